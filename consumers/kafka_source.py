@@ -1,0 +1,323 @@
+"""A Kafka topic -> records, partition by partition in offset order, never skipping what the broker no longer has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
+from tutelage.schemas.codec import Codec
+from tutelage.schemas.errors import RetentionLoss, RunMismatch, TopicIdentityError, TransportError
+from tutelage.schemas.framing import unframe
+from tutelage.schemas.kafka_connection import (
+    BROKER_TIMEOUT_S,
+    DEFAULT_BOOTSTRAP,
+    DEFAULT_REGISTRY,
+    KafkaConnection,
+    describe,
+)
+from tutelage.schemas.kafka_control import KafkaControl
+from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.record import Stream
+from tutelage.schemas.registry import Registry
+from tutelage.schemas.topic import checked_topic, stream_of_headers, to_student_topic, to_teacher_topic
+from tutelage.schemas.waiting import Wait
+
+log = logging.getLogger(__name__)
+
+# Copies are made of this many messages at once, under the interpreter's lock; records are large.
+_MESSAGES_AT_ONCE = 8
+_IDENTITY_CHECK_S = 10.0
+# Errors the client recovers from by itself; anything else ends the student.
+_PASSING = frozenset(
+    {
+        KafkaError._PARTITION_EOF,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
+
+# Clients a forked child inherited: they belong to the parent, and even freeing them could hang.
+_INHERITED: list[Any] = []
+
+
+class KafkaSource(Source):
+    """Reads a topic that a `KafkaSink` writes, from its first record or from a position; waits for topic and records.
+
+    `registry` is a URL or a Registry; `options` are librdkafka's, untouched. With a `group`, the student's progress is committed
+    there for lag tools and a teacher's `max_ahead`; where it reads from never depends on it.
+
+    Guarantee: records that are gone (retention, a recreated topic) raise RetentionLoss or TopicIdentityError; none is skipped.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        bootstrap_servers: str = DEFAULT_BOOTSTRAP,
+        registry: Registry | str = DEFAULT_REGISTRY,
+        options: Mapping[str, object] | None = None,
+        group: str | None = None,
+    ) -> None:
+        self._topic = checked_topic(topic)
+        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options)
+        self._group = group
+        self._consumer: Consumer | None = None
+        self._admin: AdminClient | None = None
+        self._opened: Opened | None = None
+        self._codecs: dict[int, Codec] = {}
+        self._headers: object = None
+        self._identity: dict[str, str] = {}
+        self._control: KafkaControl | None = None
+        self._held: frozenset[int] = frozenset()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"KafkaSource({self._topic!r}, {self._connection.bootstrap_servers!r})"
+
+    def __getstate__(self) -> dict[str, object]:
+        fresh = {"_consumer": None, "_admin": None, "_control": None, "_opened": None, "_codecs": {}}
+        return {**self.__dict__, **fresh}
+
+    @property
+    def name(self) -> str:
+        return f"topic {self._topic}"
+
+    @property
+    def online(self) -> bool:
+        return True
+
+    def identity(self) -> Mapping[str, str]:
+        return dict(self._identity)
+
+    def open(self, timeout_s: float) -> Opened:
+        self._leave_inherited()
+        if self._opened is not None:
+            return self._opened
+        self._consumer = consumer = self._connection.consumer(self._group)
+        self._admin = self._connection.admin()
+        wait = Wait(
+            f"topic {self._topic} at {self._connection.bootstrap_servers}",
+            timeout_s=timeout_s,
+            log=log,
+            hint="is its teacher running, and is this the name it writes to?",
+        )
+        while not (partitions := self._connection.topic_partitions(consumer, self._topic)):
+            wait.tick()
+            time.sleep(0.2)
+        self._identity = self._topic_identity()
+        message = self._first_message(consumer, partitions, timeout_s - wait.waited_s)
+        where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
+        stream = stream_of_headers(message.headers() or (), where)
+        self._headers = message.headers()
+        if stream.partitions > partitions:
+            raise TopicIdentityError(f"{where}: {stream} has {stream.partitions} partitions, the topic {partitions}; was it recreated?")
+        schema_id, _ = unframe(message.value(), where)
+        schema = self._connection.registry.schema(schema_id)
+        description = description_of(schema, f"schema {schema_id} of topic {self._topic}")
+        self._codecs[schema_id] = Codec(description)
+        self._opened = Opened(stream=stream, description=description, schema=schema, partitions=stream.partitions)
+        return self._opened
+
+    def _first_message(self, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
+        wait = Wait(f"the first record of topic {self._topic}", timeout_s=timeout_s, log=log, hint="is its teacher running?")
+        low = [self._watermarks(consumer, partition)[0] for partition in range(partitions)]
+        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(low)])
+        while True:
+            message = consumer.poll(0.1)
+            if message is not None and message.error() is None:
+                return message
+            if message is not None:
+                self._refuse(message)
+            wait.tick()
+
+    def read(self, position: Position) -> Iterator[Arrival | None]:
+        self._leave_inherited()
+        opened = self.open(BROKER_TIMEOUT_S) if self._opened is None else self._opened
+        consumer = self._consumer
+        assert consumer is not None, "open makes the consumer"
+        unchecked = self._assign(consumer, opened, position)
+        self._held = frozenset()
+        checked_s = time.monotonic()
+        while True:
+            messages = consumer.consume(_MESSAGES_AT_ONCE, 0.1)
+            came = False
+            for message in messages:
+                if message.error() is not None:
+                    self._refuse(message)
+                    continue
+                came = True
+                arrival = self._arrival(message, opened.stream)
+                if arrival.partition in unchecked:
+                    self._refuse_lost_beginning(arrival, unchecked.pop(arrival.partition))
+                yield arrival
+            if not came:
+                if time.monotonic() - checked_s > _IDENTITY_CHECK_S:
+                    self._refuse_other_topic()
+                    checked_s = time.monotonic()
+                yield None
+
+    def _assign(self, consumer: Consumer, opened: Opened, position: Position) -> dict[int, int]:
+        """Begin at a position; returns the partitions read from their first record although earlier ones were deleted."""
+        offsets = list(position.offsets) or [BEGINNING] * opened.partitions
+        lost: dict[int, int] = {}
+        for partition, offset in enumerate(offsets):
+            low, high = self._watermarks(consumer, partition)
+            if offset > high:
+                raise TopicIdentityError(
+                    f"topic {self._topic}, partition {partition} ends at offset {high}, before the position {offset}; was it recreated?"
+                )
+            if BEGINNING < offset < low:
+                raise RetentionLoss(
+                    f"topic {self._topic}, partition {partition}: the broker deleted offsets {offset} to {low - 1} before they were "
+                    "read; raise retention.ms, and start the teacher again on a new topic"
+                )
+            if offset == BEGINNING:
+                offsets[partition] = low
+                if low:
+                    lost[partition] = low
+        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets)])
+        return lost
+
+    def _refuse_lost_beginning(self, arrival: Arrival, low: int) -> None:
+        head = arrival.record.head
+        if (head.pass_index, head.sequence) > (0, arrival.partition):
+            raise RetentionLoss(
+                f"{arrival.where}: the first record that is left is {head}; the broker deleted what was before offset {low}. "
+                "Raise retention.ms, and start the teacher again on a new topic"
+            )
+
+    def _arrival(self, message: Message, stream: Stream) -> Arrival:
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None and offset is not None, "a message that was read has a place"
+        where = f"topic {self._topic}, partition {partition}, offset {offset}"
+        headers = message.headers()
+        if headers != self._headers:
+            theirs = stream_of_headers(headers or (), where)
+            for field in ("run_id", "partitions", "rows_per_record"):
+                if getattr(theirs, field) != getattr(stream, field):
+                    raise RunMismatch(
+                        f"{where}: {field} is {getattr(theirs, field)!r}, but the student reads {stream} with "
+                        f"{getattr(stream, field)!r}; use one topic per run"
+                    )
+        schema_id, body = unframe(message.value(), where)
+        codec = self._codecs.get(schema_id) or self._other_schema(schema_id, where)
+        record = codec.decode(body, where)
+        return Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
+
+    def _other_schema(self, schema_id: int, where: str) -> Codec:
+        known = next(iter(self._codecs.values()))
+        theirs = description_of(self._connection.registry.schema(schema_id), where)
+        if theirs != known.description:
+            raise RunMismatch(f"{where}: the schema changed in the middle of a run, from {known.description} to {theirs}")
+        self._codecs[schema_id] = known
+        return known
+
+    def hold(self, partitions: frozenset[int]) -> None:
+        if self._consumer is None or partitions == self._held:
+            return
+        before, self._held = self._held, partitions
+        self._consumer.pause([TopicPartition(self._topic, partition) for partition in partitions - before])
+        self._consumer.resume([TopicPartition(self._topic, partition) for partition in before - partitions])
+
+    def _refuse_other_topic(self) -> None:
+        """TopicIdentityError if the topic is no longer the one that was opened."""
+        try:
+            now = self._topic_identity()
+        except TransportError as error:
+            log.debug("the identity of topic %s could not be checked: %s", self._topic, error)
+            return
+        if now != self._identity:
+            raise TopicIdentityError(
+                f"topic {self._topic} was {'recreated' if now else 'deleted'} while it was read; what was not read of it is lost"
+            )
+
+    def _topic_identity(self) -> dict[str, str]:
+        admin = self._admin = self._admin or self._connection.admin()
+        collection = TopicCollection([self._topic])
+        future = admin.describe_topics(collection, request_timeout=BROKER_TIMEOUT_S)[self._topic]
+        try:
+            described = self._connection.resolved(future, f"asking for the identity of topic {self._topic}")
+        except TransportError as error:
+            cause = error.__cause__
+            if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return {}
+            raise
+        cluster = admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
+        return {"cluster_id": str(cluster), "topic_id": str(described.topic_id)}
+
+    def _watermarks(self, consumer: Consumer, partition: int) -> tuple[int, int]:
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=BROKER_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._connection.unavailable(f"looking at topic {self._topic}, partition {partition}", error) from error
+        return int(low), int(high)
+
+    def _refuse(self, message: Message) -> None:
+        """Turn what the client reports into an error, unless it recovers from it by itself."""
+        error = message.error()
+        assert error is not None, "only called for errors"
+        where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise RetentionLoss(f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms")
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+            raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
+        if error.code() not in _PASSING and not error.retriable():
+            raise TransportError(f"{where}: {error.str()}")
+        log.debug("%s: %s", where, error.str())
+
+    def commit(self, position: Position) -> None:
+        if self._group is None or self._consumer is None:
+            return
+        offsets = [
+            TopicPartition(self._topic, partition, offset)
+            for partition, offset in enumerate(position.offsets)
+            if offset != BEGINNING
+        ]
+        if offsets:
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            except KafkaException as error:
+                log.warning("group %s: progress was not committed (%s); only lag tools notice", self._group, describe(error))
+
+    def send(self, value: Any) -> None:
+        self._controls().send(value)
+
+    def recv(self, timeout_s: float) -> Any:
+        return self._controls().recv(timeout_s=timeout_s, frm=f"the teacher of {self._topic}")
+
+    def _controls(self) -> KafkaControl:
+        if self._control is None:
+            self._control = KafkaControl(
+                self._connection,
+                outbox=to_teacher_topic(self._topic),
+                inbox=to_student_topic(self._topic),
+                sender=f"student of {self._topic}",
+            )
+        return self._control
+
+    def _leave_inherited(self) -> None:
+        """In a forked child, leave the parent's clients alone and begin anew."""
+        if self._pid != os.getpid():
+            _INHERITED.extend((self._consumer, self._admin, self._control))
+            self._consumer = self._admin = self._control = self._opened = None
+            self._pid = os.getpid()
+
+    def close(self) -> None:
+        self._leave_inherited()
+        if self._consumer is not None:
+            self._consumer.close()
+        if self._control is not None:
+            self._control.close()
+        self._consumer = self._admin = self._control = self._opened = None
+        self._connection.registry.close()

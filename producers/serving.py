@@ -1,0 +1,123 @@
+"""Inputs -> devices -> records -> sink: one pass, driven by one thread that never waits for the wrong thing.
+
+Three kinds of futures are under way: a group of batches being read, groups on devices, records being encoded. The loop takes the
+first that is done and hands it on; each window is bounded, so memory is too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import chain
+from typing import Any
+
+from tutelage.producers.devices import Devices, Forwarded
+from tutelage.producers.encoding import Encoding
+from tutelage.producers.inputs import MAX_GROUP, ReadAhead, rows_in
+from tutelage.producers.run import Run
+from tutelage.producers.transfer import HostBatch, WireOptions, start_transfer
+from tutelage.schemas.waiting import Wait
+
+log = logging.getLogger(__name__)
+
+# Batches are handed on in groups that take about this long, so that tiny ones do not drown in hand-overs and large ones do not wait.
+GROUP_SECONDS = 0.001
+_POLL_S = 0.25
+_LINGER_POLL_S = 0.005
+
+
+class Serving:
+    """One pass of a run. `progress` is called with the run after each record."""
+
+    def __init__(
+        self, run: Run, devices: Devices, encoding: Encoding, options: WireOptions,
+        *, timeout_s: float, progress: Callable[[Run], None],
+    ) -> None:  # fmt: skip
+        self._run = run
+        self._devices = devices
+        self._encoding = encoding
+        self._options = options
+        self._timeout_s = timeout_s
+        self._progress = progress
+        self._forwards: deque[Future[Forwarded]] = deque()
+
+    def one_pass(self, batches: Iterator[Any]) -> None:
+        """Serve a pass's batches and write its end."""
+        reader = ReadAhead(self._after_written(batches) if self._run.skip_rows else batches)
+        try:
+            self._loop(reader)
+            self._encoding.add(self._run.end_pass())
+            while self._encoding.oldest is not None:
+                self._write()
+        finally:
+            reader.close()
+
+    def _loop(self, reader: ReadAhead) -> None:
+        waiting = self._new_wait()
+        depth = 2 * len(self._devices)
+        while True:
+            group = reader.next_group() if len(self._forwards) < depth else None
+            forward = self._forwards[0] if self._forwards and self._encoding.has_room else None
+            record = self._encoding.oldest
+            if group is not None and group.done():
+                taken = reader.take()
+                if taken:
+                    self._forwards.append(self._devices.submit(taken, self._transfer))
+            elif record is not None and record.done():
+                self._write()
+            elif forward is not None and forward.done():
+                self._take(self._forwards.popleft().result(), reader)
+            elif self._run.undecided and self._run.due:
+                self._encoding.add(self._run.settle())
+            else:
+                pending = [future for future in (group, forward, record) if future is not None]
+                if not pending:
+                    return
+                wait(pending, timeout=_LINGER_POLL_S if self._run.undecided else _POLL_S, return_when=FIRST_COMPLETED)
+                self._run.poll()
+                waiting.tick()
+                continue
+            waiting = self._new_wait()
+
+    def _new_wait(self) -> Wait:
+        return Wait("the teacher's inputs or model to give the next batch", timeout_s=self._timeout_s, log=log)
+
+    def _transfer(self, knowledge: Any, stream: Any) -> HostBatch:
+        return start_transfer(knowledge, self._options, self._run.promised, stream)
+
+    def _take(self, forwarded: Forwarded, reader: ReadAhead) -> None:
+        for batch in forwarded.batches:
+            self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
+        seconds = forwarded.seconds / max(1, len(forwarded.batches))
+        reader.group_size = max(1, min(MAX_GROUP, 2 * reader.group_size, int(GROUP_SECONDS / max(seconds, 1e-9))))
+
+    def _write(self) -> None:
+        self._encoding.write_oldest()
+        self._progress(self._run)
+
+    def _after_written(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches that hold rows which are not written yet.
+
+        The first batch of the pass goes through the model all the same: it shows whether the teacher still gives what it gave,
+        and how input rows and knowledge rows relate. If its knowledge has as many rows as its input, the others are passed
+        over by counting inputs; if not, they are computed again and dropped by their rows.
+        """
+        first = next(batches, None)
+        if first is None:
+            return iter(())
+        waiting = self._new_wait()
+        future = self._devices.submit([first], self._transfer)
+        while not wait([future], timeout=_POLL_S).done:
+            waiting.tick()
+        (batch,) = future.result().batches
+        self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
+        countable = rows_in(first) == batch.rows
+        log.info("passing over %d rows that are written%s", self._run.skip_rows, "" if countable else ", by computing them again")
+        for inputs in batches:
+            rows = rows_in(inputs) if countable else None
+            if rows is None or rows > self._run.skip_rows:
+                return chain((inputs,), batches)
+            self._run.pass_over(rows)
+        return iter(())

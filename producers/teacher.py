@@ -1,0 +1,191 @@
+"""`Teacher`: what users hold. Pantheon's teacher in today's words: start, send, recv, write (dump), serve (start_knowledge_service)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from tutelage.producers.devices import Devices, Model
+from tutelage.producers.encoding import Encoding, postprocess_threads
+from tutelage.producers.inputs import Inputs
+from tutelage.producers.run import Identity, Run
+from tutelage.producers.serving import Serving
+from tutelage.producers.sink import Sink
+from tutelage.producers.transfer import WireOptions, start_transfer, without_torch
+from tutelage.schemas.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_TIMEOUT_S = 3600.0
+
+
+class Teacher:
+    """Writes what a model knows to a sink: one run, of one or more passes over its inputs.
+
+    Guarantee: the sink gets every row once, in the order of the inputs, whatever the batch sizes, devices and threads, and
+    after any number of restarts; a run that is not complete is never taken for one that is.
+
+    name              what the student's errors call it; the topic's or file's name unless given
+    revision, inputs  what it is (a commit, a checkpoint) and what it read (a fingerprint of data set, tokenizer, order and seed)
+    passes            how many times it goes over its inputs
+    rows_per_record   rows in a record; chosen for about 1 MB unless given
+    wire              {"logits": "float16"}, or "float16" for all floats: how keys travel; the student gets the model's dtype back
+    ragged            keys whose rows differ in their first dimension, where batches come padded
+    run_id            names the run, so that a restart after its end is no error but a run that is complete
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        name: str | None = None,
+        revision: str = "",
+        inputs: str = "",
+        passes: int = 1,
+        rows_per_record: int | None = None,
+        wire: Mapping[str, str] | str = "",
+        ragged: Iterable[str] = (),
+        run_id: str | None = None,
+    ) -> None:
+        for what, number in (("passes", passes), ("rows_per_record", rows_per_record)):
+            if number is not None and (not isinstance(number, int) or not 1 <= number < 2**31):
+                raise ConfigurationError(f"{what} is {number!r}; it must be a whole number of at least 1")
+        self._sink = sink
+        self._identity = Identity(
+            teacher=name or sink.label,
+            revision=revision,
+            inputs=inputs,
+            passes=passes,
+            rows_per_record=rows_per_record,
+            run_id=run_id,
+        )
+        self._options = WireOptions(encodings=wire, ragged=frozenset(ragged))
+        self._run: Run | None = None
+        self._wrote_by_hand = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        run = self._run
+        state = "not started" if run is None else f"{run.rows_written} rows in {run.records_written} records written"
+        return f"Teacher({self._identity.teacher!r} to {self._sink!r}, {state})"
+
+    def __enter__(self) -> Teacher:
+        if self._run is None:
+            self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None and self._wrote_by_hand and not self._started().complete:
+                self.end_pass()
+        finally:
+            self.close()
+
+    @property
+    def run(self) -> Run:
+        """What was written so far, in records, rows and bytes."""
+        return self._started()
+
+    def start(self) -> None:
+        """Connect to the sink and see what it holds. Needs no student.
+
+        Raises ConfigurationError if started already, SinkExists if the sink holds another or a finished run.
+        """
+        if self._closed or self._run is not None:
+            raise ConfigurationError("the teacher was started already; a Teacher is one run")
+        try:
+            self._run = Run(self._sink, self._identity)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, value: Any) -> None:
+        """Send a control message, a JSON-like value that may hold tensors, to the student. Needs a topic."""
+        self._started()
+        self._sink.send(without_torch(value))
+
+    def recv(self, *, timeout_s: float = 600.0) -> Any:
+        """The student's next control message, tensors as numpy arrays. WaitTimeout if none comes in time."""
+        self._started()
+        return self._sink.recv(timeout_s)
+
+    def write(self, knowledge: Mapping[str, Any]) -> None:
+        """Write one batch by hand: key -> tensor [rows, ...], the same keys each time. Its memory is free again on return.
+
+        A continued run takes the same batches from the beginning and drops those that are written.
+        """
+        run = self._started()
+        if run.complete:
+            raise ConfigurationError(f"all {self._identity.passes} passes of this run are written; use a new Teacher")
+        self._wrote_by_hand = True
+        batch = start_transfer(knowledge, self._options, run.promised)
+        for work in run.add(batch.columns(), batch.rows, batch.description):
+            run.write(*run.encode(work))
+        run.own_pending()
+
+    def end_pass(self) -> None:
+        """End the pass that `write` filled; after the last one, the run is complete. Leaving the `with` block does it too."""
+        run = self._started()
+        for work in run.end_pass():
+            run.write(*run.encode(work))
+        if run.complete:
+            self._sink.finish()
+
+    def serve(
+        self,
+        model: Model | Sequence[Model],
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        devices: Sequence[str | torch.device] | None = None,
+        threads: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        progress: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        """Run the model over the inputs and write what it returns, all passes of the run.
+
+        model      module or callable: batch -> {key: tensor [rows, ...]}, new tensors each time; or one callable per device
+        inputs     batches: a DataLoader or other iterable, a function that returns one, an iterator, or an array with `batch_size`
+        devices    as in torch; every visible CUDA device unless given, else the CPU
+        threads    that encode; NUM_POSTPROCESS_THREADS or 8 unless given
+        timeout_s  how long inputs and model may take for one batch
+
+        An exception in the model, the inputs or the sink ends everything and is raised here; what was written stays, and the
+        same call goes on from there.
+        """
+        run = self._started() if self._run is not None else self._start_and_run()
+        passes = Inputs(inputs, batch_size=batch_size, passes=self._identity.passes)
+        if run.complete:
+            log.info("%s holds all of run %s; nothing is left to do", self._sink.name, self._identity.run_id)
+            return
+        replicas = Devices(model, devices)
+        encoding = Encoding(run, postprocess_threads(threads))
+        try:
+            while not run.complete:
+                serving = Serving(run, replicas, encoding, self._options, timeout_s=timeout_s, progress=progress)
+                serving.one_pass(passes.one_pass())
+            self._sink.finish()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            encoding.close()
+            replicas.close()
+
+    def close(self) -> None:
+        """Release everything. A run that is not complete can be continued. May be called twice."""
+        self._closed = True
+        self._sink.close()
+
+    def _start_and_run(self) -> Run:
+        self.start()
+        return self._started()
+
+    def _started(self) -> Run:
+        if self._run is None or self._closed:
+            raise ConfigurationError(f"the teacher is {'closed' if self._closed else 'not started'}; use `with Teacher(...)` or start()")
+        return self._run

@@ -1,0 +1,144 @@
+"""Description <-> Avro schema of one teacher's stream, and the check that a schema is of that closed shape.
+
+The fixed part is `knowledge.avsc`. Each key adds one field: its name escapes the key, its type is the record Tensor (or
+RaggedTensor), its default an empty tensor so that keys may come and go under FULL_TRANSITIVE, and the key, dtype, row shape
+and wire dtype stand as properties on it. A writer's schema is checked against this shape before anything is decoded with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from tutelage.schemas.errors import UnsupportedSchema
+from tutelage.schemas.field_names import field_name, key_of_field
+from tutelage.schemas.record import Description, KeySpec
+
+MAX_SCHEMA_BYTES = 1 << 20
+MAX_KEYS = 10_000
+
+_TENSOR = {
+    "type": "record",
+    "name": "Tensor",
+    "doc": "Rows of one key: C order, little-endian.",
+    "fields": [
+        {"name": "shape", "type": {"type": "array", "items": "int"}},
+        {"name": "data", "type": "bytes"},
+    ],
+}
+_RAGGED = {
+    "type": "record",
+    "name": "RaggedTensor",
+    "doc": "Rows of different length, one behind the other; lengths is little-endian int32, one per row.",
+    "fields": [
+        {"name": "lengths", "type": "bytes"},
+        {"name": "shape", "type": {"type": "array", "items": "int"}},
+        {"name": "data", "type": "bytes"},
+    ],
+}
+
+
+@cache
+def _fixed_part() -> str:
+    return files("tutelage.schemas").joinpath("knowledge.avsc").read_text(encoding="utf-8")
+
+
+def schema_of(description: Description) -> str:
+    """The Avro schema of a stream with that description, as JSON text."""
+    schema = json.loads(_fixed_part())
+    defined: set[str] = set()
+    for spec in description.specs:
+        kind = _RAGGED if spec.ragged else _TENSOR
+        name = str(kind["name"])
+        schema["fields"].append(
+            {
+                "name": field_name(spec.key),
+                "type": f"tutelage.{name}" if name in defined else kind,
+                "default": {"lengths": "", "shape": [], "data": ""} if spec.ragged else {"shape": [], "data": ""},
+                "key": spec.key,
+                "dtype": spec.dtype,
+                "shape": list(spec.shape),
+                "wire": spec.wire,
+            }
+        )
+        defined.add(name)
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def description_of(schema_text: str, where: str) -> Description:
+    """The description a writer's schema holds.
+
+    Raises UnsupportedSchema, naming `where`, if the schema is anything but the closed shape: another fixed part, another
+    field order, a field that is no tensor, recursion, or a size or key count beyond the limits.
+    """
+    if len(schema_text) > MAX_SCHEMA_BYTES:
+        raise UnsupportedSchema(f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of {MAX_SCHEMA_BYTES}")
+    try:
+        schema = json.loads(schema_text)
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedSchema(f"{where}: the Avro schema is not JSON: {error}") from error
+    fixed = json.loads(_fixed_part())
+    fields = schema.get("fields") if isinstance(schema, dict) else None
+    count = len(fixed["fields"])
+    if (
+        not isinstance(fields, list)
+        or _qualified(schema, "") != "tutelage.Knowledge"
+        or schema.get("type") != "record"
+        or [_bare(field) for field in fields[:count]] != [_bare(field) for field in fixed["fields"]]
+    ):
+        raise UnsupportedSchema(f"{where}: not a knowledge schema; Tutelage reads only what a Tutelage teacher wrote")
+    if len(fields) - count > MAX_KEYS:
+        raise UnsupportedSchema(f"{where}: {len(fields) - count} keys, over the limit of {MAX_KEYS}")
+    defined: dict[str, Any] = {}
+    return Description(tuple(_spec_of(field, defined, where) for field in fields[count:]))
+
+
+def _spec_of(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
+    name = field.get("name") if isinstance(field, dict) else None
+    here = f"{where}, field {name!r}"
+    if not isinstance(name, str):
+        raise UnsupportedSchema(f"{where}: a field without a name")
+    kind = field.get("type")
+    if isinstance(kind, str):
+        kind = defined.get(kind if "." in kind else f"tutelage.{kind}")
+    elif isinstance(kind, dict):
+        defined[_qualified(kind, "tutelage")] = kind
+    ragged = _is(kind, _RAGGED)
+    if not ragged and not _is(kind, _TENSOR):
+        raise UnsupportedSchema(f"{here} is no tensor")
+    key = key_of_field(name)
+    shape = field.get("shape")
+    if field.get("key") != key:
+        raise UnsupportedSchema(f"{here} stands for key {key!r} but names {field.get('key')!r}")
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape) or len(shape) > 64:
+        raise UnsupportedSchema(f"{here} has no row shape")
+    spec = KeySpec(key=key, dtype=field.get("dtype"), shape=tuple(shape), wire=field.get("wire") or "")
+    if spec.ragged != ragged:
+        raise UnsupportedSchema(f"{here} has row shape {shape} but is {'' if ragged else 'not '}ragged")
+    return spec
+
+
+def _qualified(schema: Mapping[str, Any], outer: str) -> str:
+    name, space = schema.get("name"), schema.get("namespace", outer)
+    return str(name) if "." in str(name) or not space else f"{space}.{name}"
+
+
+def _is(kind: Any, wanted: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(kind, dict)
+        and _qualified(kind, "tutelage") == f"tutelage.{wanted['name']}"
+        and _bare({**kind, "name": wanted["name"]}) == _bare(wanted)
+    )
+
+
+def _bare(schema: Any) -> Any:
+    """A schema without what does not change its encoding: documentation, defaults, namespaces of nested names."""
+    if isinstance(schema, dict):
+        return {key: _bare(value) for key, value in schema.items() if key not in ("doc", "default", "namespace")}
+    if isinstance(schema, list):
+        return [_bare(item) for item in schema]
+    # Parsers may spell a primitive {"type": "int"} and qualify names; both mean the same.
+    return schema.removeprefix("tutelage.") if isinstance(schema, str) else schema

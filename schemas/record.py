@@ -1,0 +1,182 @@
+"""What the two sides speak of: a key's description, a stream's identity, a record.
+
+All of it is frozen and knows no file, no broker and no torch. Tensors are numpy arrays here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tutelage.schemas.dtypes import WIRE_ENCODINGS, DType, dtype_named
+from tutelage.schemas.errors import DescriptionChanged, SchemaError
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """Rows of different length, one behind the other.
+
+    values   [sum(lengths), *inner]   any dtype that can be carried
+    lengths  [rows]                   int64, elements along the first inner dimension of each row
+    """
+
+    values: Array
+    lengths: Array
+
+    def rows(self, start: int, stop: int) -> Ragged:
+        """The rows `start` to `stop`, as views."""
+        first = int(self.lengths[:start].sum())
+        last = first + int(self.lengths[start:stop].sum())
+        return Ragged(self.values[first:last], self.lengths[start:stop])
+
+
+Column: TypeAlias = "Array | Ragged"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeySpec:
+    """What one key holds: the dtype the model gave, the shape of one row, and how it travels.
+
+    `shape` is the inner shape (without rows); a ragged key has -1 as its first element. `wire` is the dtype on the wire,
+    the same as `dtype` unless an encoding to fewer bytes was asked for.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    wire: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"key {self.key!r}"
+        dtype_named(self.dtype, where)
+        if not self.wire:
+            object.__setattr__(self, "wire", self.dtype)
+        if self.wire != self.dtype and self.wire not in WIRE_ENCODINGS.get(self.dtype, ()):
+            allowed = ", ".join(WIRE_ENCODINGS.get(self.dtype, ())) or "nothing else"
+            raise SchemaError(f"{where}: {self.dtype} cannot travel as {self.wire!r}; it can travel as {allowed}")
+        if any(size < 0 for size in self.inner) or any(size > 2**31 - 1 for size in self.shape):
+            raise SchemaError(f"{where}: shape {self.shape} is not the shape of a row; only the first size may be -1")
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows differ in length."""
+        return bool(self.shape) and self.shape[0] == -1
+
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """The shape of what `row_bytes` counts: of a row, or of one element of a ragged row."""
+        return self.shape[1:] if self.ragged else self.shape
+
+    @property
+    def storage(self) -> DType:
+        """The dtype on the wire."""
+        return dtype_named(self.wire, f"key {self.key!r}")
+
+    def __str__(self) -> str:
+        sizes = ", ".join(str(size) for size in self.shape)
+        return f"{self.dtype}[{sizes}]" + (f" as {self.wire}" if self.wire != self.dtype else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Description(Mapping[str, KeySpec]):
+    """What a stream's batches hold: key -> KeySpec, in the order the teacher gave."""
+
+    specs: tuple[KeySpec, ...]
+
+    def __post_init__(self) -> None:
+        if not self.specs:
+            raise SchemaError("the knowledge has no keys; a batch must hold at least one tensor")
+        keys = [spec.key for spec in self.specs]
+        if len(set(keys)) != len(keys):
+            raise SchemaError(f"keys appear twice: {sorted(key for key in set(keys) if keys.count(key) > 1)}")
+
+    def __getitem__(self, key: str) -> KeySpec:
+        for spec in self.specs:
+            if spec.key == key:
+                return spec
+        raise KeyError(key)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter([spec.key for spec in self.specs])
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{spec.key!r}: {spec}" for spec in self.specs)
+
+
+def refuse_changes(old: Description, new: Description, where: str) -> None:
+    """Refuse a dtype or row shape that differs for a key both have; added and removed keys are allowed.
+
+    Raises DescriptionChanged naming `where`, the key and both descriptions.
+    """
+    for key, spec in new.items():
+        before = old.get(key)
+        if before is not None and (before.dtype, before.shape) != (spec.dtype, spec.shape):
+            raise DescriptionChanged(
+                f"{where}: key {key!r} was {before} and would become {spec}; give it another name, or write elsewhere"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """Who wrote a stream and how it is cut: fixed when a run starts, carried with it everywhere.
+
+    `partitions` is P and `rows_per_record` is R of the contract. `inputs` fingerprints what the teacher read (data set,
+    tokenizer, order, seed), empty if the user gave none. `created` is in seconds since the epoch.
+    """
+
+    run_id: str
+    teacher: str
+    revision: str
+    inputs: str
+    passes: int
+    partitions: int
+    rows_per_record: int
+    created: float
+    version: str
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} of teacher {self.teacher!r}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """How much one pass held: records before the end record, and rows in them."""
+
+    records: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordHead:
+    """The fixed part of a record. `sequence` counts from 0 in each pass; an end record has the number after the last."""
+
+    run_id: str
+    pass_index: int
+    sequence: int
+    rows: int
+    generation: int
+    end: End | None = None
+
+    def __str__(self) -> str:
+        kind = "end" if self.end is not None else "record"
+        return f"{kind} {self.sequence} of pass {self.pass_index}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Record:
+    """One decoded record: its head, its columns as views into `raw`, and the Avro bytes it came from.
+
+    An end record has no columns. `raw` is the Avro body alone: no framing, no block.
+    """
+
+    head: RecordHead
+    columns: Mapping[str, Column] = field(repr=False)
+    raw: memoryview = field(repr=False)

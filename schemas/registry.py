@@ -1,0 +1,177 @@
+"""Schema id <-> schema: a Confluent-compatible registry over HTTP, and one in memory for tests and single processes.
+
+Every call has a timeout. Schemas are registered under `<topic>-value` with FULL_TRANSITIVE compatibility; what a registry
+cannot see, a changed dtype or row shape, is refused here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from tutelage.schemas.errors import RegistryUnavailable, SchemaError
+from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.record import Description, refuse_changes
+
+if TYPE_CHECKING:
+    from confluent_kafka.schema_registry import SchemaRegistryClient
+
+log = logging.getLogger(__name__)
+
+COMPATIBILITY = "FULL_TRANSITIVE"
+NOT_FOUND_STATUS = 404
+
+
+class Registry(Protocol):
+    """What a sink or source needs of a registry."""
+
+    def register(self, subject: str, schema: str) -> int:
+        """Register a schema under a subject and return its id; the same schema has the same id again."""
+
+    def schema(self, schema_id: int) -> str:
+        """The schema with that id."""
+
+    def versions(self, subject: str) -> list[str]:
+        """All schemas of a subject, oldest first; none if there is no such subject."""
+
+    def close(self) -> None:
+        """Release connections."""
+
+
+def register_description(registry: Registry, subject: str, description: Description, schema: str) -> int:
+    """Register a stream's schema unless an earlier one of the subject forbids it.
+
+    Raises DescriptionChanged if a key's dtype or row shape differs from any earlier version's.
+    """
+    for index, version in enumerate(registry.versions(subject), start=1):
+        where = f"subject {subject}, version {index}"
+        refuse_changes(description_of(version, where), description, where)
+    return registry.register(subject, schema)
+
+
+class LocalRegistry:
+    """A registry in this process's memory."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._subjects: dict[str, list[str]] = {}
+
+    def register(self, subject: str, schema: str) -> int:
+        schema_id = self._ids.setdefault(schema, len(self._ids) + 1)
+        versions = self._subjects.setdefault(subject, [])
+        if schema not in versions:
+            versions.append(schema)
+        return schema_id
+
+    def schema(self, schema_id: int) -> str:
+        for schema, known in self._ids.items():
+            if known == schema_id:
+                return schema
+        raise SchemaError(f"the local registry has no schema {schema_id}")
+
+    def versions(self, subject: str) -> list[str]:
+        return list(self._subjects.get(subject, ()))
+
+    def close(self) -> None:
+        pass
+
+
+class HttpRegistry:
+    """A registry with Confluent's HTTP interface (Confluent's own, Apicurio's `/apis/ccompat/v7`, Karapace, ...).
+
+    `settings` go to confluent-kafka's client untouched: basic.auth.user.info, bearer.auth.*, ssl.ca.location and so on.
+    No call takes longer than three times `timeout_s` and a second of back-off. Picklable, and opened when first used.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 3.0, settings: dict[str, object] | None = None) -> None:
+        self.url = url
+        self._settings = {"timeout": timeout_s, "max.retries": 2, **(settings or {}), "url": url}
+        self._timeout_s = timeout_s
+        self._client: SchemaRegistryClient | None = None
+        self._pid = 0
+
+    def __repr__(self) -> str:
+        return f"HttpRegistry({_without_password(self.url)!r})"
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_client": None}
+
+    def register(self, subject: str, schema: str) -> int:
+        from confluent_kafka.schema_registry import Schema
+
+        with self._translated(f"register {subject}") as client:
+            client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
+            return int(client.register_schema(subject, Schema(schema, "AVRO")))
+
+    def schema(self, schema_id: int) -> str:
+        with self._translated(f"fetch schema {schema_id}") as client:
+            found = client.get_schema(schema_id).schema_str
+        if not found:
+            raise SchemaError(f"{self!r} has no text for schema {schema_id}")
+        return str(found)
+
+    def versions(self, subject: str) -> list[str]:
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        with self._translated(f"look up {subject}") as client:
+            try:
+                numbers = client.get_versions(subject)
+            except SchemaRegistryError as error:
+                if error.http_status_code == NOT_FOUND_STATUS:
+                    return []
+                raise
+            return [str(client.get_version(subject, number).schema.schema_str) for number in numbers]
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.__exit__(None, None, None)
+            self._client = None
+
+    def _translated(self, action: str) -> _Translated:
+        return _Translated(self, action)
+
+    def _opened(self) -> SchemaRegistryClient:
+        if self._client is None or self._pid != os.getpid():
+            # A forked child must not share its parent's connections.
+            from confluent_kafka.schema_registry import SchemaRegistryClient
+
+            self._pid = os.getpid()
+
+            try:
+                self._client = SchemaRegistryClient(self._settings)
+            except (ValueError, TypeError) as error:
+                raise SchemaError(f"the registry's settings are refused: {error}") from error
+        return self._client
+
+
+class _Translated:
+    """Gives the client and turns its errors into ours."""
+
+    def __init__(self, registry: HttpRegistry, action: str) -> None:
+        self._registry = registry
+        self._action = action
+
+    def __enter__(self) -> SchemaRegistryClient:
+        return self._registry._opened()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        import httpx
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        if isinstance(error, SchemaRegistryError):
+            raise SchemaError(
+                f"{self._registry!r} refused to {self._action}: {error.error_message} (HTTP {error.http_status_code})"
+            ) from error
+        if isinstance(error, (httpx.HTTPError, OSError)):
+            what = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
+            raise RegistryUnavailable(
+                f"{self._registry!r} {what} to {self._action} ({type(error).__name__}); is it running, and is this its address?"
+            ) from error
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
