@@ -56,4 +56,6 @@ class Align:
 
     def _length(self, index: int) -> str:
         stream = self._streams[index]
-        return f"has {stream.end.end.rows} rows" if stream.end is not None else f"has at least {self.row + stream.rows_ready} rows"
+        return (
+            f"has {stream.end.end.rows} rows" if stream.end is not None else f"has at least {self.row + stream.rows_ready} rows"
+        )

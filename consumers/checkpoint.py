@@ -67,7 +67,9 @@ def restored_position(saved: Mapping[str, Any], name: str, opened: Opened, ident
     now = {"run_id": stream.run_id, "rows_per_record": stream.rows_per_record, "partitions": opened.partitions}
     for field, value in now.items():
         if saved.get(field) != value:
-            raise RunMismatch(f"the checkpoint was taken from {saved.get('source')} with {field} {saved.get(field)!r}; {name} has {value!r}")
+            raise RunMismatch(
+                f"the checkpoint was taken from {saved.get('source')} with {field} {saved.get(field)!r}; {name} has {value!r}"
+            )
     if saved.get("identity") != dict(identity):
         raise TopicIdentityError(
             f"the checkpoint was taken from {saved.get('source')} of {saved.get('identity')}; {name} is of {dict(identity)}: it was recreated, "

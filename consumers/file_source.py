@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from tutelage.consumers.source import Arrival, Opened, Position, Source
@@ -46,7 +46,7 @@ class FileSource(Source):
             self._reader = ContainerReader(self._path, verify=self._verify)
         return self._reader
 
-    def read(self, position: Position) -> Iterator[Arrival | None]:
+    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         reader = self._opened()
         offset = position.offsets[0] if position.offsets and position.offsets[0] >= 0 else None
         last = f"record {position.sequence - 1} of pass {position.pass_index}" if position.sequence else "its header"

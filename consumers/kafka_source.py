@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
@@ -86,7 +86,7 @@ class KafkaSource(Source):
         return f"KafkaSource({self._topic!r}, {self._connection.bootstrap_servers!r})"
 
     def __getstate__(self) -> dict[str, object]:
-        fresh = {"_consumer": None, "_admin": None, "_control": None, "_opened": None, "_codecs": {}}
+        fresh: dict[str, object] = {"_consumer": None, "_admin": None, "_control": None, "_opened": None, "_codecs": {}}
         return {**self.__dict__, **fresh}
 
     @property
@@ -121,7 +121,9 @@ class KafkaSource(Source):
         stream = stream_of_headers(message.headers() or (), where)
         self._headers = message.headers()
         if stream.partitions > partitions:
-            raise TopicIdentityError(f"{where}: {stream} has {stream.partitions} partitions, the topic {partitions}; was it recreated?")
+            raise TopicIdentityError(
+                f"{where}: {stream} has {stream.partitions} partitions, the topic {partitions}; was it recreated?"
+            )
         schema_id, _ = unframe(message.value(), where)
         schema = self._connection.registry.schema(schema_id)
         description = description_of(schema, f"schema {schema_id} of topic {self._topic}")
@@ -141,7 +143,7 @@ class KafkaSource(Source):
                 self._refuse(message)
             wait.tick()
 
-    def read(self, position: Position) -> Iterator[Arrival | None]:
+    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         self._leave_inherited()
         opened = self.open(BROKER_TIMEOUT_S) if self._opened is None else self._opened
         consumer = self._consumer

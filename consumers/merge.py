@@ -86,7 +86,9 @@ class Merge:
                 raise MergeError(f"no teacher has key {key!r}; they have {', '.join(map(repr, sorted(known)))}")
         for plan in self._keys:
             if plan.result.ragged and plan.key + LENGTHS_SUFFIX in known:
-                raise MergeError(f"the lengths of key {plan.key!r} would be {plan.key + LENGTHS_SUFFIX!r}, which is a key already")
+                raise MergeError(
+                    f"the lengths of key {plan.key!r} would be {plan.key + LENGTHS_SUFFIX!r}, which is a key already"
+                )
 
     @property
     def description(self) -> Description:
@@ -177,7 +179,9 @@ def _planned(
     who = " and ".join(f"{names[index]} ({descriptions[index][key]})" for index in teachers)
     asked = strategies.get(key)
     if len(teachers) > 1 and asked is None and key != sample_id:
-        raise MergeError(f"key {key!r} comes from {who}: say how to merge it, such as merge={{{key!r}: 'mean'}} (--merge {key}=mean)")
+        raise MergeError(
+            f"key {key!r} comes from {who}: say how to merge it, such as merge={{{key!r}: 'mean'}} (--merge {key}=mean)"
+        )
     strategy = parsed(key, asked) if asked is not None else Strategy(name="first")
     if len(teachers) == 1 and strategy.name != "callable":
         # What one teacher alone has passes through, whatever was asked for keys several have.
@@ -191,7 +195,9 @@ def _planned(
     if strategy.name not in ("first", "callable") and len(alike) > 1:
         raise MergeError(f"key {key!r} comes from {who}: {strategy.name} needs rows of the same shape")
     if strategy.name == "concat" and not all(spec.inner for spec in specs):
-        raise MergeError(f"key {key!r} comes from {who}: rows without a dimension of their own cannot be concatenated; use stack")
+        raise MergeError(
+            f"key {key!r} comes from {who}: rows without a dimension of their own cannot be concatenated; use stack"
+        )
     if key == sample_id and len({(spec.dtype, spec.shape) for spec in specs}) > 1:
         raise MergeError(f"the sample id {key!r} comes from {who}: it must have one dtype and shape")
     if specs[0].ragged and strategy.name in ("stack", "callable"):

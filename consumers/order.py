@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 from tutelage.consumers.source import Arrival, Position
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
-from tutelage.schemas.record import End, RecordHead, Stream
+from tutelage.schemas.record import End, Record, RecordHead, Stream
 from tutelage.schemas.topic import partition_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PassEnd:
-    """A pass is whole: how much it held, and where the next one begins."""
+    """A pass is whole: how much it held, its end record, and where the next one begins."""
 
     end: End
+    record: Record
     next_pass: Position
 
 
@@ -39,7 +40,7 @@ class Order:
             (position.pass_index, _first_in(partition, position.sequence, partitions)) for partition in range(partitions)
         ]
         self._pending: list[deque[Arrival]] = [deque() for _ in range(partitions)]
-        self._ends: dict[int, End] = {}
+        self._ends: dict[int, tuple[End, Record]] = {}
         self._end_offsets: dict[int, dict[int, int]] = {}
         self._newest = [0] * partitions
         self._short: dict[int, int] = {}
@@ -98,18 +99,24 @@ class Order:
             # Only a pass's last record is shorter.
             before = self._short.setdefault(head.pass_index, head.sequence)
             if before != head.sequence:
-                raise CorruptData(f"{arrival.where}: {head} has {head.rows} rows of {size}, and so has record {before}: only the last may")
+                raise CorruptData(
+                    f"{arrival.where}: {head} has {head.rows} rows of {size}, and so has record {before}: only the last may"
+                )
         self._pending[arrival.partition].append(arrival)
         self.pending_bytes += arrival.record.raw.nbytes
         self._expected[arrival.partition] = (head.pass_index, head.sequence + self._partitions)
 
     def _take_end(self, arrival: Arrival, end: End, expected: tuple[int, int]) -> None:
         head, partition = arrival.record.head, arrival.partition
-        known = self._ends.setdefault(head.pass_index, end)
+        known, _ = self._ends.setdefault(head.pass_index, (end, arrival.record))
         if known != end or head.sequence != end.records:
-            raise RunMismatch(f"{arrival.where}: {head} says {_said(end)}, another end of the pass {_said(known)}; the teacher's inputs changed")
+            raise RunMismatch(
+                f"{arrival.where}: {head} says {_said(end)}, another end of the pass {_said(known)}; the teacher's inputs changed"
+            )
         if expected[1] < end.records:
-            raise SequenceGap(f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but record {expected[1]} is missing here")
+            raise SequenceGap(
+                f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but record {expected[1]} is missing here"
+            )
         if expected[1] != _first_in(partition, end.records, self._partitions):
             raise RunMismatch(f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but this partition holds more")
         self._end_offsets.setdefault(head.pass_index, {})[partition] = arrival.next_offset
@@ -124,23 +131,29 @@ class Order:
             self._refuse_short(arrival.record.head, arrival.where)
             self._sequence += 1
             return arrival
-        end = self._ends.get(self._pass)
-        if end is None or self._sequence < end.records or len(self._end_offsets[self._pass]) < self._partitions:
+        end, record = self._ends.get(self._pass, (None, None))
+        if (
+            end is None
+            or record is None
+            or self._sequence < end.records
+            or len(self._end_offsets[self._pass]) < self._partitions
+        ):
             return None
-        return self._ended(end)
+        return self._ended(end, record)
 
     def _refuse_short(self, head: RecordHead, where: str) -> None:
         short = self._short.get(head.pass_index)
         if short is not None and short < head.sequence:
             raise CorruptData(f"{where}: {head} comes behind record {short}, which is short: only a pass's last record may be")
 
-    def _ended(self, end: End) -> PassEnd:
+    def _ended(self, end: End, record: Record) -> PassEnd:
+        del self._ends[self._pass]
         offsets = self._end_offsets.pop(self._pass)
         self._short.pop(self._pass, None)
         self._pass += 1
         self._sequence = 0
         position = Position(pass_index=self._pass, offsets=tuple(offsets[partition] for partition in range(self._partitions)))
-        return PassEnd(end=end, next_pass=position)
+        return PassEnd(end=end, record=record, next_pass=position)
 
 
 def _first_in(partition: int, sequence: int, partitions: int) -> int:

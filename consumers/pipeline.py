@@ -170,9 +170,7 @@ class Pipeline:
 
     def _after_pass(self) -> tuple[Position, ...]:
         """Where each teacher's next pass begins; a place before it where the end was not reached (truncated)."""
-        return tuple(
-            rebatch.end.next_pass if rebatch.end is not None else rebatch.position for rebatch in self._rebatches
-        )
+        return tuple(rebatch.end.next_pass if rebatch.end is not None else rebatch.position for rebatch in self._rebatches)
 
     def close(self) -> None:
         """End all threads and wait for them."""

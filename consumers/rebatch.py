@@ -103,6 +103,4 @@ class Rebatch:
         """Where reading would go on after what was popped."""
         if self.end is not None and not self._rows:
             return self.end.next_pass
-        return Position(
-            pass_index=self._at.pass_index, sequence=self._at.sequence, row=self._row, offsets=tuple(self._offsets)
-        )
+        return Position(pass_index=self._at.pass_index, sequence=self._at.sequence, row=self._row, offsets=tuple(self._offsets))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,12 @@ class Source(ABC):
         """Find the stream, waiting for its first record. Called again, it gives the same answer at once."""
 
     @abstractmethod
-    def read(self, position: Position) -> Iterator[Arrival | None]:
+    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         """The records from a position on, without end; None each time nothing came for a moment."""
 
     def hold(self, partitions: frozenset[int]) -> None:
         """Fetch nothing from these partitions for now: too much of them waits for another."""
-        return None
+        return
 
     def identity(self) -> Mapping[str, str]:
         """What must be the same for a position to be valid, besides the run."""
@@ -91,7 +91,7 @@ class Source(ABC):
 
     def commit(self, position: Position) -> None:
         """Tell whoever watches how far the student has come."""
-        return None
+        return
 
     @property
     def online(self) -> bool:
@@ -138,7 +138,7 @@ class MemorySource(Source):
         stream = stream_of_headers(headers, self.name)
         return Opened(stream=stream, description=description, schema=self._topic.schema, partitions=stream.partitions)
 
-    def read(self, position: Position) -> Iterator[Arrival | None]:
+    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         codec = Codec(description_of(self._topic.schema, self.name))
         offsets = [max(0, offset) for offset in position.offsets] or [0] * self._topic.partitions
         while True:

@@ -153,9 +153,7 @@ class Student:
         counters = self._pipeline.counters if self._pipeline is not None else []
         return [{"duplicates": duplicates, "zombies": zombies} for duplicates, zombies in counters]
 
-    def knowledge(
-        self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None
-    ) -> Iterator[Batch]:
+    def knowledge(self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None) -> Iterator[Batch]:
         """One pass, as dicts of key -> tensor [batch_size, ...]; only the last batch is shorter, and is left out with `drop_last`.
 
         Each call gives the pass after the last one that was read to its end, and begins again with the first after the last; a pass
@@ -201,7 +199,9 @@ class Student:
                 return merged
             what = pipeline.waiting_for
             if wait is None or wait.what != what:
-                wait = Wait(what, timeout_s=self._timeout_s, log=log, hint="its teacher may have stopped; started again, it goes on")
+                wait = Wait(
+                    what, timeout_s=self._timeout_s, log=log, hint="its teacher may have stopped; started again, it goes on"
+                )
             wait.tick()
 
     def _place_after(self, place: _Place, positions: tuple[Position, ...]) -> _Place:
@@ -277,7 +277,9 @@ class Student:
         prints = {found.stream.inputs for found in opened if found.stream.inputs}
         if len(prints) > 1 and not self._allow_other_inputs:
             said = ", ".join(f"{found.stream.teacher} read {found.stream.inputs!r}" for found in opened if found.stream.inputs)
-            raise RunMismatch(f"the teachers read different inputs: {said}; merge them all the same with allow_other_inputs=True")
+            raise RunMismatch(
+                f"the teachers read different inputs: {said}; merge them all the same with allow_other_inputs=True"
+            )
 
     def dataset(self, batch_size: int, *, drop_last: bool = False) -> KnowledgeDataset:
         """The same batches as a torch IterableDataset, one pass each time it is iterated; use DataLoader(dataset, batch_size=None)."""

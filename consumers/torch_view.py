@@ -40,13 +40,17 @@ def carrier_of(dtype: str) -> torch.dtype:
     return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(width, torch.complex128)
 
 
+def bytes_of(tensor: torch.Tensor) -> Array:
+    """A tensor's elements in order, as a flat uint8 array; a view where it is contiguous and on the CPU."""
+    name = str(tensor.dtype).removeprefix("torch.")
+    return np.asarray(tensor.detach().cpu().contiguous().reshape(-1).view(carrier_of(name)).numpy().view(np.uint8))
+
+
 def without_torch(value: Any) -> Any:
     """A control message with its torch tensors as numpy arrays."""
     if isinstance(value, torch.Tensor):
-        name = str(value.dtype).removeprefix("torch.")
-        host = value.detach().cpu().contiguous()
-        flat = host.reshape(-1)
-        return flat.view(carrier_of(name)).numpy().view(DTYPES[name].storage).reshape(value.shape)
+        storage = DTYPES[str(value.dtype).removeprefix("torch.")].storage
+        return bytes_of(value).view(storage).reshape(value.shape)
     if isinstance(value, dict):
         return {key: without_torch(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -77,14 +77,15 @@ class _Replica:
 
     def forward(self, group: list[Any], transfer: Callable[[Any, Any], HostBatch]) -> Forwarded:
         began = time.perf_counter()
-        with torch.inference_mode():
+        # A callable that is no module may train or keep tensors: it gets the milder of the two modes.
+        with torch.inference_mode() if isinstance(self._model, torch.nn.Module) else torch.no_grad():
             batches = [transfer(self._model(moved(batch, self._device)), self._copy_stream()) for batch in group]
         return Forwarded(batches=batches, seconds=time.perf_counter() - began)
 
     def _copy_stream(self) -> Any:
         if self._device is not None and self._device.type == "cuda" and self._stream is None:
             torch.cuda.set_device(self._device)
-            self._stream = torch.cuda.Stream(self._device)
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own gap
         return self._stream
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tutelage.producers.kafka_tail import read_tail
-from tutelage.producers.sink import Sink, Tail
+from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
 from tutelage.schemas.framing import frame
@@ -78,7 +78,7 @@ class KafkaSink(Sink):
         self._delivery_timeout_s = delivery_timeout_s
         self._producer: Producer | None = None
         self._control: KafkaControl | None = None
-        self._headers: list[tuple[str, bytes]] = []
+        self._headers: list[tuple[str, str | bytes | None]] = []
         self._frame = b""
         self._missing: list[tuple[int, int]] = []
         self._failure: str | None = None
@@ -127,7 +127,7 @@ class KafkaSink(Sink):
         subject = value_subject(self._topic)
         schema_id = register_description(self._connection.registry, subject, description, schema_of(description))
         self._frame = frame(schema_id)
-        self._headers = stream_headers(stream)
+        self._headers = list(stream_headers(stream))
 
     def pack(self, encoded: Encoded) -> bytes:
         limit = self.max_record_bytes
@@ -143,7 +143,7 @@ class KafkaSink(Sink):
     def write(self, head: RecordHead, packed: bytes) -> None:
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
-            if (head.pass_index, head.sequence) >= self._missing[partition]:
+            if is_missing(head, self._missing[partition]):
                 self._produce(partition, packed)
         self.poll()
 

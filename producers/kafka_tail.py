@@ -81,7 +81,7 @@ def _read(consumer: Consumer, topic: str, partition: int, start: int, stop: int)
         error = message.error()
         if error is None:
             found.append(message)
-            if message.offset() + 1 >= stop:
+            if (message.offset() or 0) + 1 >= stop:
                 return found
         elif error.code() == KafkaError._PARTITION_EOF:
             return found

@@ -50,7 +50,9 @@ class Identity:
         if self.run_id is not None and self.run_id != theirs.run_id:
             differs.append(f"run_id {theirs.run_id!r} there, {self.run_id!r} here")
         if differs:
-            raise SinkExists(f"{where} holds another run, {theirs}: {'; '.join(differs)}. Write elsewhere, one run a topic or file")
+            raise SinkExists(
+                f"{where} holds another run, {theirs}: {'; '.join(differs)}. Write elsewhere, one run a topic or file"
+            )
         if tail.complete and self.run_id is None:
             raise SinkExists(f"{where} holds a finished run, {theirs}; write elsewhere, one run a topic or file")
 
@@ -192,9 +194,7 @@ class Run:
         """Copy rows that wait for more: the caller may change their memory."""
         if self._gather is not None:
             self._gather.own_pending()
-        self._opening = [
-            ({key: _copied(column) for key, column in columns.items()}, rows) for columns, rows in self._opening
-        ]
+        self._opening = [({key: _copied(column) for key, column in columns.items()}, rows) for columns, rows in self._opening]
 
     def _describe(self, description: Description) -> None:
         if self._tail is not None and description != self._tail.description:
@@ -238,7 +238,9 @@ class Run:
         assert description is not None, "a run is opened when its first batch is there"
         self._sink.open(stream, description)
         self._stream = stream
-        log.info("%s: %s, %d rows per record, %d partitions", self._sink.name, stream, stream.rows_per_record, stream.partitions)
+        log.info(
+            "%s: %s, %d rows per record, %d partitions", self._sink.name, stream, stream.rows_per_record, stream.partitions
+        )
 
     def _settled(self) -> Stream:
         assert self._stream is not None, "settle comes first"

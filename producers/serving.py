@@ -72,7 +72,7 @@ class Serving:
             elif self._run.undecided and self._run.due:
                 self._encoding.add(self._run.settle())
             else:
-                pending = [future for future in (group, forward, record) if future is not None]
+                pending: list[Future[Any]] = [future for future in (group, forward, record) if future is not None]
                 if not pending:
                     return
                 wait(pending, timeout=_LINGER_POLL_S if self._run.undecided else _POLL_S, return_when=FIRST_COMPLETED)
@@ -114,7 +114,9 @@ class Serving:
         (batch,) = future.result().batches
         self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
         countable = rows_in(first) == batch.rows
-        log.info("passing over %d rows that are written%s", self._run.skip_rows, "" if countable else ", by computing them again")
+        log.info(
+            "passing over %d rows that are written%s", self._run.skip_rows, "" if countable else ", by computing them again"
+        )
         for inputs in batches:
             rows = rows_in(inputs) if countable else None
             if rows is None or rows > self._run.skip_rows:

@@ -87,7 +87,7 @@ class Sink(ABC):
 
     def poll(self) -> None:
         """Called now and then while the teacher has nothing to write; raises what a delivery raised."""
-        return None
+        return
 
     def send(self, value: Any) -> None:
         """Send a control message to the student."""
@@ -108,9 +108,15 @@ def next_record(heads: list[RecordHead], partition: int, partitions: int) -> tup
     return last.pass_index, last.sequence + partitions
 
 
-def tail_of(
-    stream: Stream, description: Description, heads: list[list[RecordHead]]
-) -> tuple[Tail, list[tuple[int, int]]]:
+def is_missing(head: RecordHead, missing: tuple[int, int]) -> bool:
+    """Whether a partition whose first missing record is `missing` lacks this one. An end is missing as long as its pass is."""
+    pass_index, sequence = missing
+    return head.pass_index > pass_index or (
+        head.pass_index == pass_index and (head.end is not None or head.sequence >= sequence)
+    )
+
+
+def tail_of(stream: Stream, description: Description, heads: list[list[RecordHead]]) -> tuple[Tail, list[tuple[int, int]]]:
     """The tail of a run from the heads at the end of each partition, and each partition's first missing record."""
     missing = [next_record(found, partition, len(heads)) for partition, found in enumerate(heads)]
     pass_index, sequence = min(missing)
@@ -167,7 +173,7 @@ class MemorySink(Sink):
     def write(self, head: RecordHead, packed: bytes) -> None:
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
-            if (head.pass_index, head.sequence) >= self._missing[partition]:
+            if is_missing(head, self._missing[partition]):
                 self._topic.logs[partition].append((self._headers, packed))
 
     def finish(self) -> None:

@@ -154,8 +154,8 @@ class Teacher:
         threads    that encode; NUM_POSTPROCESS_THREADS or 8 unless given
         timeout_s  how long inputs and model may take for one batch
 
-        An exception in the model, the inputs or the sink ends everything and is raised here; what was written stays, and the
-        same call goes on from there.
+        An exception in the model, the inputs or the sink ends everything and is raised here. What was written stays; a new Teacher
+        with the same arguments goes on from there.
         """
         run = self._started() if self._run is not None else self._start_and_run()
         passes = Inputs(inputs, batch_size=batch_size, passes=self._identity.passes)
@@ -165,7 +165,7 @@ class Teacher:
         replicas = Devices(model, devices)
         encoding = Encoding(run, postprocess_threads(threads))
         try:
-            while not run.complete:
+            for _ in range(run.pass_index, self._identity.passes):
                 serving = Serving(run, replicas, encoding, self._options, timeout_s=timeout_s, progress=progress)
                 serving.one_pass(passes.one_pass())
             self._sink.finish()
@@ -187,5 +187,7 @@ class Teacher:
 
     def _started(self) -> Run:
         if self._run is None or self._closed:
-            raise ConfigurationError(f"the teacher is {'closed' if self._closed else 'not started'}; use `with Teacher(...)` or start()")
+            raise ConfigurationError(
+                f"the teacher is {'closed' if self._closed else 'not started'}; use `with Teacher(...)` or start()"
+            )
         return self._run

@@ -91,7 +91,7 @@ def start_transfer(
     keys = list(promised or knowledge)
     if not keys:
         raise SchemaError("the model returned an empty dict; a batch must hold at least one tensor")
-    parts = [_part(key, knowledge[key], options, promised and promised[key]) for key in keys]
+    parts = [_part(key, knowledge[key], options, promised[key] if promised is not None else None) for key in keys]
     if len({part.rows for part in parts}) > 1:
         raise SchemaError(
             "the keys of one batch differ in rows: " + ", ".join(f"{part.spec.key!r} has {part.rows}" for part in parts)

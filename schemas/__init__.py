@@ -1,10 +1,5 @@
 """The contract both sides share: records, schemas, codec, framing, registry, container files, errors.
 
-Knows no threads and no torch. `producers` and `consumers` import it; it imports neither.
+Knows no torch, and no threads; the Kafka client only in its `kafka_*` files and the registry. `producers` and `consumers` import it;
+it imports neither. It re-exports nothing, so that a command line that only prints its help need not load numpy.
 """
-
-from tutelage.schemas.errors import TutelageError
-from tutelage.schemas.record import Description, KeySpec, Ragged, Stream
-from tutelage.schemas.registry import HttpRegistry, LocalRegistry, Registry
-
-__all__ = ["Description", "HttpRegistry", "KeySpec", "LocalRegistry", "Ragged", "Registry", "Stream", "TutelageError"]

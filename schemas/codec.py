@@ -150,7 +150,12 @@ def _laid_out(spec: KeySpec, pieces: Sequence[Column], rows: int) -> tuple[list[
     lengths = as_bytes(np.concatenate([piece.lengths for piece in ragged]).astype("<i4"))
     data = [as_bytes(piece.values) for piece in ragged]
     shape = [sum(len(piece.values) for piece in ragged), *spec.inner]
-    return [encode_long(lengths.nbytes), lengths, _encode_shape(shape) + encode_long(sum(piece.nbytes for piece in data)), *data], shape
+    return [
+        encode_long(lengths.nbytes),
+        lengths,
+        _encode_shape(shape) + encode_long(sum(piece.nbytes for piece in data)),
+        *data,
+    ], shape
 
 
 def _column(spec: KeySpec, rows: int, shape: Sequence[int], data: Array, lengths: Array | None) -> Column:
@@ -175,7 +180,7 @@ def _checksum(head: RecordHead, shapes: Sequence[int], pieces: Sequence[Array]) 
     digest = xxhash.xxh3_64(_HEAD.pack(*numbers, *((end.records, end.rows) if end else (-1, -1))))
     digest.update(head.run_id.encode() + struct.pack(f"<{len(shapes)}q", *shapes))
     for piece in pieces:
-        digest.update(piece)
+        digest.update(piece.data)
     return digest.digest()
 
 
@@ -202,9 +207,7 @@ def _decode_head(view: memoryview) -> tuple[RecordHead, bytes, int]:
         end = End(records=records, rows=end_rows)
     if branch not in (0, 1) or min(pass_index, sequence, rows, generation) < 0 or (end and min(end.records, end.rows) < 0):
         raise ValueError(f"a head of pass {pass_index}, sequence {sequence}, {rows} rows, branch {branch}")
-    head = RecordHead(
-        run_id=run_id, pass_index=pass_index, sequence=sequence, rows=rows, generation=generation, end=end
-    )
+    head = RecordHead(run_id=run_id, pass_index=pass_index, sequence=sequence, rows=rows, generation=generation, end=end)
     return head, checksum, position
 
 

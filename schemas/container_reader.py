@@ -53,7 +53,7 @@ class ContainerReader:
             schema = self.header.metadata.get("avro.schema", b"").decode("utf-8", "replace")
             self.schema = schema
             self.description = description_of(schema, str(path))
-            self.stream = stream_of_headers(self.header.metadata.items(), str(path))
+            self.stream = stream_of_headers(self.header.metadata, str(path))
         except BaseException:
             os.close(self._fd)
             raise

@@ -74,8 +74,7 @@ def _to_plain(value: Any, tensors: list[dict[str, Any]], blobs: list[bytes], dep
         return [_to_plain(item, tensors, blobs, depth + 1) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {
-            f"${key}" if key.startswith("$") else key: _to_plain(item, tensors, blobs, depth + 1)
-            for key, item in value.items()
+            f"${key}" if key.startswith("$") else key: _to_plain(item, tensors, blobs, depth + 1) for key, item in value.items()
         }
     raise ConfigurationError(
         f"a control message cannot hold a {type(value).__name__}; it holds JSON-like values, bytes and tensors"
@@ -93,6 +92,4 @@ def _from_plain(value: Any, message: dict[str, Any], where: str) -> Any:
         tensor = message["tensors"][value["$tensor"]]
         dtype = dtype_named(tensor["dtype"], where)
         return np.frombuffer(tensor["data"], np.uint8).view(dtype.storage).reshape(tensor["shape"]).copy()
-    return {
-        key[1:] if key.startswith("$") else key: _from_plain(item, message, where) for key, item in value.items()
-    }
+    return {key[1:] if key.startswith("$") else key: _from_plain(item, message, where) for key, item in value.items()}

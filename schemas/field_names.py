@@ -25,9 +25,7 @@ def field_name(key: str) -> str:
         key.encode("utf-8")
     except UnicodeEncodeError as error:
         raise SchemaError(f"key {key!r} is not valid Unicode text: {error}") from error
-    return PREFIX + "".join(
-        char if char in _PLAIN else "__" if char == "_" else f"_u{ord(char):x}_" for char in key
-    )
+    return PREFIX + "".join(char if char in _PLAIN else "__" if char == "_" else f"_u{ord(char):x}_" for char in key)
 
 
 def key_of_field(name: str) -> str:

@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # exported without saying so
 
 from tutelage.schemas.errors import BrokerUnavailable, ConfigurationError, TransportError
 from tutelage.schemas.registry import HttpRegistry, Registry
@@ -21,6 +21,7 @@ from tutelage.schemas.registry import HttpRegistry, Registry
 log = logging.getLogger(__name__)
 # What librdkafka itself says (20 lines a second while a broker is away) is for those who ask for it.
 client_log = logging.getLogger("tutelage.kafka_client")
+client_log.addFilter(lambda _: client_log.isEnabledFor(logging.DEBUG))
 
 DEFAULT_BOOTSTRAP = "localhost:9092"
 # Where `tutelage stack up` puts it; Confluent's own registry would be http://localhost:8081.
@@ -79,15 +80,18 @@ class KafkaConnection:
 
     def producer(self) -> Producer:
         """A new idempotent producer."""
-        return self._client(Producer, _PRODUCER_DEFAULTS)
+        client: Producer = self._client(Producer, _PRODUCER_DEFAULTS)
+        return client
 
     def consumer(self, group: str | None = None) -> Consumer:
         """A new consumer, to be assigned partitions by hand. The group only matters where offsets are committed."""
-        return self._client(Consumer, {**_CONSUMER_DEFAULTS, "group.id": group or "tutelage"})
+        client: Consumer = self._client(Consumer, {**_CONSUMER_DEFAULTS, "group.id": group or "tutelage"})
+        return client
 
     def admin(self) -> AdminClient:
         """A new admin client. Keep a reference: once collected, its futures never resolve."""
-        return self._client(AdminClient, {})
+        client: AdminClient = self._client(AdminClient, {})
+        return client
 
     def _client(self, kind: Callable[..., Any], defaults: Mapping[str, object]) -> Any:
         config = {
@@ -97,8 +101,6 @@ class KafkaConnection:
             **self._options,
             "error_cb": self._remember,
         }
-        if kind is AdminClient:
-            config = {name: value for name, value in config.items() if not name.startswith(("fetch.", "queue."))}
         try:
             return kind(config, logger=client_log)
         except (KafkaException, ValueError, TypeError) as error:
@@ -122,6 +124,9 @@ class KafkaConnection:
             # All topics: asking for one by name could create it, and has the client complain where it is missing.
             found = client.list_topics(timeout=BROKER_TIMEOUT_S).topics.get(topic)
         except KafkaException as error:
+            if not isinstance(client, Consumer):
+                # Serves the callback that says why.
+                client.poll(0)
             raise self.unavailable(f"looking for topic {topic!r}", error) from error
         return len(found.partitions) if found is not None and found.error is None else 0
 

@@ -88,4 +88,3 @@ class KafkaControl:
             self._consumer.close()
             self._consumer = None
         self._producer = None
-

@@ -75,7 +75,9 @@ def description_of(schema_text: str, where: str) -> Description:
     field order, a field that is no tensor, recursion, or a size or key count beyond the limits.
     """
     if len(schema_text) > MAX_SCHEMA_BYTES:
-        raise UnsupportedSchema(f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of {MAX_SCHEMA_BYTES}")
+        raise UnsupportedSchema(
+            f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of {MAX_SCHEMA_BYTES}"
+        )
     try:
         schema = json.loads(schema_text)
     except (ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from tutelage.schemas.errors import RegistryUnavailable, SchemaError
+from tutelage.schemas.errors import RegistryUnavailable, SchemaError, TutelageError
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import Description, refuse_changes
 
@@ -125,7 +125,7 @@ class HttpRegistry:
 
     def close(self) -> None:
         if self._client is not None:
-            self._client.__exit__(None, None, None)
+            self._client.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # the client has no close()
             self._client = None
 
     def _translated(self, action: str) -> _Translated:
@@ -158,17 +158,17 @@ class _Translated:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        import httpx
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         if isinstance(error, SchemaRegistryError):
             raise SchemaError(
                 f"{self._registry!r} refused to {self._action}: {error.error_message} (HTTP {error.http_status_code})"
             ) from error
-        if isinstance(error, (httpx.HTTPError, OSError)):
-            what = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
+        # The client lets its HTTP library's errors through, and which library that is has changed before.
+        if isinstance(error, Exception) and not isinstance(error, TutelageError):
+            what = "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
             raise RegistryUnavailable(
-                f"{self._registry!r} {what} to {self._action} ({type(error).__name__}); is it running, and is this its address?"
+                f"{self._registry!r} {what} to {self._action} ({error or type(error).__name__}); is it running, and is this its address?"
             ) from error
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 from tutelage.schemas.record import Stream
@@ -45,26 +46,29 @@ def partition_of(sequence: int, partitions: int) -> int:
 def stream_headers(stream: Stream) -> list[tuple[str, bytes]]:
     """A stream's identity as Kafka headers or Avro file metadata: one entry a field, values in UTF-8 JSON."""
     return [
-        (f"{HEADER_PREFIX}{name}", json.dumps(getattr(stream, name), ensure_ascii=False).encode())
-        for name in Stream.__slots__
+        (f"{HEADER_PREFIX}{name}", json.dumps(getattr(stream, name), ensure_ascii=False).encode()) for name in Stream.__slots__
     ]
 
 
-def stream_of_headers(headers: Iterable[tuple[str, bytes | None]], where: str) -> Stream:
+def stream_of_headers(headers: Iterable[tuple[str, Any]] | Mapping[str, Any], where: str) -> Stream:
     """The identity that headers hold; CorruptData naming `where` if they hold none or a wrong one."""
-    found = {name: value for name, value in headers if name.startswith(HEADER_PREFIX)}
+    found = dict(headers)
     values: dict[str, object] = {}
     for name, kind in _FIELD_TYPES.items():
         try:
             value = json.loads(found.get(HEADER_PREFIX + name) or b"")
         except ValueError as error:
-            raise CorruptData(f"{where}: header {HEADER_PREFIX}{name} is missing or broken; no Tutelage teacher wrote this") from error
+            raise CorruptData(
+                f"{where}: header {HEADER_PREFIX}{name} is missing or broken; no Tutelage teacher wrote this"
+            ) from error
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise CorruptData(f"{where}: header {HEADER_PREFIX}{name} is {value!r}, not a {kind.__name__}")
         values[name] = value
     stream = Stream(**values)  # type: ignore[arg-type]  # each value was checked against the field's type just above
     if stream.partitions < 1 or stream.rows_per_record < 1 or stream.passes < 1:
-        raise CorruptData(f"{where}: a stream of {stream.partitions} partitions, {stream.rows_per_record} rows, {stream.passes} passes")
+        raise CorruptData(
+            f"{where}: a stream of {stream.partitions} partitions, {stream.rows_per_record} rows, {stream.passes} passes"
+        )
     return stream
 
 

@@ -12,9 +12,11 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.request
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -157,7 +159,9 @@ class Stack:
             capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False,
         )  # fmt: skip
         if formatted.returncode:
-            raise StackError(f"Kafka could not format {self._folder / name}: {(formatted.stderr or formatted.stdout).strip()[-300:]}")
+            raise StackError(
+                f"Kafka could not format {self._folder / name}: {(formatted.stderr or formatted.stdout).strip()[-300:]}"
+            )
         return self._launch(name, [*launch, "kafka.Kafka", str(properties)], {})
 
     def _start_registry(self, port: int, management: int, java: str, home: Path) -> subprocess.Popen[bytes]:
@@ -167,7 +171,9 @@ class Stack:
             "QUARKUS_MANAGEMENT_HOST": HOST,
             "QUARKUS_MANAGEMENT_PORT": str(management),
         }
-        return self._launch("registry", [java, "-Xmx384m", "-XX:+UseSerialGC", "-jar", str(home / "quarkus-run.jar")], environment)
+        return self._launch(
+            "registry", [java, "-Xmx384m", "-XX:+UseSerialGC", "-jar", str(home / "quarkus-run.jar")], environment
+        )
 
     def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as output:
@@ -183,7 +189,8 @@ class Stack:
 
     def _write(self, addresses: StackAddresses, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
         started = {
-            name: {"pid": process.pid, "created": psutil.Process(process.pid).create_time()} for name, process in processes.items()
+            name: {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+            for name, process in processes.items()
         }
         self._file.write_text(json.dumps({"addresses": asdict(addresses), "processes": started}, indent=1), encoding="utf-8")
 
@@ -196,7 +203,9 @@ class Stack:
                     raise StackError(f"{name} ended at once with code {process.returncode}: {self._said(name)}")
             waiting = {name: answers for name, answers in waiting.items() if not answers(addresses)}
             if waiting and time.monotonic() > deadline:
-                raise StackError(f"{' and '.join(waiting)} did not answer within {READY_TIMEOUT_S:.0f} s: {self._said(next(iter(waiting)))}")
+                raise StackError(
+                    f"{' and '.join(waiting)} did not answer within {READY_TIMEOUT_S:.0f} s: {self._said(next(iter(waiting)))}"
+                )
 
     def _said(self, name: str) -> str:
         log = self._folder / f"{name}.log"
@@ -222,11 +231,10 @@ def _broker_answers(addresses: StackAddresses) -> bool:
 
 
 def _registry_answers(addresses: StackAddresses) -> bool:
-    import httpx
-
     try:
-        return httpx.get(f"{addresses.registry}/subjects", timeout=1.0).status_code == httpx.codes.OK
-    except httpx.HTTPError:
+        with urllib.request.urlopen(f"{addresses.registry}/subjects", timeout=1.0) as response:
+            return bool(response.status == HTTPStatus.OK)
+    except OSError:
         time.sleep(0.1)
         return False
 

@@ -1,0 +1,100 @@
+"""Record and replay: a source's records to a sink, in order, byte for byte; an interrupted copy goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tutelage.consumers.order import Order, PassEnd
+from tutelage.consumers.source import Arrival, Opened, Position, Source
+from tutelage.producers.sink import Sink
+from tutelage.schemas.codec import Encoded
+from tutelage.schemas.errors import SinkExists, TruncatedData
+from tutelage.schemas.record import Record
+from tutelage.schemas.waiting import Wait
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class Copied:
+    """What a copy or a look through a stream came to: records, rows and bytes of Avro, ends not counted."""
+
+    passes: int = 0
+    records: int = 0
+    rows: int = 0
+    nbytes: int = 0
+    duplicates: int = 0
+    zombies: int = 0
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        if record.head.end is not None:
+            self.passes += 1
+            return
+        self.records += 1
+        self.rows += record.head.rows
+        self.nbytes += record.raw.nbytes
+
+
+def in_order(
+    source: Source, opened: Opened, *, timeout_s: float, start: tuple[int, int] = (0, 0), counted: Copied | None = None
+) -> Iterator[Record]:
+    """Every record of a stream from pass and sequence `start` on, ends included, until the last pass has ended.
+
+    WaitTimeout, naming the record, if it does not come within `timeout_s`.
+    """
+    position = Position(pass_index=start[0], sequence=start[1])
+    order = Order(opened.stream, opened.partitions, position)
+    arrivals = source.read(position)
+    passes = start[0]
+    wait: Wait | None = None
+    try:
+        while passes < opened.stream.passes:
+            item: Arrival | PassEnd | None = order.pop()
+            if item is not None:
+                wait = None
+                passes += isinstance(item, PassEnd)
+                yield item.record
+                continue
+            arrival = next(arrivals)
+            if arrival is not None:
+                order.push(arrival)
+                continue
+            partition, sequence = order.waiting_for
+            wait = wait or Wait(
+                f"{source.name}, partition {partition}, record {sequence} of pass {passes}",
+                timeout_s=timeout_s,
+                log=log,
+                hint="its teacher has not finished; started again, it goes on",
+            )
+            wait.tick()
+    finally:
+        arrivals.close()
+        if counted is not None:
+            counted.duplicates, counted.zombies = order.duplicates, order.zombies
+
+
+def copy_stream(
+    source: Source, sink: Sink, *, timeout_s: float, progress: Callable[[Copied], None] = lambda copied: None
+) -> Copied:
+    """Copy a whole run. SinkExists if the sink holds another run, or this one whole; the caller closes both."""
+    opened = source.open(timeout_s)
+    tail = sink.tail()
+    start = (0, 0)
+    if tail is not None:
+        if tail.stream.run_id != opened.stream.run_id or tail.complete:
+            what = "all of this run" if tail.stream.run_id == opened.stream.run_id else f"another run, {tail.stream}"
+            raise SinkExists(f"{sink.name} holds {what}; write elsewhere")
+        start = (tail.pass_index, tail.sequence)
+    sink.open(opened.stream, opened.description)
+    copied = Copied()
+    for record in in_order(source, opened, timeout_s=timeout_s, start=start, counted=copied):
+        sink.write(record.head, sink.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.raw.nbytes)))
+        copied.add(record)
+        progress(copied)
+    if copied.passes == 0 and start == (0, 0):
+        raise TruncatedData(f"{source.name} holds no whole pass")
+    sink.finish()
+    return copied

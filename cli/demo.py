@@ -1,0 +1,145 @@
+"""`tutelage demo`: the seed example in all three modes, record and replay, and one real distillation."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tutelage.consumers import Source
+    from tutelage.deploy.local import StackAddresses
+    from tutelage.producers import Sink
+
+#: What the demo exits with when the offline part ran and the rest could not, for want of Java or Maven.
+OFFLINE_ONLY = 8
+BATCH_SIZE = 32
+
+
+def demo(
+    out_folder: Annotated[Path, typer.Option("--out-folder", help="Where the distillation's table and plot go.")] = Path(
+        "demo-output"
+    ),
+    seeds: Annotated[int, typer.Option(min=2, help="Of the distillation; 20 take about two minutes.")] = 8,
+) -> None:
+    """Run the toy offline, online and hybrid and compare, record and replay it, then distil three experts on digits.
+
+    Starts a broker and a registry of its own and stops them. Without Java or Maven it runs what needs no broker and exits with 8.
+    """
+    with _stack() as addresses, tempfile.TemporaryDirectory() as folder:
+        same = _toy(Path(folder), addresses)
+        typer.echo("")
+        _distil(seeds, out_folder, addresses)
+    if not same:
+        typer.echo("the modes differ; that must not be", err=True)
+        raise typer.Exit(5)
+    if addresses is None:
+        typer.echo("only the offline part ran: see above for what is missing", err=True)
+        raise typer.Exit(OFFLINE_ONLY)
+
+
+@contextlib.contextmanager
+def _stack() -> Iterator[StackAddresses | None]:
+    from tutelage.deploy.local import Stack, StackError
+
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder) / "stack")
+        try:
+            typer.echo("starting a broker and a registry ...", err=True)
+            addresses = stack.up()
+        except StackError as error:
+            typer.echo(f"{error}", err=True)
+            yield None
+            return
+        try:
+            yield addresses
+        finally:
+            stack.down()
+
+
+def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
+    """Teach, merge and compare; says whether all digests are equal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tutelage.cli.copying import copy_stream
+    from tutelage.consumers import FileSource, KafkaSource
+    from tutelage.examples.toy.lessons import MAX_N
+    from tutelage.producers import FileSink, KafkaSink
+
+    table = Table(title=f"the toy: 0 to {MAX_N - 1}, two teachers, result merged by mean")
+    for column in ("mode", "rows", "digest of the output", "seconds"):
+        table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", no_wrap=True)
+    digests: set[str] = set()
+
+    def learned(mode: str, source1: Source, source2: Source, began: float) -> None:
+        rows, digest = _learned(source1, source2)
+        digests.add(digest)
+        table.add_row(mode, str(rows), digest, f"{time.monotonic() - began:.2f}")
+
+    files = [folder / "teacher1.avro", folder / "teacher2.avro"]
+    began = time.monotonic()
+    _taught(FileSink(files[0]), FileSink(files[1]))
+    learned("offline", FileSource(files[0]), FileSource(files[1]), began)
+    if addresses is not None:
+        kafka: dict[str, Any] = {"bootstrap_servers": addresses.bootstrap_servers, "registry": addresses.registry}
+        began = time.monotonic()
+        _taught(KafkaSink("teacher1", **kafka), KafkaSink("teacher2", partitions=3, **kafka))
+        learned("online", KafkaSource("teacher1", **kafka), KafkaSource("teacher2", **kafka), began)
+        began = time.monotonic()
+        learned("hybrid", FileSource(files[0]), KafkaSource("teacher2", **kafka), began)
+        began = time.monotonic()
+        recorded = folder / "recorded.avro"
+        for source, sink in (
+            (KafkaSource("teacher1", **kafka), FileSink(recorded)),
+            (FileSource(recorded), KafkaSink("teacher1-again", **kafka)),
+        ):
+            with contextlib.closing(source), contextlib.closing(sink):
+                copy_stream(source, sink, timeout_s=60)
+        learned("recorded and replayed", KafkaSource("teacher1-again", **kafka), KafkaSource("teacher2", **kafka), began)
+    Console(width=100).print(table)
+    return len(digests) == 1
+
+
+def _taught(sink1: Sink, sink2: Sink) -> None:
+    from tutelage.examples.toy.lessons import teacher1, teacher2
+    from tutelage.producers import Teacher
+
+    for sink, lesson in ((sink1, teacher1()), (sink2, teacher2())):
+        with Teacher(sink, name=lesson.name, inputs=lesson.fingerprint) as teacher:
+            teacher.serve(lesson.model, lesson.inputs)
+
+
+def _learned(source1: Source, source2: Source) -> tuple[int, str]:
+    from tutelage.cli.digest import Digest
+    from tutelage.consumers import Student
+
+    student = Student(merge={"result": "mean"}, timeout_s=60)
+    student.register_teacher(source1)
+    student.register_teacher(source2)
+    digest, rows = Digest(), 0
+    with student:
+        for batch in student.knowledge(BATCH_SIZE):
+            digest.add(batch)
+            rows += len(batch["result"])
+    return rows, digest.hexdigest()
+
+
+def _distil(seeds: int, folder: Path, addresses: StackAddresses | None) -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+
+        from tutelage.examples.digits.run import experiment
+    except ImportError as error:
+        typer.echo(f"the distillation needs {error.name}: pip install 'tutelage[demo]'", err=True)
+        return
+    typer.echo(f"digits: three experts, one small student, {seeds} seeds")
+    online = (addresses.bootstrap_servers, addresses.registry) if addresses is not None else None
+    typer.echo(experiment(seeds, folder, online, lambda line: typer.echo(f"  {line}")))
+    typer.echo(f"table and plot: {folder}/results.md, {folder}/results.png")

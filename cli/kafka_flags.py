@@ -1,0 +1,107 @@
+"""The flags Kafka users know, and where their values come from: flags over environment over file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tutelage.schemas.errors import ConfigurationError
+
+BOOTSTRAP_VARIABLE = "TUTELAGE_BOOTSTRAP_SERVER"
+REGISTRY_VARIABLE = "TUTELAGE_REGISTRY"
+FILE_VARIABLE = "TUTELAGE_CONFIG"
+_SECRETS = ("password", "secret", "token", "sasl.jaas", ".key", "user.info")
+_PANEL = "Kafka"
+
+BootstrapFlag = Annotated[
+    str | None,
+    typer.Option(
+        "-b", "--bootstrap-server", metavar="HOST:PORT", envvar=BOOTSTRAP_VARIABLE, rich_help_panel=_PANEL,
+        help="A broker's address. Unless given: the file's, else localhost:9092.", show_default=False,
+    ),
+]  # fmt: skip
+RegistryFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--registry", metavar="URL", envvar=REGISTRY_VARIABLE, rich_help_panel=_PANEL,
+        help="The schema registry (Confluent's interface). Unless given: the file's, else that of `tutelage stack`.", show_default=False,
+    ),
+]  # fmt: skip
+FileFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "-F", "--command-config", metavar="FILE", envvar=FILE_VARIABLE, rich_help_panel=_PANEL,
+        help="A client.properties file: key=value lines, librdkafka's names, and schema.registry.* for the registry.", show_default=False,
+    ),
+]  # fmt: skip
+OptionFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-X", metavar="KEY=VALUE", rich_help_panel=_PANEL, help="A librdkafka option; may be repeated.", show_default=False
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KafkaSettings:
+    """Where Kafka is and how to speak to it, as keyword arguments for `KafkaSink` and `KafkaSource`."""
+
+    bootstrap_servers: str
+    registry: Any
+    options: dict[str, object] = field(repr=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return {"bootstrap_servers": self.bootstrap_servers, "registry": self.registry, "options": self.options}
+
+
+def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | None, options: list[str] | None) -> KafkaSettings:
+    """What the flags, the environment (through typer) and the file come to.
+
+    Raises ConfigurationError for a line or option that is no key=value, and for a file with secrets that others may read.
+    """
+    from tutelage.schemas.kafka_connection import DEFAULT_BOOTSTRAP, DEFAULT_REGISTRY
+    from tutelage.schemas.registry import HttpRegistry
+
+    given = _properties(file) if file is not None else {}
+    for option in options or ():
+        key, equals, value = option.partition("=")
+        if not equals or not key.strip():
+            raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")
+        given[key.strip()] = value.strip()
+    in_file = given.pop("bootstrap.servers", None)
+    prefix = "schema.registry."
+    registry_settings = {key.removeprefix(prefix): given.pop(key) for key in list(given) if key.startswith(prefix)}
+    url = registry or registry_settings.pop("url", DEFAULT_REGISTRY)
+    registry_settings.pop("url", None)
+    return KafkaSettings(
+        bootstrap_servers=bootstrap or in_file or DEFAULT_BOOTSTRAP,
+        registry=HttpRegistry(url, settings=dict(registry_settings)),
+        options=dict(given),
+    )
+
+
+def _properties(file: Path) -> dict[str, str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        mode = file.stat().st_mode
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}") from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith(("#", "!")):
+            continue
+        key, equals, value = line.partition("=")
+        if not equals:
+            raise ConfigurationError(f"{file}, line {number}: not key=value")
+        found[key.strip()] = value.strip()
+    secret = next((key for key in found if any(mark in key for mark in _SECRETS)), None)
+    if secret is not None and mode & (stat.S_IRGRP | stat.S_IROTH) and os.name == "posix":
+        raise ConfigurationError(f"{file} holds {secret} and others may read it; chmod 600 {file}")
+    return found

@@ -1,0 +1,183 @@
+"""`tutelage learn`: merge sources; print, write or train."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from tutelage.consumers import Student
+
+
+def learn(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Files and topics; file:NAME and topic:NAME leave no doubt.")
+    ],
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--merge",
+            "-m",
+            metavar="KEY=STRATEGY",
+            help="sum, mean, weighted_mean:W1,W2, max, min, stack, concat or first.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave a shorter last batch out.")] = False,
+    rows: Annotated[int, typer.Option(min=-1, help="Print this many rows as JSON lines; -1 prints all.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.avro", help="Write the merged knowledge to an Avro file.", show_default=False),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            "--train", metavar="MODULE:STUDENT", help="Call this with an iterator of batches, once a pass.", show_default=False
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="Go on from it if it is there; write it every --checkpoint-every batches and at the end.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1)] = 100,
+    sample_id: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Compare this key between teachers, row by row.", show_default=False)
+    ] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="End at the shortest teacher instead of with an error.")] = False,
+    allow_other_inputs: Annotated[
+        bool, typer.Option("--allow-other-inputs", help="Merge although the teachers' input fingerprints differ.")
+    ] = False,
+    group: Annotated[
+        str | None, typer.Option(help="Commit progress to this consumer group, for lag tools.", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for a teacher.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    bootstrap_server: BootstrapFlag = None,
+    registry: RegistryFlag = None,
+    command_config: FileFlag = None,
+    x: OptionFlag = None,
+) -> None:
+    """Merge what teachers wrote; print it, write it, or train a student on it. Teachers may start later.
+
+    [bold]Examples[/bold]
+
+      tutelage learn teacher1.avro teacher2.avro --merge result=mean --rows 5
+
+      tutelage learn teacher1 teacher2.avro --merge logits=mean --train my_student.py:train --checkpoint student.json
+
+      tutelage learn topic:teacher1 -b localhost:9092 --out merged.avro
+    """
+    from tutelage.cli.digest import Digest
+    from tutelage.cli.progress import Progress
+    from tutelage.cli.sources import pairs, source_of
+    from tutelage.cli.targets import target_of
+    from tutelage.consumers import Student
+
+    kafka = kafka_settings(bootstrap_server, registry, command_config, x)
+    trainer = target_of(train, "student") if train is not None else None
+    student = Student(
+        merge=dict(pairs(merge, "--merge")),
+        sample_id=sample_id,
+        on_length_mismatch="truncate" if truncate else "error",
+        allow_other_inputs=allow_other_inputs,
+        timeout_s=timeout,
+    )
+    for text in sources:
+        student.register_teacher(source_of(text, kafka, group=group))
+    if checkpoint is not None and checkpoint.exists():
+        student.load(checkpoint)
+        typer.echo(f"going on from {checkpoint}", err=True)
+    digest = Digest()
+    counted = {"rows": 0, "batches": 0}
+    with student, _Out(out, student) as written, Progress("learning") as progress:
+
+        def one_pass() -> Iterator[dict[str, torch.Tensor]]:
+            for batch in student.knowledge(batch_size, drop_last=drop_last):
+                digest.add(batch)
+                counted["batches"] += 1
+                size = len(next(iter(batch.values())))
+                _print_rows(batch, size if rows < 0 else min(size, max(0, rows - counted["rows"])))
+                counted["rows"] += size
+                written.write(batch)
+                progress.show(counted["rows"], counted["batches"], "batches")
+                yield batch
+                if checkpoint is not None and counted["batches"] % checkpoint_every == 0:
+                    student.save(checkpoint)
+
+        first = student.state_dict()["pass_index"]
+        for _ in range(first, student.passes):
+            batches = one_pass()
+            if trainer is not None:
+                trainer(batches)
+            for _ in batches:
+                pass
+            if checkpoint is not None:
+                student.save(checkpoint)
+        result = {
+            "keys": {spec.key: str(spec) for spec in student.description.specs},
+            "passes": student.passes - first,
+            **counted,
+            "digest": digest.hexdigest(),
+            "seconds": round(progress.seconds, 3),
+        }
+    _print_result(result, as_json)
+
+
+class _Out:
+    """A file for the merged knowledge, or nothing."""
+
+    def __init__(self, path: Path | None, student: Student) -> None:
+        self._path = path
+        self._student = student
+        self._teacher: Any = None
+
+    def __enter__(self) -> _Out:
+        if self._path is not None:
+            from tutelage.producers import FileSink, Teacher
+
+            self._teacher = Teacher(FileSink(self._path), name="merged").__enter__()
+        return self
+
+    def write(self, batch: dict[str, torch.Tensor]) -> None:
+        if self._teacher is not None:
+            self._teacher.write(batch)
+
+    def __exit__(self, *error: Any) -> None:
+        if self._teacher is not None:
+            self._teacher.__exit__(*error)
+
+
+def _print_rows(batch: dict[str, torch.Tensor], count: int) -> None:
+    """Rows as JSON lines; only here are tensors taken apart, and only as many rows as were asked for."""
+    if not count:
+        return
+    columns = {key: values[:count].tolist() for key, values in batch.items()}
+    for row in range(count):
+        sys.stdout.write(
+            json.dumps({key: values[row] for key, values in columns.items()}, default=str, ensure_ascii=False) + "\n"
+        )
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for key, what in result["keys"].items():
+        typer.echo(f"  {key}: {what}")
+    typer.echo(f"{result['rows']:,} rows in {result['batches']:,} batches, {result['passes']} passes, {result['seconds']} s")
+    typer.echo(f"digest {result['digest']}")

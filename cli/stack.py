@@ -1,0 +1,91 @@
+"""`tutelage stack`: a real broker and registry on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tutelage.cli.failing import one_line_errors
+from tutelage.cli.kafka_flags import BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE
+
+if TYPE_CHECKING:
+    from tutelage.deploy.local import StackAddresses
+
+stack = typer.Typer(
+    no_args_is_help=True,
+    help="A real Kafka broker and schema registry on this machine, without containers.",
+    rich_markup_mode="rich",
+)
+
+FolderFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder",
+        metavar="FOLDER",
+        help="Where the stack lies; one folder, one stack. Unless given, in the user's state folder.",
+        show_default=False,
+    ),
+]
+NOT_UP = 1
+
+
+def stack_folder(given: Path | None) -> Path:
+    """The folder given, or the user's: XDG_STATE_HOME/tutelage/stack."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return (given or state / "tutelage" / "stack").absolute()
+
+
+@stack.command()
+@one_line_errors
+def up(
+    brokers: Annotated[int, typer.Option(help="1 or 3.")] = 1,
+    port: Annotated[int, typer.Option(help="Of the first broker; 0 takes a free one.")] = 9092,
+    registry_port: Annotated[int, typer.Option(help="Of the registry; 0 takes a free one.")] = 8081,
+    folder: FolderFlag = None,
+) -> None:
+    """Start broker and registry and wait until they answer. The first time, Maven fetches them (200 MB).
+
+    [bold]Examples[/bold]
+
+      tutelage stack up
+
+      tutelage stack up --port 0 --registry-port 0 --folder /tmp/mine
+    """
+    from tutelage.deploy.local import Stack
+
+    typer.echo("starting broker and registry ...", err=True)
+    _print(Stack(stack_folder(folder)).up(brokers=brokers, kafka_port=port or None, registry_port=registry_port or None))
+
+
+@stack.command()
+@one_line_errors
+def down(folder: FolderFlag = None) -> None:
+    """End what `up` started, and remove its data."""
+    from tutelage.deploy.local import Stack
+
+    ended = Stack(stack_folder(folder)).down()
+    typer.echo("the stack is down" if ended else "no stack was up", err=True)
+
+
+@stack.command()
+@one_line_errors
+def status(folder: FolderFlag = None) -> None:
+    """Say where the stack is; exit with 1 if it is not up."""
+    from tutelage.deploy.local import Stack
+
+    running = Stack(stack_folder(folder))
+    addresses = running.status()
+    if addresses is None:
+        typer.echo("no stack is up", err=True)
+        raise typer.Exit(NOT_UP)
+    _print(addresses)
+    for name, pid in running.processes().items():
+        typer.echo(f"# {name}: process {pid}, log {running.folder / (name + '.log')}")
+
+
+def _print(addresses: StackAddresses) -> None:
+    typer.echo(f"export {BOOTSTRAP_VARIABLE}={addresses.bootstrap_servers}")
+    typer.echo(f"export {REGISTRY_VARIABLE}={addresses.registry}")

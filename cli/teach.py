@@ -1,0 +1,93 @@
+"""`tutelage teach`: run a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+
+
+def teach(
+    teacher: Annotated[
+        str, typer.Argument(metavar="MODULE:TEACHER", help="A Lesson, or a function that returns one; FILE.py:NAME works too.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.avro", help="Write an Avro file.", show_default=False)
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option("--topic", "-t", metavar="TOPIC", help="Write a Kafka topic.", show_default=False)
+    ] = None,
+    codec: Annotated[str, typer.Option(help="Of the file: null, deflate or zstandard.")] = "null",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, finished or not.")] = False,
+    partitions: Annotated[int | None, typer.Option(help="Of a new topic; 4 unless given.", show_default=False)] = None,
+    rows_per_record: Annotated[int | None, typer.Option(help="Chosen for about 1 MB unless given.", show_default=False)] = None,
+    passes: Annotated[int | None, typer.Option(help="Over the inputs; the lesson's unless given.", show_default=False)] = None,
+    wire: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="Send floats as float16, bfloat16 or float32.", show_default=False)
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="Such as cuda:0 or cpu; may be repeated.", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the student calls it.", show_default=False)] = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Name the run: started again after its end, it is then simply done.", show_default=False)
+    ] = None,
+    bootstrap_server: BootstrapFlag = None,
+    registry: RegistryFlag = None,
+    command_config: FileFlag = None,
+    x: OptionFlag = None,
+) -> None:
+    """Run a teacher and write what it knows to a file or a topic. Interrupted, the same command goes on where it stopped.
+
+    [bold]Examples[/bold]
+
+      tutelage teach my_teacher.py:lesson --out teacher1.avro
+
+      tutelage teach my_package.teachers:resnet --topic teacher1 -b localhost:9092 --wire float16
+
+      tutelage teach tutelage.examples.toy.lessons:teacher1 --topic toy1 --device cpu --device cpu
+    """
+    from tutelage.cli.progress import Progress, said
+    from tutelage.cli.targets import target_of
+    from tutelage.producers import FileSink, KafkaSink, Lesson, Sink, Teacher
+    from tutelage.schemas.errors import ConfigurationError
+
+    if (out is None) == (topic is None):
+        raise ConfigurationError("say where to write: --out FILE.avro or --topic TOPIC, one of them")
+    lesson = target_of(teacher, "teacher")
+    lesson = lesson if isinstance(lesson, Lesson) else lesson() if callable(lesson) else lesson
+    if not isinstance(lesson, Lesson):
+        raise ConfigurationError(
+            f"{teacher!r} is a {type(lesson).__name__}; it must be a tutelage.producers.Lesson, or a function that returns one"
+        )
+    sink: Sink
+    if out is not None:
+        sink = FileSink(out, codec=codec, overwrite=overwrite)
+    else:
+        kafka = kafka_settings(bootstrap_server, registry, command_config, x)
+        sink = KafkaSink(str(topic), partitions=partitions, **kafka.arguments())
+    running = Teacher(
+        sink,
+        name=name or lesson.name,
+        revision=lesson.revision,
+        inputs=lesson.fingerprint,
+        passes=passes or lesson.passes,
+        rows_per_record=rows_per_record or lesson.rows_per_record,
+        wire=wire or lesson.wire,
+        ragged=lesson.ragged,
+        run_id=run_id,
+    )
+    with running, Progress(f"teaching to {sink.name}") as progress:
+        running.serve(
+            lesson.model,
+            lesson.inputs,
+            batch_size=lesson.batch_size,
+            devices=device or lesson.devices,
+            progress=lambda run: progress.show(run.rows_written, run.records_written, "records", run.bytes_written),
+        )
+        run = running.run
+        total = said(run.rows_written, run.records_written, "records", run.bytes_written, progress.seconds)
+    typer.echo(f"{sink.name}: {total}", err=True)

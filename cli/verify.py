@@ -1,0 +1,52 @@
+"""`tutelage verify`: is a source whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+
+
+def verify(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file or a topic.")],
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for a topic's next record before it counts as missing.")
+    ] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    bootstrap_server: BootstrapFlag = None,
+    registry: RegistryFlag = None,
+    command_config: FileFlag = None,
+    x: OptionFlag = None,
+) -> None:
+    """Read all of a file or topic, check every checksum, number and end, and say so; or where it is not whole, and exit with 5 or 6.
+
+    [bold]Examples[/bold]
+
+      tutelage verify teacher1.avro
+
+      tutelage verify teacher1 -b localhost:9092
+    """
+    from tutelage.cli.copying import Copied, in_order
+    from tutelage.cli.progress import Progress, said
+    from tutelage.cli.sources import source_of
+
+    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
+    seen = Copied()
+    try:
+        opened = read.open(timeout)
+        with Progress(f"verifying {read.name}") as progress:
+            for record in in_order(read, opened, timeout_s=timeout, counted=seen):
+                seen.add(record)
+                progress.show(seen.rows, seen.records, "records", seen.nbytes)
+            total = said(seen.rows, seen.records, "records", seen.nbytes, progress.seconds)
+    finally:
+        read.close()
+    if as_json:
+        counts = {name: getattr(seen, name) for name in ("passes", "records", "rows", "nbytes", "duplicates", "zombies")}
+        typer.echo(json.dumps({"source": read.name, "whole": True, "run_id": opened.stream.run_id, **counts}))
+    else:
+        dropped = f"; {seen.duplicates} records written twice are passed over" if seen.duplicates else ""
+        typer.echo(f"{read.name} is whole: {opened.stream}, {seen.passes} passes, {total}{dropped}")

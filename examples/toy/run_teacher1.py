@@ -1,0 +1,18 @@
+"""Teacher 1 of the toy: writes x -> 2x-1 to a file or a topic.
+
+python run_teacher1.py --out_path teacher1.avro
+python run_teacher1.py --out_topic teacher1
+"""
+
+from tutelage.examples.toy.flags import exit_with, teacher_flags
+from tutelage.examples.toy.serving import serve
+from tutelage.examples.toy.teachers import Teacher1
+
+
+def main() -> None:
+    """Parse, serve."""
+    serve(Teacher1(), "teacher1", teacher_flags("Teacher 1 of the toy: predicts 2x-1."))
+
+
+if __name__ == "__main__":
+    exit_with(main)
