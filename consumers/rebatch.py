@@ -47,15 +47,14 @@ class Rebatch:
         self._records: deque[Arrival] = deque()
         self._rows = 0
         self._rows_seen = 0
-        self._rows_before = position.sequence * rows_per_record
+        self._rows_per_record = rows_per_record
+        self._first_sequence = position.sequence
         self.end: PassEnd | None = None
 
     def push(self, item: Arrival | PassEnd) -> None:
         """Take the next record, or the end of the pass. CorruptData if the end counts other rows than came."""
         if isinstance(item, PassEnd):
-            rows = self._rows_before + self._rows_seen
-            if item.end.rows != rows:
-                raise CorruptData(f"pass {item.next_pass.pass_index - 1} ends with {item.end.rows} rows, but {rows} came")
+            self._refuse_other_count(item)
             self.end = item
             return
         rows = item.record.head.rows
@@ -65,6 +64,14 @@ class Rebatch:
         if self._rows_seen == rows:
             # The first record may have been used in part before the position.
             self._rows -= self._row
+
+    def _refuse_other_count(self, item: PassEnd) -> None:
+        """An end must count the rows that came; behind the last record, which may be short, only the records can be compared."""
+        size, ended = self._rows_per_record, item.end.rows
+        rows = self._first_sequence * size + self._rows_seen
+        alike = rows == ended if self._rows_seen else -(-ended // size) == self._first_sequence
+        if not alike:
+            raise CorruptData(f"pass {item.next_pass.pass_index - 1} ends with {ended} rows, but {rows} came")
 
     @property
     def rows_ready(self) -> int:
@@ -100,7 +107,5 @@ class Rebatch:
 
     @property
     def position(self) -> Position:
-        """Where reading would go on after what was popped."""
-        if self.end is not None and not self._rows:
-            return self.end.next_pass
+        """Where reading would go on after what was popped; in this pass until its end, which is read again then."""
         return Position(pass_index=self._at.pass_index, sequence=self._at.sequence, row=self._row, offsets=tuple(self._offsets))

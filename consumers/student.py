@@ -172,11 +172,11 @@ class Student:
             prefetch=self._prefetch,
             budget_bytes=self._budget_bytes,
         )
+        self._place = place
         return self._iterate(merge, options, place)
 
     def _iterate(self, merge: Merge, options: PipelineOptions, place: _Place) -> Iterator[Batch]:
         positions = place.positions or tuple(Position(pass_index=place.pass_index) for _ in self._sources)
-        self._place = place
         self._pipeline = pipeline = Pipeline(self._sources, self._streams(), positions, merge, options, first_row=place.rows)
         try:
             while (merged := self._awaited(pipeline)).batch is not None:

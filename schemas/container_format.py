@@ -6,15 +6,19 @@ Pure: bytes in, bytes out. `container_writer.py` and `container_reader.py` put t
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import zstandard
-
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 from tutelage.schemas.varint import decode_long, encode_long
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 MAGIC = b"Obj\x01"
 SYNC_BYTES = 16
@@ -100,7 +104,7 @@ def compress(codec: str, payload: bytes) -> bytes:
         deflate = zlib.compressobj(level=6, wbits=-15)
         return deflate.compress(payload) + deflate.flush()
     if codec == "zstandard":
-        return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(payload)
+        return zstd.compress(payload, level=3)
     return payload
 
 
@@ -111,16 +115,17 @@ def decompress(codec: str, data: Any, where: str) -> memoryview:
             return memoryview(data)
         if codec == "deflate":
             inflate = zlib.decompressobj(wbits=-15)
-            out = inflate.decompress(data, MAX_BLOCK_BYTES)
-            if inflate.unconsumed_tail or not inflate.eof:
-                raise ValueError("it is cut, or its payload is too large")
-            return memoryview(out)
+            return _whole(inflate.decompress(data, MAX_BLOCK_BYTES), inflate.eof)
         if codec == "zstandard":
-            with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(data) as reader:
-                out = reader.read(MAX_BLOCK_BYTES)
-                if reader.read(1):
-                    raise ValueError("its payload is too large")
-            return memoryview(out)
-    except (zlib.error, zstandard.ZstdError, ValueError) as error:
+            # Windows beyond 128 MiB are no writer's default; a frame that asks for more memory is refused.
+            unpack = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
+            return _whole(unpack.decompress(data, MAX_BLOCK_BYTES), unpack.eof)
+    except (zlib.error, zstd.ZstdError, ValueError) as error:
         raise CorruptData(f"{where} does not decompress with {codec}: {error}") from error
     raise CorruptData(f"{where}: codec {codec!r} is not read; Tutelage reads {', '.join(CODECS)}")
+
+
+def _whole(payload: bytes, ended: bool) -> memoryview:
+    if not ended:
+        raise ValueError("it is cut, or its payload is too large")
+    return memoryview(payload)

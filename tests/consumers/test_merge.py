@@ -1,0 +1,228 @@
+"""What several teachers know of one key becomes one value: decoded first, wide enough, bit for bit the same however it was cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from knowledge import column_of, descriptions
+
+from tutelage.consumers.align import Aligned
+from tutelage.consumers.merge import Batch, Merge, RaggedOptions
+from tutelage.consumers.rebatch import Piece, Pieces
+from tutelage.consumers.source import Position
+from tutelage.consumers.torch_view import bytes_of
+from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
+from tutelage.schemas.record import Column, Description, KeySpec, Ragged
+
+WAYS = ["sum", "mean", "max", "min", "stack", "concat", "weighted_mean:1,2"]
+
+
+def aligned_of(columns: list[dict[str, Column]], rows: int, cut: int = 0) -> Aligned:
+    """One piece a teacher, or two where `cut` says so."""
+    shares = []
+    for teacher in columns:
+        bounds = [(0, cut), (cut, rows)] if 0 < cut < rows else [(0, rows)]
+        pieces = tuple(Piece(columns=teacher, start=start, stop=stop) for start, stop in bounds)
+        shares.append(Pieces(rows=rows, pieces=pieces, position=Position()))
+    return Aligned(first_row=100, rows=rows, shares=tuple(shares))
+
+
+def merge_of(strategy: Any, *arrays: Any, dtypes: list[str] | None = None, wire: str = "", **options: Any) -> torch.Tensor:
+    """Key k of teachers with these arrays, merged."""
+    names = dtypes or [str(array.dtype) for array in arrays]
+    descriptions = [
+        Description((KeySpec(key="k", dtype=name, shape=array.shape[1:], wire=wire),))
+        for name, array in zip(names, arrays, strict=True)
+    ]
+    merge = Merge([f"t{index}" for index in range(len(arrays))], descriptions, {"k": strategy}, **options)
+    batch = merge.batch(aligned_of([{"k": array} for array in arrays], len(arrays[0])))
+    spec = merge.description["k"]
+    assert (spec.dtype, spec.shape) == (str(batch["k"].dtype).removeprefix("torch."), tuple(batch["k"].shape[1:]))
+    return batch["k"]
+
+
+@pytest.mark.filterwarnings("ignore:.*support is experimental")
+@given(descriptions(), st.integers(1, 6), st.integers(0, 6), st.integers(0, 999))
+def test_what_one_teacher_has_arrives_bit_for_bit(description: Description, rows: int, cut: int, seed: int) -> None:
+    if any(not hasattr(torch, spec.dtype) for spec in description.specs):
+        return
+    random = np.random.default_rng(seed)
+    columns = {spec.key: column_of(spec, rows, random) for spec in description.specs}
+    if any(spec.ragged and f"{spec.key}.lengths" in description for spec in description.specs):
+        return
+    merge = Merge(["t"], [description], {}, ragged=RaggedOptions(padded=False))
+    batch = merge.batch(aligned_of([columns], rows, cut))
+    for key, column in columns.items():
+        values = column.values if isinstance(column, Ragged) else column
+        assert bytes_of(batch[key]).tobytes() == values.tobytes()
+        assert tuple(batch[key].shape) == values.shape
+        if isinstance(column, Ragged):
+            assert batch[f"{key}.lengths"].tolist() == column.lengths.tolist()
+
+
+@given(
+    st.integers(1, 7),
+    st.integers(0, 7),
+    st.integers(0, 99),
+    st.sampled_from(WAYS),
+)
+def test_a_merge_does_not_depend_on_how_records_were_cut(rows: int, cut: int, seed: int, strategy: str) -> None:
+    random = np.random.default_rng(seed)
+    columns: list[dict[str, Column]] = [{"k": random.standard_normal((rows, 3)).astype(np.float16)} for _ in range(2)]
+    description = Description((KeySpec(key="k", dtype="float32", shape=(3,), wire="float16"),))
+    merge = Merge(["a", "b"], [description] * 2, {"k": strategy})
+    whole, pieces = (merge.batch(aligned_of(columns, rows, at))["k"] for at in (0, cut))
+    assert torch.equal(whole, pieces)
+    assert whole.dtype == torch.float32
+
+
+def test_half_precision_is_decoded_before_it_is_added() -> None:
+    big = np.array([[40000.0], [60000.0]], np.float16)
+    assert merge_of("sum", big, big, dtypes=["float32"] * 2, wire="float16").flatten().tolist() == [80000, 120000]
+    assert merge_of("mean", big, big).flatten().tolist() == [40000, 60000]
+
+
+def test_a_sum_that_does_not_fit_is_an_error_never_a_wrong_number() -> None:
+    big = np.array([[40000.0]], np.float16)
+    with pytest.raises(MergeError, match="does not fit float16"):
+        merge_of("sum", big, big)
+    with pytest.raises(MergeError, match="does not fit int8"):
+        merge_of("sum", np.array([100], np.int8), np.array([100], np.int8))
+    assert merge_of("sum", np.array([100], np.int8), np.array([-100], np.int8)).tolist() == [0]
+    infinite = np.array([np.inf], np.float16)
+    assert merge_of("sum", infinite, infinite).tolist() == [float("inf")]
+
+
+def test_the_mean_of_integers_is_a_float_whatever_the_data() -> None:
+    for values in ([1, 3], [1, 2]):
+        found = merge_of("mean", *(np.array([value]) for value in values))
+        assert (found.dtype, found.tolist()) == (torch.float64, [sum(values) / 2])
+    assert merge_of("mean", np.array([1], np.int8), np.array([2], np.int8)).dtype == torch.float32
+    assert merge_of("mean", np.array([True]), np.array([False])).tolist() == [0.5]
+    assert merge_of("sum", np.array([True]), np.array([True])).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "promoted"),
+    [
+        ("float16", "float32", "float32"),
+        ("float16", "bfloat16", "float32"),
+        ("int32", "float16", "float16"),
+        ("int8", "int64", "int64"),
+        ("uint8", "int8", "int16"),
+        ("float32", "float64", "float64"),
+        ("float8_e4m3fn", "float8_e4m3fn", "float8_e4m3fn"),
+        ("float8_e4m3fn", "float8_e5m2", "float32"),
+        ("complex64", "float64", "complex128"),
+    ],
+)
+def test_results_have_the_promoted_dtype(one: str, other: str, promoted: str) -> None:
+    arrays = [np.ones((1, 2)).astype(getattr(ml_dtypes, name, name)) for name in (one, other)]
+    found = merge_of("sum", *arrays, dtypes=[one, other])
+    assert str(found.dtype) == f"torch.{promoted}"
+    assert found.to(torch.complex64).real.tolist() == [[2, 2]]
+
+
+def test_each_strategy_does_what_its_name_says() -> None:
+    one, other = np.array([[1.0, 5.0]], np.float32), np.array([[3.0, 2.0]], np.float32)
+    expected = {
+        "sum": [[4, 7]],
+        "mean": [[2, 3.5]],
+        "weighted_mean:3,1": [[1.5, 4.25]],
+        "max": [[3, 5]],
+        "min": [[1, 2]],
+        "stack": [[[1, 5], [3, 2]]],
+        "concat": [[1, 5, 3, 2]],
+        "first": [[1, 5]],
+    }
+    for strategy, values in expected.items():
+        assert merge_of(strategy, one, other).tolist() == values, strategy
+    assert merge_of(lambda tensors: tensors[0] * tensors[1], one, other).tolist() == [[3, 10]]
+
+
+def test_arithmetic_is_in_double_for_double_and_in_64_bits_for_integers() -> None:
+    tiny = 1 + 2**-40
+    assert merge_of("mean", np.array([tiny]), np.array([tiny])).tolist() == [tiny]
+    large = 2**53 + 1
+    assert merge_of("sum", np.array([large]), np.array([0])).tolist() == [large]
+
+
+@pytest.mark.parametrize(
+    ("strategies", "specs", "message"),
+    [
+        ({}, [("int8", ()), ("int8", ())], r"'k' comes from t0 \(int8\[\]\) and t1.*--merge 'k'=mean|'k' comes from t0"),
+        ({"k": "median"}, [("int8", ()), ("int8", ())], "no merge strategy"),
+        ({"k": "mean:1"}, [("int8", ()), ("int8", ())], "no merge strategy"),
+        ({"k": "weighted_mean"}, [("int8", ()), ("int8", ())], "no merge strategy"),
+        ({"k": "weighted_mean:a,b"}, [("int8", ()), ("int8", ())], "not numbers"),
+        ({"k": "weighted_mean:1,-1"}, [("int8", ()), ("int8", ())], "add up"),
+        ({"k": "weighted_mean:1"}, [("int8", ()), ("int8", ())], "2 teachers, but has 1 weights"),
+        ({"k": "mean"}, [("int8", (2,)), ("int8", (3,))], "same shape"),
+        ({"k": "concat"}, [("int8", ()), ("int8", ())], "use stack"),
+        ({"k": "max"}, [("complex64", ()), ("complex64", ())], "cannot be calculated for complex64"),
+        ({"k": "sum"}, [("float4_e2m1fn_x2", ()), ("float4_e2m1fn_x2", ())], "cannot be calculated"),
+        ({"k": "sum"}, [("uint64", ()), ("int64", ())], "cannot be calculated for uint64"),
+        ({"other": "sum"}, [("int8", ()), ("int16", ())], "no teacher has key 'other'|say how to merge"),
+        ({"k": "stack"}, [("int8", (-1,)), ("int8", (-1,))], "ragged"),
+        ({"k": lambda tensors: tensors[0].reshape(3, 7)}, [("int8", ()), ("int8", ())], "failed on a row of zeros"),
+    ],
+)
+def test_a_merge_that_cannot_be_is_refused_before_any_batch(strategies: Any, specs: Any, message: str) -> None:
+    descriptions = [Description((KeySpec(key="k", dtype=dtype, shape=shape),)) for dtype, shape in specs]
+    with pytest.raises(MergeError, match=message):
+        Merge(["t0", "t1"], descriptions, strategies)
+
+
+def test_sample_ids_are_compared_row_by_row() -> None:
+    description = Description((KeySpec(key="id", dtype="int64", shape=()),))
+    merge = Merge(["a", "b"], [description] * 2, {}, sample_id="id")
+    same: list[dict[str, Column]] = [{"id": np.arange(4)}, {"id": np.arange(4)}]
+    assert merge.batch(aligned_of(same, 4, 2))["id"].tolist() == [0, 1, 2, 3]
+    other: list[dict[str, Column]] = [{"id": np.arange(4)}, {"id": np.array([0, 1, 9, 3])}]
+    with pytest.raises(SampleMismatch, match="row 102: 'id' is 2 of a but 9 of b"):
+        merge.batch(aligned_of(other, 4, 2))
+
+
+def ragged_batch(options: RaggedOptions | None, *columns: Ragged, strategies: Any = None) -> Batch:
+    description = Description((KeySpec(key="r", dtype="float32", shape=(-1,)),))
+    merge = Merge(
+        [f"t{index}" for index in range(len(columns))], [description] * len(columns), strategies or {}, ragged=options
+    )
+    return merge.batch(aligned_of([{"r": column} for column in columns], len(columns[0].lengths), 1))
+
+
+def test_ragged_rows_are_padded_on_the_side_and_with_the_value_asked_for() -> None:
+    column = Ragged(np.array([1, 2, 3], np.float32), np.array([2, 0, 1]))
+    right = ragged_batch(None, column)
+    assert right["r"].tolist() == [[1, 2], [0, 0], [3, 0]]
+    assert right["r.lengths"].tolist() == [2, 0, 1]
+    left = ragged_batch(RaggedOptions(pad_left=True, pad_value=-1), column)
+    assert left["r"].tolist() == [[1, 2], [-1, -1], [-1, 3]]
+    assert ragged_batch(RaggedOptions(padded=False), column)["r"].tolist() == [1, 2, 3]
+
+
+def test_ragged_rows_are_merged_where_their_lengths_agree() -> None:
+    one = Ragged(np.array([1, 2, 3], np.float32), np.array([2, 1]))
+    assert ragged_batch(None, one, one, strategies={"r": "sum"})["r"].tolist() == [[2, 4], [6, 0]]
+    other = Ragged(np.array([1, 2, 3], np.float32), np.array([1, 2]))
+    with pytest.raises(LengthMismatch, match="row 100: t0 has 2 elements, t1 1"):
+        ragged_batch(None, one, other, strategies={"r": "sum"})
+
+
+def test_keys_keep_the_order_of_registration() -> None:
+    one = Description((KeySpec(key="x", dtype="int8", shape=()), KeySpec(key="r", dtype="int8", shape=())))
+    two = Description((KeySpec(key="y", dtype="int8", shape=()), KeySpec(key="r", dtype="int8", shape=())))
+    assert list(Merge(["a", "b"], [one, two], {"r": "sum"}).description) == ["x", "r", "y"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_are_pinned_when_asked() -> None:
+    one = np.ones((4, 2), np.float32)
+    assert merge_of("mean", one, one, pin_memory=True).is_pinned()

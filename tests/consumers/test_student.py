@@ -1,0 +1,313 @@
+"""What users do with a student: passes, leaving early, two at once, teachers that are late, different or of different length."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
+from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.producers import FileSink, MemorySink, Sink, Teacher
+from tutelage.schemas.container_writer import partial_path
+from tutelage.schemas.errors import (
+    ConfigurationError,
+    CorruptData,
+    LengthMismatch,
+    MergeError,
+    RunMismatch,
+    TruncatedData,
+    WaitTimeout,
+)
+
+
+def teach(sink: Sink, rows: int = 20, *, passes: int = 1, **options: Any) -> None:
+    with Teacher(sink, passes=passes, rows_per_record=3, **options) as teacher:
+        teacher.serve(lambda x: {"x": x, "y": 2.0 * x}, torch.arange(rows), batch_size=4)
+
+
+def student_of(*topics: MemoryTopic, **options: Any) -> Student:
+    student = Student(**{"timeout_s": 5, **options})
+    for topic in topics:
+        student.register_teacher(MemorySource(topic))
+    return student
+
+
+def xs(batches: Any) -> list[list[int]]:
+    return [batch["x"].tolist() for batch in batches]
+
+
+@pytest.fixture
+def topic() -> MemoryTopic:
+    topic = MemoryTopic(name="t", partitions=2)
+    teach(MemorySink(topic))
+    return topic
+
+
+def test_drop_last_leaves_the_short_batch_out(topic: MemoryTopic) -> None:
+    with student_of(topic) as student:
+        assert [len(x) for x in xs(student.knowledge(8))] == [8, 8, 4]
+        assert [len(x) for x in xs(student.knowledge(8, drop_last=True))] == [8, 8]
+
+
+def test_a_pass_left_early_begins_again_and_threads_end(topic: MemoryTopic) -> None:
+    before = threading.active_count()
+    with student_of(topic) as student:
+        for _ in range(3):
+            for batch in student.knowledge(5):
+                assert batch["x"].tolist() == [0, 1, 2, 3, 4]
+                break
+        assert threading.active_count() == before
+        assert xs(student.knowledge(20)) == [list(range(20))]
+    assert threading.active_count() == before
+
+
+def test_only_one_iterator_at_a_time(topic: MemoryTopic) -> None:
+    with student_of(topic) as student:
+        first = student.knowledge(5)
+        next(first)
+        with pytest.raises(ConfigurationError, match="another iterator"):
+            student.knowledge(5)
+        first.close()  # type: ignore[attr-defined]
+        assert len(xs(student.knowledge(5))) == 4
+
+
+def test_passes_follow_each_other_and_begin_again() -> None:
+    topic = MemoryTopic()
+    with Teacher(MemorySink(topic), passes=2) as teacher:
+        starts = iter([0, 100])
+
+        def inputs() -> Any:
+            start = next(starts)
+            return iter([torch.arange(start, start + 3)])
+
+        teacher.serve(lambda x: {"x": x}, inputs)
+    with student_of(topic) as student:
+        assert student.passes == 2
+        assert [xs(student.knowledge(9))[0] for _ in range(3)] == [[0, 1, 2], [100, 101, 102], [0, 1, 2]]
+        assert xs(student.knowledge(9, pass_index=0)) == [[0, 1, 2]]
+        with pytest.raises(ConfigurationError, match="writes? 2 passes"):
+            student.knowledge(9, pass_index=2)
+
+
+def test_two_students_read_one_topic(topic: MemoryTopic) -> None:
+    with student_of(topic) as one, student_of(topic) as other:
+        for batch1, batch2 in zip(one.knowledge(6), other.knowledge(6), strict=True):
+            assert torch.equal(batch1["x"], batch2["x"])
+
+
+def test_a_student_may_start_first_and_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+    topic = MemoryTopic(name="late")
+    writer = threading.Timer(2.5, teach, [MemorySink(topic)])
+    writer.start()
+    with student_of(topic) as student:
+        assert xs(student.knowledge(20)) == [list(range(20))]
+    writer.join()
+    assert "waiting for the first record of memory topic 'late'" in caplog.text
+
+
+def test_a_teacher_that_stops_is_named_with_the_record_that_is_missing(topic: MemoryTopic) -> None:
+    for log in topic.logs:
+        del log[2:]
+    with student_of(topic, timeout_s=1) as student, pytest.raises(WaitTimeout, match=r"t, partition 0, record 4"):
+        list(student.knowledge(4))
+    with student_of(MemoryTopic(name="never"), timeout_s=0.3) as student, pytest.raises(WaitTimeout, match="never"):
+        list(student.knowledge(4))
+
+
+def test_teachers_of_different_length_are_an_error_or_truncated(topic: MemoryTopic) -> None:
+    longer = MemoryTopic(name="longer")
+    teach(MemorySink(longer), 23, name="longer")
+    merge = {"x": "first", "y": "mean"}
+    with student_of(topic, longer, merge=merge) as student, pytest.raises(LengthMismatch, match="t has 20 rows, longer has"):
+        list(student.knowledge(8))
+    with student_of(topic, longer, merge=merge, on_length_mismatch="truncate") as student:
+        for _ in range(2):
+            assert [x for batch in xs(student.knowledge(8)) for x in batch] == list(range(20))
+
+
+def test_truncated_passes_are_followed_by_the_right_next_ones() -> None:
+    short, longer = MemoryTopic(name="short", partitions=3), MemoryTopic(name="longer", partitions=2)
+    teach(MemorySink(short), 10, passes=3)
+    teach(MemorySink(longer), 40, passes=3)
+    with student_of(short, longer, merge={"x": "sum", "y": "sum"}, on_length_mismatch="truncate") as student:
+        for _ in range(3):
+            assert xs(student.knowledge(4)) == [[0, 2, 4, 6], [8, 10, 12, 14], [16, 18]]
+
+
+def test_teachers_of_different_passes_or_inputs_are_refused(topic: MemoryTopic) -> None:
+    twice = MemoryTopic(name="twice")
+    teach(MemorySink(twice), passes=2)
+    with student_of(topic, twice) as student, pytest.raises(LengthMismatch, match="t writes 1, twice writes 2"):
+        student.knowledge(4)
+    one, other = MemoryTopic(name="one"), MemoryTopic(name="other")
+    teach(MemorySink(one), inputs="A")
+    teach(MemorySink(other), inputs="B")
+    merge = {"x": "first", "y": "first"}
+    with student_of(one, other, merge=merge) as student, pytest.raises(RunMismatch, match="one read 'A', other read 'B'"):
+        student.knowledge(4)
+    with student_of(one, other, merge=merge, allow_other_inputs=True) as student:
+        assert xs(student.knowledge(20)) == [list(range(20))]
+
+
+def test_a_common_key_without_a_strategy_is_named_at_the_start(topic: MemoryTopic) -> None:
+    with student_of(topic, MemoryTopic(name="again")) as student:
+        teach(MemorySink(student._sources[1]._topic))  # type: ignore[attr-defined]
+        with pytest.raises(MergeError, match="'x' comes from t .* and again"):
+            _ = student.description
+
+
+def test_calls_in_the_wrong_order_are_refused(topic: MemoryTopic) -> None:
+    with pytest.raises(ConfigurationError, match="no teachers"):
+        Student().start()
+    student = student_of(topic)
+    with pytest.raises(ConfigurationError, match="not started"):
+        student.knowledge(4)
+    with student:
+        with pytest.raises(ConfigurationError, match="before start"):
+            student.register_teacher(MemorySource(MemoryTopic(name="other")))
+        with pytest.raises(ConfigurationError, match="started already"):
+            student.start()
+        with pytest.raises(ConfigurationError, match="batch_size is 0"):
+            student.knowledge(0)
+        with pytest.raises(ConfigurationError, match="no teacher 1"):
+            student.recv(1)
+    again = Student()
+    source = MemorySource(topic)
+    again.register_teacher(source)
+    with pytest.raises(ConfigurationError, match="registered already"):
+        again.register_teacher(source)
+    for options in ({"on_length_mismatch": "ignore"}, {"prefetch": 0}, {"timeout_s": 0}):
+        with pytest.raises(ConfigurationError):
+            Student(**options)  # type: ignore[arg-type]
+
+
+def test_the_queue_fills_while_nobody_takes(topic: MemoryTopic) -> None:
+    with student_of(topic, prefetch=3) as student:
+        assert student.queue_size == 0
+        batches = student.knowledge(2)
+        next(batches)
+        deadline = time.monotonic() + 5
+        while student.queue_size < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert student.queue_size == 3
+
+
+def test_messages_go_both_ways_in_order(topic: MemoryTopic, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    other = MemoryTopic(name="other")
+    teach(FileSink(tmp_path / "a.avro"))
+    student = student_of(topic, other)
+    student.register_teacher(FileSource(tmp_path / "a.avro"))
+    with student, Teacher(MemorySink(other)) as teacher:
+        student.send({"temperature": torch.tensor([2.0])})
+        student.send("again", teachers=[1])
+        assert "is not sent" in caplog.text
+        assert teacher.recv(timeout_s=1)["temperature"].tolist() == [2.0]
+        assert teacher.recv(timeout_s=1) == "again"
+        teacher.send([1, None, "two"])
+        assert student.recv(1, timeout_s=1) == [1, None, "two"]
+        with pytest.raises(WaitTimeout, match="control message"):
+            student.recv(1, timeout_s=0.1)
+        with pytest.raises(ConfigurationError, match="is a file"):
+            student.recv(2)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:This DataLoader will create")
+def test_a_data_loader_gives_the_same_batches_with_any_workers(tmp_path: Path, workers: int, context: str) -> None:
+    teach(FileSink(tmp_path / "a.avro"), 50)
+    student = Student()
+    student.register_teacher(FileSource(tmp_path / "a.avro"))
+    with student:
+        if context == "fork":
+            # A student that is in use already must not hand its threads to a forked worker.
+            assert student.passes == 1
+        options: dict[str, Any] = {"multiprocessing_context": context} if workers else {}
+        loader = DataLoader(student.dataset(7), batch_size=None, num_workers=workers, **options)
+        for _ in range(2 if not workers else 1):
+            assert [x for batch in loader for x in batch["x"].tolist()] == list(range(50))
+
+
+def test_a_dataset_goes_on_from_its_state(topic: MemoryTopic) -> None:
+    with student_of(topic) as student:
+        dataset = student.dataset(6)
+        batches = iter(dataset)
+        next(batches)
+        state = dataset.state_dict()
+        batches.close()  # type: ignore[attr-defined]
+    with student_of(topic) as student:
+        dataset = student.dataset(6)
+        dataset.load_state_dict(state)
+        assert [batch["x"].tolist()[0] for batch in dataset] == [6, 12, 18]
+
+
+def test_a_checkpoint_is_the_old_or_the_new_one_and_is_checked(topic: MemoryTopic, tmp_path: Path) -> None:
+    path = tmp_path / "student.json"
+    with student_of(topic) as student:
+        batches = student.knowledge(6)
+        next(batches)
+        student.save(path)
+        batches.close()  # type: ignore[attr-defined]
+    other = MemoryTopic(name="other", partitions=2)
+    teach(MemorySink(other))
+    for made, arguments, message in (
+        (student_of(topic), {"batch_size": 7}, "batch_size was 6, is 7"),
+        (student_of(topic), {"batch_size": 6, "drop_last": True}, "drop_last was False, is True"),
+        (student_of(other), {"batch_size": 6}, "run_id"),
+    ):
+        with made as student:
+            student.load(path)
+            with pytest.raises(RunMismatch, match=message):
+                student.knowledge(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="1 teachers, the student 2"):
+        student_of(topic, other).load(path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["student.json"]
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    for content in ("", "{", "[]", '{"version": 99}', "\x00"):
+        path.write_text(content)
+        with pytest.raises(CorruptData, match=r"c\.json"):
+            load_checkpoint(path)
+    for wrong in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(ConfigurationError):
+            load_checkpoint(wrong)
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        save_checkpoint(tmp_path / "no" / "folder.json", {})
+
+
+def test_a_missing_unfinished_or_partial_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.avro"
+
+    def read(name: Path) -> list[int]:
+        student = Student()
+        student.register_teacher(FileSource(name))
+        with student:
+            return [x for batch in student.knowledge(4) for x in batch["x"].tolist()]
+
+    with pytest.raises(ConfigurationError, match=r"no file .*a\.avro"):
+        read(path)
+    with Teacher(FileSink(path), rows_per_record=3) as teacher:
+        teacher.write({"x": torch.arange(10)})
+        with pytest.raises(ConfigurationError, match="has not finished"):
+            read(path)
+        with pytest.raises(
+            TruncatedData, match=r"partial ends at byte \d+ after record 2 of pass 0, before the end of the run"
+        ):
+            read(partial_path(path))
+    assert read(path) == list(range(10))
+
+
+def test_a_repr_reads_like_what_a_person_would_say(topic: MemoryTopic) -> None:
+    student = student_of(topic)
+    assert repr(student) == "Student(of t; not started)"
+    with student:
+        list(student.knowledge(20))
+        assert repr(student) == "Student(of t; pass 0, 0 batches delivered)"
