@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = folder / "stack.json"
+        # Processes this object started itself, to be reaped when they end.
+        self._children: list[subprocess.Popen[bytes]] = []
 
     def __repr__(self) -> str:
         return f"Stack({str(self._folder)!r})"
@@ -86,8 +89,7 @@ class Stack:
             self._write(addresses, processes)
             self._await_ready(addresses, processes)
         except BaseException:
-            for process in processes.values():
-                _end(process.pid, None)
+            self._end_children()
             raise
         return addresses
 
@@ -117,8 +119,15 @@ class Stack:
             return False
         for entry in state["processes"].values():
             _end(entry["pid"], entry["created"])
+        self._end_children()
         shutil.rmtree(self._folder, ignore_errors=True)
         return True
+
+    def _end_children(self) -> None:
+        for child in self._children:
+            _end(child.pid, None)
+            child.wait(_STOP_TIMEOUT_S)
+        self._children.clear()
 
     def _start_broker(
         self, index: int, ports: list[tuple[int, int]], cluster: str, java: str, jars: Path
@@ -177,7 +186,7 @@ class Stack:
 
     def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("wb") as output:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 command,
                 cwd=self._folder,
                 env={**os.environ, **environment},
@@ -186,6 +195,8 @@ class Stack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._children.append(child)
+        return child
 
     def _write(self, addresses: StackAddresses, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
         started = {
@@ -234,6 +245,9 @@ def _registry_answers(addresses: StackAddresses) -> bool:
     try:
         with urllib.request.urlopen(f"{addresses.registry}/subjects", timeout=1.0) as response:
             return bool(response.status == HTTPStatus.OK)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
     except OSError:
         time.sleep(0.1)
         return False
