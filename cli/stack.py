@@ -56,7 +56,6 @@ def up(
     """
     from tutelage.deploy.local import Stack
 
-    typer.echo("starting broker and registry ...", err=True)
     _print(Stack(stack_folder(folder)).up(brokers=brokers, kafka_port=port or None, registry_port=registry_port or None))
 
 

@@ -43,16 +43,19 @@ class Align:
         ready = [stream.rows_ready if stream.ready() else 0 for stream in self._streams]
         rows = min(ready)
         if len(set(ready)) > 1 and not self._truncate:
-            raise LengthMismatch(
-                f"the teachers differ in length at row {self.row + rows}: "
-                + ", ".join(f"{name} {self._length(index)}" for index, name in enumerate(self._names))
-                + "; ask for on_length_mismatch='truncate' to end at the shortest"
-            )
+            raise self.mismatch()
         if not rows:
             return None
         aligned = Aligned(first_row=self.row, rows=rows, shares=tuple(stream.pop(rows) for stream in self._streams))
         self.row += rows
         return aligned
+
+    def mismatch(self) -> LengthMismatch:
+        """The error for teachers of different length, as far as their lengths are known."""
+        lengths = ", ".join(f"{name} {self._length(index)}" for index, name in enumerate(self._names))
+        return LengthMismatch(
+            f"the teachers differ in length: {lengths}; ask for on_length_mismatch='truncate' to end at the shortest"
+        )
 
     def _length(self, index: int) -> str:
         stream = self._streams[index]

@@ -26,7 +26,7 @@ from tutelage.consumers.strategies import (
     result_dtype,
     torch_dtype,
 )
-from tutelage.consumers.torch_view import carrier_of, raw_view, view
+from tutelage.consumers.torch_view import WireView
 from tutelage.schemas.errors import CorruptData, LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Array, Description, KeySpec, Ragged
 
@@ -53,6 +53,8 @@ class _Key:
     specs: tuple[KeySpec, ...]
     strategy: Strategy
     result: KeySpec = field(repr=False)
+    views: tuple[WireView, ...] = field(repr=False)
+    dtypes: tuple[torch.dtype, ...] = field(repr=False)
 
 
 class Merge:
@@ -114,25 +116,26 @@ class Merge:
 
     def _merged(self, plan: _Key, columns: list[list[Array]], length: int) -> torch.Tensor:
         """One key's tensor [length, *inner] of each teacher's arrays, one behind the other."""
-        strategy, specs = plan.strategy, plan.specs
+        strategy, views = plan.strategy, plan.views
         if strategy.name == "first":
-            return _filled(columns[0], specs[0], length, torch_dtype(specs[0].dtype), self._empty)
-        dtype = promoted([spec.dtype for spec in specs])
+            return _filled(columns[0], views[0], length, plan.dtypes[0], self._empty)
+        dtype = promoted(plan.dtypes)
         if strategy.elementwise:
             wide, result = accumulator(strategy, dtype), result_dtype(strategy, dtype)
             # Only the last tensor is the user's; where there is none between, it is allocated as they want it.
-            total = _filled(columns[0], specs[0], length, wide, self._empty if wide == result else _plain)
+            total = _filled(columns[0], views[0], length, wide, self._empty if wide == result else _plain)
             begin(strategy, total)
             for teacher in range(1, len(columns)):
                 at = 0
                 for array in columns[teacher]:
-                    values = view(array, specs[teacher].wire).to(wide)
+                    values = views[teacher].view(array).to(wide)
                     accumulate(strategy, total[at : at + len(array)], values, teacher)
                     at += len(array)
             return self._given(finish(strategy, total, len(columns), result, plan.key))
+        own = strategy.name == "callable"
         tensors = [
-            _filled(arrays, spec, length, dtype if strategy.name != "callable" else torch_dtype(spec.dtype), _plain)
-            for arrays, spec in zip(columns, specs, strict=True)
+            _filled(arrays, viewed, length, theirs if own else dtype, _plain)
+            for arrays, viewed, theirs in zip(columns, views, plan.dtypes, strict=True)
         ]
         return self._given(_combined(plan, tensors))
 
@@ -202,14 +205,22 @@ def _planned(
         raise MergeError(f"the sample id {key!r} comes from {who}: it must have one dtype and shape")
     if specs[0].ragged and strategy.name in ("stack", "callable"):
         raise MergeError(f"key {key!r} is ragged: {strategy.name} is not defined for it")
-    return _Key(key=key, teachers=teachers, specs=specs, strategy=strategy, result=_result(key, specs, strategy))
+    return _Key(
+        key=key,
+        teachers=teachers,
+        specs=specs,
+        strategy=strategy,
+        result=_result(key, specs, strategy),
+        views=tuple(WireView(spec.wire, spec.inner) for spec in specs),
+        dtypes=tuple(torch_dtype(spec.dtype) for spec in specs),
+    )
 
 
 def _result(key: str, specs: Sequence[KeySpec], strategy: Strategy) -> KeySpec:
     first = specs[0]
     if strategy.name == "first":
         return KeySpec(key=key, dtype=first.dtype, shape=first.shape)
-    dtype = result_dtype(strategy, promoted([spec.dtype for spec in specs]))
+    dtype = result_dtype(strategy, promoted([torch_dtype(spec.dtype) for spec in specs]))
     shape = first.shape
     if strategy.name == "stack":
         shape = (len(specs), *shape)
@@ -238,15 +249,17 @@ def _combined(plan: _Key, tensors: list[torch.Tensor]) -> torch.Tensor:
     return merged
 
 
-def _filled(arrays: list[Array], spec: KeySpec, length: int, dtype: torch.dtype, allocate: Allocate) -> torch.Tensor:
+def _filled(arrays: list[Array], viewed: WireView, length: int, dtype: torch.dtype, allocate: Allocate) -> torch.Tensor:
     """The arrays one behind the other, decoded, in a tensor of `dtype`."""
-    out = allocate((length, *spec.inner), dtype)
-    same = torch_dtype(spec.wire) == dtype
-    target = out.view(carrier_of(spec.wire)) if same else out
+    out = allocate((length, *viewed.inner), dtype)
+    same = viewed.dtype == dtype
+    target = out.view(viewed.carrier) if same else out
+    if len(arrays) == 1:
+        target.copy_(viewed.raw(arrays[0]) if same else viewed.view(arrays[0]))
+        return out
     at = 0
     for array in arrays:
-        source = raw_view(array) if same else view(array, spec.wire)
-        target[at : at + len(array)].copy_(source)
+        target[at : at + len(array)].copy_(viewed.raw(array) if same else viewed.view(array))
         at += len(array)
     return out
 

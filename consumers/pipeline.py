@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,10 +14,12 @@ from tutelage.consumers.merge import Batch, Merge
 from tutelage.consumers.order import Order, PassEnd
 from tutelage.consumers.rebatch import Rebatch
 from tutelage.consumers.source import Arrival, Opened, Position, Source
+from tutelage.schemas.errors import LengthMismatch
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
+_LENGTHS_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,8 +157,23 @@ class Pipeline:
                 self._out.put(Merged(batch=self._merge.batch(aligned), positions=positions, rows=aligned.rows), 1)
         except Closed:
             pass
+        except LengthMismatch:
+            self._learn_lengths()
+            self._out.fail(self._align.mismatch())
         except BaseException as error:  # whatever it is, the user must hear of it
             self._out.fail(error)
+
+    def _learn_lengths(self) -> None:
+        """Read on to the ends, as far as they come soon, so that the error can name every length."""
+        deadline = time.monotonic() + _LENGTHS_WITHIN_S
+        for teacher, rebatch in zip(self._teachers, self._rebatches, strict=True):
+            while rebatch.end is None and time.monotonic() < deadline and not self._out.closed:
+                try:
+                    item = teacher.channel.get(_POLL_S)
+                except BaseException:  # the lengths are what matters now
+                    break
+                if isinstance(item, PassEnd):
+                    rebatch.end = item
 
     def _feed(self) -> bool:
         """Bring in records until every teacher has a batch ready or is at its end; False if the pipeline is closed."""

@@ -55,11 +55,10 @@ def parsed(key: str, strategy: MergeStrategy) -> Strategy:
     return Strategy(name=name, weights=weights)
 
 
-def promoted(dtypes: Sequence[str]) -> torch.dtype:
+def promoted(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     """The dtype that holds values of all of these; torch's rule, with float8 counted as float32 beside another dtype."""
-    result = torch_dtype(dtypes[0])
-    for name in dtypes[1:]:
-        other = torch_dtype(name)
+    result = dtypes[0]
+    for other in dtypes[1:]:
         if other != result:
             pair = [torch.float32 if "float8" in str(one) else one for one in (result, other)]
             result = torch.promote_types(*pair)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from tutelage.consumers.strategies import torch_dtype
 from tutelage.schemas.dtypes import DTYPES
 from tutelage.schemas.record import Array
 
-_CARRIERS = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}
+_CARRIERS = {1: (np.uint8, torch.uint8), 2: (np.int16, torch.int16), 4: (np.int32, torch.int32), 8: (np.int64, torch.int64)}
+_WIDEST = (np.complex128, torch.complex128)
 
 # Kafka hands out immutable bytes, and torch warns once a process that it cannot mark a tensor so. These views are only ever copied
 # from; the warning is spent here, before anybody's warnings-as-errors can trip over it.
@@ -21,29 +23,33 @@ with warnings.catch_warnings():
     torch.from_numpy(np.frombuffer(b"\0", np.uint8))
 
 
-def raw_view(array: Array) -> torch.Tensor:
-    """The array's elements as integers of their width: enough to copy them, whatever they mean."""
-    carrier = _CARRIERS.get(array.dtype.itemsize)
-    return torch.from_numpy(array if carrier is None else array.view(carrier))
+class WireView:
+    """How one key's columns are looked at: made once a key, used for every piece of every batch.
 
+    `inner` is the shape behind the rows, `dtype` torch's dtype on the wire, `carrier` one of the same width that can be copied
+    whatever the elements mean.
+    """
 
-def view(array: Array, dtype: str) -> torch.Tensor:
-    """The array as a tensor of the dtype named."""
-    found = torch_dtype(dtype)
-    tensor = raw_view(array)
-    return tensor if tensor.dtype == found else tensor.view(found)
+    __slots__ = ("_storage", "carrier", "dtype", "inner")
 
+    def __init__(self, dtype: str, inner: Sequence[int] = ()) -> None:
+        self._storage, self.carrier = _CARRIERS.get(DTYPES[dtype].itemsize, _WIDEST)
+        self.dtype = torch_dtype(dtype)
+        self.inner = tuple(inner)
 
-def carrier_of(dtype: str) -> torch.dtype:
-    """The dtype `raw_view` gives for arrays stored as `dtype`."""
-    width = DTYPES[dtype].itemsize
-    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(width, torch.complex128)
+    def raw(self, array: Array) -> torch.Tensor:
+        """The array's elements in the carrier."""
+        return torch.from_numpy(array.view(self._storage))
+
+    def view(self, array: Array) -> torch.Tensor:
+        """The array as a tensor of its dtype."""
+        return self.raw(array).view(self.dtype)
 
 
 def bytes_of(tensor: torch.Tensor) -> Array:
     """A tensor's elements in order, as a flat uint8 array; a view where it is contiguous and on the CPU."""
     name = str(tensor.dtype).removeprefix("torch.")
-    return np.asarray(tensor.detach().cpu().contiguous().reshape(-1).view(carrier_of(name)).numpy().view(np.uint8))
+    return np.asarray(tensor.detach().cpu().contiguous().reshape(-1).view(WireView(name).carrier).numpy().view(np.uint8))
 
 
 def without_torch(value: Any) -> Any:

@@ -87,6 +87,12 @@ def registry_home() -> Path:
     return next(home.rglob("quarkus-run.jar")).parent
 
 
+def maven_artifact(coordinates: str, what: str) -> Path:
+    """The folder with one artifact (group:artifact:version), without what it depends on; fetched if need be."""
+    goals = ["dependency:copy", f"-Dartifact={coordinates}", "-DoutputDirectory={target}"]
+    return _fetched("-".join(coordinates.split(":")[1:]), goals, what)
+
+
 def _fetched(name: str, goals: list[str], what: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage"
     target = cache / name

@@ -124,7 +124,10 @@ def test_teachers_of_different_length_are_an_error_or_truncated(topic: MemoryTop
     longer = MemoryTopic(name="longer")
     teach(MemorySink(longer), 23, name="longer")
     merge = {"x": "first", "y": "mean"}
-    with student_of(topic, longer, merge=merge) as student, pytest.raises(LengthMismatch, match="t has 20 rows, longer has"):
+    with (
+        student_of(topic, longer, merge=merge) as student,
+        pytest.raises(LengthMismatch, match="t has 20 rows, longer has 23 rows"),
+    ):
         list(student.knowledge(8))
     with student_of(topic, longer, merge=merge, on_length_mismatch="truncate") as student:
         for _ in range(2):

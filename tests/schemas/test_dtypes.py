@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.consumers.torch_view import bytes_of, view
+from tutelage.consumers.torch_view import WireView, bytes_of
 from tutelage.producers.transfer import WireOptions, start_transfer
 from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
 from tutelage.schemas.errors import SchemaError
@@ -39,7 +39,7 @@ def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(name: str, s
     column = batch.columns()["k"]
     assert isinstance(column, np.ndarray)
     assert column.dtype == DTYPES[name].storage
-    again = view(column, name)
+    again = WireView(name).view(column)
     assert again.dtype == dtype
     assert again.shape == tensor.shape
     assert bytes_of(again).tobytes() == raw.numpy().tobytes()

@@ -1,0 +1,45 @@
+# Everything a clone needs, each as the first thing typed: install, demo, test, check, bench, clean.
+
+PYTHON ?= python3
+BIN := .venv/bin
+FOLDERS := schemas producers consumers cli deploy/local examples
+TYPED := $(addprefix -p tutelage.,schemas producers consumers cli deploy.local examples.toy examples.digits)
+
+.PHONY: install demo test check bench clean FORCE
+
+install: .venv/installed
+
+# A strict editable install links each file: it is done again when files come or go, not when they change.
+.venv/files: FORCE
+	@mkdir -p .venv
+	@find $(FOLDERS) -name '__pycache__' -prune -o -type f -print | LC_ALL=C sort > .venv/files.new
+	@cmp -s .venv/files.new $@ && rm .venv/files.new || mv .venv/files.new $@
+
+.venv/installed: .venv/files pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tutelage needs Python 3.11 or newer; name one: make PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || { echo "installing uv"; $(BIN)/python -m pip install -q --disable-pip-version-check uv; }
+	@echo "installing tutelage and what it needs (about 5 GB with torch, the first time)"
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --config-settings editable_mode=strict -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/tutelage demo
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/pytest -q tests/test_layout.py
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+FORCE:

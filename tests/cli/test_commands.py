@@ -1,0 +1,206 @@
+"""The commands in one process: what they print, what they exit with, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+from commands import Result, invoke
+
+from tutelage.cli.kafka_flags import kafka_settings
+from tutelage.cli.sources import is_file, pairs
+from tutelage.schemas.errors import ConfigurationError
+
+TEACHER1 = "tutelage.examples.toy.lessons:teacher1"
+TEACHER2 = "tutelage.examples.toy.lessons:teacher2"
+
+
+def failed(result: Result, code: int, *words: str) -> str:
+    """Assert that a command ended in one line on stderr with these words, and nothing on stdout."""
+    assert result.code == code, result
+    assert not result.out
+    lines = [line for line in result.err.splitlines() if not line.startswith("waiting for")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made current, with the toy's two teachers' files."""
+    monkeypatch.chdir(tmp_path)
+    for name, teacher in (("t1.avro", TEACHER1), ("t2.avro", TEACHER2)):
+        assert invoke("teach", teacher, "--out", name).code == 0
+    return tmp_path
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    assert "teach" in invoke("--help").out
+    for command in ("teach", "learn", "record", "replay", "inspect", "verify"):
+        assert f"tutelage {command} " in invoke(command, "--help").out
+    assert "tutelage stack up" in invoke("stack", "up", "--help").out
+    assert invoke("--version").out.startswith("tutelage ")
+
+
+def test_teach_learn_inspect_verify(files: Path) -> None:
+    learned = invoke("learn", "t1.avro", "t2.avro", "--merge", "result=mean", "--rows", "2")
+    rows = [json.loads(line) for line in learned.out.splitlines()[:2]]
+    assert rows == [{"x": [x], "2x-1": [2 * x - 1], "result": [2.0 * x], "2x+1": [2 * x + 1]} for x in (0, 1)]
+    digests = {
+        json.loads(invoke("learn", "t1.avro", "t2.avro", "-m", "result=mean", "--batch-size", str(size), "--json").out)[
+            "digest"
+        ]
+        for size in (1, 7, 64, 5000)
+    }
+    assert len(digests) == 1
+    inspected = json.loads(invoke("inspect", "t1.avro", "--json").out)
+    assert inspected["teacher"] == "teacher1"
+    assert inspected["keys"]["2x-1"] == {"dtype": "int64", "shape": [1], "wire": "int64"}
+    assert "'2x-1': int64[1]" in invoke("inspect", "t1.avro").out
+    assert "is whole" in invoke("verify", "t1.avro").out
+    assert json.loads(invoke("verify", "t1.avro", "--json").out)["rows"] == 1000
+
+
+def test_learn_writes_a_file_that_gives_the_same_again(files: Path) -> None:
+    first = invoke("learn", "t1.avro", "t2.avro", "-m", "result=sum", "--out", "merged.avro", "--json")
+    again = invoke("learn", "merged.avro", "--json")
+    assert json.loads(first.out)["digest"] == json.loads(again.out)["digest"]
+    with Path("merged.avro").open("rb") as file:
+        reader: Any = fastavro.reader(file)
+        assert sum(record["rows"] for record in reader) == 1000
+
+
+def test_learn_trains_and_goes_on_from_its_checkpoint(files: Path) -> None:
+    Path("my_student.py").write_text(
+        "seen = []\n"
+        "def train(batches):\n"
+        "    for index, batch in enumerate(batches):\n"
+        "        seen.append(int(batch['x'][0]))\n"
+        "        print(seen[-1])\n"
+        "        if stop_after and index + 1 == stop_after:\n"
+        "            raise SystemExit(9)\n"
+        "stop_after = 0\n"
+    )
+    arguments = ("learn", "t1.avro", "--batch-size", "100", "--checkpoint", "c.json", "--checkpoint-every", "1", "--train")
+    stopping = Path("stopping.py")
+    stopping.write_text(Path("my_student.py").read_text().replace("stop_after = 0", "stop_after = 4"))
+    stopped = invoke(*arguments, "stopping.py:train")
+    assert stopped.code == 9
+    assert stopped.out.split() == ["0", "100", "200", "300"]
+    resumed = invoke(*arguments, "my_student.py:train")
+    assert resumed.code == 0
+    # The fourth batch was not finished when the student stopped, so it comes again.
+    assert resumed.out.split()[:7] == ["300", "400", "500", "600", "700", "800", "900"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("teach", TEACHER1, "--out", "t1.avro"), 2, ("t1.avro exists", "--overwrite")),
+        (("teach", TEACHER1), 2, ("--out FILE.avro or --topic TOPIC",)),
+        (("teach", TEACHER1, "--out", "a.avro", "--topic", "a"), 2, ("one of them",)),
+        (("teach", "nothing.here:teacher", "--out", "a.avro"), 2, ("no module nothing.here",)),
+        (("teach", "json:nothing", "--out", "a.avro"), 2, ("json has no nothing",)),
+        (("teach", "json", "--out", "a.avro"), 2, ("MODULE:NAME",)),
+        (("teach", "none.py:x", "--out", "a.avro"), 2, ("no file none.py",)),
+        (("teach", "json:decoder", "--out", "a.avro"), 2, ("must be a tutelage.producers.Lesson",)),
+        (("teach", TEACHER1, "--out", "no/such/folder.avro"), 2, ("no folder no/such",)),
+        (("teach", TEACHER1, "--out", "a.avro", "--codec", "bzip2"), 2, ("'bzip2' is not one of",)),
+        (("teach", TEACHER1, "--out", "a.avro", "--device", "cuda:7"), 2, ("no CUDA device",)),
+        (("learn", "none.avro"), 2, ("no file none.avro",)),
+        (("learn", "t1.avro", "t2.avro"), 2, ("key 'result' comes from teacher1", "--merge result=mean")),
+        (("learn", "t1.avro", "t2.avro", "-m", "result"), 2, ("KEY=VALUE",)),
+        (("learn", "t1.avro", "t2.avro", "-m", "result=median"), 2, ("'median' is no merge strategy",)),
+        (("learn", "t1.avro", "t1.avro"), 2, ("registered already",)),
+        (("learn", "text.avro"), 5, ("text.avro is not an Avro container file",)),
+        (("learn", "cut.avro"), 5, ("cut.avro, block 0 at byte", "is cut")),
+        (("verify", "cut.avro"), 5, ("cut.avro, block 0 at byte", "is cut")),
+        (("inspect", "."), 2, ("is a folder",)),
+        (("learn", "short.avro", "t1.avro", "-m", "x=first", "-m", "2x-1=first", "-m", "result=max"), 5, ("10 rows", "1000 rows")),
+        (("learn", "t1.avro", "-X", "nonsense"), 2, ("-X nonsense",)),
+        (("learn", "topic", "-X", "no.such.option=1", "--timeout", "1"), 2, ("no.such.option",)),
+        (("teach", "empty.py:lesson", "--out", "a.avro"), 2, ("gave no rows",)),
+        (("replay", "none.avro", "topic"), 2, ("no file none.avro",)),
+        (("stack", "up", "--brokers", "2", "--folder", "s"), 7, ("1 or 3 brokers",)),
+    ],
+)  # fmt: skip
+def test_each_mistake_ends_in_one_clear_line_and_its_exit_code(
+    files: Path, arguments: tuple[str, ...], code: int, words: tuple[str, ...]
+) -> None:
+    Path("text.avro").write_text("no avro")
+    Path("cut.avro").write_bytes(Path("t1.avro").read_bytes()[:-20000])
+    Path("empty.py").write_text("from tutelage.producers import Lesson\nlesson = Lesson(model=lambda b: {'x': b}, inputs=[])\n")
+    Path("short.py").write_text(
+        "import torch\nfrom tutelage.producers import Lesson\n"
+        "lesson = Lesson(model=lambda b: {'x': b, '2x-1': b, 'result': b}, inputs=torch.arange(10).reshape(-1, 1), batch_size=4)\n"
+    )
+    assert invoke("teach", "short.py:lesson", "--out", "short.avro").code == 0
+    before = {path.name: path.read_bytes() for path in files.glob("*.avro")}
+    failed(invoke(*arguments), code, *words)
+    assert {path.name: path.read_bytes() for path in files.glob("*.avro")} == before
+    assert not list(files.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "command", [("teach", TEACHER1, "--topic", "t"), ("learn", "topic:t"), ("record", "t", "t.avro"), ("verify", "topic:t")]
+)
+def test_no_broker_is_one_line_within_the_time_it_takes_to_be_sure(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tutelage.schemas.kafka_connection.BROKER_TIMEOUT_S", 2.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for port in (1, silent.getsockname()[1]):
+            address = f"127.0.0.1:{port}"
+            failed(invoke(*command, "-b", address), 4, f"no Kafka broker answered at {address}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_are_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text("# mine\nbootstrap.servers = file:1\nschema.registry.url=http://file\nsecurity.protocol=SSL\nclient.id=a\n")
+    given = kafka_settings(None, None, file, ["client.id=b"])
+    assert (given.bootstrap_servers, given.options) == ("file:1", {"security.protocol": "SSL", "client.id": "b"})
+    assert "http://file" in repr(given.registry)
+    assert kafka_settings("flag:1", "http://flag", file, None).bootstrap_servers == "flag:1"
+    assert kafka_settings(None, None, None, None).bootstrap_servers == "localhost:9092"
+
+
+def test_a_file_with_secrets_that_others_may_read_is_refused_without_saying_them(tmp_path: Path) -> None:
+    file = tmp_path / "client.properties"
+    file.write_text("sasl.password=hunter2\n")
+    file.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="chmod 600") as caught:
+        kafka_settings(None, None, file, None)
+    assert "hunter2" not in str(caught.value)
+    file.chmod(0o600)
+    given = kafka_settings(None, None, file, None)
+    assert given.options["sasl.password"] == "hunter2"
+    assert "hunter2" not in repr(given)
+    file.write_text("no equals sign\n")
+    with pytest.raises(ConfigurationError, match="line 1"):
+        kafka_settings(None, None, file, None)
+
+
+def test_sources_are_files_where_they_look_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").touch()
+    found = {text: is_file(text) for text in ("a.avro", "a/b", "file:a", "topic:a.avro", "a", "here", "a.avro.partial")}
+    assert found == {
+        "a.avro": True,
+        "a/b": True,
+        "file:a": True,
+        "topic:a.avro": False,
+        "a": False,
+        "here": True,
+        "a.avro.partial": True,
+    }
+    assert pairs(["a=b=mean", "2x-1=sum"], "-m") == {"a=b": "mean", "2x-1": "sum"}
