@@ -10,7 +10,7 @@ from tutelage.consumers.order import Order, PassEnd
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.producers.sink import Sink
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import SinkExists, TruncatedData
+from tutelage.schemas.errors import CorruptData, SinkExists
 from tutelage.schemas.record import Record
 from tutelage.schemas.waiting import Wait
 
@@ -49,13 +49,20 @@ def in_order(
     order = Order(opened.stream, opened.partitions, position)
     arrivals = source.read(position)
     passes = start[0]
+    # Rows before the start are not seen; they fill whole records, unless the start is a pass's end itself.
+    rows = start[1] * opened.stream.rows_per_record
     wait: Wait | None = None
     try:
         while passes < opened.stream.passes:
             item: Arrival | PassEnd | None = order.pop()
             if item is not None:
                 wait = None
-                passes += isinstance(item, PassEnd)
+                if isinstance(item, PassEnd):
+                    if rows != item.end.rows and not (passes == start[0] and item.end.records == start[1]):
+                        raise CorruptData(f"{source.name}: pass {passes} ends with {item.end.rows} rows, but {rows} came")
+                    passes, rows = passes + 1, 0
+                else:
+                    rows += item.record.head.rows
                 yield item.record
                 continue
             arrival = next(arrivals)
@@ -84,7 +91,7 @@ def copy_stream(
     tail = sink.tail()
     start = (0, 0)
     if tail is not None:
-        if tail.stream.run_id != opened.stream.run_id or tail.complete:
+        if tail.stream.run_id != opened.stream.run_id or tail.finished:
             what = "all of this run" if tail.stream.run_id == opened.stream.run_id else f"another run, {tail.stream}"
             raise SinkExists(f"{sink.name} holds {what}; write elsewhere")
         start = (tail.pass_index, tail.sequence)
@@ -94,7 +101,5 @@ def copy_stream(
         sink.write(record.head, sink.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.raw.nbytes)))
         copied.add(record)
         progress(copied)
-    if copied.passes == 0 and start == (0, 0):
-        raise TruncatedData(f"{source.name} holds no whole pass")
     sink.finish()
     return copied

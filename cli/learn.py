@@ -86,8 +86,13 @@ def learn(
     from tutelage.cli.progress import Progress
     from tutelage.cli.sources import pairs, source_of
     from tutelage.cli.targets import target_of
-    from tutelage.consumers import Student
+    from tutelage.consumers import RaggedOptions, Student
+    from tutelage.schemas.errors import ConfigurationError
 
+    if out is not None and checkpoint is not None:
+        raise ConfigurationError(
+            "--out and --checkpoint do not go together: an interrupted --out goes on by itself, from its file"
+        )
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     trainer = target_of(train, "student") if train is not None else None
     student = Student(
@@ -96,6 +101,7 @@ def learn(
         on_length_mismatch="truncate" if truncate else "error",
         allow_other_inputs=allow_other_inputs,
         timeout_s=timeout,
+        ragged=RaggedOptions(padded=False) if out is not None else None,
     )
     for text in sources:
         student.register_teacher(source_of(text, kafka, group=group))
@@ -126,6 +132,7 @@ def learn(
                 trainer(batches)
             for _ in batches:
                 pass
+            written.end_pass()
             if checkpoint is not None:
                 student.save(checkpoint)
         result = {
@@ -145,17 +152,32 @@ class _Out:
         self._path = path
         self._student = student
         self._teacher: Any = None
+        self._ragged: list[str] = []
 
     def __enter__(self) -> _Out:
         if self._path is not None:
             from tutelage.producers import FileSink, Teacher
 
-            self._teacher = Teacher(FileSink(self._path), name="merged").__enter__()
+            self._ragged = [spec.key for spec in self._student.description.specs if spec.ragged]
+            self._teacher = Teacher(FileSink(self._path), name="merged", passes=self._student.passes).__enter__()
         return self
 
     def write(self, batch: dict[str, torch.Tensor]) -> None:
+        if self._teacher is None:
+            return
+        from tutelage.consumers.merge import LENGTHS_SUFFIX
+        from tutelage.schemas.record import Ragged
+
+        knowledge: dict[str, Any] = dict(batch)
+        for key in self._ragged:
+            lengths = knowledge.pop(key + LENGTHS_SUFFIX)
+            knowledge[key] = Ragged(batch[key].numpy(), lengths.numpy())
+        self._teacher.write(knowledge)
+
+    def end_pass(self) -> None:
+        """End the pass in the file too."""
         if self._teacher is not None:
-            self._teacher.write(batch)
+            self._teacher.end_pass()
 
     def __exit__(self, *error: Any) -> None:
         if self._teacher is not None:

@@ -77,6 +77,7 @@ def restored_position(saved: Mapping[str, Any], name: str, opened: Opened, ident
         )
     try:
         position = dict(saved["position"])
-        return Position(**{**position, "offsets": tuple(int(offset) for offset in position["offsets"])})
+        numbers = {name: int(position[name]) for name in ("pass_index", "sequence", "row")}
+        return Position(**numbers, offsets=tuple(int(offset) for offset in position["offsets"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error

@@ -34,7 +34,9 @@ class KnowledgeDataset(IterableDataset[Batch]):
         if worker is None:
             yield from batches
         else:
-            yield from islice(batches, worker.id, None, worker.num_workers)
+            # Resumed in the middle of a pass, the next batch of this worker's is not its first.
+            first = (worker.id - self._student.batches_delivered) % worker.num_workers
+            yield from islice(batches, first, None, worker.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """The student's state, behind the last batch yielded here."""

@@ -148,8 +148,9 @@ class KafkaSource(Source):
         opened = self.open(BROKER_TIMEOUT_S) if self._opened is None else self._opened
         consumer = self._consumer
         assert consumer is not None, "open makes the consumer"
+        # Paused partitions stay paused when they are assigned again.
+        self.hold(frozenset())
         unchecked = self._assign(consumer, opened, position)
-        self._held = frozenset()
         checked_s = time.monotonic()
         while True:
             messages = consumer.consume(_MESSAGES_AT_ONCE, 0.1)
@@ -255,7 +256,10 @@ class KafkaSource(Source):
             if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return {}
             raise
-        cluster = admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
+        try:
+            cluster = admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
+        except KafkaException as error:
+            raise self._connection.unavailable(f"asking for the identity of topic {self._topic}", error) from error
         return {"cluster_id": str(cluster), "topic_id": str(described.topic_id)}
 
     def _watermarks(self, consumer: Consumer, partition: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from tutelage.consumers.strategies import (
     result_dtype,
     torch_dtype,
 )
-from tutelage.consumers.torch_view import WireView
+from tutelage.consumers.torch_view import WireView, carrier_of
 from tutelage.schemas.errors import CorruptData, LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Array, Description, KeySpec, Ragged
 
@@ -143,7 +143,8 @@ class Merge:
         return tensor.pin_memory() if self._pin_memory and not tensor.is_pinned() else tensor
 
     def _merge_ragged(self, plan: _Key, shares: list[tuple[Piece, ...]], aligned: Aligned, batch: Batch) -> None:
-        ragged = [_ragged(plan.key, pieces) for pieces in shares]
+        used = shares[:1] if plan.strategy.name == "first" else shares
+        ragged = [_ragged(plan.key, pieces) for pieces in used]
         lengths = np.concatenate([column.lengths for column in ragged[0]])
         for teacher, columns in enumerate(ragged[1:], start=1):
             theirs = np.concatenate([column.lengths for column in columns])
@@ -203,6 +204,8 @@ def _planned(
         )
     if key == sample_id and len({(spec.dtype, spec.shape) for spec in specs}) > 1:
         raise MergeError(f"the sample id {key!r} comes from {who}: it must have one dtype and shape")
+    if key == sample_id and specs[0].ragged:
+        raise MergeError(f"the sample id {key!r} is ragged; an id has one shape")
     if specs[0].ragged and strategy.name in ("stack", "callable"):
         raise MergeError(f"key {key!r} is ragged: {strategy.name} is not defined for it")
     return _Key(
@@ -237,9 +240,9 @@ def _result(key: str, specs: Sequence[KeySpec], strategy: Strategy) -> KeySpec:
 
 def _combined(plan: _Key, tensors: list[torch.Tensor]) -> torch.Tensor:
     if plan.strategy.name == "stack":
-        return torch.stack(tensors, dim=1)
+        return torch.stack([_carried(tensor) for tensor in tensors], dim=1).view(tensors[0].dtype)
     if plan.strategy.name == "concat":
-        return torch.cat(tensors, dim=-1)
+        return torch.cat([_carried(tensor) for tensor in tensors], dim=-1).view(tensors[0].dtype)
     assert plan.strategy.function is not None, "the other strategies are elementwise"
     merged = plan.strategy.function(tensors)
     wanted = (str(merged.dtype).removeprefix("torch."), tuple(merged.shape))
@@ -270,13 +273,22 @@ def _plain(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
 
 def _padded(values: torch.Tensor, lengths: torch.Tensor, options: RaggedOptions) -> torch.Tensor:
     longest = int(lengths.max()) if len(lengths) else 0
-    out = torch.full((len(lengths), longest, *values.shape[1:]), options.pad_value, dtype=values.dtype)
+    shape = (len(lengths), longest, *values.shape[1:])
+    out = torch.full(shape, options.pad_value, dtype=values.dtype) if options.pad_value else _zeros(shape, values.dtype)
     places = torch.arange(longest)
-    if options.pad_left:
-        out[places >= longest - lengths[:, None]] = values
-    else:
-        out[places < lengths[:, None]] = values
+    used = places >= longest - lengths[:, None] if options.pad_left else places < lengths[:, None]
+    # As integers of their width: torch cannot index all dtypes that it can hold.
+    _carried(out)[used] = _carried(values)
     return out
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    carrier = carrier_of(dtype)
+    return torch.zeros(tuple(shape), dtype=carrier).view(dtype)
+
+
+def _carried(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(carrier_of(tensor.dtype))
 
 
 def _dense(key: str, pieces: Sequence[Piece]) -> list[Array]:

@@ -53,10 +53,9 @@ class Order:
         """The partition and sequence of the record that must come next."""
         return partition_of(self._sequence, self._partitions), self._sequence
 
-    def held_back(self) -> frozenset[int]:
-        """The partitions that are ahead of the one that must come next."""
-        wanted = partition_of(self._sequence, self._partitions)
-        return frozenset(p for p, pending in enumerate(self._pending) if pending and p != wanted)
+    def others(self) -> frozenset[int]:
+        """All partitions but the one whose record must come next."""
+        return frozenset(range(self._partitions)) - {partition_of(self._sequence, self._partitions)}
 
     def push(self, arrival: Arrival) -> None:
         """Take an arrival in."""

@@ -76,13 +76,13 @@ class _Teacher:
             arrivals.close()
 
     def _hold(self) -> None:
-        """Where other partitions run far ahead of the one that is awaited, stop fetching them until it has caught up."""
-        if self._holding and self.order.pending_bytes < self._budget_bytes // 2:
-            self.source.hold(frozenset())
-            self._holding = False
-        elif not self._holding and self.order.pending_bytes > self._budget_bytes:
-            self.source.hold(self.order.held_back())
+        """Where other partitions run far ahead of the one that is awaited, fetch only that one until it has caught up."""
+        if self._holding:
+            self._holding = self.order.pending_bytes >= self._budget_bytes // 2
+            self.source.hold(self.order.others() if self._holding else frozenset())
+        elif self.order.pending_bytes > self._budget_bytes:
             self._holding = True
+            self.source.hold(self.order.others())
 
 
 class Pipeline:

@@ -61,14 +61,20 @@ def promoted(dtypes: Sequence[torch.dtype]) -> torch.dtype:
     for other in dtypes[1:]:
         if other != result:
             pair = [torch.float32 if "float8" in str(one) else one for one in (result, other)]
-            result = torch.promote_types(*pair)
+            try:
+                result = torch.promote_types(*pair)
+            except RuntimeError as error:
+                raise MergeError(
+                    f"{result} and {other} have no common dtype in torch; have the teachers write the same"
+                ) from error
     return result
 
 
 def accumulator(strategy: Strategy, dtype: torch.dtype) -> torch.dtype:
     """What values promoted to a dtype are added up in."""
-    if strategy.name == "weighted_mean":
-        dtype = result_dtype(strategy, dtype)
+    if strategy.name in ("mean", "weighted_mean"):
+        # Integers: in double, because the sum of large ones may not fit 64 bits though their mean does.
+        dtype = torch.float64 if not (dtype.is_floating_point or dtype.is_complex) else dtype
     if dtype.is_complex:
         return torch.complex128 if dtype == torch.complex128 else torch.complex64
     if dtype.is_floating_point:
@@ -96,7 +102,9 @@ def refuse_incalculable(key: str, strategy: Strategy, dtypes: Sequence[str]) -> 
 
 def accumulate(strategy: Strategy, total: torch.Tensor, values: torch.Tensor, teacher: int) -> None:
     """Add one more teacher's values to the total, in place; the first teacher's begin it (`begin`)."""
-    if strategy.name in ("sum", "mean"):
+    if strategy.name == "sum" and total.dtype == torch.int64:
+        _add_exactly(total, values)
+    elif strategy.name in ("sum", "mean"):
         total.add_(values)
     elif strategy.name == "weighted_mean":
         total.add_(values, alpha=strategy.weights[teacher])
@@ -104,6 +112,14 @@ def accumulate(strategy: Strategy, total: torch.Tensor, values: torch.Tensor, te
         torch.maximum(total, values, out=total)
     else:
         torch.minimum(total, values, out=total)
+
+
+def _add_exactly(total: torch.Tensor, values: torch.Tensor) -> None:
+    before = total.clone()
+    total.add_(values)
+    # Two's complement: the sum overflowed where its sign differs from both of its parts'.
+    if bool((((total ^ before) & (total ^ values)) < 0).any()):
+        raise MergeError("a sum of integers does not fit int64; merge by mean, or have the teachers write floats")
 
 
 def begin(strategy: Strategy, total: torch.Tensor) -> None:
@@ -115,7 +131,6 @@ def begin(strategy: Strategy, total: torch.Tensor) -> None:
 def finish(strategy: Strategy, total: torch.Tensor, teachers: int, dtype: torch.dtype, key: str) -> torch.Tensor:
     """The result in its dtype. MergeError if a sum does not fit it: a wrong number is never given."""
     if strategy.name == "mean":
-        total = total.to(dtype) if not (total.dtype.is_floating_point or total.dtype.is_complex) else total
         total = total.div_(teachers)
     elif strategy.name == "weighted_mean":
         total = total.div_(sum(strategy.weights))

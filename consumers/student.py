@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tutelage.consumers.channel import Closed
 from tutelage.consumers.checkpoint import VERSION, load_checkpoint, restored_position, save_checkpoint, source_state
 from tutelage.consumers.merge import Batch, Merge, RaggedOptions
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
 from tutelage.consumers.source import Opened, Position, Source
 from tutelage.consumers.strategies import MergeStrategy
-from tutelage.schemas.errors import ConfigurationError, LengthMismatch, RunMismatch
+from tutelage.schemas.errors import ConfigurationError, CorruptData, LengthMismatch, RunMismatch
 from tutelage.schemas.record import Description
 from tutelage.schemas.waiting import Wait
 
@@ -93,6 +94,7 @@ class Student:
         self._pipeline: Pipeline | None = None
         self._place = _Place()
         self._saved: Mapping[str, Any] | None = None
+        self._dropped: list[dict[str, int]] = []
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -150,8 +152,12 @@ class Student:
     @property
     def dropped(self) -> list[dict[str, int]]:
         """Per teacher, what was dropped in the pass under way or just over: records written twice, and a dying writer's."""
-        counters = self._pipeline.counters if self._pipeline is not None else []
-        return [{"duplicates": duplicates, "zombies": zombies} for duplicates, zombies in counters]
+        return _counts(self._pipeline) if self._pipeline is not None else self._dropped
+
+    @property
+    def batches_delivered(self) -> int:
+        """Batches of the pass under way that were given, before a resume too."""
+        return self._place.batches
 
     def knowledge(self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None) -> Iterator[Batch]:
         """One pass, as dicts of key -> tensor [batch_size, ...]; only the last batch is shorter, and is left out with `drop_last`.
@@ -177,6 +183,9 @@ class Student:
 
     def _iterate(self, merge: Merge, options: PipelineOptions, place: _Place) -> Iterator[Batch]:
         positions = place.positions or tuple(Position(pass_index=place.pass_index) for _ in self._sources)
+        if self._pipeline is not None:
+            raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
+        self._place = place
         self._pipeline = pipeline = Pipeline(self._sources, self._streams(), positions, merge, options, first_row=place.rows)
         try:
             while (merged := self._awaited(pipeline)).batch is not None:
@@ -188,13 +197,18 @@ class Student:
                 yield merged.batch
             self._place = self._place_after(place, merged.positions)
         finally:
+            self._dropped = _counts(pipeline)
             pipeline.close()
-            self._pipeline = None
+            if self._pipeline is pipeline:
+                self._pipeline = None
 
     def _awaited(self, pipeline: Pipeline) -> Merged:
         wait: Wait | None = None
         while True:
-            merged = pipeline.get(_POLL_S)
+            try:
+                merged = pipeline.get(_POLL_S)
+            except Closed as error:
+                raise ConfigurationError("the student was closed while it was iterated over") from error
             if merged is not None:
                 return merged
             what = pipeline.waiting_for
@@ -206,8 +220,6 @@ class Student:
 
     def _place_after(self, place: _Place, positions: tuple[Position, ...]) -> _Place:
         following = place.pass_index + 1
-        if following >= self._streams()[0].stream.passes:
-            return _Place()
         # Where a longer teacher was truncated, its position is still in the old pass; its offsets are good for the new one.
         positions = tuple(
             position if position.pass_index == following else Position(pass_index=following, offsets=position.offsets)
@@ -217,7 +229,7 @@ class Student:
 
     def _next_place(self, batch_size: int, drop_last: bool, pass_index: int | None) -> _Place:
         opened = self._streams()
-        saved, self._saved = self._saved, None
+        saved = self._saved
         if saved is not None:
             place = self._restored(saved)
             differs = [
@@ -232,16 +244,20 @@ class Student:
             if differs:
                 raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
         else:
-            place = self._place
+            place = replace(self._place)
             if place.batches:
                 # The pass was left early: begin it again.
                 place = _Place(pass_index=place.pass_index, began=place.began, positions=place.began)
+        passes = opened[0].stream.passes
+        if place.pass_index >= passes:
+            # All passes were read to their end: begin again with the first.
+            place = _Place()
         if pass_index is not None and pass_index != place.pass_index:
-            passes = opened[0].stream.passes
             if not 0 <= pass_index < passes:
                 raise ConfigurationError(f"pass_index is {pass_index}; the teachers write {passes} passes, from 0")
             place = _Place(pass_index=pass_index)
         place.batch_size, place.drop_last = batch_size, drop_last
+        self._saved = None
         return place
 
     def _merging(self) -> Merge:
@@ -337,8 +353,11 @@ class Student:
         Raises ConfigurationError if the number of teachers differs; `knowledge` raises RunMismatch or TopicIdentityError where the
         state is of other streams or another batch size.
         """
-        if len(state["sources"]) != len(self._sources):
-            raise ConfigurationError(f"the checkpoint has {len(state['sources'])} teachers, the student {len(self._sources)}")
+        sources = state.get("sources")
+        if not isinstance(sources, list) or not all(isinstance(part, Mapping) for part in sources):
+            raise CorruptData("the state names no sources; it is no student's")
+        if len(sources) != len(self._sources):
+            raise ConfigurationError(f"the checkpoint has {len(sources)} teachers, the student {len(self._sources)}")
         self._saved = dict(state)
 
     def _restored(self, saved: Mapping[str, Any]) -> _Place:
@@ -346,14 +365,17 @@ class Student:
             restored_position(part, source.name, opened, source.identity())
             for part, source, opened in zip(saved["sources"], self._sources, self._streams(), strict=True)
         )
-        return _Place(
-            pass_index=int(saved["pass_index"]),
-            batches=int(saved["batches"]),
-            rows=int(saved["rows"]),
-            positions=positions,
-            batch_size=saved["batch_size"],
-            drop_last=saved["drop_last"],
-        )
+        try:
+            return _Place(
+                pass_index=int(saved["pass_index"]),
+                batches=int(saved["batches"]),
+                rows=int(saved["rows"]),
+                positions=positions,
+                batch_size=saved["batch_size"],
+                drop_last=saved["drop_last"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptData(f"the checkpoint's counts are broken: {error!r}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `state_dict` to a file, atomically."""
@@ -372,6 +394,10 @@ class Student:
             source.close()
         self._opened = self._merge = None
         self._started = False
+
+
+def _counts(pipeline: Pipeline) -> list[dict[str, int]]:
+    return [{"duplicates": duplicates, "zombies": zombies} for duplicates, zombies in pipeline.counters]
 
 
 def _names(opened: Sequence[Opened]) -> list[str]:

@@ -33,12 +33,16 @@ class WireView:
     __slots__ = ("_storage", "carrier", "dtype", "inner")
 
     def __init__(self, dtype: str, inner: Sequence[int] = ()) -> None:
+        self._storage: Any
         self._storage, self.carrier = _CARRIERS.get(DTYPES[dtype].itemsize, _WIDEST)
         self.dtype = torch_dtype(dtype)
         self.inner = tuple(inner)
 
     def raw(self, array: Array) -> torch.Tensor:
         """The array's elements in the carrier."""
+        if self.carrier is torch.complex128 and array.ctypes.data % 16:
+            # Records are not aligned, and torch's complex128 must be: anything else is a crash.
+            array = array.copy()
         return torch.from_numpy(array.view(self._storage))
 
     def view(self, array: Array) -> torch.Tensor:
@@ -46,10 +50,15 @@ class WireView:
         return self.raw(array).view(self.dtype)
 
 
+def carrier_of(dtype: torch.dtype) -> torch.dtype:
+    """An integer dtype of the same width (complex128 for itself): enough to move elements, whatever they mean."""
+    return _CARRIERS.get(dtype.itemsize, _WIDEST)[1]
+
+
 def bytes_of(tensor: torch.Tensor) -> Array:
     """A tensor's elements in order, as a flat uint8 array; a view where it is contiguous and on the CPU."""
-    name = str(tensor.dtype).removeprefix("torch.")
-    return np.asarray(tensor.detach().cpu().contiguous().reshape(-1).view(WireView(name).carrier).numpy().view(np.uint8))
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return np.asarray(flat.view(carrier_of(tensor.dtype)).numpy().view(np.uint8))
 
 
 def without_torch(value: Any) -> Any:

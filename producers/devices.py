@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from tutelage.producers.inputs import rows_in
 from tutelage.producers.transfer import HostBatch
+from tutelage.producers.worker import Worker
 from tutelage.schemas.errors import ConfigurationError
 
 Model = Callable[[Any], Any]
@@ -23,9 +25,10 @@ Model = Callable[[Any], Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forwarded:
-    """A group of batches done by one device: the knowledge of each, and the seconds they took."""
+    """A group of batches done by one device: each one's knowledge and the rows its input had, and the seconds they took."""
 
     batches: list[HostBatch]
+    input_rows: list[int | None]
     seconds: float
 
 
@@ -60,12 +63,12 @@ class Devices:
         """Queue a group of batches on the next device; `transfer(knowledge, stream)` begins the copy to the host."""
         replica = self._replicas[self._next % len(self._replicas)]
         self._next += 1
-        return replica.threads.submit(replica.forward, group, transfer)
+        return replica.thread.submit(replica.forward, group, transfer)
 
     def close(self) -> None:
         """Drop what is queued and end the threads; does not wait for a forward pass that is under way."""
         for replica in self._replicas:
-            replica.threads.shutdown(wait=False, cancel_futures=True)
+            replica.thread.close()
 
 
 class _Replica:
@@ -73,14 +76,14 @@ class _Replica:
         self._model = model
         self._device = device
         self._stream: Any = None
-        self.threads = ThreadPoolExecutor(1, thread_name_prefix=f"tutelage-{device or 'model'}")
+        self.thread = Worker(f"tutelage-{device or 'model'}")
 
     def forward(self, group: list[Any], transfer: Callable[[Any, Any], HostBatch]) -> Forwarded:
         began = time.perf_counter()
         # A callable that is no module may train or keep tensors: it gets the milder of the two modes.
         with torch.inference_mode() if isinstance(self._model, torch.nn.Module) else torch.no_grad():
             batches = [transfer(self._model(moved(batch, self._device)), self._copy_stream()) for batch in group]
-        return Forwarded(batches=batches, seconds=time.perf_counter() - began)
+        return Forwarded(batches=batches, input_rows=[rows_in(batch) for batch in group], seconds=time.perf_counter() - began)
 
     def _copy_stream(self) -> Any:
         if self._device is not None and self._device.type == "cuda" and self._stream is None:

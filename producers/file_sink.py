@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tutelage.producers.sink import Sink, Tail, tail_of
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.container_format import checked_codec
+from tutelage.schemas.container_format import MAX_BLOCK_BYTES, Header, checked_codec
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, partial_path
-from tutelage.schemas.errors import ConfigurationError, CorruptData, SinkExists, TruncatedData
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.errors import (
+    ConfigurationError,
+    CorruptData,
+    DataError,
+    RecordTooLarge,
+    SinkExists,
+    TruncatedData,
+    TutelageError,
+)
 from tutelage.schemas.record import Description, RecordHead, Stream
-from tutelage.schemas.topic import stream_headers
 
 
 class FileSink(Sink):
@@ -23,11 +30,15 @@ class FileSink(Sink):
     Guarantee: `path` exists only when the run is complete, synced and whole; an existing one is kept unless `overwrite`.
     """
 
+    max_record_bytes: int = MAX_BLOCK_BYTES
+
     def __init__(self, path: str | os.PathLike[str], *, codec: str = "null", overwrite: bool = False) -> None:
         self._path = Path(path)
         self._codec = checked_codec(codec)
         self._overwrite = overwrite
         self._writer: ContainerWriter | None = None
+        self._header: Header | None = None
+        self._whole_bytes = 0
 
     def __repr__(self) -> str:
         return f"FileSink({str(self._path)!r}, codec={self._codec!r})"
@@ -43,37 +54,37 @@ class FileSink(Sink):
     def tail(self) -> Tail | None:
         if not self._path.parent.is_dir():
             raise ConfigurationError(f"{self._path}: there is no folder {self._path.parent}; make it first")
-        if self._path.exists() and not self._overwrite:
-            raise SinkExists(f"{self._path} exists; choose another name, or overwrite it (--overwrite)")
+        if self._overwrite:
+            return None
+        if self._path.exists():
+            return _finished(self._path)
         partial = partial_path(self._path)
-        if self._overwrite or not partial.exists() or not partial.stat().st_size:
+        if not partial.exists() or not partial.stat().st_size:
             return None
         try:
             reader = ContainerReader(partial)
-        except CorruptData as error:
+        except DataError as error:
             raise SinkExists(f"{error}; it cannot be continued: remove it, or overwrite it (--overwrite)") from error
         with reader:
-            last: list[RecordHead] = []
-            whole_bytes = reader.header.nbytes
-            try:
-                for block in reader.blocks():
-                    last = [block.records[-1].head]
-                    whole_bytes = block.next_offset
-            except (TruncatedData, CorruptData):
-                # What is not whole is cut off and written again; everything before it passed its checksum.
-                pass
+            last, self._whole_bytes = _whole_prefix(reader)
+            self._header = reader.header
             # A file holds the records of all partitions in order, as one partition would.
             tail, _ = tail_of(reader.stream, reader.description, [last])
-            self._writer = ContainerWriter.resume(self._path, reader.header, whole_bytes)
-            return tail
+            return replace(tail, finished=False)
 
     def open(self, stream: Stream, description: Description) -> None:
-        if self._writer is None:
-            metadata = dict(stream_headers(stream))
-            self._writer = ContainerWriter.create(self._path, schema_of(description), metadata, self._codec)
+        if self._header is not None:
+            self._writer = ContainerWriter.resume(self._path, self._header, self._whole_bytes)
+        elif self._writer is None:
+            self._writer = ContainerWriter.create(self._path, stream, description, self._codec)
 
     def pack(self, encoded: Encoded) -> list[Any]:
         assert self._writer is not None, "open comes before pack"
+        if encoded.nbytes > self.max_record_bytes:
+            raise RecordTooLarge(
+                f"{self._path}, {encoded.head}: {encoded.nbytes} bytes are over the {self.max_record_bytes} a block may have; "
+                f"rows_per_record={encoded.head.rows * self.max_record_bytes // encoded.nbytes} would fit"
+            )
         return self._writer.pack(encoded)
 
     def write(self, head: RecordHead, packed: list[Any]) -> None:
@@ -88,3 +99,42 @@ class FileSink(Sink):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _finished(path: Path) -> Tail:
+    try:
+        with ContainerReader(path) as reader:
+            stream, description = reader.stream, reader.description
+    except TutelageError as error:
+        raise SinkExists(f"{path} exists; choose another name, or overwrite it (--overwrite)") from error
+    return Tail(
+        stream=stream,
+        description=description,
+        pass_index=stream.passes,
+        sequence=0,
+        generation=0,
+        complete=True,
+        finished=True,
+    )
+
+
+def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
+    """The head of the last whole record, if any, and the bytes up to its end.
+
+    What an interrupted writer left half written is cut off when writing goes on. Damage with blocks behind it is something else,
+    and nothing of it is thrown away.
+    """
+    last: list[RecordHead] = []
+    whole_bytes = reader.header.nbytes
+    try:
+        for block in reader.blocks():
+            last = [block.records[-1].head]
+            whole_bytes = block.next_offset
+    except TruncatedData:
+        pass
+    except CorruptData as error:
+        if reader.holds_sync_after(whole_bytes):
+            raise SinkExists(
+                f"{error}; blocks follow the damage, so it is not continued: move it away, or use --overwrite"
+            ) from error
+    return last, whole_bytes

@@ -29,6 +29,7 @@ class Gather:
         self._skip = skip_rows
         self._pending: list[tuple[Mapping[str, Column], int, int]] = []
         self._pending_rows = 0
+        self._owned = 0
         self.rows = 0
         self.sequence = skip_rows // rows_per_record
 
@@ -63,17 +64,17 @@ class Gather:
 
     def own_pending(self) -> None:
         """Copy the rows that wait for a record to fill: their batch's memory belongs to somebody who may change it."""
-        self._pending = [
-            ({key: _copied(column, start, stop) for key, column in columns.items()}, 0, stop - start)
-            for columns, start, stop in self._pending
-        ]
+        for index in range(self._owned, len(self._pending)):
+            columns, start, stop = self._pending[index]
+            self._pending[index] = ({key: _copied(column, start, stop) for key, column in columns.items()}, 0, stop - start)
+        self._owned = len(self._pending)
 
     def _cut(self) -> RecordRows:
         keys = self._pending[0][0]
         columns = {key: [_sliced(batch[key], start, stop) for batch, start, stop in self._pending] for key in keys}
         record = RecordRows(sequence=self.sequence, rows=self._pending_rows, columns=columns)
         self.sequence += 1
-        self._pending, self._pending_rows = [], 0
+        self._pending, self._pending_rows, self._owned = [], 0, 0
         return record
 
 

@@ -6,13 +6,14 @@ Knows how many rows a batch holds where that can be seen, so that a restarted te
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from tutelage.producers.worker import Worker
 from tutelage.schemas.errors import ConfigurationError
 
 _END = object()
@@ -61,7 +62,7 @@ class ReadAhead:
 
     def __init__(self, batches: Iterator[Any], *, depth: int = 2) -> None:
         self._batches = batches
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="tutelage-inputs")
+        self._thread = Worker("tutelage-inputs")
         self._depth = depth
         self._futures: list[Future[list[Any]]] = []
         self.group_size = 1
@@ -70,7 +71,7 @@ class ReadAhead:
     def next_group(self) -> Future[list[Any]] | None:
         """The future of the next group of batches, in order; None when there are no more."""
         while len(self._futures) < self._depth and not self.exhausted:
-            self._futures.append(self._threads.submit(self._read, self.group_size))
+            self._futures.append(self._thread.submit(self._read, self.group_size))
         return self._futures[0] if self._futures else None
 
     def take(self) -> list[Any]:
@@ -92,7 +93,7 @@ class ReadAhead:
 
     def close(self) -> None:
         """End the thread; does not wait for a batch that is being read."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
 
 def rows_in(batch: Any) -> int | None:
@@ -104,6 +105,9 @@ def rows_in(batch: Any) -> int | None:
     if isinstance(batch, (list, tuple)) and batch:
         if all(isinstance(item, (str, bytes, int, float)) for item in batch):
             return len(batch)
+        if any(isinstance(item, (list, tuple)) and item and isinstance(item[0], (int, float)) for item in batch):
+            # A list of lists of numbers: which of its two lengths is the batch's cannot be seen.
+            return None
         counts = {rows_in(item) for item in batch}
         return counts.pop() if len(counts) == 1 else None
     return None

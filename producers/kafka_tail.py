@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from tutelage.producers.sink import Tail, tail_of
 from tutelage.schemas.codec import Codec
-from tutelage.schemas.errors import RunMismatch
+from tutelage.schemas.errors import RunMismatch, TransportError
 from tutelage.schemas.framing import unframe
 from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection
 from tutelage.schemas.knowledge_schema import description_of
@@ -86,4 +86,4 @@ def _read(consumer: Consumer, topic: str, partition: int, start: int, stop: int)
         elif error.code() == KafkaError._PARTITION_EOF:
             return found
         elif not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
-            raise KafkaException(error)
+            raise TransportError(f"topic {topic}, partition {partition}, offset {message.offset()}: {error.str()}")

@@ -53,8 +53,10 @@ class Identity:
             raise SinkExists(
                 f"{where} holds another run, {theirs}: {'; '.join(differs)}. Write elsewhere, one run a topic or file"
             )
-        if tail.complete and self.run_id is None:
-            raise SinkExists(f"{where} holds a finished run, {theirs}; write elsewhere, one run a topic or file")
+        if tail.finished and self.run_id is None:
+            raise SinkExists(
+                f"{where} exists and holds a finished run, {theirs}; write elsewhere, or overwrite a file with --overwrite"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +83,7 @@ class Run:
         self._opening: list[tuple[Mapping[str, Column], int]] = []
         self._opening_began = 0.0
         self._opening_bytes = 0
+        self._opening_owned = 0
         self.description: Description | None = None
         self.codec: Codec | None = None
         self.pass_index = 0
@@ -93,6 +96,10 @@ class Run:
             identity.refuse_other(self._tail, sink.name)
             self.pass_index = self._tail.pass_index
             self.generation = self._tail.generation + 1
+            if self._tail.complete and not self._tail.finished:
+                # Everything was written; only the last step, giving the file its name, was not reached.
+                sink.open(self._tail.stream, self._tail.description)
+                sink.finish()
             self._skip_rows = self._tail.sequence * self._tail.stream.rows_per_record
             log.info(
                 "%s holds %s up to record %d of pass %d; going on from there",
@@ -123,6 +130,11 @@ class Run:
         """The records that a batch completes."""
         if self.description is None:
             self._describe(description)
+        elif set(description.specs) != set(self.description.specs):
+            # A batch that was under way before the first one was described was not compared with it then.
+            raise DescriptionChanged(
+                f"a batch holds {description}, earlier ones {self.description}; every batch holds the same keys"
+            )
         if not rows:
             return []
         if self._stream is None:
@@ -164,6 +176,8 @@ class Run:
             again = f"pass {self.pass_index} of {self._identity.passes}: " if self.pass_index else ""
             raise ConfigurationError(f"{again}the inputs gave no rows; there is nothing to write to {self._sink.name}")
         work += self._work(gather.finish())
+        if self._tail is not None and self.pass_index == self._tail.pass_index:
+            self._tail.refuse_other_length(gather.rows, self._sink.name)
         records = -(-gather.rows // self._settled().rows_per_record)
         end = End(records=records, rows=gather.rows)
         work.append(Work(head=self._head(records, 0, end), columns={}))
@@ -194,7 +208,10 @@ class Run:
         """Copy rows that wait for more: the caller may change their memory."""
         if self._gather is not None:
             self._gather.own_pending()
-        self._opening = [({key: _copied(column) for key, column in columns.items()}, rows) for columns, rows in self._opening]
+        for index in range(self._opening_owned, len(self._opening)):
+            columns, rows = self._opening[index]
+            self._opening[index] = ({key: _copied(column) for key, column in columns.items()}, rows)
+        self._opening_owned = len(self._opening)
 
     def _describe(self, description: Description) -> None:
         if self._tail is not None and description != self._tail.description:

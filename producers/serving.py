@@ -18,6 +18,7 @@ from tutelage.producers.encoding import Encoding
 from tutelage.producers.inputs import MAX_GROUP, ReadAhead, rows_in
 from tutelage.producers.run import Run
 from tutelage.producers.transfer import HostBatch, WireOptions, start_transfer
+from tutelage.schemas.errors import SchemaError
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -33,12 +34,13 @@ class Serving:
 
     def __init__(
         self, run: Run, devices: Devices, encoding: Encoding, options: WireOptions,
-        *, timeout_s: float, progress: Callable[[Run], None],
+        *, keeps_rows: bool | None, timeout_s: float, progress: Callable[[Run], None],
     ) -> None:  # fmt: skip
         self._run = run
         self._devices = devices
         self._encoding = encoding
         self._options = options
+        self._keeps_rows = keeps_rows
         self._timeout_s = timeout_s
         self._progress = progress
         self._forwards: deque[Future[Forwarded]] = deque()
@@ -88,10 +90,21 @@ class Serving:
         return start_transfer(knowledge, self._options, self._run.promised, stream)
 
     def _take(self, forwarded: Forwarded, reader: ReadAhead) -> None:
-        for batch in forwarded.batches:
+        for batch, input_rows in zip(forwarded.batches, forwarded.input_rows, strict=True):
+            self._compare_rows(input_rows, batch.rows)
             self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
         seconds = forwarded.seconds / max(1, len(forwarded.batches))
         reader.group_size = max(1, min(MAX_GROUP, 2 * reader.group_size, int(GROUP_SECONDS / max(seconds, 1e-9))))
+
+    def _compare_rows(self, input_rows: int | None, rows: int) -> None:
+        """Learn from the first batch whether knowledge has its input's rows, and hold the others to it."""
+        if self._keeps_rows is None:
+            self._keeps_rows = input_rows == rows
+        if self._keeps_rows and input_rows is not None and input_rows != rows:
+            raise SchemaError(
+                f"the model gave {rows} rows for a batch of {input_rows}, after it gave as many as the batch had; if it drops or adds rows "
+                "on purpose, say so: serve(..., keeps_rows=False)"
+            )
 
     def _write(self) -> None:
         self._encoding.write_oldest()
@@ -111,9 +124,11 @@ class Serving:
         future = self._devices.submit([first], self._transfer)
         while not wait([future], timeout=_POLL_S).done:
             waiting.tick()
-        (batch,) = future.result().batches
+        forwarded = future.result()
+        ((batch,), (input_rows,)) = forwarded.batches, forwarded.input_rows
+        self._compare_rows(input_rows, batch.rows)
         self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
-        countable = rows_in(first) == batch.rows
+        countable = bool(self._keeps_rows) and input_rows is not None
         log.info(
             "passing over %d rows that are written%s", self._run.skip_rows, "" if countable else ", by computing them again"
         )

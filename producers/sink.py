@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.schemas.codec import Codec, Encoded
-from tutelage.schemas.errors import ConfigurationError, SinkExists
+from tutelage.schemas.errors import ConfigurationError, LengthMismatch, SinkExists
 from tutelage.schemas.knowledge_schema import description_of, schema_of
 from tutelage.schemas.memory_topic import Headers, MemoryTopic
 from tutelage.schemas.record import Description, RecordHead, Stream
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 class Tail:
     """What a sink holds of a run: who wrote it, and the first record that is missing.
 
-    `pass_index` and `sequence` name that record; `complete` says that none is. `generation` is the highest found.
+    `pass_index` and `sequence` name that record; `complete` says that none is. `generation` is the highest found. `last` is the
+    pass's last record that is there, or its end. `finished` says that nothing at all is left to do, not even to name a file.
     """
 
     stream: Stream
@@ -36,6 +37,22 @@ class Tail:
     sequence: int
     generation: int
     complete: bool
+    finished: bool
+    last: RecordHead | None = None
+
+    def refuse_other_length(self, rows: int, where: str) -> None:
+        """LengthMismatch if a continued pass came to other rows than what is there of it allows."""
+        last = self.last
+        if last is None:
+            return
+        size = self.stream.rows_per_record
+        least = last.end.rows if last.end is not None else last.sequence * size + last.rows
+        exact = last.end is not None or last.rows < size
+        if rows < least or (exact and rows != least):
+            raise LengthMismatch(
+                f"{where} holds {least} rows of pass {self.pass_index} already, but the inputs gave {rows} this time; a continued run "
+                "must read the same inputs again from the beginning"
+            )
 
 
 class Sink(ABC):
@@ -120,13 +137,17 @@ def tail_of(stream: Stream, description: Description, heads: list[list[RecordHea
     """The tail of a run from the heads at the end of each partition, and each partition's first missing record."""
     missing = [next_record(found, partition, len(heads)) for partition, found in enumerate(heads)]
     pass_index, sequence = min(missing)
+    found_of_pass = [head for found in heads for head in found if head.pass_index == pass_index]
+    complete = pass_index >= stream.passes
     tail = Tail(
         stream=stream,
         description=description,
         pass_index=pass_index,
         sequence=sequence,
         generation=max((head.generation for found in heads for head in found), default=0),
-        complete=pass_index >= stream.passes,
+        complete=complete,
+        finished=complete,
+        last=max(found_of_pass, key=lambda head: (head.end is not None, head.sequence), default=None),
     )
     return tail, missing
 

@@ -12,7 +12,7 @@ import torch
 from tutelage.producers.devices import Devices, Model
 from tutelage.producers.encoding import Encoding, postprocess_threads
 from tutelage.producers.inputs import Inputs
-from tutelage.producers.run import Identity, Run
+from tutelage.producers.run import Identity, Run, Work
 from tutelage.producers.serving import Serving
 from tutelage.producers.sink import Sink
 from tutelage.producers.transfer import WireOptions, start_transfer, without_torch
@@ -66,6 +66,7 @@ class Teacher:
         self._options = WireOptions(encodings=wire, ragged=frozenset(ragged))
         self._run: Run | None = None
         self._wrote_by_hand = False
+        self._failed = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -80,7 +81,7 @@ class Teacher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if kind is None and self._wrote_by_hand and not self._started().complete:
+            if kind is None and self._wrote_by_hand and not self._failed and not self._started().complete:
                 self.end_pass()
         finally:
             self.close()
@@ -123,17 +124,30 @@ class Teacher:
             raise ConfigurationError(f"all {self._identity.passes} passes of this run are written; use a new Teacher")
         self._wrote_by_hand = True
         batch = start_transfer(knowledge, self._options, run.promised)
-        for work in run.add(batch.columns(), batch.rows, batch.description):
-            run.write(*run.encode(work))
+        columns = batch.columns()
+        self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
         run.own_pending()
 
     def end_pass(self) -> None:
         """End the pass that `write` filled; after the last one, the run is complete. Leaving the `with` block does it too."""
         run = self._started()
-        for work in run.end_pass():
-            run.write(*run.encode(work))
+        self._encode_and_write(run.end_pass)
         if run.complete:
             self._sink.finish()
+
+    def _encode_and_write(self, made: Callable[[], list[Work]]) -> None:
+        """Write the records that come of a call. Once that failed, rows are missing and nothing more may follow them."""
+        run = self._started()
+        if self._failed:
+            raise ConfigurationError(
+                "an earlier write failed; a new Teacher with the same arguments goes on from what was written"
+            )
+        try:
+            for work in made():
+                run.write(*run.encode(work))
+        except BaseException:
+            self._failed = True
+            raise
 
     def serve(
         self,
@@ -143,6 +157,7 @@ class Teacher:
         batch_size: int | None = None,
         devices: Sequence[str | torch.device] | None = None,
         threads: int | None = None,
+        keeps_rows: bool | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         progress: Callable[[Run], None] = lambda run: None,
     ) -> None:
@@ -152,6 +167,8 @@ class Teacher:
         inputs     batches: a DataLoader or other iterable, a function that returns one, an iterator, or an array with `batch_size`
         devices    as in torch; every visible CUDA device unless given, else the CPU
         threads    that encode; NUM_POSTPROCESS_THREADS or 8 unless given
+        keeps_rows whether every batch's knowledge has as many rows as its input, so that a restarted teacher can pass over what is
+                   written without computing it; decided by the first batch, and then required, unless given
         timeout_s  how long inputs and model may take for one batch
 
         An exception in the model, the inputs or the sink ends everything and is raised here. What was written stays; a new Teacher
@@ -160,13 +177,15 @@ class Teacher:
         run = self._started() if self._run is not None else self._start_and_run()
         passes = Inputs(inputs, batch_size=batch_size, passes=self._identity.passes)
         if run.complete:
-            log.info("%s holds all of run %s; nothing is left to do", self._sink.name, self._identity.run_id)
+            log.info("%s holds all of the run; nothing is left to do", self._sink.name)
             return
         replicas = Devices(model, devices)
         encoding = Encoding(run, postprocess_threads(threads))
         try:
             for _ in range(run.pass_index, self._identity.passes):
-                serving = Serving(run, replicas, encoding, self._options, timeout_s=timeout_s, progress=progress)
+                serving = Serving(
+                    run, replicas, encoding, self._options, keeps_rows=keeps_rows, timeout_s=timeout_s, progress=progress
+                )
                 serving.one_pass(passes.one_pass())
             self._sink.finish()
         except BaseException:

@@ -91,6 +91,10 @@ def start_transfer(
     keys = list(promised or knowledge)
     if not keys:
         raise SchemaError("the model returned an empty dict; a batch must hold at least one tensor")
+    if promised is None:
+        asked = set(options.ragged) | (set() if isinstance(options.encodings, str) else set(options.encodings))
+        if asked - set(keys):
+            raise SchemaError(f"wire or ragged names {sorted(asked - set(keys))}, but the model returned {sorted(keys)}")
     parts = [_part(key, knowledge[key], options, promised[key] if promised is not None else None) for key in keys]
     if len({part.rows for part in parts}) > 1:
         raise SchemaError(
@@ -100,8 +104,8 @@ def start_transfer(
 
 
 def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) -> _Part:
-    values, lengths = _ragged_parts(value)
     where = f"key {key!r}"
+    values, lengths = _ragged_parts(value, where)
     if isinstance(values, torch.Tensor):
         name = str(values.dtype).removeprefix("torch.")
         dtype = dtype_named(name, where)
@@ -117,7 +121,7 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
     inner = tuple(values.shape[1:])
     if lengths is None and (key in options.ragged or (promised is not None and promised.ragged)) and inner:
         lengths = np.full(values.shape[0], inner[0], np.int64)
-        values = values.reshape(-1, *inner[1:])
+        values = values.reshape(values.shape[0] * inner[0], *inner[1:])
         inner = inner[1:]
     shape = inner if lengths is None else (-1, *inner)
     rows = values.shape[0] if lengths is None else len(lengths)
@@ -132,19 +136,31 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
     return _Part(spec=spec, rows=rows, values=values, lengths=lengths)
 
 
-def _ragged_parts(value: Any) -> tuple[Any, Any]:
+def _ragged_parts(value: Any, where: str) -> tuple[Any, Any]:
     """Values and lengths; no lengths where rows are all alike."""
     if isinstance(value, Ragged):
-        return value.values, value.lengths
+        return value.values, _checked_lengths(value, where)
     if isinstance(value, torch.Tensor) and value.is_nested:
-        rows = value.unbind()
-        return torch.cat(list(rows)), torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        value = list(value.unbind())
     if isinstance(value, (list, tuple)) and value and all(isinstance(row, (torch.Tensor, np.ndarray)) for row in value):
         if any(row.ndim == 0 for row in value):
             return value, None
         lengths = np.array([len(row) for row in value], np.int64)
-        return (torch.cat(list(value)) if isinstance(value[0], torch.Tensor) else np.concatenate(value)), lengths
+        try:
+            return (torch.cat(list(value)) if isinstance(value[0], torch.Tensor) else np.concatenate(value)), lengths
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise SchemaError(f"{where}: its ragged rows do not fit together: {error}") from error
     return value, None
+
+
+def _checked_lengths(ragged: Ragged, where: str) -> Array:
+    # Users give torch tensors here too, on any device.
+    given: Any = ragged.lengths
+    lengths: Any = given.cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
+    fits = lengths.ndim == 1 and lengths.dtype.kind in "iu" and (not lengths.size or int(lengths.min()) >= 0)
+    if not fits or int(lengths.sum()) != len(ragged.values) or (lengths.size and int(lengths.max()) >= 2**31):
+        raise SchemaError(f"{where}: lengths must be whole numbers from 0 on that add up to the {len(ragged.values)} elements")
+    return np.asarray(lengths, np.int64)
 
 
 def _cast(values: Any, wire: str) -> Any:

@@ -18,7 +18,7 @@ from tutelage.schemas.container_format import MAX_BLOCK_BYTES, MAX_HEADER_BYTES,
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import Record
-from tutelage.schemas.topic import stream_of_headers
+from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_of_headers
 from tutelage.schemas.varint import decode_long
 
 _HEAD_BYTES = 20  # two longs of at most ten bytes each: a block's count and size
@@ -54,6 +54,8 @@ class ContainerReader:
             self.schema = schema
             self.description = description_of(schema, str(path))
             self.stream = stream_of_headers(self.header.metadata, str(path))
+            if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(self.stream, self.description):
+                raise CorruptData(f"{path}: its header fails its checksum; its bytes were changed after the teacher wrote them")
         except BaseException:
             os.close(self._fd)
             raise
@@ -103,6 +105,11 @@ class ContainerReader:
             yield Block(index=index, offset=position, next_offset=next_offset, records=records)
             head = bytes(view[size + SYNC_BYTES : got])
             position, index = next_offset, index + 1
+
+    def holds_sync_after(self, offset: int) -> bool:
+        """Whether a sync marker stands anywhere behind byte `offset`."""
+        step, overlap = 16 << 20, SYNC_BYTES - 1
+        return any(self.header.sync in os.pread(self._fd, step + overlap, start) for start in range(offset, self.nbytes, step))
 
     def _block_head(self, head: bytes, where: str) -> tuple[int, int, int]:
         try:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_format import Header, checked_codec, compress, encode_header, header_bytes
 from tutelage.schemas.errors import SinkExists, TransportError
+from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.record import Description, Stream
+from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_headers
 from tutelage.schemas.varint import encode_long
 
 _MAX_BUFFERS = 512  # Linux takes 1024 at once (IOV_MAX); macOS too.
@@ -37,9 +40,14 @@ class ContainerWriter:
         self._fd = descriptor
 
     @classmethod
-    def create(cls, path: Path, schema: str, metadata: Mapping[str, bytes], codec: str = "null") -> ContainerWriter:
+    def create(cls, path: Path, stream: Stream, description: Description, codec: str = "null") -> ContainerWriter:
         """Begin NAME.partial. SinkExists if another process is writing it."""
-        fields = {"avro.schema": schema.encode(), "avro.codec": checked_codec(codec).encode(), **metadata}
+        fields = {
+            "avro.schema": schema_of(description).encode(),
+            "avro.codec": checked_codec(codec).encode(),
+            **dict(stream_headers(stream)),
+            CHECKSUM_KEY: identity_checksum(stream, description),
+        }
         header = encode_header(fields)
         writer = cls(path, _open_locked(path), header)
         try:

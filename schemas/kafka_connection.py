@@ -142,7 +142,10 @@ class KafkaConnection:
                 raise
         deadline = time.monotonic() + BROKER_TIMEOUT_S
         while True:
-            metadata = admin.list_topics(timeout=BROKER_TIMEOUT_S).topics.get(topic)
+            try:
+                metadata = admin.list_topics(timeout=BROKER_TIMEOUT_S).topics.get(topic)
+            except KafkaException as error:
+                raise self.unavailable(f"creating topic {topic!r}", error) from error
             if metadata is not None and metadata.partitions and all(p.leader >= 0 for p in metadata.partitions.values()):
                 return
             if time.monotonic() > deadline:

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from tutelage.schemas.errors import UnsupportedSchema
+from tutelage.schemas.errors import SchemaError, UnsupportedSchema
 from tutelage.schemas.field_names import field_name, key_of_field
 from tutelage.schemas.record import Description, KeySpec
 
@@ -111,13 +111,16 @@ def _spec_of(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
     ragged = _is(kind, _RAGGED)
     if not ragged and not _is(kind, _TENSOR):
         raise UnsupportedSchema(f"{here} is no tensor")
-    key = key_of_field(name)
     shape = field.get("shape")
-    if field.get("key") != key:
-        raise UnsupportedSchema(f"{here} stands for key {key!r} but names {field.get('key')!r}")
     if not isinstance(shape, list) or not all(type(size) is int for size in shape) or len(shape) > 64:
         raise UnsupportedSchema(f"{here} has no row shape")
-    spec = KeySpec(key=key, dtype=field.get("dtype"), shape=tuple(shape), wire=field.get("wire") or "")
+    try:
+        key = key_of_field(name)
+        spec = KeySpec(key=key, dtype=field.get("dtype"), shape=tuple(shape), wire=field.get("wire") or "")
+    except SchemaError as error:
+        raise UnsupportedSchema(f"{here}: {error}") from error
+    if field.get("key") != key:
+        raise UnsupportedSchema(f"{here} stands for key {key!r} but names {field.get('key')!r}")
     if spec.ragged != ragged:
         raise UnsupportedSchema(f"{here} has row shape {shape} but is {'' if ragged else 'not '}ragged")
     return spec

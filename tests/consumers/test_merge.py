@@ -226,3 +226,36 @@ def test_keys_keep_the_order_of_registration() -> None:
 def test_batches_are_pinned_when_asked() -> None:
     one = np.ones((4, 2), np.float32)
     assert merge_of("mean", one, one, pin_memory=True).is_pinned()
+
+
+def test_unaligned_complex_numbers_arrive_whole() -> None:
+    """Records are not aligned; torch's complex128 must be."""
+    values = np.arange(6).astype(np.complex128).reshape(3, 2) * 1j
+    raw = b"\0" * 3 + values.tobytes()
+    array = np.frombuffer(raw, np.uint8)[3:].view(np.complex128).reshape(3, 2)
+    assert merge_of("first", array).tolist() == values.tolist()
+    assert merge_of("sum", array, array).tolist() == (2 * values).tolist()
+
+
+def test_the_mean_of_large_integers_does_not_wrap_and_their_sum_is_refused() -> None:
+    large = np.array([2**62 + 2**61])
+    assert merge_of("mean", large, large).tolist() == [float(2**62 + 2**61)]
+    with pytest.raises(MergeError, match="does not fit int64"):
+        merge_of("sum", large, large)
+    assert merge_of("sum", large, -large).tolist() == [0]
+
+
+@pytest.mark.filterwarnings("ignore:.*support is experimental")
+@pytest.mark.parametrize("dtype", ["uint16", "uint64", "float8_e8m0fnu", "complex32", "float4_e2m1fn_x2", "bfloat16"])
+def test_every_dtype_can_be_padded_and_stacked(dtype: str) -> None:
+    if not hasattr(torch, dtype):
+        pytest.skip(f"this torch has no {dtype}")
+    storage = KeySpec(key="r", dtype=dtype, shape=()).storage.storage
+    values = np.arange(3 * storage.itemsize, dtype=np.uint8).view(storage)
+    ragged = Description((KeySpec(key="r", dtype=dtype, shape=(-1,)),))
+    padded = Merge(["t"], [ragged], {}).batch(aligned_of([{"r": Ragged(values, np.array([2, 1]))}], 2))["r"]
+    assert bytes_of(padded).tobytes() == values.tobytes() + b"\0" * storage.itemsize
+    dense = Description((KeySpec(key="r", dtype=dtype, shape=()),))
+    stacked = Merge(["a", "b"], [dense] * 2, {"r": "stack"}).batch(aligned_of([{"r": values}] * 2, 3))["r"]
+    assert stacked.shape == (3, 2)
+    assert bytes_of(stacked[:, 1]).tobytes() == values.tobytes()

@@ -313,4 +313,99 @@ def test_a_repr_reads_like_what_a_person_would_say(topic: MemoryTopic) -> None:
     assert repr(student) == "Student(of t; not started)"
     with student:
         list(student.knowledge(20))
-        assert repr(student) == "Student(of t; pass 0, 0 batches delivered)"
+        assert repr(student) == "Student(of t; pass 1, 0 batches delivered)"
+
+
+def test_a_refused_checkpoint_is_not_forgotten(topic: MemoryTopic) -> None:
+    with student_of(topic) as student:
+        batches = student.knowledge(4)
+        next(batches)
+        state = student.state_dict()
+        batches.close()  # type: ignore[attr-defined]
+    with student_of(topic) as student:
+        student.load_state_dict(state)
+        for _ in range(2):
+            with pytest.raises(RunMismatch, match="batch_size"):
+                student.knowledge(8)
+        assert xs(student.knowledge(4))[0] == [4, 5, 6, 7]
+
+
+def test_two_iterators_made_before_either_began_do_not_share_a_place(topic: MemoryTopic) -> None:
+    with student_of(topic) as student:
+        first, second = student.knowledge(4), student.knowledge(4)
+        assert next(first)["x"].tolist() == [0, 1, 2, 3]
+        with pytest.raises(ConfigurationError, match="another iterator"):
+            next(second)
+        assert next(first)["x"].tolist() == [4, 5, 6, 7]
+        first.close()  # type: ignore[attr-defined]
+
+
+def test_a_state_behind_the_last_pass_says_so_and_the_next_call_begins_again(topic: MemoryTopic) -> None:
+    with student_of(topic) as student:
+        list(student.knowledge(4))
+        state = student.state_dict()
+        assert state["pass_index"] == student.passes
+    with student_of(topic) as student:
+        student.load_state_dict(state)
+        assert student.state_dict()["pass_index"] == 1
+        assert len(xs(student.knowledge(4))) == 5
+
+
+def test_closing_a_student_ends_its_iterator_with_a_clear_error(topic: MemoryTopic) -> None:
+    student = student_of(topic)
+    student.start()
+    batches = student.knowledge(4)
+    next(batches)
+    student.close()
+    with pytest.raises(ConfigurationError, match="closed"):
+        list(batches)
+
+
+def test_what_was_dropped_is_known_after_the_pass_too(topic: MemoryTopic) -> None:
+    topic.logs[0].insert(2, topic.logs[0][0])
+    with student_of(topic) as student:
+        list(student.knowledge(4))
+        assert student.dropped == [{"duplicates": 1, "zombies": 0}]
+
+
+@pytest.mark.parametrize("state", [{"version": 1}, {"sources": [{}]}, {"sources": 1}])
+def test_a_state_with_holes_is_refused(topic: MemoryTopic, state: dict[str, Any]) -> None:
+    from tutelage.schemas.errors import TutelageError
+
+    with student_of(topic) as student, pytest.raises(TutelageError):
+        student.load_state_dict(state)
+        student.knowledge(4)
+
+
+class LopsidedSource(MemorySource):
+    """Gives as much as it can of the partitions that are not held, the last first, as a broker may."""
+
+    held: frozenset[int] = frozenset()
+
+    def hold(self, partitions: frozenset[int]) -> None:
+        self.held = partitions
+
+    def read(self, position: Any) -> Any:
+        waiting: dict[int, list[Any]] = {}
+        for arrival in super().read(position):
+            if arrival is None:
+                break
+            waiting.setdefault(arrival.partition, []).append(arrival)
+        while True:
+            partition = next((p for p in sorted(waiting, reverse=True) if waiting[p] and p not in self.held), None)
+            yield None if partition is None else waiting[partition].pop(0)
+
+
+def test_partitions_that_run_ahead_are_held_within_the_budget_and_never_for_good() -> None:
+    topic = MemoryTopic(partitions=3)
+    teach(MemorySink(topic), 3000)
+    student = Student(timeout_s=5, budget_bytes=2000)
+    student.register_teacher(LopsidedSource(topic))
+    with student:
+        batches = student.knowledge(7)
+        assert next(batches)["x"].tolist() == [*range(7)]
+        pipeline = student._pipeline
+        assert pipeline is not None
+        # A record has some 120 bytes here: the budget, and what came before it was noticed.
+        assert pipeline._teachers[0].order.pending_bytes < 3000
+        assert [x for batch in batches for x in batch["x"].tolist()] == list(range(7, 3000))

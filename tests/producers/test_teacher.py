@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
-from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage.producers import FileSink, MemorySink, Teacher, gather
 from tutelage.producers.encoding import postprocess_threads
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import partial_path
@@ -347,3 +349,151 @@ def test_a_repr_reads_like_what_a_person_would_say() -> None:
     with Teacher(MemorySink(MemoryTopic(name="t1"))) as teacher:
         teacher.serve(lambda x: {"x": x}, torch.arange(4), batch_size=2)
         assert repr(teacher) == "Teacher('t1' to MemorySink('t1', 1 partitions), 4 rows in 2 records written)"
+
+
+def test_batches_under_way_before_the_first_is_described_are_checked_too() -> None:
+    release = threading.Event()
+
+    def model(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        if int(batch[0]) == 0:
+            release.wait(5)
+            return {"x": batch.float()}
+        release.set()
+        return {"x": batch}
+
+    with pytest.raises(DescriptionChanged), Teacher(MemorySink(MemoryTopic())) as teacher:
+        teacher.serve(model, torch.arange(8), batch_size=2, devices=["cpu", "cpu"])
+
+
+def test_a_write_that_failed_is_followed_by_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.avro"
+    with Teacher(FileSink(path), rows_per_record=2) as teacher:
+        teacher.write({"x": torch.arange(2)})
+        monkeypatch.setattr("tutelage.producers.file_sink.FileSink.max_record_bytes", 10)
+        with pytest.raises(RecordTooLarge, match=r"a\.avro.*rows_per_record="):
+            teacher.write({"x": torch.arange(2, 4)})
+        monkeypatch.undo()
+        for call in (lambda: teacher.write({"x": torch.arange(4, 6)}), teacher.end_pass):
+            with pytest.raises(ConfigurationError, match="an earlier write failed"):
+                call()
+    assert not path.exists()
+    assert partial_path(path).exists()
+
+
+@pytest.mark.parametrize("rows", [9, 20])
+def test_a_continued_run_whose_inputs_changed_in_length_is_refused(rows: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.avro"
+    with Teacher(FileSink(path), rows_per_record=3) as teacher:
+        teacher.serve(lambda x: {"x": x}, torch.arange(11), batch_size=2)
+    with ContainerReader(path) as reader:
+        blocks = list(reader.blocks())
+    # As if killed between the last record, which is short, and the end.
+    partial_path(path).write_bytes(path.read_bytes()[: blocks[-1].offset])
+    path.unlink()
+    with (
+        pytest.raises(LengthMismatch, match=f"holds 11 rows of pass 0 already, but the inputs gave {rows}"),
+        Teacher(FileSink(path)) as teacher,
+    ):
+        teacher.serve(lambda x: {"x": x}, torch.arange(rows), batch_size=2)
+    with Teacher(FileSink(path)) as teacher:
+        teacher.serve(lambda x: {"x": x}, torch.arange(11), batch_size=2)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("run_id", [None, "mine"])
+def test_a_teacher_killed_before_its_file_had_its_name_finishes_it(run_id: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.avro"
+
+    def write() -> None:
+        with Teacher(FileSink(path), run_id=run_id) as teacher:
+            teacher.serve(lambda x: {"x": x}, torch.arange(4), batch_size=2)
+
+    write()
+    path.rename(partial_path(path))
+    write()
+    assert path.exists()
+    if run_id:
+        write()
+    else:
+        with pytest.raises(SinkExists):
+            write()
+
+
+def test_damage_with_blocks_behind_it_is_not_thrown_away(tmp_path: Path) -> None:
+    path = tmp_path / "a.avro"
+    with pytest.raises(Stopped), Teacher(FileSink(path), rows_per_record=2) as teacher:
+        for batch in torch.arange(20).split(2):
+            teacher.write({"x": batch})
+        raise Stopped
+    with ContainerReader(partial_path(path)) as reader:
+        offset = list(reader.blocks())[2].offset
+    data = bytearray(partial_path(path).read_bytes())
+    data[offset + 60] ^= 1
+    partial_path(path).write_bytes(data)
+    with pytest.raises(SinkExists, match="blocks follow the damage"), Teacher(FileSink(path)):
+        pass
+    assert partial_path(path).read_bytes() == data
+
+
+def test_a_model_that_drops_rows_says_so_or_is_refused() -> None:
+    def even(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"x": batch if int(batch[0]) < 4 else batch[batch % 2 == 0]}
+
+    with pytest.raises(SchemaError, match="keeps_rows=False"), Teacher(MemorySink(MemoryTopic())) as teacher:
+        teacher.serve(even, torch.arange(20), batch_size=4)
+    topic = MemoryTopic()
+    with pytest.raises(Stopped), Teacher(MemorySink(topic), rows_per_record=3) as teacher:
+        teacher.serve(even, stopping(list(torch.arange(20).split(4)), 4), keeps_rows=False)
+    with Teacher(MemorySink(topic), rows_per_record=3) as teacher:
+        teacher.serve(even, list(torch.arange(20).split(4)), keeps_rows=False)
+    assert read(topic) == [0, 1, 2, 3, *range(4, 20, 2)]
+
+
+@pytest.mark.parametrize("lengths", [[1, 1], [4, 1], [-1, 4], [1.5, 1.5], [[1, 2]]])
+def test_lengths_that_do_not_fit_their_values_are_refused(lengths: Any) -> None:
+    from tutelage.producers import Ragged
+
+    with pytest.raises(SchemaError, match="lengths must be whole numbers"), Teacher(MemorySink(MemoryTopic())) as teacher:
+        teacher.write({"r": Ragged(np.zeros(3), np.array(lengths))})
+
+
+def test_names_of_keys_the_model_does_not_give_are_refused() -> None:
+    with (
+        pytest.raises(SchemaError, match=r"wire or ragged names \['logit'\]"),
+        Teacher(MemorySink(MemoryTopic()), wire={"logit": "float16"}) as teacher,
+    ):
+        teacher.write({"logits": torch.zeros(2)})
+
+
+def test_waiting_rows_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = 0
+    real = gather._copied
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal copies
+        copies += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(gather, "_copied", counted)
+    topic = MemoryTopic()
+    with Teacher(MemorySink(topic), rows_per_record=2000) as teacher:
+        for index in range(1000):
+            teacher.write({"x": np.array([index])})
+    # Each waiting row is copied once, not again at every write.
+    assert copies == 1000
+    assert read(topic) == list(range(1000))
+
+
+def test_a_process_ends_although_its_inputs_hang(tmp_path: Path) -> None:
+    script = (
+        "import time, torch\n"
+        "from tutelage.producers import MemorySink, MemoryTopic, Teacher\n"
+        "def hanging():\n"
+        "    yield torch.arange(2)\n"
+        "    time.sleep(600)\n"
+        "with Teacher(MemorySink(MemoryTopic())) as teacher:\n"
+        "    teacher.serve(lambda x: {'x': x}, hanging, timeout_s=0.5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "WaitTimeout: waited" in done.stderr
+    assert done.returncode == 1

@@ -21,7 +21,6 @@ from tutelage.schemas.container_writer import ContainerWriter, partial_path
 from tutelage.schemas.errors import ConfigurationError, CorruptData, DataError, SchemaError, SinkExists, TruncatedData
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Column, Description, KeySpec, Record, RecordHead
-from tutelage.schemas.topic import stream_headers
 
 STREAM = stream_of(rows_per_record=5)
 
@@ -31,7 +30,7 @@ def head_of(sequence: int, rows: int = 5) -> RecordHead:
 
 
 def written(path: Path, description: Description, records: list[dict[str, list[Column]]], codec: str = "null") -> None:
-    writer = ContainerWriter.create(path, schema_of(description), dict(stream_headers(STREAM)), codec)
+    writer = ContainerWriter.create(path, STREAM, description, codec)
     encoder = Codec(description)
     for sequence, columns in enumerate(records):
         writer.append(writer.pack(encoder.encode(head_of(sequence), columns)))
@@ -123,14 +122,22 @@ def test_a_changed_byte_anywhere_never_gives_other_records(tmp_path: Path, codec
     data = path.read_bytes()
     good = [record.raw.tobytes() for record in read(path)]
     with ContainerReader(path) as reader:
-        body = reader.header.nbytes
-    for index in range(body, len(data)):
+        body, stream, description = reader.header.nbytes, reader.stream, reader.description
+    for index in range(len(data)):
         damaged = bytearray(data)
         damaged[index] ^= 0x41
         bad.write_bytes(damaged)
         found: list[bytes] = []
-        with pytest.raises(DataError, match=r"bad\.avro"), ContainerReader(bad) as reader:
-            found.extend(record.raw.tobytes() for block in reader.blocks() for record in block.records)
+        try:
+            with ContainerReader(bad) as reader:
+                assert (reader.stream, reader.description) == (stream, description)
+                found.extend(record.raw.tobytes() for block in reader.blocks() for record in block.records)
+        except (DataError, SchemaError) as error:
+            assert "bad.avro" in str(error)
+        else:
+            # Only documentation in the schema may change unnoticed.
+            assert index < body
+            assert len(found) == len(good)
         assert found == good[: len(found)]
 
 
@@ -169,7 +176,7 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_has_its_name_only_when_it_is_finished(tmp_path: Path) -> None:
     path = tmp_path / "a.avro"
-    writer = ContainerWriter.create(path, schema_of(NUMBERS), dict(stream_headers(STREAM)))
+    writer = ContainerWriter.create(path, STREAM, NUMBERS)
     assert partial_path(path).exists()
     assert not path.exists()
     writer.finish()
@@ -179,9 +186,9 @@ def test_a_file_has_its_name_only_when_it_is_finished(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_file_are_one_too_many(tmp_path: Path) -> None:
     path = tmp_path / "a.avro"
-    writer = ContainerWriter.create(path, schema_of(NUMBERS), dict(stream_headers(STREAM)))
+    writer = ContainerWriter.create(path, STREAM, NUMBERS)
     with pytest.raises(SinkExists, match="another process"):
-        ContainerWriter.create(path, schema_of(NUMBERS), dict(stream_headers(STREAM)))
+        ContainerWriter.create(path, STREAM, NUMBERS)
     writer.close()
 
 
