@@ -16,7 +16,7 @@ from tutelage.producers import FileSink, Teacher
 
 ROWS = 64
 WIDTH = 1000
-BATCHES = 600
+BATCHES = 1200
 NBYTES = BATCHES * ROWS * (WIDTH * 4 + 8)
 
 

@@ -1,16 +1,14 @@
-"""The position of everything, in one JSON file: written atomically, versioned, checked when it is loaded."""
+"""A student's state in one JSON file: written atomically, versioned. What is in it is for `place.py`."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tutelage.consumers.source import Opened, Position
-from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError
+from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 VERSION = 1
 
@@ -46,38 +44,3 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = state.get("version") if isinstance(state, dict) else None
         raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r})")
     return state
-
-
-def source_state(name: str, opened: Opened, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
-    """One source's part of a state: where it is, and what must be the same for that to mean anything."""
-    stream = opened.stream
-    return {
-        "source": name,
-        "run_id": stream.run_id,
-        "rows_per_record": stream.rows_per_record,
-        "partitions": opened.partitions,
-        "identity": dict(identity),
-        "position": {**asdict(position), "offsets": list(position.offsets)},
-    }
-
-
-def restored_position(saved: Mapping[str, Any], name: str, opened: Opened, identity: Mapping[str, str]) -> Position:
-    """The position in a source's state. RunMismatch or TopicIdentityError, with the difference, if it is of something else."""
-    stream = opened.stream
-    now = {"run_id": stream.run_id, "rows_per_record": stream.rows_per_record, "partitions": opened.partitions}
-    for field, value in now.items():
-        if saved.get(field) != value:
-            raise RunMismatch(
-                f"the checkpoint was taken from {saved.get('source')} with {field} {saved.get(field)!r}; {name} has {value!r}"
-            )
-    if saved.get("identity") != dict(identity):
-        raise TopicIdentityError(
-            f"the checkpoint was taken from {saved.get('source')} of {saved.get('identity')}; {name} is of {dict(identity)}: it was recreated, "
-            "or is on another cluster"
-        )
-    try:
-        position = dict(saved["position"])
-        numbers = {name: int(position[name]) for name in ("pass_index", "sequence", "row")}
-        return Position(**numbers, offsets=tuple(int(offset) for offset in position["offsets"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error

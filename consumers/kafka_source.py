@@ -100,6 +100,9 @@ class KafkaSource(Source):
     def identity(self) -> Mapping[str, str]:
         return dict(self._identity)
 
+    def connect(self) -> None:
+        self._connection.registry.connect()
+
     def open(self, timeout_s: float) -> Opened:
         self._leave_inherited()
         if self._opened is not None:

@@ -73,6 +73,10 @@ class Source(ABC):
     def name(self) -> str:
         """What people call it: a topic or a file."""
 
+    def connect(self) -> None:
+        """Load what reading takes, without waiting for anything, so that `open` is quick once the stream is there."""
+        return
+
     @abstractmethod
     def open(self, timeout_s: float) -> Opened:
         """Find the stream, waiting for its first record. Called again, it gives the same answer at once."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tutelage.consumers.channel import Closed
-from tutelage.consumers.checkpoint import VERSION, load_checkpoint, restored_position, save_checkpoint, source_state
+from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.consumers.merge import Batch, Merge, RaggedOptions
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
-from tutelage.consumers.source import Opened, Position, Source
+from tutelage.consumers.place import Place, place_of, state_of
+from tutelage.consumers.source import Opened, Source
 from tutelage.consumers.strategies import MergeStrategy
 from tutelage.schemas.errors import ConfigurationError, CorruptData, LengthMismatch, RunMismatch
 from tutelage.schemas.record import Description
@@ -25,22 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
-
-
-@dataclass(kw_only=True, slots=True)
-class _Place:
-    """Where the student is: the pass it is in, where that began, what it delivered of it, and each source's position now.
-
-    Positions are None where they are not known: reading then begins at the run's first record and passes over earlier passes.
-    """
-
-    pass_index: int = 0
-    batches: int = 0
-    rows: int = 0
-    began: tuple[Position, ...] | None = None
-    positions: tuple[Position, ...] | None = None
-    batch_size: int | None = None
-    drop_last: bool | None = None
 
 
 class Student:
@@ -92,7 +77,7 @@ class Student:
         self._opened: list[Opened] | None = None
         self._merge: Merge | None = None
         self._pipeline: Pipeline | None = None
-        self._place = _Place()
+        self._place = Place()
         self._saved: Mapping[str, Any] | None = None
         self._dropped: list[dict[str, int]] = []
         self._pid = os.getpid()
@@ -131,6 +116,8 @@ class Student:
             raise ConfigurationError("the student was started already")
         if not self._sources:
             raise ConfigurationError("the student has no teachers; register_teacher first")
+        for source in self._sources:
+            source.connect()
         self._started = True
 
     @property
@@ -181,21 +168,20 @@ class Student:
         self._place = place
         return self._iterate(merge, options, place)
 
-    def _iterate(self, merge: Merge, options: PipelineOptions, place: _Place) -> Iterator[Batch]:
-        positions = place.positions or tuple(Position(pass_index=place.pass_index) for _ in self._sources)
+    def _iterate(self, merge: Merge, options: PipelineOptions, place: Place) -> Iterator[Batch]:
         if self._pipeline is not None:
             raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
         self._place = place
-        self._pipeline = pipeline = Pipeline(self._sources, self._streams(), positions, merge, options, first_row=place.rows)
+        self._pipeline = pipeline = Pipeline(
+            self._sources, self._streams(), place.of(len(self._sources)), merge, options, first_row=place.rows
+        )
         try:
             while (merged := self._awaited(pipeline)).batch is not None:
-                place.positions = merged.positions
-                place.batches += 1
-                place.rows += merged.rows
+                place.delivered(merged.rows, merged.positions)
                 for source, position in zip(self._sources, merged.positions, strict=True):
                     source.commit(position)
                 yield merged.batch
-            self._place = self._place_after(place, merged.positions)
+            self._place = place.following(merged.positions)
         finally:
             self._dropped = _counts(pipeline)
             pipeline.close()
@@ -218,44 +204,23 @@ class Student:
                 )
             wait.tick()
 
-    def _place_after(self, place: _Place, positions: tuple[Position, ...]) -> _Place:
-        following = place.pass_index + 1
-        # Where a longer teacher was truncated, its position is still in the old pass; its offsets are good for the new one.
-        positions = tuple(
-            position if position.pass_index == following else Position(pass_index=following, offsets=position.offsets)
-            for position in positions
-        )
-        return _Place(pass_index=following, began=positions, positions=positions)
-
-    def _next_place(self, batch_size: int, drop_last: bool, pass_index: int | None) -> _Place:
+    def _next_place(self, batch_size: int, drop_last: bool, pass_index: int | None) -> Place:
         opened = self._streams()
         saved = self._saved
         if saved is not None:
-            place = self._restored(saved)
-            differs = [
-                f"{name} was {then!r}, is {now!r}"
-                for name, then, now in (
-                    ("batch_size", place.batch_size, batch_size),
-                    ("drop_last", place.drop_last, drop_last),
-                    ("pass_index", place.pass_index, pass_index if pass_index is not None else place.pass_index),
-                )
-                if then is not None and then != now
-            ]
-            if differs:
-                raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
+            place = place_of(saved, self._sources, opened)
+            place.refuse_unlike(batch_size, drop_last, pass_index)
         else:
-            place = replace(self._place)
-            if place.batches:
-                # The pass was left early: begin it again.
-                place = _Place(pass_index=place.pass_index, began=place.began, positions=place.began)
+            # A pass that was left early begins again.
+            place = self._place.begun_again() if self._place.batches else replace(self._place)
         passes = opened[0].stream.passes
         if place.pass_index >= passes:
             # All passes were read to their end: begin again with the first.
-            place = _Place()
+            place = Place()
         if pass_index is not None and pass_index != place.pass_index:
             if not 0 <= pass_index < passes:
                 raise ConfigurationError(f"pass_index is {pass_index}; the teachers write {passes} passes, from 0")
-            place = _Place(pass_index=pass_index)
+            place = Place(pass_index=pass_index)
         place.batch_size, place.drop_last = batch_size, drop_last
         self._saved = None
         return place
@@ -332,20 +297,7 @@ class Student:
         if self._saved is not None:
             return dict(self._saved)
         self._merging()
-        place = self._place
-        positions = place.positions or tuple(Position(pass_index=place.pass_index) for _ in self._sources)
-        return {
-            "version": VERSION,
-            "pass_index": place.pass_index,
-            "batches": place.batches,
-            "rows": place.rows,
-            "batch_size": place.batch_size,
-            "drop_last": place.drop_last,
-            "sources": [
-                source_state(source.name, opened, source.identity(), position)
-                for source, opened, position in zip(self._sources, self._streams(), positions, strict=True)
-            ],
-        }
+        return state_of(self._place, self._sources, self._streams())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `knowledge` gives the batches behind it. Checked against the sources then.
@@ -359,23 +311,6 @@ class Student:
         if len(sources) != len(self._sources):
             raise ConfigurationError(f"the checkpoint has {len(sources)} teachers, the student {len(self._sources)}")
         self._saved = dict(state)
-
-    def _restored(self, saved: Mapping[str, Any]) -> _Place:
-        positions = tuple(
-            restored_position(part, source.name, opened, source.identity())
-            for part, source, opened in zip(saved["sources"], self._sources, self._streams(), strict=True)
-        )
-        try:
-            return _Place(
-                pass_index=int(saved["pass_index"]),
-                batches=int(saved["batches"]),
-                rows=int(saved["rows"]),
-                positions=positions,
-                batch_size=saved["batch_size"],
-                drop_last=saved["drop_last"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptData(f"the checkpoint's counts are broken: {error!r}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `state_dict` to a file, atomically."""

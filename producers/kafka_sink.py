@@ -98,6 +98,7 @@ class KafkaSink(Sink):
 
     def tail(self) -> Tail | None:
         self._producer = producer = self._connection.producer()
+        self._connection.registry.connect()
         there = self._connection.topic_partitions(producer, self._topic)
         if there:
             found = read_tail(self._connection, self._topic, there)

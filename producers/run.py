@@ -145,7 +145,10 @@ class Run:
             if self._tail is not None or self._identity.rows_per_record is not None or self.due:
                 return self.settle()
             return []
-        return self._work(self._gathering().add(columns, rows))
+        gather = self._gathering()
+        records = gather.add(columns, rows)
+        self._refuse_other_length(gather.rows, ended=False)
+        return self._work(records)
 
     @property
     def due(self) -> bool:
@@ -176,8 +179,7 @@ class Run:
             again = f"pass {self.pass_index} of {self._identity.passes}: " if self.pass_index else ""
             raise ConfigurationError(f"{again}the inputs gave no rows; there is nothing to write to {self._sink.name}")
         work += self._work(gather.finish())
-        if self._tail is not None and self.pass_index == self._tail.pass_index:
-            self._tail.refuse_other_length(gather.rows, self._sink.name)
+        self._refuse_other_length(gather.rows, ended=True)
         records = -(-gather.rows // self._settled().rows_per_record)
         end = End(records=records, rows=gather.rows)
         work.append(Work(head=self._head(records, 0, end), columns={}))
@@ -212,6 +214,10 @@ class Run:
             columns, rows = self._opening[index]
             self._opening[index] = ({key: _copied(column) for key, column in columns.items()}, rows)
         self._opening_owned = len(self._opening)
+
+    def _refuse_other_length(self, rows: int, *, ended: bool) -> None:
+        if self._tail is not None and self.pass_index == self._tail.pass_index:
+            self._tail.refuse_other_length(rows, self._sink.name, ended=ended)
 
     def _describe(self, description: Description) -> None:
         if self._tail is not None and description != self._tail.description:

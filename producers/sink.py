@@ -40,15 +40,15 @@ class Tail:
     finished: bool
     last: RecordHead | None = None
 
-    def refuse_other_length(self, rows: int, where: str) -> None:
-        """LengthMismatch if a continued pass came to other rows than what is there of it allows."""
+    def refuse_other_length(self, rows: int, where: str, *, ended: bool) -> None:
+        """LengthMismatch if a continued pass came to more rows than what is there allows, or has ended with fewer."""
         last = self.last
         if last is None:
             return
         size = self.stream.rows_per_record
         least = last.end.rows if last.end is not None else last.sequence * size + last.rows
         exact = last.end is not None or last.rows < size
-        if rows < least or (exact and rows != least):
+        if (ended and rows < least) or (exact and rows > least):
             raise LengthMismatch(
                 f"{where} holds {least} rows of pass {self.pass_index} already, but the inputs gave {rows} this time; a continued run "
                 "must read the same inputs again from the beginning"

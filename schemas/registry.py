@@ -26,6 +26,9 @@ NOT_FOUND_STATUS = 404
 class Registry(Protocol):
     """What a sink or source needs of a registry."""
 
+    def connect(self) -> None:
+        """Load what it takes to speak to it (a second, for HTTP), so that the first call is quick. Asks nothing yet."""
+
     def register(self, subject: str, schema: str) -> int:
         """Register a schema under a subject and return its id; the same schema has the same id again."""
 
@@ -56,6 +59,9 @@ class LocalRegistry:
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
         self._subjects: dict[str, list[str]] = {}
+
+    def connect(self) -> None:
+        pass
 
     def register(self, subject: str, schema: str) -> int:
         schema_id = self._ids.setdefault(schema, len(self._ids) + 1)
@@ -96,6 +102,9 @@ class HttpRegistry:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_client": None}
+
+    def connect(self) -> None:
+        self._opened()
 
     def register(self, subject: str, schema: str) -> int:
         from confluent_kafka.schema_registry import Schema

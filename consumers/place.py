@@ -1,0 +1,135 @@
+"""Where a student is in its teachers' streams, and that place as plain values: what a checkpoint holds.
+
+Pure: no I/O, threads or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tutelage.consumers.checkpoint import VERSION
+from tutelage.consumers.source import Opened, Position, Source
+from tutelage.schemas.errors import CorruptData, RunMismatch, TopicIdentityError
+
+
+@dataclass(kw_only=True, slots=True)
+class Place:
+    """The pass a student is in, where that began, what was delivered of it, and each source's position now.
+
+    Positions are None where they are not known: reading then begins at the run's first record and passes over earlier passes.
+    """
+
+    pass_index: int = 0
+    batches: int = 0
+    rows: int = 0
+    began: tuple[Position, ...] | None = None
+    positions: tuple[Position, ...] | None = None
+    batch_size: int | None = None
+    drop_last: bool | None = None
+
+    def of(self, sources: int) -> tuple[Position, ...]:
+        """Each source's position."""
+        return self.positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
+
+    def delivered(self, rows: int, positions: tuple[Position, ...]) -> None:
+        """Count a batch, and stand behind it."""
+        self.batches += 1
+        self.rows += rows
+        self.positions = positions
+
+    def begun_again(self) -> Place:
+        """The beginning of this pass."""
+        return Place(pass_index=self.pass_index, began=self.began, positions=self.began)
+
+    def following(self, positions: tuple[Position, ...]) -> Place:
+        """The beginning of the next pass, the sources being at these positions."""
+        following = self.pass_index + 1
+        # Where a longer teacher was truncated, its position is still in the old pass; its offsets are good for the new one.
+        positions = tuple(
+            position if position.pass_index == following else Position(pass_index=following, offsets=position.offsets)
+            for position in positions
+        )
+        return Place(pass_index=following, began=positions, positions=positions)
+
+    def refuse_unlike(self, batch_size: int, drop_last: bool, pass_index: int | None) -> None:
+        """RunMismatch, with the difference, if a place from a checkpoint does not fit what is asked for now."""
+        asked = (
+            ("batch_size", self.batch_size, batch_size),
+            ("drop_last", self.drop_last, drop_last),
+            ("pass_index", self.pass_index, self.pass_index if pass_index is None else pass_index),
+        )
+        differs = [f"{name} was {then!r}, is {now!r}" for name, then, now in asked if then is not None and then != now]
+        if differs:
+            raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
+
+
+def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened]) -> dict[str, Any]:
+    """A place as JSON-like values."""
+    return {
+        "version": VERSION,
+        "pass_index": place.pass_index,
+        "batches": place.batches,
+        "rows": place.rows,
+        "batch_size": place.batch_size,
+        "drop_last": place.drop_last,
+        "sources": [
+            _source_state(source.name, found, source.identity(), position)
+            for source, found, position in zip(sources, opened, place.of(len(sources)), strict=True)
+        ],
+    }
+
+
+def place_of(state: Mapping[str, Any], sources: Sequence[Source], opened: Sequence[Opened]) -> Place:
+    """The place of a state, which must be of these sources. RunMismatch, TopicIdentityError or CorruptData if it is not."""
+    positions = tuple(
+        _restored_position(part, source.name, found, source.identity())
+        for part, source, found in zip(state["sources"], sources, opened, strict=True)
+    )
+    try:
+        return Place(
+            pass_index=int(state["pass_index"]),
+            batches=int(state["batches"]),
+            rows=int(state["rows"]),
+            positions=positions,
+            batch_size=state["batch_size"],
+            drop_last=state["drop_last"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptData(f"the checkpoint's counts are broken: {error!r}") from error
+
+
+def _source_state(name: str, opened: Opened, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
+    """One source's part of a state: where it is, and what must be the same for that to mean anything."""
+    stream = opened.stream
+    return {
+        "source": name,
+        "run_id": stream.run_id,
+        "rows_per_record": stream.rows_per_record,
+        "partitions": opened.partitions,
+        "identity": dict(identity),
+        "position": {**asdict(position), "offsets": list(position.offsets)},
+    }
+
+
+def _restored_position(saved: Mapping[str, Any], name: str, opened: Opened, identity: Mapping[str, str]) -> Position:
+    """The position in a source's state. RunMismatch or TopicIdentityError, with the difference, if it is of something else."""
+    stream = opened.stream
+    now = {"run_id": stream.run_id, "rows_per_record": stream.rows_per_record, "partitions": opened.partitions}
+    for field, value in now.items():
+        if saved.get(field) != value:
+            raise RunMismatch(
+                f"the checkpoint was taken from {saved.get('source')} with {field} {saved.get(field)!r}; {name} has {value!r}"
+            )
+    if saved.get("identity") != dict(identity):
+        raise TopicIdentityError(
+            f"the checkpoint was taken from {saved.get('source')} of {saved.get('identity')}; {name} is of {dict(identity)}: it was recreated, "
+            "or is on another cluster"
+        )
+    try:
+        position = dict(saved["position"])
+        numbers = {name: int(position[name]) for name in ("pass_index", "sequence", "row")}
+        return Position(**numbers, offsets=tuple(int(offset) for offset in position["offsets"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error
