@@ -9,6 +9,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_tail import read_tail
 from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
@@ -48,7 +49,8 @@ class KafkaSink(Sink):
     """Writes a topic. Creates it where it is missing, with `partitions` (4 unless given) and `topic_settings` over our own.
 
     `registry` is a URL or a Registry; `options` are librdkafka's, untouched. A delivery that takes longer than
-    `delivery_timeout_s` ends the run.
+    `delivery_timeout_s` ends the run. With `max_ahead` the teacher stays at most so many records ahead of what the student of
+    `student_group` (a `KafkaSource`'s group) has committed, and waits for it at most `student_timeout_s`.
 
     Guarantee: a record that `write` took is on the brokers once `finish` returned; a failed delivery stops the sink, so that no
     record is ever behind a missing one. A second writer of the same run can only write what is there already.
@@ -67,15 +69,26 @@ class KafkaSink(Sink):
         topic_settings: Mapping[str, str] | None = None,
         options: Mapping[str, object] | None = None,
         delivery_timeout_s: float = 120.0,
+        max_ahead: int | None = None,
+        student_group: str | None = None,
+        student_timeout_s: float = 3600.0,
     ) -> None:
         if partitions is not None and partitions < 1:
             raise ConfigurationError(f"partitions is {partitions}; it must be at least 1")
+        if (max_ahead is None) != (student_group is None) or (max_ahead is not None and max_ahead < 1):
+            raise ConfigurationError(
+                "max_ahead is a number of records, at least 1, and goes with the student's group, student_group"
+            )
         self._topic = checked_topic(topic)
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options)
         self._asked_partitions = partitions
         self._replication = replication
         self._topic_settings = {**_TOPIC_SETTINGS, **(topic_settings or {})}
         self._delivery_timeout_s = delivery_timeout_s
+        self._max_ahead = max_ahead
+        self._student_group = student_group
+        self._student_timeout_s = student_timeout_s
+        self._pace: Pace | None = None
         self._producer: Producer | None = None
         self._control: KafkaControl | None = None
         self._headers: list[tuple[str, str | bytes | None]] = []
@@ -127,6 +140,15 @@ class KafkaSink(Sink):
             raise SinkExists(f"the run has {stream.partitions} partitions, topic {self._topic} is used with {self.partitions}")
         subject = value_subject(self._topic)
         schema_id = register_description(self._connection.registry, subject, description, schema_of(description))
+        if self._max_ahead is not None and self._student_group is not None:
+            self._pace = Pace(
+                self._connection,
+                self._topic,
+                self.partitions,
+                group=self._student_group,
+                max_ahead=self._max_ahead,
+                timeout_s=self._student_timeout_s,
+            )
         self._frame = frame(schema_id)
         self._headers = list(stream_headers(stream))
 
@@ -142,11 +164,19 @@ class KafkaSink(Sink):
         return encoded.joined(self._frame)
 
     def write(self, head: RecordHead, packed: bytes) -> None:
+        if self._pace is not None and head.end is None:
+            self._await_student(self._pace)
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
             if is_missing(head, self._missing[partition]):
                 self._produce(partition, packed)
         self.poll()
+
+    def _await_student(self, pace: Pace) -> None:
+        wait = pace.wait()
+        while wait is not None and not pace.has_room_after_a_moment():
+            self.poll()
+            wait.tick()
 
     def _produce(self, partition: int, packed: bytes) -> None:
         producer = self._opened()
@@ -165,6 +195,8 @@ class KafkaSink(Sink):
                 raise DeliveryFailed(f"topic {self._topic}, partition {partition}: {describe(error)}") from error
             else:
                 self._in_flight += 1
+                if self._pace is not None:
+                    self._pace.written()
                 return
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
@@ -191,6 +223,9 @@ class KafkaSink(Sink):
         self._refuse_failure()
 
     def close(self) -> None:
+        if self._pace is not None:
+            self._pace.close()
+            self._pace = None
         if self._control is not None:
             self._control.close()
             self._control = None

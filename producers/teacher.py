@@ -66,6 +66,8 @@ class Teacher:
         self._options = WireOptions(encodings=wire, ragged=frozenset(ragged))
         self._run: Run | None = None
         self._wrote_by_hand = False
+        self._passes_by_hand = 0
+        self._passes_held = 0
         self._failed = False
         self._closed = False
 
@@ -83,6 +85,11 @@ class Teacher:
         try:
             if kind is None and self._wrote_by_hand and not self._failed and not self._started().complete:
                 self.end_pass()
+                if not self._started().complete:
+                    log.warning(
+                        "%s: %d of %d passes are written; the run is not complete, the same program goes on with it",
+                        self._sink.name, self._started().pass_index, self._identity.passes,
+                    )  # fmt: skip
         finally:
             self.close()
 
@@ -100,6 +107,7 @@ class Teacher:
             raise ConfigurationError("the teacher was started already; a Teacher is one run")
         try:
             self._run = Run(self._sink, self._identity)
+            self._passes_held = self._run.pass_index
         except BaseException:
             self.close()
             raise
@@ -120,9 +128,12 @@ class Teacher:
         A continued run takes the same batches from the beginning and drops those that are written.
         """
         run = self._started()
-        if run.complete:
+        if self._passes_by_hand >= self._identity.passes:
             raise ConfigurationError(f"all {self._identity.passes} passes of this run are written; use a new Teacher")
         self._wrote_by_hand = True
+        if self._passes_by_hand < self._passes_held:
+            # A pass the sink holds to its end.
+            return
         batch = start_transfer(knowledge, self._options, run.promised)
         columns = batch.columns()
         self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
@@ -131,6 +142,9 @@ class Teacher:
     def end_pass(self) -> None:
         """End the pass that `write` filled; after the last one, the run is complete. Leaving the `with` block does it too."""
         run = self._started()
+        self._passes_by_hand += 1
+        if self._passes_by_hand <= self._passes_held:
+            return
         self._encode_and_write(run.end_pass)
         if run.complete:
             self._sink.finish()

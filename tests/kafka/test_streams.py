@@ -360,3 +360,23 @@ def test_a_data_loader_worker_reads_a_topic(kafka: dict[str, Any], topic_name: N
     with student_of(KafkaSource(topic, **kafka)) as student:
         loader = DataLoader(student.dataset(9), batch_size=None, num_workers=1, multiprocessing_context=context)
         assert [x for batch in loader for x in batch["x"].tolist()] == list(range(100))
+
+
+def test_a_teacher_stays_near_its_student_when_told_to(kafka: dict[str, Any], topic_name: Names) -> None:
+    topic, group = topic_name("pace"), topic_name("pace-group")
+    paced = {"max_ahead": 5, "student_group": group, **kafka}
+    writer = threading.Thread(target=lambda: teach(KafkaSink(topic, partitions=2, **paced), 300))
+    writer.start()
+    with student_of(KafkaSource(topic, group=group, **kafka), prefetch=1, budget_bytes=1) as student:
+        batches = student.knowledge(7)
+        for _ in range(3):
+            next(batches)
+        time.sleep(1.5)
+        held = sum(len(messages(kafka, topic, partition)) for partition in (0, 1))
+        assert held <= 3 + 5
+        assert writer.is_alive()
+        assert sum(len(batch["x"]) for batch in batches) == 300 - 3 * 7
+    writer.join(20)
+    assert not writer.is_alive()
+    with pytest.raises(WaitTimeout, match="to read on"):
+        teach(KafkaSink(topic_name("alone"), student_timeout_s=1, **{**paced, "student_group": topic_name("nobody")}), 300)

@@ -499,3 +499,35 @@ def test_a_process_ends_although_its_inputs_hang(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert "WaitTimeout: waited" in done.stderr
     assert done.returncode == 1
+
+
+def test_a_run_of_several_passes_by_hand_is_continued_in_any_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.avro"
+
+    def write(stop_in: int | None) -> None:
+        with Teacher(FileSink(path), passes=3, rows_per_record=2) as teacher:
+            for index in range(3):
+                for start in (0, 3):
+                    if index == stop_in and start:
+                        raise Stopped
+                    teacher.write({"x": torch.arange(start, start + 3) + 10 * index})
+                if index < 2:
+                    teacher.end_pass()
+
+    for stop_in in (0, 1, 2):
+        with pytest.raises(Stopped):
+            write(stop_in)
+    write(None)
+    student = Student()
+    student.register_teacher(FileSource(path))
+    with student:
+        assert [[int(x) for batch in student.knowledge(4) for x in batch["x"]] for _ in range(3)] == [
+            [*range(10 * index, 10 * index + 6)] for index in range(3)
+        ]
+
+
+def test_a_run_left_with_passes_missing_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Teacher(FileSink(tmp_path / "a.avro"), passes=2) as teacher:
+        teacher.write({"x": torch.arange(3)})
+    assert "1 of 2 passes are written" in caplog.text
+    assert not (tmp_path / "a.avro").exists()

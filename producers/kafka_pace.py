@@ -1,0 +1,76 @@
+"""Keeping a teacher near its student: records it has written and the student's group has not committed, bounded."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.schemas.waiting import Wait
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+
+
+class Pace:
+    """Counts how far a topic's end is ahead of a consumer group's committed offsets, and waits where it is too far. Close it."""
+
+    def __init__(
+        self, connection: KafkaConnection, topic: str, partitions: int, *, group: str, max_ahead: int, timeout_s: float
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._group = group
+        self._max_ahead = max_ahead
+        self._timeout_s = timeout_s
+        self._consumer: Consumer = connection.consumer(group)
+        self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
+        watermarks = [self._watermarks(partition) for partition in self._partitions]
+        self._lows = [low for low, _ in watermarks]
+        self._written = sum(high for _, high in watermarks)
+        self._read = self._committed()
+
+    def written(self) -> None:
+        """Count a record."""
+        self._written += 1
+
+    def wait(self) -> Wait | None:
+        """None if there is room for another record; else the wait to tick until there is."""
+        return None if self._has_room() else Wait(
+            f"group {self._group} to read on: it is {self._written - self._read} records behind the end of topic {self._topic}",
+            timeout_s=self._timeout_s,
+            log=log,
+            hint="is the student running, and does it commit to this group?",
+        )  # fmt: skip
+
+    def has_room_after_a_moment(self) -> bool:
+        """Look again, after a pause."""
+        time.sleep(_POLL_S)
+        return self._has_room()
+
+    def _has_room(self) -> bool:
+        # What was committed when last seen is enough to know, most of the time.
+        if self._written - self._read >= self._max_ahead:
+            self._read = self._committed()
+        return self._written - self._read < self._max_ahead
+
+    def _committed(self) -> int:
+        try:
+            found = self._consumer.committed(self._partitions, timeout=BROKER_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._connection.unavailable(f"asking how far group {self._group} has read", error) from error
+        return sum(max(part.offset, low) for part, low in zip(found, self._lows, strict=True))
+
+    def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
+        try:
+            low, high = self._consumer.get_watermark_offsets(partition, timeout=BROKER_TIMEOUT_S)
+        except KafkaException as error:
+            raise self._connection.unavailable(f"looking at topic {self._topic}", error) from error
+        return int(low), int(high)
+
+    def close(self) -> None:
+        """Release the client."""
+        self._consumer.close()
