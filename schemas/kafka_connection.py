@@ -5,7 +5,9 @@ One of the `kafka_*` files, the only ones that know the client. Opens nothing by
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -22,6 +24,10 @@ log = logging.getLogger(__name__)
 # What librdkafka itself says (20 lines a second while a broker is away) is for those who ask for it.
 client_log = logging.getLogger("tutelage.kafka_client")
 client_log.addFilter(lambda _: client_log.isEnabledFor(logging.DEBUG))
+
+# A forked child must never free a client of its parent's: librdkafka would wait for threads the child does not have. Frozen,
+# whatever the parent left for the garbage collector stays uncollected in the child.
+os.register_at_fork(after_in_child=gc.freeze)
 
 DEFAULT_BOOTSTRAP = "localhost:9092"
 # Where `tutelage stack up` puts it; Confluent's own registry would be http://localhost:8081.
