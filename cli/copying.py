@@ -93,7 +93,7 @@ def copy_stream(
     if tail is not None:
         if tail.stream.run_id != opened.stream.run_id or tail.finished:
             what = "all of this run" if tail.stream.run_id == opened.stream.run_id else f"another run, {tail.stream}"
-            raise SinkExists(f"{sink.name} holds {what}; write elsewhere")
+            raise SinkExists(f"{sink.name} holds {what}; write elsewhere, or overwrite a file with --overwrite")
         start = (tail.pass_index, tail.sequence)
     sink.open(opened.stream, opened.description)
     copied = Copied()

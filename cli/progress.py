@@ -63,6 +63,8 @@ class Progress:
 
 def said(rows: int, units: int, unit: str, nbytes: int, seconds: float) -> str:
     """An amount and its rate, for people."""
+    from rich.filesize import decimal
+
     rate = rows / seconds if seconds > 0 else 0
-    size = f", {nbytes / 1e6:,.1f} MB" if nbytes else ""
+    size = f", {decimal(nbytes)}" if nbytes else ""
     return f"{rows:,} rows in {units:,} {unit}{size}, {rate:,.0f} rows/s"
