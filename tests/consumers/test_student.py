@@ -9,44 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from teaching import student_of, teach, xs
 from torch.utils.data import DataLoader
 
 from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
-from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.producers import FileSink, MemorySink, Sink, Teacher
+from tutelage.producers import FileSink, MemorySink, Teacher
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import (
     ConfigurationError,
-    CorruptData,
     LengthMismatch,
     MergeError,
     RunMismatch,
     TruncatedData,
     WaitTimeout,
 )
-
-
-def teach(sink: Sink, rows: int = 20, *, passes: int = 1, **options: Any) -> None:
-    with Teacher(sink, passes=passes, rows_per_record=3, **options) as teacher:
-        teacher.serve(lambda x: {"x": x, "y": 2.0 * x}, torch.arange(rows), batch_size=4)
-
-
-def student_of(*topics: MemoryTopic, **options: Any) -> Student:
-    student = Student(**{"timeout_s": 5, **options})
-    for topic in topics:
-        student.register_teacher(MemorySource(topic))
-    return student
-
-
-def xs(batches: Any) -> list[list[int]]:
-    return [batch["x"].tolist() for batch in batches]
-
-
-@pytest.fixture
-def topic() -> MemoryTopic:
-    topic = MemoryTopic(name="t", partitions=2)
-    teach(MemorySink(topic))
-    return topic
 
 
 def test_drop_last_leaves_the_short_batch_out(topic: MemoryTopic) -> None:
@@ -237,55 +213,6 @@ def test_a_data_loader_gives_the_same_batches_with_any_workers(tmp_path: Path, w
             assert [x for batch in loader for x in batch["x"].tolist()] == list(range(50))
 
 
-def test_a_dataset_goes_on_from_its_state(topic: MemoryTopic) -> None:
-    with student_of(topic) as student:
-        dataset = student.dataset(6)
-        batches = iter(dataset)
-        next(batches)
-        state = dataset.state_dict()
-        batches.close()  # type: ignore[attr-defined]
-    with student_of(topic) as student:
-        dataset = student.dataset(6)
-        dataset.load_state_dict(state)
-        assert [batch["x"].tolist()[0] for batch in dataset] == [6, 12, 18]
-
-
-def test_a_checkpoint_is_the_old_or_the_new_one_and_is_checked(topic: MemoryTopic, tmp_path: Path) -> None:
-    path = tmp_path / "student.json"
-    with student_of(topic) as student:
-        batches = student.knowledge(6)
-        next(batches)
-        student.save(path)
-        batches.close()  # type: ignore[attr-defined]
-    other = MemoryTopic(name="other", partitions=2)
-    teach(MemorySink(other))
-    for made, arguments, message in (
-        (student_of(topic), {"batch_size": 7}, "batch_size was 6, is 7"),
-        (student_of(topic), {"batch_size": 6, "drop_last": True}, "drop_last was False, is True"),
-        (student_of(other), {"batch_size": 6}, "run_id"),
-    ):
-        with made as student:
-            student.load(path)
-            with pytest.raises(RunMismatch, match=message):
-                student.knowledge(**arguments)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="1 teachers, the student 2"):
-        student_of(topic, other).load(path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["student.json"]
-
-
-def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
-    for content in ("", "{", "[]", '{"version": 99}', "\x00"):
-        path.write_text(content)
-        with pytest.raises(CorruptData, match=r"c\.json"):
-            load_checkpoint(path)
-    for wrong in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(ConfigurationError):
-            load_checkpoint(wrong)
-    with pytest.raises(ConfigurationError, match="cannot be written"):
-        save_checkpoint(tmp_path / "no" / "folder.json", {})
-
-
 def test_a_missing_unfinished_or_partial_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.avro"
 
@@ -316,20 +243,6 @@ def test_a_repr_reads_like_what_a_person_would_say(topic: MemoryTopic) -> None:
         assert repr(student) == "Student(of t; pass 1, 0 batches delivered)"
 
 
-def test_a_refused_checkpoint_is_not_forgotten(topic: MemoryTopic) -> None:
-    with student_of(topic) as student:
-        batches = student.knowledge(4)
-        next(batches)
-        state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
-    with student_of(topic) as student:
-        student.load_state_dict(state)
-        for _ in range(2):
-            with pytest.raises(RunMismatch, match="batch_size"):
-                student.knowledge(8)
-        assert xs(student.knowledge(4))[0] == [4, 5, 6, 7]
-
-
 def test_two_iterators_made_before_either_began_do_not_share_a_place(topic: MemoryTopic) -> None:
     with student_of(topic) as student:
         first, second = student.knowledge(4), student.knowledge(4)
@@ -338,17 +251,6 @@ def test_two_iterators_made_before_either_began_do_not_share_a_place(topic: Memo
             next(second)
         assert next(first)["x"].tolist() == [4, 5, 6, 7]
         first.close()  # type: ignore[attr-defined]
-
-
-def test_a_state_behind_the_last_pass_says_so_and_the_next_call_begins_again(topic: MemoryTopic) -> None:
-    with student_of(topic) as student:
-        list(student.knowledge(4))
-        state = student.state_dict()
-        assert state["pass_index"] == student.passes
-    with student_of(topic) as student:
-        student.load_state_dict(state)
-        assert student.state_dict()["pass_index"] == 1
-        assert len(xs(student.knowledge(4))) == 5
 
 
 def test_closing_a_student_ends_its_iterator_with_a_clear_error(topic: MemoryTopic) -> None:
@@ -366,15 +268,6 @@ def test_what_was_dropped_is_known_after_the_pass_too(topic: MemoryTopic) -> Non
     with student_of(topic) as student:
         list(student.knowledge(4))
         assert student.dropped == [{"duplicates": 1, "zombies": 0}]
-
-
-@pytest.mark.parametrize("state", [{"version": 1}, {"sources": [{}]}, {"sources": 1}])
-def test_a_state_with_holes_is_refused(topic: MemoryTopic, state: dict[str, Any]) -> None:
-    from tutelage.schemas.errors import TutelageError
-
-    with student_of(topic) as student, pytest.raises(TutelageError):
-        student.load_state_dict(state)
-        student.knowledge(4)
 
 
 class LopsidedSource(MemorySource):

@@ -1,0 +1,17 @@
+"""A topic that a teacher has filled."""
+
+from __future__ import annotations
+
+import pytest
+from teaching import teach
+
+from tutelage.consumers import MemoryTopic
+from tutelage.producers import MemorySink
+
+
+@pytest.fixture
+def topic() -> MemoryTopic:
+    """The numbers 0 to 19 in two partitions."""
+    topic = MemoryTopic(name="t", partitions=2)
+    teach(MemorySink(topic))
+    return topic
