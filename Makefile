@@ -34,6 +34,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
+	MYPYPATH=tests $(BIN)/mypy --allow-untyped-calls --explicit-package-bases benchmarks $$(find tests -name '*.py' ! -name conftest.py)
 	$(BIN)/pytest -q tests/test_layout.py
 
 bench: install

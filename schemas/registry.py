@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import TYPE_CHECKING, Protocol
 
 from tutelage.schemas.errors import RegistryUnavailable, SchemaError, TutelageError
@@ -142,9 +143,11 @@ class HttpRegistry:
 
     def _opened(self) -> SchemaRegistryClient:
         if self._client is None or self._pid != os.getpid():
-            # A forked child must not share its parent's connections.
-            from confluent_kafka.schema_registry import SchemaRegistryClient
-
+            # A forked child must not share its parent's connections. What the client's own libraries think of each other's
+            # versions is nothing our user can change.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                from confluent_kafka.schema_registry import SchemaRegistryClient
             self._pid = os.getpid()
 
             try:

@@ -163,7 +163,7 @@ def test_calls_in_the_wrong_order_are_refused(topic: MemoryTopic) -> None:
         again.register_teacher(source)
     for options in ({"on_length_mismatch": "ignore"}, {"prefetch": 0}, {"timeout_s": 0}):
         with pytest.raises(ConfigurationError):
-            Student(**options)  # type: ignore[arg-type]
+            Student(**options)
 
 
 def test_the_queue_fills_while_nobody_takes(topic: MemoryTopic) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from resume import assert_resumes_anywhere, rows_of
@@ -257,7 +258,7 @@ def messages(kafka: dict[str, Any], topic: str, partition: int) -> list[Any]:
     consumer = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": "look", "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition(topic, partition, 0)])
     high = consumer.get_watermark_offsets(TopicPartition(topic, partition))[1]
-    found = []
+    found: list[Any] = []
     while len(found) < high:
         found += [message for message in consumer.consume(10, 1) if message.error() is None]
     consumer.close()

@@ -47,7 +47,7 @@ def test_pieces_are_views_until_they_are_owned() -> None:
     batch = np.arange(6)
     gather = Gather(4)
     (first,) = gather.add({"x": batch}, 6)
-    assert np.shares_memory(first.columns["x"][0], batch)  # type: ignore[arg-type]
+    assert np.shares_memory(first.columns["x"][0], batch)
     gather.own_pending()
     batch[:] = -1
     (rest,) = gather.finish()

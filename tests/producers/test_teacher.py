@@ -161,7 +161,7 @@ def test_the_order_of_calls_is_checked() -> None:
         teacher.write({})
     for options in ({"passes": 0}, {"rows_per_record": 0}, {"rows_per_record": 1.5}):
         with pytest.raises(ConfigurationError, match="at least 1"):
-            Teacher(MemorySink(MemoryTopic()), **options)  # type: ignore[arg-type]
+            Teacher(MemorySink(MemoryTopic()), **options)
 
 
 def test_files_have_nobody_to_talk_to(tmp_path: Path) -> None:

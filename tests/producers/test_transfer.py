@@ -120,6 +120,6 @@ def test_a_batch_unlike_the_promise_is_refused(knowledge: Any, message: str) -> 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_tensor_on_a_gpu_arrives_in_pinned_memory_bit_for_bit() -> None:
     tensor = torch.randn(1000, 1000, device="cuda")
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     batch = start_transfer({"k": tensor}, PLAIN, None, stream)
     assert np.array_equal(batch.columns()["k"], tensor.cpu().numpy())  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def test_big_endian_arrays_are_known_by_their_dtype() -> None:
 
 
 @pytest.mark.parametrize("array", [np.array(["a"]), np.array([object()]), np.array(["2020-01-01"], "M8[D]")])
-def test_arrays_that_are_no_tensors_are_refused(array: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_arrays_that_are_no_tensors_are_refused(array: np.ndarray) -> None:
     with pytest.raises(SchemaError, match="here"):
         dtype_of_array(array, "here")
 
