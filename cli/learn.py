@@ -72,7 +72,7 @@ def learn(
     command_config: FileFlag = None,
     x: OptionFlag = None,
 ) -> None:
-    """Merge what teachers wrote; print it, write it, or train a student on it. Teachers may start later.
+    """Merge what teachers wrote; print it, write it, or train a student on it. Teachers of topics may start later.
 
     [bold]Examples[/bold]
 

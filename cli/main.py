@@ -22,7 +22,7 @@ from tutelage.cli.verify import verify
 
 EPILOG = (
     "Exit codes: 0 done, 1 other, 2 wrong use, 3 schema, 4 broker, registry or disk, 5 data wrong or missing, "
-    "6 waited in vain, 7 no local stack, 130 interrupted."
+    "6 waited in vain, 7 no local stack, 8 demo ran offline only, 130 interrupted."
 )
 _LINGER_S = 1.0
 

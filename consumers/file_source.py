@@ -33,18 +33,25 @@ class FileSource(Source):
     def name(self) -> str:
         return str(self._path)
 
+    def connect(self) -> None:
+        # A file that is not there is said at once, not after a wait for another teacher's topic.
+        self._refuse_missing()
+
     def open(self, timeout_s: float) -> Opened:
         reader = self._opened()
         return Opened(stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1)
 
     def _opened(self) -> ContainerReader:
         if self._reader is None:
-            if not self._path.exists():
-                partial = partial_path(self._path)
-                hint = f"; {partial} is there, so its teacher has not finished" if partial.exists() else ""
-                raise ConfigurationError(f"there is no file {self._path}{hint}")
+            self._refuse_missing()
             self._reader = ContainerReader(self._path, verify=self._verify)
         return self._reader
+
+    def _refuse_missing(self) -> None:
+        if not self._path.exists():
+            partial = partial_path(self._path)
+            hint = f"; {partial} is there, so its teacher has not finished" if partial.exists() else ""
+            raise ConfigurationError(f"there is no file {self._path}{hint}")
 
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         reader = self._opened()

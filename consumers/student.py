@@ -15,7 +15,7 @@ from tutelage.consumers.merge import Batch, Merge, RaggedOptions
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
 from tutelage.consumers.place import Place, place_of, state_of
 from tutelage.consumers.source import Opened, Source
-from tutelage.consumers.strategies import MergeStrategy
+from tutelage.consumers.strategies import MergeStrategy, parsed
 from tutelage.schemas.errors import ConfigurationError, CorruptData, LengthMismatch, RunMismatch
 from tutelage.schemas.record import Description
 from tutelage.schemas.waiting import Wait
@@ -64,6 +64,9 @@ class Student:
         if prefetch < 1 or budget_bytes < 1 or timeout_s <= 0:
             raise ConfigurationError("prefetch, budget_bytes and timeout_s must be above zero")
         self._strategies = dict(merge or {})
+        for key, strategy in self._strategies.items():
+            # Whether teachers have the key is known later; a misspelt strategy is known now.
+            parsed(key, strategy)
         self._sample_id = sample_id
         self._truncate = on_length_mismatch == "truncate"
         self._allow_other_inputs = allow_other_inputs

@@ -55,7 +55,8 @@ class Identity:
             )
         if tail.finished and self.run_id is None:
             raise SinkExists(
-                f"{where} exists and holds a finished run, {theirs}; write elsewhere, or overwrite a file with --overwrite"
+                f"{where} exists and holds a finished run, {theirs}; write elsewhere (a topic's name is free again once "
+                "the topic is deleted; a file is overwritten with overwrite=True, --overwrite)"
             )
 
 
@@ -197,7 +198,7 @@ class Run:
     def write(self, head: RecordHead, packed: Any, nbytes: int) -> None:
         """Give an encoded record to the sink; in the order they were made."""
         self._sink.write(head, packed)
-        self.records_written += 1
+        self.records_written += head.end is None
         self.rows_written += head.rows
         self.bytes_written += nbytes
 

@@ -121,7 +121,7 @@ class KafkaConnection:
         cause = self._last_error or (describe(error) if error else "no answer")
         return BrokerUnavailable(
             f"no Kafka broker answered at {self.bootstrap_servers} within {BROKER_TIMEOUT_S:.0f} s while {doing} ({cause}); "
-            "is it running, and is this its address?"
+            "is it running, and is this its address? (`tutelage stack up` starts one here)"
         )
 
     def topic_partitions(self, client: AdminClient | Consumer | Producer, topic: str) -> int:

@@ -205,7 +205,7 @@ def test_errors_are_all_of_one_tree() -> None:
 def test_a_repr_reads_like_what_a_person_would_say() -> None:
     with Teacher(MemorySink(MemoryTopic(name="t1"))) as teacher:
         teacher.serve(lambda x: {"x": x}, torch.arange(4), batch_size=2)
-        assert repr(teacher) == "Teacher('t1' to MemorySink('t1', 1 partitions), 4 rows in 2 records written)"
+        assert repr(teacher) == "Teacher('t1' to MemorySink('t1', 1 partitions), 4 rows in 1 records written)"
 
 
 def test_batches_under_way_before_the_first_is_described_are_checked_too() -> None:
