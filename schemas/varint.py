@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-MAX_BYTES = 10
-
 
 def encode_long(value: int) -> bytes:
     """The bytes of an int or long."""

@@ -78,12 +78,7 @@ def kafka_jars() -> Path:
 
 def registry_home() -> Path:
     """The folder the registry was unpacked to, fetched if need be."""
-    artifact = f"io.apicurio:apicurio-registry-app:{REGISTRY_VERSION}:tar.gz:all"
-    home = _fetched(
-        f"apicurio-registry-{REGISTRY_VERSION}",
-        ["dependency:copy", f"-Dartifact={artifact}", "-DoutputDirectory={target}"],
-        "the schema registry",
-    )
+    home = maven_artifact(f"io.apicurio:apicurio-registry-app:{REGISTRY_VERSION}:tar.gz:all", "the schema registry")
     return next(home.rglob("quarkus-run.jar")).parent
 
 
