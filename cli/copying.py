@@ -35,7 +35,7 @@ class Copied:
             return
         self.records += 1
         self.rows += record.head.rows
-        self.nbytes += record.raw.nbytes
+        self.nbytes += record.nbytes
 
 
 def in_order(
@@ -63,7 +63,7 @@ def in_order(
                     passes, rows = passes + 1, 0
                 else:
                     rows += item.record.head.rows
-                yield item.record
+                yield item.record.load()
                 continue
             arrival = next(arrivals)
             if arrival is not None:
@@ -98,7 +98,7 @@ def copy_stream(
     sink.open(opened.stream, opened.description)
     copied = Copied()
     for record in in_order(source, opened, timeout_s=timeout_s, start=start, counted=copied):
-        sink.write(record.head, sink.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.raw.nbytes)))
+        sink.write(record.head, sink.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes)))
         copied.add(record)
         progress(copied)
     sink.finish()

@@ -27,21 +27,34 @@ class Channel(Generic[Item]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def items(self) -> list[tuple[Item, int]]:
+        """What is in it, with sizes."""
+        with self._changed:
+            return list(self._items)
+
+    @property
+    def used(self) -> int:
+        """The size of what is in it."""
+        return self._used
+
     @property
     def closed(self) -> bool:
         """Whether a side left."""
         return self._closed
 
-    def put(self, item: Item, size: int) -> None:
-        """Add an item, waiting for room. Closed if the reader left."""
+    def put(self, item: Item, size: int, *, wait: bool = True) -> bool:
+        """Add an item, waiting for room; says whether it was added, if not to `wait`. Closed if the reader left."""
         with self._changed:
             while self._used and self._used + size > self._budget and not self._closed:
+                if not wait:
+                    return False
                 self._changed.wait()
             if self._closed:
                 raise Closed
             self._items.append((item, size))
             self._used += size
             self._changed.notify_all()
+            return True
 
     def get(self, timeout_s: float) -> Item | None:
         """The next item, or None if none comes in time. Raises the writer's error after its last item; Closed if it left."""
@@ -70,4 +83,5 @@ class Channel(Generic[Item]):
         with self._changed:
             self._closed = True
             self._items.clear()
+            self._used = 0
             self._changed.notify_all()

@@ -29,8 +29,9 @@ class KnowledgeDataset(IterableDataset[Batch]):
         self._drop_last = drop_last
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self._student.knowledge(self._batch_size, drop_last=self._drop_last)
         worker = get_worker_info()
+        # What a worker gives is moved to shared memory, with all of the memory it is a view of.
+        batches = self._student.knowledge(self._batch_size, drop_last=self._drop_last, own_memory=worker is not None)
         if worker is None:
             yield from batches
         else:

@@ -285,6 +285,10 @@ class KafkaSource(Source):
             raise TransportError(f"{where}: {error.str()}")
         log.debug("%s: %s", where, error.str())
 
+    @property
+    def commits(self) -> bool:
+        return self._group is not None
+
     def commit(self, position: Position) -> None:
         if self._group is None or self._consumer is None:
             return

@@ -1,18 +1,18 @@
-"""Aligned pieces of several teachers -> one batch of torch tensors, each element copied once.
+"""Aligned rows of several teachers -> batches of torch tensors.
 
-Pure but for the memory it fills: no I/O, threads or clocks.
+Many batches are merged at once and then cut, so that the cost of a batch is that of cutting; what one teacher alone has is not touched
+at all. Pure but for the memory it fills: no I/O, threads or clocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from tutelage.consumers.align import Aligned
-from tutelage.consumers.rebatch import Piece
+from tutelage.consumers.align import Aligned, Share
 from tutelage.consumers.strategies import (
     MergeStrategy,
     Strategy,
@@ -27,11 +27,11 @@ from tutelage.consumers.strategies import (
     torch_dtype,
 )
 from tutelage.consumers.torch_view import WireView, carrier_of
-from tutelage.schemas.errors import CorruptData, LengthMismatch, MergeError, SampleMismatch
-from tutelage.schemas.record import Array, Description, KeySpec, Ragged
+from tutelage.schemas.codec import as_bytes
+from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
+from tutelage.schemas.record import Array, Description, KeySpec
 
 Batch = dict[str, torch.Tensor]
-Allocate = Callable[[Sequence[int], torch.dtype], torch.Tensor]
 LENGTHS_SUFFIX = ".lengths"
 
 
@@ -93,74 +93,98 @@ class Merge:
                 )
 
     @property
+    def passes_through(self) -> bool:
+        """Whether batches are what the teachers wrote, as it is, and nothing is calculated or copied."""
+        return not self._pin_memory and all(
+            plan.strategy.name == "first" and plan.specs[0].wire == plan.result.dtype and not plan.result.ragged
+            for plan in self._keys
+            if plan.key != self._sample_id
+        )
+
+    @property
     def description(self) -> Description:
         """What a batch holds: the merged keys, in the order the teachers were registered and wrote them."""
         return Description(tuple(plan.result for plan in self._keys))
 
-    def batch(self, aligned: Aligned) -> Batch:
-        """The merged batch of aligned pieces."""
-        batch: Batch = {}
+    def batches(self, aligned: Aligned, batch_size: int) -> list[Batch]:
+        """The merged batches of aligned rows; only the last may have fewer rows than `batch_size`."""
+        columns: list[Sequence[torch.Tensor]] = []
+        keys: list[str] = []
         for plan in self._keys:
-            shares = [aligned.shares[teacher].pieces for teacher in plan.teachers]
+            shares = [aligned.shares[teacher] for teacher in plan.teachers]
             if plan.key == self._sample_id:
-                self._compare(plan, shares, aligned.first_row)
+                self._compare(plan, [share.dense(plan.key) for share in shares], aligned.first_row)
+            keys.append(plan.key)
             if plan.result.ragged:
-                self._merge_ragged(plan, shares, aligned, batch)
+                values, lengths = self._merge_ragged(plan, shares, aligned, batch_size)
+                columns += [values, lengths]
+                keys.append(plan.key + LENGTHS_SUFFIX)
+            elif plan.strategy.name == "callable":
+                # A function may look at the whole batch, so it gets just that.
+                cuts = [range(start, min(start + batch_size, aligned.rows)) for start in range(0, aligned.rows, batch_size)]
+                arrays = [share.dense(plan.key) for share in shares]
+                columns.append([self._merged(plan, [array[cut.start : cut.stop] for array in arrays]) for cut in cuts])
             else:
-                columns = [_dense(plan.key, pieces) for pieces in shares]
-                batch[plan.key] = self._merged(plan, columns, aligned.rows)
-        return batch
+                columns.append(torch.split(self._merged(plan, [share.dense(plan.key) for share in shares]), batch_size))
+        return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._pin_memory)
 
-    def _merged(self, plan: _Key, columns: list[list[Array]], length: int) -> torch.Tensor:
-        """One key's tensor [length, *inner] of each teacher's arrays, one behind the other."""
-        strategy, views = plan.strategy, plan.views
+    def _merged(self, plan: _Key, arrays: Sequence[Array]) -> torch.Tensor:
+        """One key's tensor [rows, *inner] of each teacher's array, which is not changed."""
+        strategy, views, length = plan.strategy, plan.views, len(arrays[0])
         if strategy.name == "first":
-            return _filled(columns[0], views[0], length, plan.dtypes[0], self._empty)
+            decoded = views[0].view(arrays[0])
+            return self._given(decoded if decoded.dtype == plan.dtypes[0] else decoded.to(plan.dtypes[0]))
         dtype = promoted(plan.dtypes)
         if strategy.elementwise:
             wide, result = accumulator(strategy, dtype), result_dtype(strategy, dtype)
             # Only the last tensor is the user's; where there is none between, it is allocated as they want it.
-            total = _filled(columns[0], views[0], length, wide, self._empty if wide == result else _plain)
+            allocate = self._empty if wide == result else _plain
+            total = allocate((length, *views[0].inner), wide).copy_(views[0].view(arrays[0]))
             begin(strategy, total)
-            for teacher in range(1, len(columns)):
-                at = 0
-                for array in columns[teacher]:
-                    values = views[teacher].view(array).to(wide)
-                    accumulate(strategy, total[at : at + len(array)], values, teacher)
-                    at += len(array)
-            return self._given(finish(strategy, total, len(columns), result, plan.key))
+            for teacher in range(1, len(arrays)):
+                accumulate(strategy, total, views[teacher].view(arrays[teacher]).to(wide), teacher)
+            return self._given(finish(strategy, total, len(arrays), result, plan.key))
         own = strategy.name == "callable"
         tensors = [
-            _filled(arrays, viewed, length, theirs if own else dtype, _plain)
-            for arrays, viewed, theirs in zip(columns, views, plan.dtypes, strict=True)
+            # A function may write into what it is given: that must not be memory that is used again.
+            viewed.view(array).to(theirs if own else dtype, copy=own)
+            for array, viewed, theirs in zip(arrays, views, plan.dtypes, strict=True)
         ]
         return self._given(_combined(plan, tensors))
 
     def _given(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.pin_memory() if self._pin_memory and not tensor.is_pinned() else tensor
 
-    def _merge_ragged(self, plan: _Key, shares: list[tuple[Piece, ...]], aligned: Aligned, batch: Batch) -> None:
+    def _merge_ragged(
+        self, plan: _Key, shares: list[Share], aligned: Aligned, batch_size: int
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Values and lengths of each batch."""
         used = shares[:1] if plan.strategy.name == "first" else shares
-        ragged = [_ragged(plan.key, pieces) for pieces in used]
-        lengths = np.concatenate([column.lengths for column in ragged[0]])
-        for teacher, columns in enumerate(ragged[1:], start=1):
-            theirs = np.concatenate([column.lengths for column in columns])
-            if not np.array_equal(lengths, theirs):
-                row = int(np.flatnonzero(lengths != theirs)[0])
-                raise LengthMismatch(
-                    f"key {plan.key!r}, row {aligned.first_row + row}: {self._names[plan.teachers[0]]} has {lengths[row]} elements, "
-                    f"{self._names[plan.teachers[teacher]]} {theirs[row]}; rows of different length cannot be merged"
-                )
-        values = self._merged(plan, [[column.values for column in columns] for columns in ragged], int(lengths.sum()))
-        counts = torch.from_numpy(lengths)
-        batch[plan.key] = self._given(_padded(values, counts, self._ragged)) if self._ragged.padded else values
-        batch[plan.key + LENGTHS_SUFFIX] = self._given(counts)
+        all_values: list[torch.Tensor] = []
+        all_lengths: list[torch.Tensor] = []
+        for start in range(0, aligned.rows, batch_size):
+            stop = min(start + batch_size, aligned.rows)
+            pieces = [share.ragged(plan.key, start, stop) for share in used]
+            lengths = np.concatenate([piece.lengths for piece in pieces[0]])
+            for teacher, others in enumerate(pieces[1:], start=1):
+                theirs = np.concatenate([piece.lengths for piece in others])
+                if not np.array_equal(lengths, theirs):
+                    row = int(np.flatnonzero(lengths != theirs)[0])
+                    raise LengthMismatch(
+                        f"key {plan.key!r}, row {aligned.first_row + start + row}: {self._names[plan.teachers[0]]} has {lengths[row]} "
+                        f"elements, {self._names[plan.teachers[teacher]]} {theirs[row]}; rows of different length cannot be merged"
+                    )
+            # Of their own, in one piece: these rows lie in records, which must not be kept alive by a batch.
+            values = self._merged(plan, [_joined([piece.values for piece in one]) for one in pieces])
+            counts = torch.from_numpy(lengths)
+            all_values.append(self._given(_padded(values, counts, self._ragged)) if self._ragged.padded else values)
+            all_lengths.append(self._given(counts))
+        return all_values, all_lengths
 
-    def _compare(self, plan: _Key, shares: list[tuple[Piece, ...]], first_row: int) -> None:
-        ids = [np.concatenate(_dense(plan.key, pieces)) for pieces in shares]
+    def _compare(self, plan: _Key, ids: Sequence[Array], first_row: int) -> None:
         for teacher, theirs in enumerate(ids[1:], start=1):
             differs = ids[0] != theirs
             if differs.any():
@@ -252,21 +276,6 @@ def _combined(plan: _Key, tensors: list[torch.Tensor]) -> torch.Tensor:
     return merged
 
 
-def _filled(arrays: list[Array], viewed: WireView, length: int, dtype: torch.dtype, allocate: Allocate) -> torch.Tensor:
-    """The arrays one behind the other, decoded, in a tensor of `dtype`."""
-    out = allocate((length, *viewed.inner), dtype)
-    same = viewed.dtype == dtype
-    target = out.view(viewed.carrier) if same else out
-    if len(arrays) == 1:
-        target.copy_(viewed.raw(arrays[0]) if same else viewed.view(arrays[0]))
-        return out
-    at = 0
-    for array in arrays:
-        target[at : at + len(array)].copy_(viewed.raw(array) if same else viewed.view(array))
-        at += len(array)
-    return out
-
-
 def _plain(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(tuple(shape), dtype=dtype)
 
@@ -291,21 +300,9 @@ def _carried(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(carrier_of(tensor.dtype))
 
 
-def _dense(key: str, pieces: Sequence[Piece]) -> list[Array]:
-    arrays: list[Array] = []
-    for piece in pieces:
-        column = piece.columns[key]
-        if isinstance(column, Ragged):
-            raise CorruptData(f"key {key!r} is ragged in a record but not in its description")
-        arrays.append(column[piece.start : piece.stop])
-    return arrays
-
-
-def _ragged(key: str, pieces: Sequence[Piece]) -> list[Ragged]:
-    columns: list[Ragged] = []
-    for piece in pieces:
-        column = piece.columns[key]
-        if not isinstance(column, Ragged):
-            raise CorruptData(f"key {key!r} is dense in a record but not in its description")
-        columns.append(column.rows(piece.start, piece.stop))
-    return columns
+def _joined(arrays: Sequence[Array]) -> Array:
+    """The arrays one behind the other, in memory of their own; as bytes, because numpy is slow with dtypes that are not its own."""
+    joined = np.empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+    if joined.size:
+        np.concatenate([as_bytes(array) for array in arrays], out=as_bytes(joined))
+    return joined

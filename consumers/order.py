@@ -57,6 +57,16 @@ class Order:
         """All partitions but the one whose record must come next."""
         return frozenset(range(self._partitions)) - {partition_of(self._sequence, self._partitions)}
 
+    def expects(self, arrival: Arrival) -> bool:
+        """Whether an arrival is by its head just the next record of its partition."""
+        head = arrival.record.head
+        return (
+            head.end is None
+            and head.run_id == self._stream.run_id
+            and (head.pass_index, head.sequence) == self._expected[arrival.partition]
+            and partition_of(head.sequence, self._partitions) == arrival.partition
+        )
+
     def push(self, arrival: Arrival) -> None:
         """Take an arrival in."""
         head, partition = arrival.record.head, arrival.partition
@@ -102,12 +112,12 @@ class Order:
                     f"{arrival.where}: {head} has {head.rows} rows of {size}, and so has record {before}: only the last may"
                 )
         self._pending[arrival.partition].append(arrival)
-        self.pending_bytes += arrival.record.raw.nbytes
+        self.pending_bytes += arrival.record.nbytes
         self._expected[arrival.partition] = (head.pass_index, head.sequence + self._partitions)
 
     def _take_end(self, arrival: Arrival, end: End, expected: tuple[int, int]) -> None:
         head, partition = arrival.record.head, arrival.partition
-        known, _ = self._ends.setdefault(head.pass_index, (end, arrival.record))
+        known, _ = self._ends.setdefault(head.pass_index, (end, arrival.record.load()))
         if known != end or head.sequence != end.records:
             raise RunMismatch(
                 f"{arrival.where}: {head} says {_said(end)}, another end of the pass {_said(known)}; the teacher's inputs changed"
@@ -126,7 +136,7 @@ class Order:
         pending = self._pending[partition_of(self._sequence, self._partitions)]
         if pending and pending[0].record.head.pass_index == self._pass:
             arrival = pending.popleft()
-            self.pending_bytes -= arrival.record.raw.nbytes
+            self.pending_bytes -= arrival.record.nbytes
             self._refuse_short(arrival.record.head, arrival.where)
             self._sequence += 1
             return arrival

@@ -1,4 +1,9 @@
-"""Sources -> merged batches, read ahead: one thread per teacher fetches and orders, one merges; all bounded, all ended by `close`."""
+"""Sources -> merged batches, read ahead; all bounded, all ended by `close`.
+
+One thread per teacher fetches, orders and cuts into chunks; where something is to be calculated, one more aligns and merges, else whoever
+asks for batches does it. What is handed from thread to thread is many batches at once where
+many are there, and a single one where the student waits for it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,16 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tutelage.consumers.align import Align
 from tutelage.consumers.channel import Channel, Closed
+from tutelage.consumers.buffers import pinned
+from tutelage.consumers.loader import Loader, Loading
 from tutelage.consumers.merge import Batch, Merge
 from tutelage.consumers.order import Order, PassEnd
-from tutelage.consumers.rebatch import Rebatch
-from tutelage.consumers.source import Arrival, Opened, Position, Source
+from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
+from tutelage.consumers.source import Opened, Position, Source
 from tutelage.schemas.errors import LengthMismatch
 
 log = logging.getLogger(__name__)
@@ -24,35 +31,69 @@ _LENGTHS_WITHIN_S = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineOptions:
-    """One pass's batches: their size, whether a short last one is dropped, and how much may be read ahead."""
+    """One pass's batches: their size, whether a short last one is dropped, and how much may be read ahead.
+
+    `chunk_bytes` is the memory that batches may share, 0 for a piece of its own for each.
+    """
 
     batch_size: int
     drop_last: bool
     truncate: bool
     prefetch: int
     budget_bytes: int
+    chunk_bytes: int = CHUNK_BYTES
+    pin_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merged:
-    """A batch and the positions behind it; without a batch, the end of the pass."""
+    """Batches, and where each teacher's rows of them lay; without batches, the end of the pass and `positions` behind it."""
 
-    batch: Batch | None = field(repr=False)
-    positions: tuple[Position, ...]
+    batches: list[Batch] = field(repr=False)
     rows: int
+    batch_size: int
+    shares: tuple[tuple[Trail, int], ...] = field(default=(), repr=False)
+    positions: tuple[Position, ...] = ()
+
+    def rows_of(self, index: int) -> int:
+        """The rows of a batch."""
+        return min(self.batch_size, self.rows - index * self.batch_size)
+
+    def after(self, index: int) -> tuple[Position, ...]:
+        """The teachers' positions behind a batch."""
+        rows = min((index + 1) * self.batch_size, self.rows)
+        return tuple(trail.after(start + rows) for trail, start in self.shares)
 
 
 class _Teacher:
     """One teacher's thread and what it gives."""
 
-    def __init__(self, source: Source, opened: Opened, position: Position, budget_bytes: int) -> None:
+    def __init__(self, source: Source, opened: Opened, position: Position, options: PipelineOptions) -> None:
         self.source = source
         self.order = Order(opened.stream, opened.partitions, position)
-        self.channel: Channel[Arrival | PassEnd] = Channel(budget_bytes)
+        budget_bytes = options.budget_bytes
+        self.channel: Channel[Loading | PassEnd] = Channel(min(budget_bytes, source.ahead_bytes or budget_bytes))
+        self.awaited: Loading | None = None
+        self.failed: BaseException | None = None
+        self._rebatch = Rebatch(
+            options.batch_size,
+            description=opened.description,
+            partitions=opened.partitions,
+            rows_per_record=opened.stream.rows_per_record,
+            position=position,
+            chunk_bytes=options.chunk_bytes,
+            allocate=pinned if options.pin_memory else None,
+        )
+        self.loader = Loader()
         self._position = position
         self._budget_bytes = budget_bytes
         self._holding = False
         self.thread = threading.Thread(target=self._fetch, name=f"tutelage-fetch-{source.name}", daemon=True)
+
+    @property
+    def rows_ready(self) -> int:
+        """Rows that are cut and wait to be taken."""
+        return sum(item.chunk.rows for item, _ in self.channel.items() if isinstance(item, Loading))
 
     def _fetch(self) -> None:
         arrivals = self.source.read(self._position)
@@ -61,19 +102,43 @@ class _Teacher:
                 if self.channel.closed:
                     return
                 if arrival is None:
+                    self._give(waiting=True)
                     continue
+                if not self.order.expects(arrival):
+                    # What its head says is out of the ordinary: made sure of before anything is concluded from it.
+                    arrival = replace(arrival, record=arrival.record.load())
                 self.order.push(arrival)
                 while (item := self.order.pop()) is not None:
-                    self.channel.put(item, item.record.raw.nbytes if isinstance(item, Arrival) else 0)
+                    self._rebatch.push(item)
                     if isinstance(item, PassEnd):
+                        self._give()
+                        self.channel.put(item, 0)
                         return
+                    self._give(waiting=not len(self.channel))
                 self._hold()
         except Closed:
             pass
-        except BaseException as error:  # whatever it is, the reader must hear of it
+        except BaseException as error:  # whatever it is, the reader must hear of it, behind what is whole
+            try:
+                self._give(waiting=True)
+            except Closed:
+                return
             self.channel.fail(error)
         finally:
             arrivals.close()
+
+    def _give(self, *, waiting: bool = False) -> None:
+        """Hand on the chunks that are full, and where somebody waits what there is of the next."""
+        if waiting and self._rebatch.whole_batches:
+            self._rebatch.flush()
+        while (chunk := self._rebatch.pop()) is not None:
+            loading = self.loader.loading(chunk)
+            if not self.channel.put(loading, chunk.nbytes, wait=False):
+                # Nobody is in a hurry: all that is found is loaded before it is waited for.
+                self.loader.work()
+                self.channel.put(loading, chunk.nbytes)
+            # One is left for whoever waits at the other end.
+            self.loader.work(leave=1)
 
     def _hold(self) -> None:
         """Where other partitions run far ahead of the one that is awaited, fetch only that one until it has caught up."""
@@ -101,34 +166,35 @@ class Pipeline:
         self._merge = merge
         self._options = options
         self._teachers = [
-            _Teacher(source, found, position, options.budget_bytes)
+            _Teacher(source, found, position, options)
             for source, found, position in zip(sources, opened, positions, strict=True)
         ]
-        self._rebatches = [
-            Rebatch(
-                options.batch_size,
-                partitions=found.partitions,
-                rows_per_record=found.stream.rows_per_record,
-                position=position,
-            )
-            for found, position in zip(opened, positions, strict=True)
-        ]
         names = [found.stream.teacher for found in opened]
-        self._align = Align(names, self._rebatches, first_row=first_row, truncate=options.truncate)
+        self._align = Align(names, options.batch_size, positions, first_row=first_row, truncate=options.truncate)
         self._out: Channel[Merged] = Channel(options.prefetch)
         self._thread = threading.Thread(target=self._merge_all, name="tutelage-merge", daemon=True)
-        for teacher in self._teachers:
-            teacher.thread.start()
-        self._thread.start()
+        self._threads = [teacher.thread for teacher in self._teachers]
+        if not merge.passes_through:
+            self._threads.append(self._thread)
+        for thread in self._threads:
+            thread.start()
 
     def get(self, timeout_s: float) -> Merged | None:
-        """The next batch, or the end of the pass; None if nothing is ready in time. Raises what any thread raised."""
-        return self._out.get(timeout_s)
+        """The next batches, or the end of the pass; None if nothing is ready in time. Raises what any thread raised."""
+        if not self._merge.passes_through:
+            return self._out.get(timeout_s)
+        try:
+            return self._next(timeout_s)
+        except LengthMismatch:
+            self._learn_lengths()
+            raise self._align.mismatch() from None
 
     @property
     def ready(self) -> int:
-        """How many batches are merged and wait to be taken."""
-        return len(self._out)
+        """How many batches are merged, or in one piece and need no merging, and wait to be taken."""
+        if self._merge.passes_through:
+            return min(teacher.rows_ready for teacher in self._teachers) // self._options.batch_size
+        return self._out.used
 
     @property
     def waiting_for(self) -> str:
@@ -147,14 +213,16 @@ class Pipeline:
 
     def _merge_all(self) -> None:
         try:
-            while self._feed():
-                aligned = self._align.pop()
-                short = aligned is not None and aligned.rows < self._options.batch_size and self._options.drop_last
-                if aligned is None or short:
-                    self._out.put(Merged(batch=None, positions=self._after_pass(), rows=0), 1)
+            while True:
+                merged = self._next(_POLL_S)
+                if merged is not None:
+                    self._out.put(merged, max(1, len(merged.batches)))
+                    if not merged.batches:
+                        return
+                if self._out.closed:
                     return
-                positions = tuple(share.position for share in aligned.shares)
-                self._out.put(Merged(batch=self._merge.batch(aligned), positions=positions, rows=aligned.rows), 1)
+                # Kept here, its memory could not be used again while the next one is awaited.
+                merged = None
         except Closed:
             pass
         except LengthMismatch:
@@ -163,39 +231,63 @@ class Pipeline:
         except BaseException as error:  # whatever it is, the user must hear of it
             self._out.fail(error)
 
+    def _next(self, timeout_s: float) -> Merged | None:
+        """Bring in chunks until every teacher has a batch ready or is at its end, and merge; None if one waits too long for that."""
+        while starving := self._align.starving():
+            for index in starving:
+                teacher = self._teachers[index]
+                if teacher.awaited is None:
+                    if teacher.failed is not None:
+                        raise teacher.failed
+                    item = teacher.channel.get(timeout_s)
+                    if item is None:
+                        return None
+                    if isinstance(item, PassEnd):
+                        self._align.push(index, item)
+                        continue
+                    teacher.awaited = item
+                if not teacher.loader.loaded(teacher.awaited, timeout_s):
+                    return None
+                self._push(index, teacher, teacher.awaited)
+                teacher.awaited = None
+        size = self._options.batch_size
+        aligned = self._align.pop()
+        if aligned is None or (aligned.rows < size and self._options.drop_last):
+            return Merged(batches=[], rows=0, batch_size=size, positions=self._align.after_pass())
+        return Merged(
+            batches=self._merge.batches(aligned, size),
+            rows=aligned.rows,
+            batch_size=size,
+            shares=tuple((share.chunk.trail, share.start) for share in aligned.shares),
+        )
+
     def _learn_lengths(self) -> None:
         """Read on to the ends, as far as they come soon, so that the error can name every length."""
         deadline = time.monotonic() + _LENGTHS_WITHIN_S
-        for teacher, rebatch in zip(self._teachers, self._rebatches, strict=True):
-            while rebatch.end is None and time.monotonic() < deadline and not self._out.closed:
+        for index, teacher in enumerate(self._teachers):
+            while not self._align.ended(index) and time.monotonic() < deadline and not self._out.closed:
                 try:
                     item = teacher.channel.get(_POLL_S)
                 except BaseException:  # the lengths are what matters now
                     break
                 if isinstance(item, PassEnd):
-                    rebatch.end = item
+                    self._align.push(index, item)
 
-    def _feed(self) -> bool:
-        """Bring in records until every teacher has a batch ready or is at its end; False if the pipeline is closed."""
-        while starving := self._align.starving():
-            for index in starving:
-                item = self._teachers[index].channel.get(_POLL_S)
-                if self._out.closed:
-                    return False
-                if item is not None:
-                    self._rebatches[index].push(item)
-        return True
-
-    def _after_pass(self) -> tuple[Position, ...]:
-        """Where each teacher's next pass begins; a place before it where the end was not reached (truncated)."""
-        return tuple(rebatch.end.next_pass if rebatch.end is not None else rebatch.position for rebatch in self._rebatches)
+    def _push(self, index: int, teacher: _Teacher, loading: Loading) -> None:
+        """Hand a chunk that was loaded to the aligner; of one that could not be read the batches that are whole."""
+        chunk = loading.chunk
+        if loading.error is not None:
+            teacher.failed = loading.error
+            chunk.rows = chunk.whole_rows - chunk.whole_rows % self._options.batch_size
+        if chunk.rows:
+            self._align.push(index, chunk)
 
     def close(self) -> None:
         """End all threads and wait for them."""
         self._out.close()
         for teacher in self._teachers:
             teacher.channel.close()
-        for thread in (self._thread, *(teacher.thread for teacher in self._teachers)):
+        for thread in self._threads:
             thread.join(timeout=30)
             if thread.is_alive():
                 log.warning("thread %s has not ended after 30 s", thread.name)

@@ -5,7 +5,7 @@ Pure: no I/O, threads or clocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,16 +28,19 @@ class Place:
     positions: tuple[Position, ...] | None = None
     batch_size: int | None = None
     drop_last: bool | None = None
+    behind: Callable[[], tuple[Position, ...]] | None = None
 
     def of(self, sources: int) -> tuple[Position, ...]:
         """Each source's position."""
+        if self.behind is not None:
+            self.positions, self.behind = self.behind(), None
         return self.positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
 
-    def delivered(self, rows: int, positions: tuple[Position, ...]) -> None:
-        """Count a batch, and stand behind it."""
+    def delivered(self, rows: int, behind: Callable[[], tuple[Position, ...]]) -> None:
+        """Count a batch, and stand behind it; where that is, is found out when somebody asks."""
         self.batches += 1
         self.rows += rows
-        self.positions = positions
+        self.behind = behind
 
     def begun_again(self) -> Place:
         """The beginning of this pass."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.schemas.codec import Codec
+from tutelage.schemas.container_reader import StoredRecord
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.memory_topic import MemoryTopic
@@ -29,12 +30,15 @@ BEGINNING = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
-    """A record as it lies in its partition. Reading again from `offset` gives it again, from `next_offset` what follows."""
+    """A record as it lies in its partition. Reading again from `offset` gives it again, from `next_offset` what follows.
+
+    The record of a file may still be in it; `record.load()` is the record in memory, in any case.
+    """
 
     partition: int
     offset: int
     next_offset: int
-    record: Record
+    record: Record | StoredRecord
     where: str
 
 
@@ -68,6 +72,9 @@ class Source(ABC):
     Sources are opened in the process that reads them and hold nothing before, so that they can be handed to DataLoader workers.
     """
 
+    #: Bytes worth reading ahead where that is less than the student's budget; 0 where more is better.
+    ahead_bytes: int = 0
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -92,6 +99,11 @@ class Source(ABC):
     def identity(self) -> Mapping[str, str]:
         """What must be the same for a position to be valid, besides the run."""
         return {}
+
+    @property
+    def commits(self) -> bool:
+        """Whether somebody watches how far the student has come."""
+        return False
 
     def commit(self, position: Position) -> None:
         """Tell whoever watches how far the student has come."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.consumers.merge import Batch, Merge, RaggedOptions
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
 from tutelage.consumers.place import Place, place_of, state_of
+from tutelage.consumers.rebatch import CHUNK_BYTES
 from tutelage.consumers.source import Opened, Source
 from tutelage.consumers.strategies import MergeStrategy, parsed
 from tutelage.schemas.errors import ConfigurationError, CorruptData, LengthMismatch, RunMismatch
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
+_COMMIT_EVERY_S = 0.1
 
 
 class Student:
@@ -41,7 +45,7 @@ class Student:
     allow_other_inputs  merge teachers although the fingerprints of their inputs differ
     ragged              how ragged keys are given; padded with zeros on the right, with lengths under `KEY.lengths`, unless said otherwise
     timeout_s           how long to wait for a teacher's next record, and for a topic to appear
-    prefetch            merged batches kept ready
+    prefetch            merged batches kept ready, at least; small ones come by the dozen
     budget_bytes        records read ahead, per teacher
     pin_memory          give batches in pinned memory, for fast copies to a GPU
     """
@@ -83,6 +87,9 @@ class Student:
         self._place = Place()
         self._saved: Mapping[str, Any] | None = None
         self._dropped: list[dict[str, int]] = []
+        self._at_hand = 0
+        self._commits = False
+        self._committed_s = 0.0
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -136,8 +143,8 @@ class Student:
 
     @property
     def queue_size(self) -> int:
-        """Merged batches that are ready to be taken now, at most `prefetch` (Pantheon's get_knowledge_qsize)."""
-        return self._pipeline.ready if self._pipeline is not None else 0
+        """Merged batches that are ready to be taken now (Pantheon's get_knowledge_qsize)."""
+        return self._pipeline.ready + self._at_hand if self._pipeline is not None else 0
 
     @property
     def dropped(self) -> list[dict[str, int]]:
@@ -149,11 +156,16 @@ class Student:
         """Batches of the pass under way that were given, before a resume too."""
         return self._place.batches
 
-    def knowledge(self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None) -> Iterator[Batch]:
+    def knowledge(
+        self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None, own_memory: bool = False
+    ) -> Iterator[Batch]:
         """One pass, as dicts of key -> tensor [batch_size, ...]; only the last batch is shorter, and is left out with `drop_last`.
 
         Each call gives the pass after the last one that was read to its end, and begins again with the first after the last; a pass
         left early is given again from its beginning, unless `load_state_dict` came between. `pass_index` asks for a certain one.
+
+        Batches that came together are views of one piece of memory, of about 4 MB, which is free again when none of them is held any
+        more: clone what is kept for long or saved with torch.save, or ask for `own_memory` for each.
         """
         if batch_size < 1:
             raise ConfigurationError(f"batch_size is {batch_size}; it must be at least 1")
@@ -167,7 +179,10 @@ class Student:
             truncate=self._truncate,
             prefetch=self._prefetch,
             budget_bytes=self._budget_bytes,
+            chunk_bytes=0 if own_memory else CHUNK_BYTES,
+            pin_memory=self._pin_memory,
         )
+        self._commits = any(source.commits for source in self._sources)
         self._place = place
         return self._iterate(merge, options, place)
 
@@ -179,17 +194,31 @@ class Student:
             self._sources, self._streams(), place.of(len(self._sources)), merge, options, first_row=place.rows
         )
         try:
-            while (merged := self._awaited(pipeline)).batch is not None:
-                place.delivered(merged.rows, merged.positions)
-                for source, position in zip(self._sources, merged.positions, strict=True):
-                    source.commit(position)
-                yield merged.batch
+            while (merged := self._awaited(pipeline)).batches:
+                for index, batch in enumerate(merged.batches):
+                    place.delivered(merged.rows_of(index), partial(merged.after, index))
+                    self._at_hand = len(merged.batches) - index - 1
+                    if self._commits:
+                        self._commit(place, more=self._at_hand > 0)
+                    yield batch
+                # Kept here, its memory could not be used again while the next ones are awaited.
+                del batch
             self._place = place.following(merged.positions)
         finally:
+            self._at_hand = 0
             self._dropped = _counts(pipeline)
             pipeline.close()
             if self._pipeline is pipeline:
                 self._pipeline = None
+
+    def _commit(self, place: Place, *, more: bool) -> None:
+        """Tell whoever watches how far the student is: now and then, and before it may have to wait."""
+        now = time.monotonic()
+        if more and now - self._committed_s < _COMMIT_EVERY_S:
+            return
+        self._committed_s = now
+        for source, position in zip(self._sources, place.of(len(self._sources)), strict=True):
+            source.commit(position)
 
     def _awaited(self, pipeline: Pipeline) -> Merged:
         wait: Wait | None = None

@@ -21,6 +21,8 @@ from tutelage.producers.worker import Worker
 from tutelage.schemas.errors import ConfigurationError
 
 Model = Callable[[Any], Any]
+#: Knowledge of a group of batches, and the stream for copies -> the same on its way to the host.
+Transfer = Callable[[list[Any], Any], list[HostBatch]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +61,8 @@ class Devices:
     def __len__(self) -> int:
         return len(self._replicas)
 
-    def submit(self, group: list[Any], transfer: Callable[[Any, Any], HostBatch]) -> Future[Forwarded]:
-        """Queue a group of batches on the next device; `transfer(knowledge, stream)` begins the copy to the host."""
+    def submit(self, group: list[Any], transfer: Transfer) -> Future[Forwarded]:
+        """Queue a group of batches on the next device; `transfer(group, stream)` begins the copy to the host."""
         replica = self._replicas[self._next % len(self._replicas)]
         self._next += 1
         return replica.thread.submit(replica.forward, group, transfer)
@@ -78,11 +80,11 @@ class _Replica:
         self._stream: Any = None
         self.thread = Worker(f"tutelage-{device or 'model'}")
 
-    def forward(self, group: list[Any], transfer: Callable[[Any, Any], HostBatch]) -> Forwarded:
+    def forward(self, group: list[Any], transfer: Transfer) -> Forwarded:
         began = time.perf_counter()
         # A callable that is no module may train or keep tensors: it gets the milder of the two modes.
         with torch.inference_mode() if isinstance(self._model, torch.nn.Module) else torch.no_grad():
-            batches = [transfer(self._model(moved(batch, self._device)), self._copy_stream()) for batch in group]
+            batches = transfer([self._model(moved(batch, self._device)) for batch in group], self._copy_stream())
         return Forwarded(batches=batches, input_rows=[rows_in(batch) for batch in group], seconds=time.perf_counter() - began)
 
     def _copy_stream(self) -> Any:

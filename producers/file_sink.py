@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tutelage.producers.sink import Sink, Tail, tail_of
+from tutelage.producers.worker import Worker
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_format import MAX_BLOCK_BYTES, Header, checked_codec
 from tutelage.schemas.container_reader import ContainerReader
@@ -18,10 +22,16 @@ from tutelage.schemas.errors import (
     DataError,
     RecordTooLarge,
     SinkExists,
+    TransportError,
     TruncatedData,
     TutelageError,
 )
 from tutelage.schemas.record import Description, RecordHead, Stream
+
+
+# Blocks that are handed over and not yet written: enough that the disk never waits, few enough that memory does not pile up.
+_BLOCKS_BEHIND = 2
+_DISK_TIMEOUT_S = 600.0
 
 
 class FileSink(Sink):
@@ -30,6 +40,8 @@ class FileSink(Sink):
     Guarantee: `path` exists only when the run is complete, synced and whole; an existing one is kept unless `overwrite`.
     """
 
+    # Larger than a topic's: what is done once a block costs less, and two may be read at once (docs/performance.md).
+    target_record_bytes: int = 4 << 20
     max_record_bytes: int = MAX_BLOCK_BYTES
 
     def __init__(self, path: str | os.PathLike[str], *, codec: str = "null", overwrite: bool = False) -> None:
@@ -39,6 +51,8 @@ class FileSink(Sink):
         self._writer: ContainerWriter | None = None
         self._header: Header | None = None
         self._whole_bytes = 0
+        self._thread: Worker | None = None
+        self._behind: deque[Future[None]] = deque()
 
     def __repr__(self) -> str:
         return f"FileSink({str(self._path)!r}, codec={self._codec!r})"
@@ -89,13 +103,38 @@ class FileSink(Sink):
 
     def write(self, head: RecordHead, packed: list[Any]) -> None:
         assert self._writer is not None, "open comes before write"
-        self._writer.append(packed)
+        # The disk takes its time; meanwhile whoever calls prepares what comes next.
+        while len(self._behind) >= _BLOCKS_BEHIND:
+            self._written(self._behind.popleft())
+        self._thread = self._thread or Worker("tutelage-write")
+        self._behind.append(self._thread.submit(self._writer.append, packed))
+
+    def settle(self) -> None:
+        while self._behind:
+            self._written(self._behind.popleft())
+
+    def poll(self) -> None:
+        while self._behind and self._behind[0].done():
+            self._written(self._behind.popleft())
+
+    def _written(self, block: Future[None]) -> None:
+        """Wait for a block; raises what writing it raised."""
+        try:
+            block.result(_DISK_TIMEOUT_S)
+        except FutureTimeout as error:
+            raise TransportError(f"{partial_path(self._path)}: the disk took nothing for {_DISK_TIMEOUT_S:.0f} s") from error
 
     def finish(self) -> None:
         assert self._writer is not None, "open comes before finish"
+        self.settle()
         self._writer.finish()
 
     def close(self) -> None:
+        if self._thread is not None:
+            self._thread.close()
+            wait(self._behind, timeout=_DISK_TIMEOUT_S)
+            self._behind.clear()
+            self._thread = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None

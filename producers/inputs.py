@@ -5,6 +5,7 @@ Knows how many rows a batch holds where that can be seen, so that a restarted te
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -18,6 +19,8 @@ from tutelage.schemas.errors import ConfigurationError
 
 _END = object()
 MAX_GROUP = 256
+# A group is handed on after this long, full or not: inputs that come slowly must not wait for each other.
+GROUP_SECONDS = 0.001
 
 
 class Inputs:
@@ -85,9 +88,10 @@ class ReadAhead:
 
     def _read(self, size: int) -> list[Any]:
         group: list[Any] = []
+        began = time.perf_counter()
         while len(group) < size:
             group.append(next(self._batches, _END))
-            if group[-1] is _END:
+            if group[-1] is _END or time.perf_counter() - began > GROUP_SECONDS:
                 break
         return group
 

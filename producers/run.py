@@ -22,9 +22,6 @@ from tutelage.schemas.record import Array, Column, Description, End, Ragged, Rec
 
 log = logging.getLogger(__name__)
 
-# Where R is chosen for the user, a record is about this large (or as much as comes within the sink's linger, if less).
-TARGET_RECORD_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
@@ -131,7 +128,7 @@ class Run:
         """The records that a batch completes."""
         if self.description is None:
             self._describe(description)
-        elif set(description.specs) != set(self.description.specs):
+        elif description is not self.description and set(description.specs) != set(self.description.specs):
             # A batch that was under way before the first one was described was not compared with it then.
             raise DescriptionChanged(
                 f"a batch holds {description}, earlier ones {self.description}; every batch holds the same keys"
@@ -142,7 +139,7 @@ class Run:
             if not self._opening:
                 self._opening_began = time.monotonic()
             self._opening.append((columns, rows))
-            self._opening_bytes += sum(_nbytes(column) for column in columns.values())
+            self._opening_bytes += sum(nbytes_of(column) for column in columns.values())
             if self._tail is not None or self._identity.rows_per_record is not None or self.due:
                 return self.settle()
             return []
@@ -156,7 +153,7 @@ class Run:
         """Whether what came in so far is enough to choose R by."""
         linger_s = self._sink.linger_s
         waited_s = time.monotonic() - self._opening_began
-        return self._opening_bytes >= TARGET_RECORD_BYTES or (linger_s is not None and waited_s >= linger_s)
+        return self._opening_bytes >= self._sink.target_record_bytes or (linger_s is not None and waited_s >= linger_s)
 
     def settle(self) -> list[Work]:
         """Fix R and open the sink, by what came in so far."""
@@ -207,8 +204,10 @@ class Run:
         if self._stream is not None:
             self._sink.poll()
 
-    def own_pending(self) -> None:
-        """Copy rows that wait for more: the caller may change their memory."""
+    def let_go(self) -> None:
+        """Refer to no memory of the caller's any more, who may change it: rows that wait for more are copied."""
+        if self._stream is not None:
+            self._sink.settle()
         if self._gather is not None:
             self._gather.own_pending()
         for index in range(self._opening_owned, len(self._opening)):
@@ -245,7 +244,7 @@ class Run:
 
     def _chosen_rows(self) -> int:
         rows = sum(count for _, count in self._opening)
-        target = TARGET_RECORD_BYTES
+        target = self._sink.target_record_bytes
         if self._sink.max_record_bytes is not None:
             # Ragged rows differ in size: leave room for records of longer rows than the first.
             target = min(target, self._sink.max_record_bytes // 4)
@@ -293,7 +292,8 @@ def _arrays(column: Column) -> tuple[Array, ...]:
     return (column.values, column.lengths) if isinstance(column, Ragged) else (column,)
 
 
-def _nbytes(column: Column) -> int:
+def nbytes_of(column: Column) -> int:
+    """A column's bytes on the wire."""
     return sum(array.nbytes for array in _arrays(column))
 
 

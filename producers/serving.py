@@ -15,16 +15,16 @@ from typing import Any
 
 from tutelage.producers.devices import Devices, Forwarded
 from tutelage.producers.encoding import Encoding
-from tutelage.producers.inputs import MAX_GROUP, ReadAhead, rows_in
-from tutelage.producers.run import Run
-from tutelage.producers.transfer import HostBatch, WireOptions, start_transfer
+from tutelage.producers.inputs import GROUP_SECONDS, MAX_GROUP, ReadAhead, rows_in
+from tutelage.producers.run import Run, nbytes_of
+from tutelage.producers.transfer import HostBatch, WireOptions, start_transfers
 from tutelage.schemas.errors import SchemaError
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
 
-# Batches are handed on in groups that take about this long, so that tiny ones do not drown in hand-overs and large ones do not wait.
-GROUP_SECONDS = 0.001
+# Batches are handed on in groups that have about this much, so that small ones do not drown in hand-overs and large ones do not wait.
+GROUP_BYTES = 4 << 20
 _POLL_S = 0.25
 _LINGER_POLL_S = 0.005
 
@@ -67,10 +67,11 @@ class Serving:
                 taken = reader.take()
                 if taken:
                     self._forwards.append(self._devices.submit(taken, self._transfer))
+            elif forward is not None and forward.done():
+                # Before writing, which may take long: what is encoded meanwhile is there when it is done.
+                self._take(self._forwards.popleft().result(), reader)
             elif record is not None and record.done():
                 self._write()
-            elif forward is not None and forward.done():
-                self._take(self._forwards.popleft().result(), reader)
             elif self._run.undecided and self._run.due:
                 self._encoding.add(self._run.settle())
             else:
@@ -86,15 +87,28 @@ class Serving:
     def _new_wait(self) -> Wait:
         return Wait("the teacher's inputs or model to give the next batch", timeout_s=self._timeout_s, log=log)
 
-    def _transfer(self, knowledge: Any, stream: Any) -> HostBatch:
-        return start_transfer(knowledge, self._options, self._run.promised, stream)
+    def _transfer(self, group: list[Any], stream: Any) -> list[HostBatch]:
+        return start_transfers(group, self._options, self._run.promised, stream)
 
     def _take(self, forwarded: Forwarded, reader: ReadAhead) -> None:
-        for batch, input_rows in zip(forwarded.batches, forwarded.input_rows, strict=True):
-            self._compare_rows(input_rows, batch.rows)
-            self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
-        seconds = forwarded.seconds / max(1, len(forwarded.batches))
-        reader.group_size = max(1, min(MAX_GROUP, 2 * reader.group_size, int(GROUP_SECONDS / max(seconds, 1e-9))))
+        counts = [count for batch in forwarded.batches for count in batch.counts]
+        for input_rows, rows in zip(forwarded.input_rows, counts, strict=True):
+            self._compare_rows(input_rows, rows)
+        nbytes = 0
+        for batch in forwarded.batches:
+            columns = batch.columns()
+            nbytes += sum(nbytes_of(column) for column in columns.values())
+            self._encoding.add(self._run.add(columns, batch.rows, batch.description))
+        size = max(1, len(counts))
+        reader.group_size = max(
+            1,
+            min(
+                MAX_GROUP,
+                2 * reader.group_size,
+                int(GROUP_SECONDS * size / max(forwarded.seconds, 1e-9)),
+                GROUP_BYTES * size // max(1, nbytes),
+            ),
+        )
 
     def _compare_rows(self, input_rows: int | None, rows: int) -> None:
         """Learn from the first batch whether knowledge has its input's rows, and hold the others to it."""

@@ -63,6 +63,8 @@ class Sink(ABC):
 
     #: Seconds a record may wait for more rows where R is chosen for the user; None where nobody waits for records.
     linger_s: float | None = None
+    #: Bytes a record has, about, where R is chosen for the user (or as much as comes within `linger_s`, if less).
+    target_record_bytes: int = 1 << 20
     #: Bytes a record may have at most; None where there is no limit.
     max_record_bytes: int | None = None
     #: How many partitions a new run here has.
@@ -101,6 +103,10 @@ class Sink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release everything, finished or not. May be called twice."""
+
+    def settle(self) -> None:
+        """Wait until nothing that `write` took refers to the caller's memory any more. Raises what a delivery raised."""
+        return
 
     def poll(self) -> None:
         """Called now and then while the teacher has nothing to write; raises what a delivery raised."""

@@ -137,7 +137,7 @@ class Teacher:
         batch = start_transfer(knowledge, self._options, run.promised)
         columns = batch.columns()
         self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
-        run.own_pending()
+        run.let_go()
 
     def end_pass(self) -> None:
         """End the pass that `write` filled; after the last one, the run is complete. Leaving the `with` block does it too."""

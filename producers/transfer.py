@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from tutelage.producers.joining import joined
 from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Array, Column, Description, KeySpec, Ragged
 
 # Torch integers as wide as an element: numpy has no name for some of torch's dtypes, but all bytes for them.
+_SAME_IN_NUMPY = frozenset(
+    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64)
+)
 _CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -46,14 +51,24 @@ class _Part:
 
 
 class HostBatch:
-    """One batch's columns on their way to the host."""
+    """One or more batches' columns on their way to the host; `counts` is the rows of each batch."""
 
     def __init__(self, parts: Sequence[_Part], stream: Any = None) -> None:
         self.rows = parts[0].rows
+        self.counts = [self.rows]
         self.description = Description(tuple(part.spec for part in parts))
         self._overflows: list[tuple[str, str, Any]] = []
-        self._columns = {part.spec.key: self._started(part, stream) for part in parts}
+        self._columns: Mapping[str, Column] = {}
+        self._started = {part.spec.key: self._start(part, stream) for part in parts}
         self._event = stream.record_event() if stream is not None else None
+
+    @classmethod
+    def there(cls, description: Description, columns: Mapping[str, Column], rows: int) -> HostBatch:
+        """A batch that is on the host already."""
+        batch = cls.__new__(cls)
+        batch.rows, batch.counts, batch.description = rows, [rows], description
+        batch._overflows, batch._columns, batch._started, batch._event = [], columns, {}, None
+        return batch
 
     def columns(self) -> Mapping[str, Column]:
         """The columns as numpy views, once they are there. SchemaError if a value did not fit its encoding."""
@@ -63,9 +78,12 @@ class HostBatch:
         for key, wire, overflowed in self._overflows:
             if bool(overflowed):
                 raise SchemaError(f"key {key!r}: a finite value does not fit {wire}; send it as bfloat16, or as it is")
-        return {key: _numpy_column(value) for key, value in self._columns.items()}
+        if self._started:
+            self._columns = {key: _numpy_column(value) for key, value in self._started.items()}
+            self._started = {}
+        return self._columns
 
-    def _started(self, part: _Part, stream: Any) -> tuple[KeySpec, Any, Any]:
+    def _start(self, part: _Part, stream: Any) -> tuple[KeySpec, Any, Any]:
         values, lengths, spec = part.values, part.lengths, part.spec
         if spec.wire != spec.dtype:
             cast = _cast(values, spec.wire)
@@ -101,6 +119,65 @@ def start_transfer(
             "the keys of one batch differ in rows: " + ", ".join(f"{part.spec.key!r} has {part.rows}" for part in parts)
         )
     return HostBatch(parts, stream)
+
+
+def start_transfers(
+    group: Sequence[object], options: WireOptions, promised: Description | None, stream: Any
+) -> list[HostBatch]:
+    """The same for batches that came together: small ones as one."""
+    counts: list[int] | None = None
+    if promised is not None and len(group) > 1:
+        together = joined(group, promised)
+        if together is not None:
+            group, counts = [together[0]], together[1]
+    batches = [
+        (_as_promised(knowledge, promised) if promised is not None and stream is None else None)
+        or start_transfer(knowledge, options, promised, stream)
+        for knowledge in group
+    ]
+    if counts is not None:
+        batches[0].counts = counts
+    return batches
+
+
+def _as_promised(knowledge: Any, promised: Description) -> HostBatch | None:
+    """A batch that is just what was promised, in host memory: looked at as it is. None if there is more to it, or something wrong."""
+    plan = _host_plan(promised)
+    if plan is None or type(knowledge) is not dict or len(knowledge) != len(plan):
+        return None
+    columns: dict[str, Column] = {}
+    rows = -1
+    try:
+        for key, dtype, shape, carrier, storage in plan:
+            tensor = knowledge[key]
+            if type(tensor) is not torch.Tensor or tensor.dtype is not dtype:
+                return None
+            # Refused by torch for what is on a device, sparse, conjugated or part of a graph.
+            array = tensor.numpy() if carrier is None else tensor.view(carrier).numpy().view(storage)
+            if array.shape[1:] != shape or not array.flags.c_contiguous or (rows >= 0 and len(array) != rows):
+                return None
+            rows = len(array)
+            columns[key] = array
+    except (KeyError, RuntimeError, TypeError):
+        return None
+    return HostBatch.there(promised, columns, rows)
+
+
+@lru_cache(maxsize=8)
+def _host_plan(promised: Description) -> list[tuple[str, torch.dtype, tuple[int, ...], Any, Any]] | None:
+    """Per key what `_as_promised` compares; None where batches need more than looking at."""
+    if any(spec.ragged or spec.wire != spec.dtype for spec in promised.specs):
+        return None
+    plan = []
+    for spec in promised.specs:
+        dtype = getattr(torch, spec.dtype, None)
+        if not isinstance(dtype, torch.dtype):
+            return None
+        carrier = None if dtype in _SAME_IN_NUMPY else _CARRIERS.get(dtype.itemsize)
+        if carrier is None and dtype not in _SAME_IN_NUMPY:
+            return None
+        plan.append((spec.key, dtype, spec.shape, carrier, spec.storage.storage))
+    return plan
 
 
 def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) -> _Part:
@@ -179,8 +256,11 @@ def _overflowed(values: Any, cast: Any) -> Any:
 def _to_host(values: Any, stream: Any) -> Any:
     if not isinstance(values, torch.Tensor):
         return values
-    values = values.detach().resolve_conj().resolve_neg().contiguous()
-    if values.device.type == "cpu" or stream is None:
+    if values.requires_grad or values.is_conj() or values.is_neg() or not values.is_contiguous():
+        values = values.detach().resolve_conj().resolve_neg().contiguous()
+    if values.device.type == "cpu":
+        return values
+    if stream is None:
         return values.cpu()
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     stream.wait_stream(torch.cuda.current_stream(values.device))
@@ -201,6 +281,8 @@ def _numpy(values: Any, storage: np.dtype[Any]) -> Array:
     """A host tensor as a numpy view; torch dtypes numpy does not know go through integers of their width."""
     if not isinstance(values, torch.Tensor):
         return np.asarray(values)
+    if values.dtype in _SAME_IN_NUMPY:
+        return np.asarray(values.numpy())
     carrier = _CARRIERS.get(values.element_size())
     return np.asarray(values.numpy() if carrier is None else values.view(carrier).numpy().view(storage))
 

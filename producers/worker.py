@@ -39,8 +39,9 @@ class Worker:
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
             future, call = item
-            if self._closed or not future.set_running_or_notify_cancel():
+            if self._closed:
                 future.cancel()
+            if not future.set_running_or_notify_cancel():
                 continue
             try:
                 future.set_result(call())

@@ -29,6 +29,23 @@ _HEAD = struct.Struct("<6q")
 _CHECKSUM_BYTES = 8
 _SMALL_BYTES = 512
 _MAX_DIMENSIONS = 64
+# A run's records have R rows, a pass's last one fewer: few layouts are in use at a time.
+_LAYOUTS_KEPT = 8
+
+Buffer = memoryview | bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenseLayout:
+    """A record whose tensors all have a known size, as it lies behind its head: `prefixes[i]`, then `sizes[i]` bytes of key i.
+
+    `shapes` are the shapes of all keys one behind the other, and `nbytes` is the length of all of it.
+    """
+
+    prefixes: tuple[bytes, ...]
+    sizes: tuple[int, ...]
+    shapes: tuple[int, ...]
+    nbytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +75,7 @@ class Codec:
     def __init__(self, description: Description, *, verify: bool = True) -> None:
         self.description = description
         self.verify = verify
+        self._layouts: dict[int, DenseLayout] = {}
 
     def encode(self, head: RecordHead, columns: Mapping[str, Sequence[Column]]) -> Encoded:
         """Encode one record whose columns are given as pieces of rows in order, in their wire dtype.
@@ -70,7 +88,7 @@ class Codec:
             key_parts, shape = _laid_out(spec, columns.get(spec.key, ()), head.rows)
             parts += key_parts
             shapes += shape
-        checksum = _checksum(head, shapes, [part for part in parts if isinstance(part, np.ndarray)])
+        checksum = _checksum(head, shapes, [part.data for part in parts if isinstance(part, np.ndarray)])
         # Everything small is joined to the bytes before it: a system call or a join has few, long buffers.
         buffers: list[Any] = []
         pending = _encode_head(head, checksum)
@@ -110,8 +128,27 @@ class Codec:
             raise CorruptData(f"{where}: {len(payload) - position} bytes are left behind its {count} records")
         return records
 
+    def dense_layout(self, rows: int) -> DenseLayout | None:
+        """Where the tensors lie in a record of so many rows; None if a key is ragged, or there are none."""
+        found = self._layouts.get(rows)
+        if found is None:
+            if not rows or any(spec.ragged for spec in self.description.specs):
+                return None
+            found = _laid_out_densely(self.description, rows)
+            if len(self._layouts) > _LAYOUTS_KEPT:
+                self._layouts.clear()
+            self._layouts[rows] = found
+        return found
+
+    def refuse_changed(
+        self, head: RecordHead, checksum: bytes, shapes: Sequence[int], pieces: Sequence[Buffer], where: str
+    ) -> None:
+        """CorruptData naming `where` unless these parts of a record, pieces of data in order, have its checksum."""
+        if self.verify and checksum != _checksum(head, shapes, pieces):
+            raise CorruptData(f"{where}: {head} fails its checksum; its bytes were changed after the teacher wrote them")
+
     def _walk(self, view: memoryview, where: str) -> tuple[Record, int]:
-        head, checksum, position = _decode_head(view)
+        head, checksum, position = decode_head(view)
         shapes: list[int] = []
         pieces: list[Array] = []
         columns: dict[str, Column] = {}
@@ -130,8 +167,7 @@ class Codec:
                 columns[spec.key] = _column(spec, head.rows, shape, data, lengths)
             elif shape or data.size:
                 raise ValueError(f"an end record holds data for key {spec.key!r}")
-        if self.verify and checksum != _checksum(head, shapes, pieces):
-            raise CorruptData(f"{where}: {head} fails its checksum; its bytes were changed after the teacher wrote them")
+        self.refuse_changed(head, checksum, shapes, [piece.data for piece in pieces], where)
         if (head.end is None) != (head.rows > 0):
             raise ValueError(f"{head} of {head.rows} rows")
         return Record(head=head, columns=columns, raw=view[:position]), position
@@ -158,6 +194,18 @@ def _laid_out(spec: KeySpec, pieces: Sequence[Column], rows: int) -> tuple[list[
     ], shape
 
 
+def _laid_out_densely(description: Description, rows: int) -> DenseLayout:
+    sizes = [rows * math.prod(spec.shape) * spec.storage.itemsize for spec in description.specs]
+    shapes = [[rows, *spec.shape] for spec in description.specs]
+    prefixes = [_encode_shape(shape) + encode_long(size) for shape, size in zip(shapes, sizes, strict=True)]
+    return DenseLayout(
+        prefixes=tuple(prefixes),
+        sizes=tuple(sizes),
+        shapes=tuple(size for shape in shapes for size in shape),
+        nbytes=sum(map(len, prefixes)) + sum(sizes),
+    )
+
+
 def _column(spec: KeySpec, rows: int, shape: Sequence[int], data: Array, lengths: Array | None) -> Column:
     """A key's column from its parts, all of which must agree with each other and with the description."""
     count = shape[0] if shape else -1
@@ -174,13 +222,13 @@ def _column(spec: KeySpec, rows: int, shape: Sequence[int], data: Array, lengths
     return Ragged(values, lengths.astype(np.int64))
 
 
-def _checksum(head: RecordHead, shapes: Sequence[int], pieces: Sequence[Array]) -> bytes:
+def _checksum(head: RecordHead, shapes: Sequence[int], pieces: Sequence[Buffer]) -> bytes:
     end = head.end
     numbers = (head.pass_index, head.sequence, head.rows, head.generation)
     digest = xxhash.xxh3_64(_HEAD.pack(*numbers, *((end.records, end.rows) if end else (-1, -1))))
     digest.update(head.run_id.encode() + struct.pack(f"<{len(shapes)}q", *shapes))
     for piece in pieces:
-        digest.update(piece.data)
+        digest.update(piece)
     return digest.digest()
 
 
@@ -191,7 +239,8 @@ def _encode_head(head: RecordHead, checksum: bytes) -> bytes:
     return b"".join((encode_long(len(run_id)), run_id, *map(encode_long, numbers), checksum, end))
 
 
-def _decode_head(view: memoryview) -> tuple[RecordHead, bytes, int]:
+def decode_head(view: memoryview) -> tuple[RecordHead, bytes, int]:
+    """A record's head, its checksum, and where the first key begins. ValueError or IndexError if there is none."""
     start, position = _bytes_at(view, 0)
     run_id = str(view[start:position], "utf-8")
     pass_index, position = decode_long(view, position)

@@ -1,27 +1,34 @@
 """An Avro container file -> blocks of records, as far as it is whole, with the exact place of what is not.
 
-Reads any valid container of the closed shape: any number of records a block, codec null, deflate or zstandard. Blocks are read
-with one system call each, which also brings the head of the next.
+Reads any valid container of the closed shape: any number of records a block, codec null, deflate or zstandard. `stored_blocks` walks
+from block to block by their heads; what a block holds is read when it is asked for, in any thread, and where it is one record of
+dense keys without a codec, straight into where its rows are wanted (`StoredRecord.read_into`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tutelage.schemas.codec import Codec
+from tutelage.schemas.codec import Codec, DenseLayout, decode_head
 from tutelage.schemas.container_format import MAX_BLOCK_BYTES, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
 from tutelage.schemas.knowledge_schema import description_of
-from tutelage.schemas.record import Record
+from tutelage.schemas.record import Record, RecordHead
 from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_of_headers
 from tutelage.schemas.varint import decode_long
 
-_HEAD_BYTES = 20  # two longs of at most ten bytes each: a block's count and size
+# What is read of a block first: its head, and of the record in it as much as says how it lies there.
+_PEEK_BYTES = 256
+# Small blocks are taken from one read of many.
+_WINDOW_BYTES = 256 << 10
+_SMALL_BLOCK_BYTES = 32 << 10
+_MAX_BUFFERS = 512  # Linux takes 1024 at once (IOV_MAX); macOS too.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +42,7 @@ class Block:
 
 
 class ContainerReader:
-    """Reads one file. Close it, or use it in a `with`.
+    """Reads one file. Close it, or use it in a `with`; blocks that are still read then fail with an error.
 
     Guarantee: yields exactly the records that were written, in order, and then ends or raises with file, block and byte.
     """
@@ -83,27 +90,39 @@ class ContainerReader:
 
         Raises TruncatedData where the file is cut inside a block, CorruptData where bytes are wrong.
         """
+        for index, stored in enumerate(self.stored_blocks(offset)):
+            yield Block(index=index, offset=stored.offset, next_offset=stored.next_offset, records=stored.records())
+
+    def stored_blocks(self, offset: int | None = None) -> Iterator[StoredBlock]:
+        """The blocks from byte `offset` to the file's end, known by their heads; nothing else of them was read or checked.
+
+        Raises TruncatedData where the file is cut inside a block, CorruptData where a head is wrong.
+        """
         position = self.header.nbytes if offset is None else offset
         index = 0
-        head = os.pread(self._fd, _HEAD_BYTES, position)
-        while head:
+        known_bytes = self.nbytes
+        window, window_at, read_bytes = b"", position, _PEEK_BYTES
+        while True:
+            if position + _PEEK_BYTES > window_at + len(window) and window_at + len(window) < known_bytes or not window:
+                window, window_at = os.pread(self._fd, read_bytes, position), position
+            start = position - window_at
+            if start >= len(window):
+                return
             where = f"{self.path}, block {index} at byte {position}"
             if offset is not None:
                 where = f"{self.path}, block at byte {position}"
-            count, size, head_bytes = self._block_head(head, where)
-            # One read brings the payload, the sync marker and the next block's head.
-            buffer = np.empty(size + SYNC_BYTES + _HEAD_BYTES, np.uint8)
-            got = _read_into(self._fd, buffer, position + head_bytes)
-            if got < size + SYNC_BYTES:
-                raise TruncatedData(f"{where}: the file is cut: {size + SYNC_BYTES - got} of the block's bytes are missing")
-            view = memoryview(buffer)  # type: ignore[arg-type]  # numpy arrays are buffers; its stubs say so from 3.12 on
-            if view[size : size + SYNC_BYTES] != self.header.sync:
-                raise CorruptData(f"{where}: no sync marker at its end; its bytes were changed, or its size was")
-            payload = decompress(self.header.codec, view[:size], where)
-            records = self.codec.decode_many(payload, count, where)
+            count, size, head_bytes = self._block_head(window, start, known_bytes, where)
             next_offset = position + head_bytes + size + SYNC_BYTES
-            yield Block(index=index, offset=position, next_offset=next_offset, records=records)
-            head = bytes(view[size + SYNC_BYTES : got])
+            if next_offset > known_bytes:
+                known_bytes = self.nbytes  # a file that is still written grows
+                if next_offset > known_bytes:
+                    missing = next_offset - known_bytes
+                    raise TruncatedData(f"{where}: the file is cut: {missing} of the block's bytes are missing")
+            yield StoredBlock(
+                self, index=index, offset=position, next_offset=next_offset, count=count, payload_at=position + head_bytes,
+                peeked=memoryview(window)[start + head_bytes :], where=where,
+            )  # fmt: skip
+            read_bytes = _WINDOW_BYTES if size < _SMALL_BLOCK_BYTES else _PEEK_BYTES
             position, index = next_offset, index + 1
 
     def holds_sync_after(self, offset: int) -> bool:
@@ -111,19 +130,133 @@ class ContainerReader:
         step, overlap = 16 << 20, SYNC_BYTES - 1
         return any(self.header.sync in os.pread(self._fd, step + overlap, start) for start in range(offset, self.nbytes, step))
 
-    def _block_head(self, head: bytes, where: str) -> tuple[int, int, int]:
+    def read_into(self, buffers: Sequence[Any], offset: int, where: str) -> None:
+        """Fill the buffers, one behind the other, from byte `offset` on. TruncatedData naming `where` if the file ends before."""
+        for first in range(0, len(buffers), _MAX_BUFFERS):
+            pending = [memoryview(buffer) for buffer in buffers[first : first + _MAX_BUFFERS]]
+            wanted = sum(buffer.nbytes for buffer in pending)
+            while wanted:
+                try:
+                    got = os.preadv(self._fd, pending, offset)
+                except OSError as error:
+                    raise CorruptData(f"{where}: it cannot be read: {error.strerror}") from error
+                if not got:
+                    raise TruncatedData(f"{where}: the file is cut: {wanted} of the block's bytes are missing")
+                wanted, offset = wanted - got, offset + got
+                while wanted and got >= pending[0].nbytes:
+                    got -= pending.pop(0).nbytes
+                if wanted and got:
+                    pending[0] = pending[0][got:]
+
+    def _block_head(self, window: bytes, start: int, known_bytes: int, where: str) -> tuple[int, int, int]:
         try:
-            count, position = decode_long(head, 0)
-            size, position = decode_long(head, position)
+            count, position = decode_long(window, start)
+            size, position = decode_long(window, position)
         except IndexError as error:
             raise TruncatedData(f"{where}: the file is cut inside the block's head") from error
         except ValueError as error:
             raise CorruptData(f"{where}: the block's head is broken: {error}") from error
         if not 0 < count <= max(size, 1) or not 0 <= size <= MAX_BLOCK_BYTES:
             raise CorruptData(f"{where}: the block's head is broken: {count} records in {size} bytes")
-        if self.header.codec == "null" and size > self.nbytes:
-            raise TruncatedData(f"{where}: the file is cut: the block has {size} bytes, the whole file {self.nbytes}")
-        return count, size, position
+        if self.header.codec == "null" and size > max(known_bytes, self.nbytes if size > known_bytes else 0):
+            raise TruncatedData(f"{where}: the file is cut: the block has {size} bytes, the whole file {known_bytes}")
+        return count, size, position - start
+
+
+class StoredBlock:
+    """A block whose place in the file is known. Holds no memory but what was read to find it; may be read in any thread."""
+
+    __slots__ = ("_count", "_peeked", "_reader", "index", "next_offset", "offset", "payload_at", "where")
+
+    def __init__(
+        self, reader: ContainerReader, *, index: int, offset: int, next_offset: int, count: int, payload_at: int,
+        peeked: memoryview, where: str,
+    ) -> None:  # fmt: skip
+        self._reader = reader
+        self._count = count
+        self._peeked = peeked
+        self.index = index
+        self.offset = offset
+        self.next_offset = next_offset
+        self.payload_at = payload_at
+        self.where = where
+
+    def records(self) -> list[Record]:
+        """Its records, read, checked and decoded."""
+        reader = self._reader
+        size = self.next_offset - self.payload_at
+        if len(self._peeked) >= size:
+            view = self._peeked[:size]
+        else:
+            buffer = np.empty(size, np.uint8)
+            reader.read_into([buffer.data], self.payload_at, self.where)
+            view = buffer.data
+        if view[size - SYNC_BYTES :] != reader.header.sync:
+            raise CorruptData(f"{self.where}: no sync marker at its end; its bytes were changed, or its size was")
+        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where)
+        return reader.codec.decode_many(payload, self._count, self.where)
+
+    def record(self) -> StoredRecord | None:
+        """Its only record, to be read later; None if it holds several, is compressed, or has anything but full dense keys."""
+        reader = self._reader
+        if self._count != 1 or reader.header.codec != "null":
+            return None
+        try:
+            head, checksum, position = decode_head(self._peeked)
+        except (IndexError, ValueError):
+            return None
+        layout = reader.codec.dense_layout(head.rows) if head.end is None else None
+        size = self.next_offset - self.payload_at - SYNC_BYTES
+        if layout is None or position + layout.nbytes != size:
+            return None
+        first = layout.prefixes[0]
+        if self._peeked[position : position + len(first)] != first:
+            return None
+        return StoredRecord(self, reader, head=head, checksum=checksum, layout=layout, nbytes=size, head_bytes=position)
+
+
+class StoredRecord:
+    """A record that is still in its file: its head is known, but not checked before the rest is read."""
+
+    __slots__ = ("_block", "_checksum", "_data_at", "_layout", "_reader", "head", "nbytes")
+
+    def __init__(
+        self, block: StoredBlock, reader: ContainerReader, *, head: RecordHead, checksum: bytes, layout: DenseLayout,
+        nbytes: int, head_bytes: int,
+    ) -> None:  # fmt: skip
+        self._block = block
+        self._reader = reader
+        self._checksum = checksum
+        self._layout = layout
+        self._data_at = block.payload_at + head_bytes + len(layout.prefixes[0])
+        self.head = head
+        self.nbytes = nbytes
+
+    def load(self) -> Record:
+        """The record, read, checked and decoded."""
+        (record,) = self._block.records()
+        return record
+
+    def read_into(self, targets: Sequence[Sequence[memoryview]]) -> None:
+        """Read each key's data, in the schema's order, into its targets: flat buffers of bytes, one behind the other.
+
+        One system call a record, and no copy. Raises what reading it otherwise would; the targets then hold anything.
+        """
+        layout, where = self._layout, self._block.where
+        betweens = [bytearray(len(prefix)) for prefix in layout.prefixes[1:]]
+        sync = bytearray(SYNC_BYTES)
+        buffers: list[Any] = [*targets[0]]
+        for between, key_targets in zip(betweens, targets[1:], strict=True):
+            buffers.append(between)
+            buffers += key_targets
+        buffers.append(sync)
+        self._reader.read_into(buffers, self._data_at, where)
+        if sync != self._reader.header.sync:
+            raise CorruptData(f"{where}: no sync marker at its end; its bytes were changed, or its size was")
+        if any(between != prefix for between, prefix in zip(betweens, layout.prefixes[1:], strict=True)):
+            raise CorruptData(f"{where}: {self.head} does not hold what its size says; its bytes were changed")
+        pieces = [piece for key_targets in targets for piece in key_targets]
+        self._reader.codec.refuse_changed(self.head, self._checksum, layout.shapes, pieces, where)
 
 
 def _read_header(descriptor: int) -> bytes:
@@ -144,13 +277,3 @@ def _holds_header(start: bytes) -> bool:
     except CorruptData:
         return not start.startswith(b"Obj")
     return True
-
-
-def _read_into(descriptor: int, buffer: np.ndarray[tuple[int], np.dtype[np.uint8]], offset: int) -> int:
-    got = 0
-    while got < len(buffer):
-        count = os.preadv(descriptor, [buffer[got:].data], offset + got)
-        if count == 0:
-            break
-        got += count
-    return got

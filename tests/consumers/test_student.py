@@ -174,7 +174,8 @@ def test_the_queue_fills_while_nobody_takes(topic: MemoryTopic) -> None:
         deadline = time.monotonic() + 5
         while student.queue_size < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert student.queue_size == 3
+        # Small batches come by the chunk: all of them that are left may be there.
+        assert 3 <= student.queue_size <= 9
 
 
 def test_messages_go_both_ways_in_order(topic: MemoryTopic, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
