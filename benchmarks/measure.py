@@ -2,62 +2,143 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One side of a comparison: median, slowest and fastest of its rounds in MB/s (10^6 bytes of tensors), and its ratio."""
+class Sample:
+    """One run of one side: `units` (batches) of `nbytes` (of tensors) in `seconds`; per process, CPU seconds and peak RSS in bytes."""
 
-    what: str
-    median: float
-    slowest: float
-    fastest: float
-    ratio: float
+    seconds: float
+    nbytes: int
+    units: int
+    cpu_s: Mapping[str, float] = field(default_factory=dict)
+    peak_rss: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return self.nbytes / self.seconds
 
 
-def compared(sides: Mapping[str, Callable[[], float]], nbytes: int, *, rounds: int) -> list[Row]:
-    """Run every side once a round, each round in turn; a side returns the seconds it took for `nbytes`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """A ratio that is to be reached: of `what` ("rate", "units" a second, or "cpu" for a byte) to another side's."""
 
-    Ratios are medians of per-round ratios to the first side.
-    """
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            rates[name].append(nbytes / 1e6 / side())
-    base = next(iter(rates.values()))
-    return [
-        Row(
-            what=name,
-            median=statistics.median(found),
-            slowest=min(found),
-            fastest=max(found),
-            ratio=statistics.median(one / other for one, other in zip(found, base, strict=True)),
+    other: str
+    at_least: float | None = None
+    at_most: float | None = None
+    what: str = "rate"
+
+
+@dataclass(kw_only=True, slots=True)
+class Side:
+    """One side of a comparison, with its samples and the goals it is measured by."""
+
+    name: str
+    run: Callable[[], Sample]
+    goals: tuple[Goal, ...] = ()
+    samples: list[Sample] = field(default_factory=list)
+
+    def median(self, value: Callable[[Sample], float]) -> float:
+        """The median of a value over the rounds."""
+        return statistics.median(map(value, self.samples))
+
+    def ratio(self, other: Side, value: Callable[[Sample], float]) -> float:
+        """The median of the ratios of each round."""
+        return statistics.median(
+            value(mine) / value(theirs) for mine, theirs in zip(self.samples, other.samples, strict=True) if value(theirs)
         )
-        for name, found in rates.items()
-    ]
 
 
-def shown(title: str, rows: list[Row]) -> None:
-    """Print a comparison as a table."""
+VALUES: dict[str, Callable[[Sample], float]] = {
+    "rate": lambda sample: sample.rate,
+    "units": lambda sample: sample.units / sample.seconds,
+    "cpu": lambda sample: sum(sample.cpu_s.values()) / sample.nbytes,
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class Comparison:
+    """Sides that did the same, measured alternately; ratios are to the first."""
+
+    title: str
+    sides: list[Side]
+
+    def measured(self, rounds: int) -> Comparison:
+        """Run every side once a round, each round in turn, each round beginning with another side."""
+        for round_ in range(rounds):
+            for index in range(len(self.sides)):
+                side = self.sides[(index + round_) % len(self.sides)]
+                side.samples.append(side.run())
+        return self
+
+    def side(self, name: str) -> Side:
+        """The side of that name."""
+        return next(side for side in self.sides if side.name == name)
+
+    def verdicts(self) -> list[str]:
+        """Each goal, in words, with what came of it."""
+        said: list[str] = []
+        for side in self.sides:
+            for goal in side.goals:
+                ratio = side.ratio(self.side(goal.other), VALUES[goal.what])
+                met = (goal.at_least is None or ratio >= goal.at_least) and (goal.at_most is None or ratio <= goal.at_most)
+                wanted = f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:g}"
+                what = {"rate": "", "units": " in batches/s", "cpu": " in CPU per byte"}[goal.what]
+                said.append(f"{side.name} to {goal.other}{what}: {ratio:.2f} ({wanted}: {'met' if met else 'MISSED'})")
+        return said
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        first = self.sides[0]
+        return {
+            "title": self.title,
+            "goals": self.verdicts(),
+            "sides": [
+                {
+                    "name": side.name,
+                    "bytes_per_s": side.median(VALUES["rate"]),
+                    "units_per_s": side.median(VALUES["units"]),
+                    "ratio": side.ratio(first, VALUES["rate"]),
+                    "samples": [asdict(sample) for sample in side.samples],
+                }
+                for side in self.sides
+            ],
+        }
+
+
+def shown(comparison: Comparison) -> None:
+    """Print a comparison as a table, its goals below."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    first = comparison.sides[0]
+    table = Table(title=comparison.title, title_justify="left")
     table.add_column("side")
-    for column in ("MB/s, median", "slowest", "fastest", f"ratio to {rows[0].what}"):
+    for column in ("MB/s", "slowest-fastest", "batches/s", "ratio", "CPU s/GB", "peak RSS, MB"):
         table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(row.what, f"{row.median:,.0f}", f"{row.slowest:,.0f}", f"{row.fastest:,.0f}", f"{row.ratio:.2f}")
-    Console(width=110).print(table)
+    for side in comparison.sides:
+        rates = [sample.rate / 1e6 for sample in side.samples]
+        peaks = {name: max(sample.peak_rss.get(name, 0) for sample in side.samples) for name in side.samples[0].peak_rss}
+        cpu = side.median(VALUES["cpu"]) * 1e9
+        table.add_row(
+            side.name,
+            _short(statistics.median(rates)),
+            f"{_short(min(rates))}-{_short(max(rates))}",
+            f"{side.median(VALUES['units']):,.0f}",
+            f"{side.ratio(first, VALUES['rate']):.2f}",
+            f"{cpu:,.1f}" if cpu else "",
+            ", ".join(f"{name} {nbytes / 1e6:,.0f}" for name, nbytes in peaks.items()),
+        )
+    console = Console(width=140)
+    console.print(table)
+    for verdict in comparison.verdicts():
+        console.print(f"  {verdict}", highlight=False)
 
 
-def kept(results: Mapping[str, list[Row]], path: Path) -> None:
-    """Write all comparisons as JSON."""
-    path.write_text(
-        json.dumps({name: [asdict(row) for row in rows] for name, rows in results.items()}, indent=1), encoding="utf-8"
-    )
+def _short(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -23,7 +23,7 @@ def teach(
     codec: Annotated[str, typer.Option(help="Of the file: null, deflate or zstandard.")] = "null",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, finished or not.")] = False,
     partitions: Annotated[int | None, typer.Option(help="Of a new topic; 4 unless given.", show_default=False)] = None,
-    rows_per_record: Annotated[int | None, typer.Option(help="Chosen for about 1 MB unless given.", show_default=False)] = None,
+    rows_per_record: Annotated[int | None, typer.Option(help="Chosen for about 4 MB unless given.", show_default=False)] = None,
     passes: Annotated[int | None, typer.Option(help="Over the inputs; the lesson's unless given.", show_default=False)] = None,
     wire: Annotated[
         str | None, typer.Option(metavar="DTYPE", help="Send floats as float16, bfloat16 or float32.", show_default=False)

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
 
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
 from tutelage.schemas.codec import Codec
@@ -31,8 +31,9 @@ from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
 
-# Copies are made of this many messages at once, under the interpreter's lock; records are large.
-_MESSAGES_AT_ONCE = 8
+# Copies of messages are made under the interpreter's lock, and are memory: so many bytes at once, but not more messages than this.
+_BYTES_AT_ONCE = 4 << 20
+_MESSAGES_AT_ONCE = 64
 _IDENTITY_CHECK_S = 10.0
 # Errors the client recovers from by itself; anything else ends the student.
 _PASSING = frozenset(
@@ -47,6 +48,9 @@ _PASSING = frozenset(
     }
 )
 
+_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
+_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
 # Clients a forked child inherited: they belong to the parent, and even freeing them could hang.
 _INHERITED: list[Any] = []
 
@@ -59,6 +63,9 @@ class KafkaSource(Source):
 
     Guarantee: records that are gone (retention, a recreated topic) raise RetentionLoss or TopicIdentityError; none is skipped.
     """
+
+    # The client keeps as much again in its own queue.
+    ahead_bytes = 32 << 20
 
     def __init__(
         self,
@@ -75,6 +82,8 @@ class KafkaSource(Source):
         self._consumer: Consumer | None = None
         self._admin: AdminClient | None = None
         self._opened: Opened | None = None
+        self._first: Message | None = None
+        self._low: list[int] = []
         self._codecs: dict[int, Codec] = {}
         self._headers: object = None
         self._identity: dict[str, str] = {}
@@ -86,7 +95,14 @@ class KafkaSource(Source):
         return f"KafkaSource({self._topic!r}, {self._connection.bootstrap_servers!r})"
 
     def __getstate__(self) -> dict[str, object]:
-        fresh: dict[str, object] = {"_consumer": None, "_admin": None, "_control": None, "_opened": None, "_codecs": {}}
+        fresh: dict[str, object] = {
+            "_consumer": None,
+            "_admin": None,
+            "_control": None,
+            "_opened": None,
+            "_first": None,
+            "_codecs": {},
+        }
         return {**self.__dict__, **fresh}
 
     @property
@@ -107,17 +123,17 @@ class KafkaSource(Source):
         self._leave_inherited()
         if self._opened is not None:
             return self._opened
-        self._consumer = consumer = self._connection.consumer(self._group)
-        self._admin = self._connection.admin()
+        self._admin = admin = self._connection.admin()
         wait = Wait(
             f"topic {self._topic} at {self._connection.bootstrap_servers}",
             timeout_s=timeout_s,
             log=log,
             hint="is its teacher running, and is this the name it writes to?",
         )
-        while not (partitions := self._connection.topic_partitions(consumer, self._topic)):
+        while not (partitions := self._connection.topic_partitions(admin, self._topic)):
             wait.tick()
             time.sleep(0.2)
+        self._consumer = consumer = self._connection.consumer(self._group, partitions=partitions)
         self._identity = self._topic_identity()
         message = self._first_message(consumer, partitions, timeout_s - wait.waited_s)
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
@@ -127,6 +143,9 @@ class KafkaSource(Source):
             raise TopicIdentityError(
                 f"{where}: {stream} has {stream.partitions} partitions, the topic {partitions}; was it recreated?"
             )
+        if stream.partitions < partitions:
+            # Partitions that were added to the topic later hold nothing of this run: reading begins anew, without them.
+            self._first = None
         schema_id, _ = unframe(message.value(), where)
         schema = self._connection.registry.schema(schema_id)
         description = description_of(schema, f"schema {schema_id} of topic {self._topic}")
@@ -136,11 +155,12 @@ class KafkaSource(Source):
 
     def _first_message(self, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
         wait = Wait(f"the first record of topic {self._topic}", timeout_s=timeout_s, log=log, hint="is its teacher running?")
-        low = [self._watermarks(consumer, partition)[0] for partition in range(partitions)]
-        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(low)])
+        self._low = self._offsets(partitions, _EARLIEST)
+        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(self._low)])
         while True:
             message = consumer.poll(0.1)
             if message is not None and message.error() is None:
+                self._first = message
                 return message
             if message is not None:
                 self._refuse(message)
@@ -151,12 +171,19 @@ class KafkaSource(Source):
         opened = self.open(BROKER_TIMEOUT_S) if self._opened is None else self._opened
         consumer = self._consumer
         assert consumer is not None, "open makes the consumer"
-        # Paused partitions stay paused when they are assigned again.
-        self.hold(frozenset())
-        unchecked = self._assign(consumer, opened, position)
+        first, self._first = self._first, None
+        if first is not None and all(offset == BEGINNING for offset in position.offsets):
+            # Reading goes on behind the message that `open` looked at; nothing has to be asked for or fetched again.
+            unchecked = {partition: low for partition, low in enumerate(self._low[: opened.partitions]) if low}
+            messages = [first]
+        else:
+            # Paused partitions stay paused when they are assigned again.
+            self.hold(frozenset())
+            unchecked = self._assign(consumer, opened, position)
+            messages = []
         checked_s = time.monotonic()
+        size = _BYTES_AT_ONCE
         while True:
-            messages = consumer.consume(_MESSAGES_AT_ONCE, 0.1)
             came = False
             for message in messages:
                 if message.error() is not None:
@@ -164,6 +191,7 @@ class KafkaSource(Source):
                     continue
                 came = True
                 arrival = self._arrival(message, opened.stream)
+                size = arrival.record.nbytes
                 if arrival.partition in unchecked:
                     self._refuse_lost_beginning(arrival, unchecked.pop(arrival.partition))
                 yield arrival
@@ -172,13 +200,17 @@ class KafkaSource(Source):
                     self._refuse_other_topic()
                     checked_s = time.monotonic()
                 yield None
+            # What was yielded is the caller's alone now: a list that is kept while waiting keeps its messages in memory.
+            messages = []
+            messages = consumer.consume(max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // size)), 0.1)
 
     def _assign(self, consumer: Consumer, opened: Opened, position: Position) -> dict[int, int]:
         """Begin at a position; returns the partitions read from their first record although earlier ones were deleted."""
         offsets = list(position.offsets) or [BEGINNING] * opened.partitions
         lost: dict[int, int] = {}
-        for partition, offset in enumerate(offsets):
-            low, high = self._watermarks(consumer, partition)
+        lows = self._offsets(opened.partitions, _EARLIEST)
+        highs = self._offsets(opened.partitions, _LATEST)
+        for partition, (offset, low, high) in enumerate(zip(offsets, lows, highs, strict=True)):
             if offset > high:
                 raise TopicIdentityError(
                     f"topic {self._topic}, partition {partition} ends at offset {high}, before the position {offset}; was it recreated?"
@@ -265,12 +297,21 @@ class KafkaSource(Source):
             raise self._connection.unavailable(f"asking for the identity of topic {self._topic}", error) from error
         return {"cluster_id": str(cluster), "topic_id": str(described.topic_id)}
 
-    def _watermarks(self, consumer: Consumer, partition: int) -> tuple[int, int]:
-        try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=BROKER_TIMEOUT_S)
-        except KafkaException as error:
-            raise self._connection.unavailable(f"looking at topic {self._topic}, partition {partition}", error) from error
-        return int(low), int(high)
+    def _offsets(self, partitions: int, spec: OffsetSpec) -> list[int]:
+        """Each partition's first or last offset.
+
+        Asked through the admin client: behind a fetch on the consumer's own connection, each question would wait for that to end.
+        """
+        admin = self._admin = self._admin or self._connection.admin()
+        wanted = {TopicPartition(self._topic, partition): spec for partition in range(partitions)}
+        futures = admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S)
+        found = {
+            part.partition: int(
+                self._connection.resolved(future, f"looking at topic {self._topic}, partition {part.partition}").offset
+            )
+            for part, future in futures.items()
+        }
+        return [found[partition] for partition in range(partitions)]
 
     def _refuse(self, message: Message) -> None:
         """Turn what the client reports into an error, unless it recovers from it by itself."""
@@ -323,7 +364,7 @@ class KafkaSource(Source):
         """In a forked child, leave the parent's clients alone and begin anew."""
         if self._pid != os.getpid():
             _INHERITED.extend((self._consumer, self._admin, self._control))
-            self._consumer = self._admin = self._control = self._opened = None
+            self._consumer = self._admin = self._control = self._opened = self._first = None
             self._pid = os.getpid()
 
     def close(self) -> None:
@@ -332,5 +373,5 @@ class KafkaSource(Source):
             self._consumer.close()
         if self._control is not None:
             self._control.close()
-        self._consumer = self._admin = self._control = self._opened = None
+        self._consumer = self._admin = self._control = self._opened = self._first = None
         self._connection.registry.close()

@@ -6,13 +6,16 @@ at all. Pure but for the memory it fills: no I/O, threads or clocks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 import torch
 
 from tutelage.consumers.align import Aligned, Share
+from tutelage.consumers.buffers import Buffers
 from tutelage.consumers.strategies import (
     MergeStrategy,
     Strategy,
@@ -33,6 +36,7 @@ from tutelage.schemas.record import Array, Description, KeySpec
 
 Batch = dict[str, torch.Tensor]
 LENGTHS_SUFFIX = ".lengths"
+_CUT_AT_ONCE = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +61,39 @@ class _Key:
     dtypes: tuple[torch.dtype, ...] = field(repr=False)
 
 
+class Batches:
+    """Merged batches; iterated over, each becomes a dict of key -> tensor [rows, ...], a view of what they were merged in.
+
+    They are cut by the dozen, when it is their turn: Python's garbage collector looks at every tensor that lives for a while, and then,
+    once they are many, at all else that lives.
+    """
+
+    def __init__(self, columns: Mapping[str, torch.Tensor | list[torch.Tensor]], rows: int, batch_size: int) -> None:
+        self._columns = columns
+        self.rows = rows
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        keys = list(self._columns)
+        for first in range(0, len(self), _CUT_AT_ONCE):
+            cuts = [self._cut(column, first) for column in self._columns.values()]
+            yield from map(dict, map(zip, repeat(keys), zip(*cuts, strict=True)))
+
+    def _cut(self, column: torch.Tensor | list[torch.Tensor], first: int) -> Sequence[torch.Tensor]:
+        """A column's next batches from batch `first` on."""
+        if isinstance(column, list):
+            return column[first : first + _CUT_AT_ONCE]
+        return column[first * self.batch_size : (first + _CUT_AT_ONCE) * self.batch_size].split_with_sizes(
+            [
+                min(self.batch_size, self.rows - at * self.batch_size)
+                for at in range(first, min(len(self), first + _CUT_AT_ONCE))
+            ]
+        )
+
+
 class Merge:
     """Makes batches of what the teachers wrote.
 
@@ -78,6 +115,7 @@ class Merge:
         self._sample_id = sample_id
         self._ragged = ragged or RaggedOptions()
         self._pin_memory = pin_memory
+        self._pools: dict[tuple[str, torch.dtype], Buffers] = {}
         self._keys = [
             _planned(key, names, descriptions, strategies, sample_id)
             for key in dict.fromkeys(key for description in descriptions for key in description)
@@ -106,30 +144,31 @@ class Merge:
         """What a batch holds: the merged keys, in the order the teachers were registered and wrote them."""
         return Description(tuple(plan.result for plan in self._keys))
 
-    def batches(self, aligned: Aligned, batch_size: int) -> list[Batch]:
+    def batches(self, aligned: Aligned, batch_size: int) -> Batches:
         """The merged batches of aligned rows; only the last may have fewer rows than `batch_size`."""
-        columns: list[Sequence[torch.Tensor]] = []
-        keys: list[str] = []
+        columns: dict[str, torch.Tensor | list[torch.Tensor]] = {}
         for plan in self._keys:
             shares = [aligned.shares[teacher] for teacher in plan.teachers]
             if plan.key == self._sample_id:
                 self._compare(plan, [share.dense(plan.key) for share in shares], aligned.first_row)
-            keys.append(plan.key)
             if plan.result.ragged:
-                values, lengths = self._merge_ragged(plan, shares, aligned, batch_size)
-                columns += [values, lengths]
-                keys.append(plan.key + LENGTHS_SUFFIX)
+                columns[plan.key], columns[plan.key + LENGTHS_SUFFIX] = self._merge_ragged(plan, shares, aligned, batch_size)
             elif plan.strategy.name == "callable":
                 # A function may look at the whole batch, so it gets just that.
                 cuts = [range(start, min(start + batch_size, aligned.rows)) for start in range(0, aligned.rows, batch_size)]
                 arrays = [share.dense(plan.key) for share in shares]
-                columns.append([self._merged(plan, [array[cut.start : cut.stop] for array in arrays]) for cut in cuts])
+                columns[plan.key] = [self._merged(plan, [array[cut.start : cut.stop] for array in arrays]) for cut in cuts]
             else:
-                columns.append(torch.split(self._merged(plan, [share.dense(plan.key) for share in shares]), batch_size))
-        return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
+                columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])
+        return Batches(columns, aligned.rows, batch_size)
 
-    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._pin_memory)
+    def _memory(self, key: str, shape: Sequence[int], dtype: torch.dtype, *, pinned: bool) -> torch.Tensor:
+        """Memory for a key's merged rows, used again once nobody holds a batch of them; pinned memory is torch's own to reuse."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        if pinned or not nbytes:
+            return torch.empty(tuple(shape), dtype=dtype, pin_memory=pinned)
+        pool = self._pools.setdefault((key, dtype), Buffers())
+        return torch.from_numpy(pool.take(nbytes)).view(dtype).reshape(tuple(shape))
 
     def _merged(self, plan: _Key, arrays: Sequence[Array]) -> torch.Tensor:
         """One key's tensor [rows, *inner] of each teacher's array, which is not changed."""
@@ -141,8 +180,8 @@ class Merge:
         if strategy.elementwise:
             wide, result = accumulator(strategy, dtype), result_dtype(strategy, dtype)
             # Only the last tensor is the user's; where there is none between, it is allocated as they want it.
-            allocate = self._empty if wide == result else _plain
-            total = allocate((length, *views[0].inner), wide).copy_(views[0].view(arrays[0]))
+            pinned = self._pin_memory and wide == result
+            total = self._memory(plan.key, (length, *views[0].inner), wide, pinned=pinned).copy_(views[0].view(arrays[0]))
             begin(strategy, total)
             for teacher in range(1, len(arrays)):
                 accumulate(strategy, total, views[teacher].view(arrays[teacher]).to(wide), teacher)
@@ -274,10 +313,6 @@ def _combined(plan: _Key, tensors: list[torch.Tensor]) -> torch.Tensor:
     if wanted != promise:
         raise MergeError(f"key {plan.key!r}: its merge function returned {wanted}, not {promise} as it did for a row of zeros")
     return merged
-
-
-def _plain(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(tuple(shape), dtype=dtype)
 
 
 def _padded(values: torch.Tensor, lengths: torch.Tensor, options: RaggedOptions) -> torch.Tensor:

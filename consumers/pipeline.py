@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tutelage.consumers.align import Align
-from tutelage.consumers.channel import Channel, Closed
 from tutelage.consumers.buffers import pinned
+from tutelage.consumers.channel import Channel, Closed
 from tutelage.consumers.loader import Loader, Loading
-from tutelage.consumers.merge import Batch, Merge
+from tutelage.consumers.merge import Batches, Merge
 from tutelage.consumers.order import Order, PassEnd
 from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
 from tutelage.consumers.source import Opened, Position, Source
@@ -49,19 +49,14 @@ class PipelineOptions:
 class Merged:
     """Batches, and where each teacher's rows of them lay; without batches, the end of the pass and `positions` behind it."""
 
-    batches: list[Batch] = field(repr=False)
-    rows: int
-    batch_size: int
+    batches: Batches | None = field(default=None, repr=False)
     shares: tuple[tuple[Trail, int], ...] = field(default=(), repr=False)
     positions: tuple[Position, ...] = ()
 
-    def rows_of(self, index: int) -> int:
-        """The rows of a batch."""
-        return min(self.batch_size, self.rows - index * self.batch_size)
-
     def after(self, index: int) -> tuple[Position, ...]:
         """The teachers' positions behind a batch."""
-        rows = min((index + 1) * self.batch_size, self.rows)
+        assert self.batches is not None, "only batches have something behind them"
+        rows = min((index + 1) * self.batches.batch_size, self.batches.rows)
         return tuple(trail.after(start + rows) for trail, start in self.shares)
 
 
@@ -216,8 +211,8 @@ class Pipeline:
             while True:
                 merged = self._next(_POLL_S)
                 if merged is not None:
-                    self._out.put(merged, max(1, len(merged.batches)))
-                    if not merged.batches:
+                    self._out.put(merged, len(merged.batches or (None,)))
+                    if merged.batches is None:
                         return
                 if self._out.closed:
                     return
@@ -253,11 +248,9 @@ class Pipeline:
         size = self._options.batch_size
         aligned = self._align.pop()
         if aligned is None or (aligned.rows < size and self._options.drop_last):
-            return Merged(batches=[], rows=0, batch_size=size, positions=self._align.after_pass())
+            return Merged(positions=self._align.after_pass())
         return Merged(
             batches=self._merge.batches(aligned, size),
-            rows=aligned.rows,
-            batch_size=size,
             shares=tuple((share.chunk.trail, share.start) for share in aligned.shares),
         )
 

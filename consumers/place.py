@@ -5,20 +5,28 @@ Pure: no I/O, threads or clocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tutelage.consumers.checkpoint import VERSION
 from tutelage.consumers.source import Opened, Position, Source
 from tutelage.schemas.errors import CorruptData, RunMismatch, TopicIdentityError
 
 
+class Behind(Protocol):
+    """Batches that know the positions behind each of them."""
+
+    def after(self, index: int) -> tuple[Position, ...]:
+        """The teachers' positions behind batch `index`."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Place:
     """The pass a student is in, where that began, what was delivered of it, and each source's position now.
 
-    Positions are None where they are not known: reading then begins at the run's first record and passes over earlier passes.
+    Positions are None where they are not known: reading then begins at the run's first record and passes over earlier passes. Where the
+    last batch was the one of number `index` of some that were merged together, they are found out when somebody asks.
     """
 
     pass_index: int = 0
@@ -28,19 +36,14 @@ class Place:
     positions: tuple[Position, ...] | None = None
     batch_size: int | None = None
     drop_last: bool | None = None
-    behind: Callable[[], tuple[Position, ...]] | None = None
+    merged: Behind | None = None
+    index: int = 0
 
     def of(self, sources: int) -> tuple[Position, ...]:
         """Each source's position."""
-        if self.behind is not None:
-            self.positions, self.behind = self.behind(), None
+        if self.merged is not None:
+            self.positions, self.merged = self.merged.after(self.index), None
         return self.positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
-
-    def delivered(self, rows: int, behind: Callable[[], tuple[Position, ...]]) -> None:
-        """Count a batch, and stand behind it; where that is, is found out when somebody asks."""
-        self.batches += 1
-        self.rows += rows
-        self.behind = behind
 
     def begun_again(self) -> Place:
         """The beginning of this pass."""

@@ -25,7 +25,7 @@ from tutelage.schemas.record import Array, Column, Description, KeySpec, Ragged
 
 # A chunk is about this large: enough that handing it on costs nothing per byte, little enough that a few stay in the processor's cache.
 CHUNK_BYTES = 4 << 20
-_MAX_BATCHES = 256
+_MAX_BATCHES = 1024
 # Memory for a batch beyond this is taken as its rows come: there may be far fewer than were asked for.
 _GROWS_BEYOND_BYTES = 64 << 20
 

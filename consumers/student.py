@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -193,16 +192,22 @@ class Student:
         self._pipeline = pipeline = Pipeline(
             self._sources, self._streams(), place.of(len(self._sources)), merge, options, first_row=place.rows
         )
+        batch_size = options.batch_size
         try:
-            while (merged := self._awaited(pipeline)).batches:
-                for index, batch in enumerate(merged.batches):
-                    place.delivered(merged.rows_of(index), partial(merged.after, index))
-                    self._at_hand = len(merged.batches) - index - 1
+            while (batches := (merged := self._awaited(pipeline)).batches) is not None:
+                left = len(batches)
+                for index, batch in enumerate(batches):
+                    # By hand what could be a method: small batches come by the hundred thousand a second.
+                    left -= 1
+                    place.batches += 1
+                    place.rows += batch_size if left else batches.rows - index * batch_size
+                    place.merged, place.index = merged, index
+                    self._at_hand = left
                     if self._commits:
-                        self._commit(place, more=self._at_hand > 0)
+                        self._commit(place, more=left > 0)
                     yield batch
                 # Kept here, its memory could not be used again while the next ones are awaited.
-                del batch
+                del batch, batches
             self._place = place.following(merged.positions)
         finally:
             self._at_hand = 0

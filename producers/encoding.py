@@ -35,7 +35,7 @@ class Encoding:
     def __init__(self, run: Run, threads: int) -> None:
         self._run = run
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tutelage-encode")
-        self._window = 2 * threads
+        self._window = threads + 2
         self._futures: deque[Future[tuple[RecordHead, Any, int]]] = deque()
 
     @property

@@ -28,7 +28,6 @@ from tutelage.schemas.errors import (
 )
 from tutelage.schemas.record import Description, RecordHead, Stream
 
-
 # Blocks that are handed over and not yet written: enough that the disk never waits, few enough that memory does not pile up.
 _BLOCKS_BEHIND = 2
 _DISK_TIMEOUT_S = 600.0
@@ -40,8 +39,6 @@ class FileSink(Sink):
     Guarantee: `path` exists only when the run is complete, synced and whole; an existing one is kept unless `overwrite`.
     """
 
-    # Larger than a topic's: what is done once a block costs less, and two may be read at once (docs/performance.md).
-    target_record_bytes: int = 4 << 20
     max_record_bytes: int = MAX_BLOCK_BYTES
 
     def __init__(self, path: str | os.PathLike[str], *, codec: str = "null", overwrite: bool = False) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tutelage.producers.kafka_pace import Pace
@@ -24,7 +25,7 @@ from tutelage.schemas.kafka_connection import (
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.knowledge_schema import schema_of
-from tutelage.schemas.record import Description, RecordHead, Stream
+from tutelage.schemas.record import Array, Description, RecordHead, Stream
 from tutelage.schemas.registry import Registry, register_description
 from tutelage.schemas.topic import (
     checked_topic,
@@ -43,6 +44,9 @@ _TOPIC_SETTINGS = {
     "max.message.bytes": str(16 << 20),
     "retention.ms": str(7 * 24 * 3600 * 1000),
 }
+
+
+_NO_BUFFER: Array = np.empty(0, np.uint8)
 
 
 class KafkaSink(Sink):
@@ -93,6 +97,7 @@ class KafkaSink(Sink):
         self._control: KafkaControl | None = None
         self._headers: list[tuple[str, str | bytes | None]] = []
         self._frame = b""
+        self._buffers: list[Array] = []
         self._missing: list[tuple[int, int]] = []
         self._failure: str | None = None
         self._in_flight = 0
@@ -152,7 +157,7 @@ class KafkaSink(Sink):
         self._frame = frame(schema_id)
         self._headers = list(stream_headers(stream))
 
-    def pack(self, encoded: Encoded) -> bytes:
+    def pack(self, encoded: Encoded) -> Array:
         limit = self.max_record_bytes
         if limit is not None and encoded.nbytes > limit and encoded.head.rows:
             rows, fit = encoded.head.rows, encoded.head.rows * limit // encoded.nbytes
@@ -161,15 +166,25 @@ class KafkaSink(Sink):
                 f"topic {self._topic}, {encoded.head}: {rows} rows have {encoded.nbytes} bytes, over the {limit} that its "
                 f"max.message.bytes allows; {advice}, or raise max.message.bytes"
             )
-        return encoded.joined(self._frame)
+        # Into memory that was used before: fresh pages cost as much as the copy. The client copies it once more, so it is free again
+        # when `write` returns.
+        size = len(self._frame) + encoded.nbytes
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = _NO_BUFFER
+        if buffer.nbytes < size:
+            buffer = np.empty(size, np.uint8)
+        return _joined(buffer[:size], (self._frame, *encoded.buffers))
 
-    def write(self, head: RecordHead, packed: bytes) -> None:
+    def write(self, head: RecordHead, packed: Array) -> None:
         if self._pace is not None and head.end is None:
             self._await_student(self._pace)
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
             if is_missing(head, self._missing[partition]):
                 self._produce(partition, packed)
+        self._buffers.append(packed if packed.base is None else packed.base)
         self.poll()
 
     def _await_student(self, pace: Pace) -> None:
@@ -178,15 +193,17 @@ class KafkaSink(Sink):
             self.poll()
             wait.tick()
 
-    def _produce(self, partition: int, packed: bytes) -> None:
+    def _produce(self, partition: int, packed: Array) -> None:
         producer = self._opened()
         if not self._in_flight:
             self._progress_s = time.monotonic()
         while True:
             self._refuse_failure()
             try:
+                # The client takes any buffer; its type hints do not say so.
+                value: Any = packed
                 producer.produce(
-                    self._topic, value=packed, partition=partition, headers=self._headers, on_delivery=self._delivered
+                    self._topic, value=value, partition=partition, headers=self._headers, on_delivery=self._delivered
                 )
             except BufferError:
                 producer.poll(0.1)
@@ -269,3 +286,13 @@ class KafkaSink(Sink):
                 f"topic {self._topic}: the broker acknowledged nothing for {silent_s:.0f} s with {self._in_flight} records sent; "
                 "start the teacher again to go on without a gap"
             )
+
+
+def _joined(target: Array, buffers: Iterable[Any]) -> Array:
+    """The buffers one behind the other in the target, copied without the interpreter's lock."""
+    at = 0
+    for buffer in buffers:
+        part = buffer if isinstance(buffer, np.ndarray) else np.frombuffer(buffer, np.uint8)
+        target[at : at + part.nbytes] = part
+        at += part.nbytes
+    return target

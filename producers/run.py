@@ -22,6 +22,9 @@ from tutelage.schemas.record import Array, Column, Description, End, Ragged, Rec
 
 log = logging.getLogger(__name__)
 
+# Records of all partitions, one of each, have at most so many bytes where R is chosen for the user.
+_ROUND_BYTES = 32 << 20
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
@@ -244,7 +247,8 @@ class Run:
 
     def _chosen_rows(self) -> int:
         rows = sum(count for _, count in self._opening)
-        target = self._sink.target_record_bytes
+        # A student holds a record of each partition while it puts them in order.
+        target = min(self._sink.target_record_bytes, _ROUND_BYTES // self._sink.partitions)
         if self._sink.max_record_bytes is not None:
             # Ragged rows differ in size: leave room for records of longer rows than the first.
             target = min(target, self._sink.max_record_bytes // 4)

@@ -63,8 +63,9 @@ class Sink(ABC):
 
     #: Seconds a record may wait for more rows where R is chosen for the user; None where nobody waits for records.
     linger_s: float | None = None
-    #: Bytes a record has, about, where R is chosen for the user (or as much as comes within `linger_s`, if less).
-    target_record_bytes: int = 1 << 20
+    #: Bytes a record has, about, where R is chosen for the user (or as much as comes within `linger_s`, if less). What is done once a
+    #: record costs next to nothing then, on either side, and a few still stay in the processor's cache (docs/performance.md).
+    target_record_bytes: int = 4 << 20
     #: Bytes a record may have at most; None where there is no limit.
     max_record_bytes: int | None = None
     #: How many partitions a new run here has.

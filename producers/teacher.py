@@ -32,7 +32,7 @@ class Teacher:
     name              what the student's errors call it; the topic's or file's name unless given
     revision, inputs  what it is (a commit, a checkpoint) and what it read (a fingerprint of data set, tokenizer, order and seed)
     passes            how many times it goes over its inputs
-    rows_per_record   rows in a record; chosen for about 1 MB unless given
+    rows_per_record   rows in a record; chosen for about 4 MB unless given
     wire              {"logits": "float16"}, or "float16" for all floats: how keys travel; the student gets the model's dtype back
     ragged            keys whose rows differ in their first dimension, where batches come padded
     run_id            names the run, so that a restart after its end is no error but a run that is complete

@@ -103,7 +103,7 @@ class ContainerReader:
         known_bytes = self.nbytes
         window, window_at, read_bytes = b"", position, _PEEK_BYTES
         while True:
-            if position + _PEEK_BYTES > window_at + len(window) and window_at + len(window) < known_bytes or not window:
+            if (position + _PEEK_BYTES > window_at + len(window) and window_at + len(window) < known_bytes) or not window:
                 window, window_at = os.pread(self._fd, read_bytes, position), position
             start = position - window_at
             if start >= len(window):

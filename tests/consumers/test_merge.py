@@ -83,7 +83,7 @@ def test_what_one_teacher_has_arrives_bit_for_bit(description: Description, rows
             assert batch[f"{key}.lengths"].tolist() == column.lengths.tolist()
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99), st.sampled_from([*WAYS, sum]))
+@given(st.integers(1, 150), st.integers(1, 9), st.integers(0, 99), st.sampled_from([*WAYS, sum]))
 def test_batches_merged_together_are_those_merged_alone(rows: int, batch_size: int, seed: int, strategy: Any) -> None:
     random = np.random.default_rng(seed)
     lengths = random.integers(0, 3, rows)
@@ -101,7 +101,7 @@ def test_batches_merged_together_are_those_merged_alone(rows: int, batch_size: i
         )
     )
     merge = Merge(["a", "b"], [description] * 2, {"k": strategy, "r": "mean"}, ragged=RaggedOptions(padded=False))
-    together = merge.batches(aligned_of(columns, rows, batch_size), batch_size)
+    together = list(merge.batches(aligned_of(columns, rows, batch_size), batch_size))
     assert [len(batch["k"]) for batch in together] == [min(batch_size, rows - at) for at in range(0, rows, batch_size)]
     for index, batch in enumerate(together):
         start, stop = index * batch_size, min(rows, (index + 1) * batch_size)

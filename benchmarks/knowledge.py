@@ -1,0 +1,51 @@
+"""The knowledge that is moved: made before the clock starts, the same for all sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """Batches of one size: key -> row shape and dtype, and rows a batch."""
+
+    name: str
+    rows: int
+    keys: Mapping[str, tuple[tuple[int, ...], str]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a batch's tensors."""
+        return sum(tensor.nbytes for tensor in self.batch(0).values())
+
+    def batch(self, seed: int) -> dict[str, torch.Tensor]:
+        """One batch."""
+        torch.manual_seed(seed)
+        return {
+            key: (torch.randn(self.rows, *shape) * 100).to(getattr(torch, dtype)) for key, (shape, dtype) in self.keys.items()
+        }
+
+    def batches(self) -> list[dict[str, torch.Tensor]]:
+        """A few, which are sent again and again."""
+        return [self.batch(seed) for seed in range(max(2, min(64, (16 << 20) // self.nbytes)))]
+
+
+def dense(name: str, rows: int, width: int, dtype: str = "float32") -> Shape:
+    """Logits of one dtype and a label."""
+    return Shape(name=name, rows=rows, keys={"logits": ((width,), dtype), "label": ((), "int64")})
+
+
+TOY = Shape(name="768 B", rows=32, keys={"x": ((1,), "int64"), "2x-1": ((1,), "int64"), "result": ((1,), "int64")})
+KB64 = dense("64 KB", 64, 254)
+KB256 = dense("256 KB", 64, 1022)
+MB1 = dense("1 MB", 64, 4094)
+MB8 = Shape(name="8 MB", rows=16, keys={"hidden": ((128, 2048), "float16")})
+SIZES = (TOY, KB64, KB256, MB1, MB8)
+DTYPES = (
+    dense("256 KB of float16", 64, 2044, "float16"),
+    dense("256 KB of bfloat16", 64, 2044, "bfloat16"),
+    dense("256 KB of int64", 64, 511, "int64"),
+)
