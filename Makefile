@@ -1,11 +1,11 @@
-# Everything a clone needs, each as the first thing typed: install, demo, test, check, bench, clean.
+# Everything a clone needs, each as the first thing typed: install, demo, test, check, bench, profile, clean.
 
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := schemas producers consumers cli deploy/local examples
 TYPED := $(addprefix -p tutelage.,schemas producers consumers cli deploy.local examples.toy examples.digits)
 
-.PHONY: install demo test check bench clean FORCE
+.PHONY: install demo test check bench profile clean FORCE
 
 install: .venv/installed
 
@@ -39,6 +39,9 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+profile: install
+	$(BIN)/python -m benchmarks.profile
 
 clean:
 	rm -rf .venv build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,6 +58,12 @@ class Actor:
         self._process = context.Process(target=_act, args=(theirs,), name=name, daemon=True)
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def prepare(self, job: Any, *arguments: Any) -> None:
         """Begin a job; returns when it is ready."""
         self._pipe.send((job.__module__, job.__name__, arguments))

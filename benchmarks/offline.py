@@ -1,73 +1,189 @@
-"""Files: what a teacher writes and a student reads, against the same tensors in a plain file through numpy."""
+"""Files: what a teacher writes and a student reads, against raw system calls and the formats people keep such data in.
+
+In memory (`/dev/shm`) where there is such a folder, so that the disk's moods do not count; the last comparison is on disk, cold.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
+from benchmarks import offline_sides as sides
+from benchmarks.actors import Actor, Done, together
+from benchmarks.knowledge import KB256, MB8, Shape
+from benchmarks.measure import Comparison, Goal, Sample, Side
 
-from benchmarks.measure import Row, compared
-from tutelage.consumers import FileSource, Student
-from tutelage.producers import FileSink, Teacher
-
-ROWS = 64
-WIDTH = 1000
-BATCHES = 1200
-NBYTES = BATCHES * ROWS * (WIDTH * 4 + 8)
+RAW = "raw system calls"
+PEERS = ("npy", "safetensors", "arrow", "hdf5", "parquet", "webdataset")
+_BLOCK_BYTES = 4 << 20
 
 
-def batches() -> list[dict[str, torch.Tensor]]:
-    """The knowledge that is moved: 256 KB a batch, made before the clock starts."""
-    logits = torch.randn(ROWS, WIDTH)
-    return [{"logits": logits + index, "label": torch.arange(ROWS) + index} for index in range(20)]
+class Bench:
+    """A process and a folder; each side writes anew before it is read."""
+
+    def __init__(self, actor: Actor, folder: Path) -> None:
+        self.actor = actor
+        self.folder = folder
+
+    def sample(self, shape: Shape, count: int, job: Any, *arguments: Any) -> Sample:
+        """One job's sample."""
+        done = together([(self.actor, job, arguments)])[self.actor.name]
+        return _sample(done, shape, count)
+
+    def writes(self, shape: Shape, count: int, job: Any, *arguments: Any) -> Callable[[], Sample]:
+        """A side that writes, into an empty folder."""
+
+        def run() -> Sample:
+            self.clear()
+            return self.sample(shape, count, job, str(self.folder / "w"), shape, count, *arguments)
+
+        return run
+
+    def reads(
+        self, shape: Shape, count: int, write: Any, read: Any, *arguments: Any, cold: bool = False
+    ) -> Callable[[], Sample]:
+        """A side that reads what its own writer wrote just before."""
+
+        def run() -> Sample:
+            self.clear()
+            together(
+                [(self.actor, write, (str(self.folder / "r"), shape, count, *(("null",) if write in _TAKES_CODEC else ())))]
+            )
+            if cold:
+                for path in self.folder.iterdir():
+                    sides.drop_caches(str(path))
+            return self.sample(shape, count, read, str(self.folder / "r"), shape, count, *arguments)
+
+        return run
+
+    def clear(self) -> None:
+        """Empty the folder."""
+        for path in self.folder.iterdir():
+            path.unlink()
 
 
-def run(rounds: int) -> dict[str, list[Row]]:
-    """Write and read, each against numpy."""
-    given = batches()
-    with tempfile.TemporaryDirectory() as folder:
-        plain, ours = Path(folder) / "plain.bin", Path(folder) / "ours.avro"
+_TAKES_CODEC = (sides.write_ours, sides.write_fastavro)
 
-        def write_plain() -> float:
-            began = time.perf_counter()
-            with plain.open("wb", buffering=0) as file:
-                for index in range(BATCHES):
-                    for tensor in given[index % len(given)].values():
-                        tensor.numpy().tofile(file)
-                # A teacher's file is synced before it has its name; so is this one.
-                os.fsync(file.fileno())
-            return time.perf_counter() - began
 
-        def write_ours() -> float:
-            began = time.perf_counter()
-            with Teacher(FileSink(ours, overwrite=True)) as teacher:
-                teacher.serve(lambda index: given[index % len(given)], range(BATCHES))
-            return time.perf_counter() - began
+def _sample(done: Done, shape: Shape, count: int) -> Sample:
+    return Sample(
+        seconds=done.ended - done.began,
+        nbytes=count * shape.nbytes,
+        units=count,
+        cpu_s={"process": done.cpu_s},
+        peak_rss={"process": done.peak_rss},
+    )
 
-        def read_plain() -> float:
-            logits, label = np.empty((ROWS, WIDTH), np.float32), np.empty(ROWS, np.int64)
-            began = time.perf_counter()
-            with plain.open("rb", buffering=0) as file:
-                for _ in range(BATCHES):
-                    for array in (logits, label):
-                        file.readinto(array.data.cast("B"))
-            return time.perf_counter() - began
 
-        def read_ours() -> float:
-            student = Student()
-            student.register_teacher(FileSource(ours))
-            with student:
-                began = time.perf_counter()
-                rows = sum(len(batch["label"]) for batch in student.knowledge(ROWS))
-                took = time.perf_counter() - began
-            assert rows == BATCHES * ROWS
-            return took
+def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
+    """Write, read, codecs, cold."""
+    memory = Path("/dev/shm")
+    total = (300 if quick else 1000) * 1000 * 1000
+    actor = Actor("offline")
+    try:
+        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+            made = Bench(actor, Path(folder))
+            for shape in (KB256,) if quick else (KB256, MB8):
+                yield _write(made, shape, total // shape.nbytes).measured(rounds)
+                yield _read(made, shape, total // shape.nbytes).measured(rounds)
+            for comparison in _codecs(made, KB256, total // 4 // KB256.nbytes):
+                yield comparison.measured(rounds)
+        with tempfile.TemporaryDirectory() as folder:
+            yield _cold(Bench(actor, Path(folder)), KB256, total // KB256.nbytes).measured(rounds)
+    finally:
+        actor.close()
 
-        return {
-            "offline write": compared({"plain file, numpy": write_plain, "tutelage": write_ours}, NBYTES, rounds=rounds),
-            "offline read": compared({"plain file, numpy": read_plain, "tutelage": read_ours}, NBYTES, rounds=rounds),
-        }
+
+def _write(made: Bench, shape: Shape, count: int) -> Comparison:
+    found = [
+        Side(name=RAW, run=made.writes(shape, count, sides.write_raw)),
+        Side(
+            name="tutelage, checksummed",
+            run=made.writes(shape, count, sides.write_ours, "null"),
+            goals=(Goal(other=RAW, at_least=0.95),),
+        ),
+        Side(name="pickle (Pantheon)", run=made.writes(shape, count, sides.write_pickle)),
+        Side(name="fastavro", run=made.writes(shape, count, sides.write_fastavro, "null")),
+    ]
+    found += [Side(name=peer, run=made.writes(shape, count, getattr(sides, f"write_{peer}"))) for peer in PEERS]
+    return Comparison(title=f"offline: write, batches of {shape.name}, synced", sides=found)
+
+
+def _read(made: Bench, shape: Shape, count: int) -> Comparison:
+    ours = sides.write_ours
+    owned = ("safetensors", "arrow", "hdf5", "parquet", "webdataset")
+    goals = (Goal(other=RAW, at_least=0.7), *(Goal(other=peer, at_least=2.3) for peer in owned))
+    found = [
+        Side(name=RAW, run=made.reads(shape, count, sides.write_raw, sides.read_raw)),
+        Side(name="tutelage, verified", run=made.reads(shape, count, ours, sides.read_ours, True), goals=goals),
+        Side(
+            name="tutelage, not verified",
+            run=made.reads(shape, count, ours, sides.read_ours, False),
+            goals=(Goal(other=RAW, at_least=0.9),),
+        ),
+        Side(name="tutelage, verified and copied", run=made.reads(shape, count, ours, sides.read_ours_copied)),
+        Side(name="fastavro", run=made.reads(shape, count, sides.write_fastavro, sides.read_fastavro)),
+    ]
+    found += [
+        Side(name=peer, run=made.reads(shape, count, getattr(sides, f"write_{peer}"), getattr(sides, f"read_{peer}")))
+        for peer in PEERS
+    ]
+    return Comparison(title=f"offline: read to torch, warm, batches of {shape.name}", sides=found)
+
+
+def _codecs(made: Bench, shape: Shape, count: int) -> Iterator[Comparison]:
+    """Compressed files: against zstandard by itself on one thread; ours on one thread and on two."""
+    alone = "zstandard alone, one thread"
+
+    def ours(threads: int, codec: str = "zstandard") -> Callable[[], Sample]:
+        return made.writes(shape, count, write_threads, codec, threads)
+
+    yield Comparison(
+        title=f"offline: write zstandard and deflate, batches of {shape.name}",
+        sides=[
+            Side(name=alone, run=lambda: made.sample(shape, count, sides.compress_alone, shape, count, _BLOCK_BYTES)),
+            Side(name="tutelage, 1 thread", run=ours(1), goals=(Goal(other=alone, at_least=0.9),)),
+            Side(name="tutelage, 2 threads", run=ours(2)),
+            Side(name="tutelage, deflate, 2 threads", run=ours(2, "deflate")),
+            Side(name="fastavro, zstandard", run=made.writes(shape, count, sides.write_fastavro, "zstandard")),
+        ],
+    )
+    yield Comparison(
+        title=f"offline: read zstandard, batches of {shape.name}",
+        sides=[
+            Side(name=alone, run=lambda: made.sample(shape, count, sides.decompress_alone, shape, count, _BLOCK_BYTES)),
+            Side(
+                name="tutelage, as many threads as processors",
+                run=made.reads(shape, count, write_zstandard, sides.read_ours, True),
+                goals=(Goal(other=alone, at_least=0.9),),
+            ),
+        ],
+    )
+
+
+def write_threads(gate: Any, path: str, shape: Shape, count: int, codec: str, threads: int) -> None:
+    """Ours on so many encode threads."""
+    os.environ["NUM_POSTPROCESS_THREADS"] = str(threads)
+    try:
+        sides.write_ours(gate, path, shape, count, codec)
+    finally:
+        del os.environ["NUM_POSTPROCESS_THREADS"]
+
+
+def write_zstandard(gate: Any, path: str, shape: Shape, count: int) -> None:
+    """A zstandard file."""
+    sides.write_ours(gate, path, shape, count, "zstandard")
+
+
+def _cold(made: Bench, shape: Shape, count: int) -> Comparison:
+    return Comparison(
+        title=f"offline: read to torch from disk, cold, batches of {shape.name}",
+        sides=[
+            Side(name=RAW, run=made.reads(shape, count, sides.write_raw, sides.read_raw, cold=True)),
+            Side(name="tutelage, verified", run=made.reads(shape, count, sides.write_ours, sides.read_ours, True, cold=True)),
+            Side(name="safetensors", run=made.reads(shape, count, sides.write_safetensors, sides.read_safetensors, cold=True)),
+        ],
+    )

@@ -123,7 +123,7 @@ def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
 def _sizes(made: Bench, shape: Shape, partitions: int, total: int) -> Comparison:
     count = 300_000 if shape is TOY else total // shape.nbytes
     few = max(100, count // 50)
-    goals = (Goal(other=RAW, at_least=0.95), Goal(other=RAW, at_most=1.3, what="cpu"))
+    goals: tuple[Goal, ...] = (Goal(other=RAW, at_least=0.95), Goal(other=RAW, at_most=1.3, what="cpu"))
     if shape is TOY:
         goals = (Goal(other=RAW, at_least=1.0, what="units"),)
         if partitions == 1:

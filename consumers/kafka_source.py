@@ -134,6 +134,8 @@ class KafkaSource(Source):
             wait.tick()
             time.sleep(0.2)
         self._consumer = consumer = self._connection.consumer(self._group, partitions=partitions)
+        # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
+        self._connection.topic_partitions(consumer, self._topic)
         self._identity = self._topic_identity()
         message = self._first_message(consumer, partitions, timeout_s - wait.waited_s)
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"

@@ -45,8 +45,10 @@ def drawn(align: Align, given: Sequence[list[Chunk | PassEnd]], batch_size: int)
         aligned = align.pop()
         if aligned is None:
             return found
-        for start in range(0, aligned.rows, batch_size):
-            found.append([numbers_in(share.dense("x"))[start : start + batch_size] for share in aligned.shares])
+        found += [
+            [numbers_in(share.dense("x"))[start : start + batch_size] for share in aligned.shares]
+            for start in range(0, aligned.rows, batch_size)
+        ]
 
 
 chunk_sizes = st.integers(0, 300)

@@ -1,0 +1,68 @@
+"""Where a batch's microseconds go on each side: `make profile`, or `python -m benchmarks.profile [SECONDS]`.
+
+py-spy looks into a teacher's and a student's process while they work, at every thread, and what it sees is added up by function. "idle" is
+a thread that waits; only what holds a processor counts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from benchmarks import online_sides as sides
+from benchmarks.knowledge import KB256, TOY, Shape
+from benchmarks.online import bench
+
+_TOP = 12
+
+
+def main() -> None:
+    """Profile batches of 768 B and of 256 KB."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    with bench() as made:
+        for shape, per_second in ((TOY, 120_000), (KB256, 900)):
+            topic = made.topic(4)
+            count = int(per_second * (seconds + 3))
+            jobs = [
+                (made.student, sides.learn, (made.kafka, [topic], shape, count)),
+                (made.teacher, sides.teach, (made.kafka, topic, shape, count)),
+            ]
+            for actor, job, arguments in jobs:
+                actor.prepare(job, *arguments)
+            for actor, _, _ in jobs:
+                actor.go()
+            with tempfile.TemporaryDirectory() as folder:
+                watched = [(actor.name, actor.pid, Path(folder) / actor.name) for actor, _, _ in jobs]
+                spies = [
+                    subprocess.Popen(
+                        [str(Path(sys.executable).parent / "py-spy"), "record", "-r", "200", "-d", str(seconds), "-f", "raw",
+                         "-p", str(pid), "-o", str(out)],
+                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    )
+                    for _, pid, out in watched
+                ]  # fmt: skip
+                for spy in spies:
+                    spy.wait(seconds + 60)
+                for actor, _, _ in jobs:
+                    actor.done()
+                for name, _, out in watched:
+                    _show(name, shape, out)
+
+
+def _show(name: str, shape: Shape, raw: Path) -> None:
+    """The functions with the most samples of their own."""
+    found: Counter[str] = Counter()
+    for line in raw.read_text(encoding="utf-8").splitlines():
+        stack, _, samples = line.rpartition(" ")
+        found[stack.split(";")[-1]] += int(samples)
+    total = sum(found.values())
+    print(f"\n{name}, batches of {shape.name}: {total} samples of threads that work")
+    for function, seen in found.most_common(_TOP):
+        print(f"  {100 * seen / total:5.1f} %  {function}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""How long until something comes: a command's help, a full topic's first batch, a lone batch at a low rate.
+
+Rows are times, not rates: a "batch" here is one start, and MB/s mean nothing. What `import torch` takes is a side of its own, because nobody
+who gets torch tensors can be faster.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import online_sides as sides
+from benchmarks.actors import Gate, together
+from benchmarks.knowledge import KB256
+from benchmarks.measure import Comparison, Goal, Sample, Side
+from benchmarks.online import Bench, bench
+
+_COMMAND = str(Path(sys.executable).parent / "tutelage")
+_LATENCY_BATCHES = 200
+_LATENCY_EVERY_S = 0.02
+
+
+def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
+    """Commands, then latency."""
+    yield Comparison(
+        title="start: `tutelage --help` (starts a second; goal 0.3 s, that is at least 3.3)",
+        sides=[
+            Side(name="python -c pass", run=lambda: _timed([sys.executable, "-c", "pass"])),
+            Side(name="tutelage --help", run=lambda: _timed([_COMMAND, "--help"])),
+        ],
+    ).measured(rounds)
+    with bench() as made:
+        topic = made.topic(4)
+        made.student.close()
+        together([(made.teacher, sides.teach, (made.kafka, topic, KB256, 2000))])
+        environment = {
+            "TUTELAGE_BOOTSTRAP_SERVER": made.kafka["bootstrap_servers"],
+            "TUTELAGE_REGISTRY": made.kafka["registry"],
+        }
+        learn = [_COMMAND, "learn", f"topic:{topic}", "--rows", "1"]
+        yield Comparison(
+            title="start: from `tutelage learn` typed to the first batch of a full topic (starts a second)",
+            sides=[
+                Side(name="python -c 'import torch'", run=lambda: _timed([sys.executable, "-c", "import torch"])),
+                Side(
+                    name="tutelage learn, first row",
+                    run=lambda: _first_line(learn, environment),
+                    # Torch's own second (or three) cannot be had back; what is ours to keep small is the rest.
+                    goals=(Goal(other="python -c 'import torch'", at_least=0.75),),
+                ),
+            ],
+        ).measured(rounds)
+        yield Comparison(
+            title="start: a lone batch, 50 a second: from written to merged (a batch's time is its latency; goal p99 20 ms)",
+            sides=_latencies(made, rounds, quick=quick),
+        )
+
+
+def _timed(command: Sequence[str]) -> Sample:
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return _sample(time.monotonic() - began)
+
+
+def _first_line(command: Sequence[str], environment: dict[str, str]) -> Sample:
+    """Until a command's first line; then it is ended."""
+    began = time.monotonic()
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    took = time.monotonic() - began
+    process.kill()
+    process.communicate()
+    if not line:
+        raise RuntimeError(f"{' '.join(command)} printed nothing")
+    return _sample(took)
+
+
+def _sample(seconds: float) -> Sample:
+    return Sample(seconds=seconds, nbytes=1, units=1)
+
+
+def _latencies(made: Bench, rounds: int, *, quick: bool) -> list[Side]:
+    from benchmarks.actors import Actor
+
+    student = Actor("student")
+    found: list[float] = []
+    for _ in range(2 if quick else rounds):
+        topic = made.topic(4)
+        done = together(
+            [
+                (student, arrive, (made.kafka, topic, _LATENCY_BATCHES)),
+                (made.teacher, depart, (made.kafka, topic, _LATENCY_BATCHES)),
+            ]
+        )
+        # The first few open the stream.
+        found += [came - went for came, went in zip(done["student"].value, done["teacher"].value, strict=True)][10:]
+    student.close()
+    found.sort()
+    quantiles: dict[str, Callable[[list[float]], float]] = {
+        "p50": statistics.median,
+        "p99": lambda values: values[int(0.99 * len(values))],
+        "slowest": max,
+    }
+    sides_ = [Side(name=name, run=lambda: _sample(1)) for name in quantiles]
+    for side in sides_:
+        side.samples.append(_sample(quantiles[side.name](found)))
+    print(", ".join(f"{side.name} {side.samples[0].seconds * 1e3:.1f} ms" for side in sides_))
+    return sides_
+
+
+def depart(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[float]:
+    """Write a batch every so often; when each was written."""
+    import torch
+
+    from tutelage.producers import KafkaSink, Teacher
+
+    went: list[float] = []
+    with Teacher(KafkaSink(topic, **kafka), rows_per_record=32) as teacher:  # type: ignore[arg-type]  # plain strings
+        gate.ready()
+        for index in range(count):
+            time.sleep(_LATENCY_EVERY_S)
+            went.append(time.monotonic())
+            teacher.write({"x": torch.full((32,), index)})
+    return went
+
+
+def arrive(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[float]:
+    """When each batch came."""
+    from tutelage.consumers import KafkaSource, Student
+
+    student = Student(timeout_s=60)
+    student.register_teacher(KafkaSource(topic, **kafka))  # type: ignore[arg-type]
+    came: list[float] = []
+    with student:
+        gate.ready()
+        for batch in student.knowledge(32):
+            assert int(batch["x"][0]) == len(came)
+            came.append(time.monotonic())
+    assert len(came) == count
+    return came

@@ -1,0 +1,84 @@
+"""A student that trains 20 ms on each batch of 1 MB: how much of a step is waiting for data.
+
+The rate is of steps' bytes; the ratio to steps without data is what is left of it, so 0.99 is 1 % of waiting.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from benchmarks import online_sides as sides
+from benchmarks.actors import Gate, together
+from benchmarks.knowledge import MB1
+from benchmarks.measure import Comparison, Goal, Sample, Side
+from benchmarks.online import Bench, bench
+
+STEP_S = 0.02
+_ALONE = "steps without data"
+
+
+def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
+    """The student itself, and a DataLoader with one worker."""
+    count = 100 if quick else 300
+    with bench() as made:
+        topic = made.topic(4)
+        together([(made.teacher, sides.teach, (made.kafka, topic, MB1, count))])
+        goals = (Goal(other=_ALONE, at_least=0.99),)
+        yield Comparison(
+            title="training: steps of 20 ms on batches of 1 MB from a topic",
+            sides=[
+                Side(name=_ALONE, run=_side(made, topic, count, "nothing")),
+                Side(name="student.knowledge(64)", run=_side(made, topic, count, "student"), goals=goals),
+                Side(name="DataLoader, num_workers=0", run=_side(made, topic, count, "loader 0"), goals=goals),
+                Side(name="DataLoader, num_workers=1", run=_side(made, topic, count, "loader 1"), goals=goals),
+            ],
+        ).measured(rounds)
+
+
+def _side(made: Bench, topic: str, count: int, way: str) -> Callable[[], Sample]:
+    def one() -> Sample:
+        done = together([(made.student, train, (made.kafka, topic, count, way))])["student"]
+        return Sample(
+            seconds=done.value,
+            nbytes=count * MB1.nbytes,
+            units=count,
+            cpu_s={"student": done.cpu_s},
+            peak_rss={"student": done.peak_rss},
+        )
+
+    return one
+
+
+def train(gate: Gate, kafka: dict[str, Any], topic: str, count: int, way: str) -> float:
+    """Seconds from the second batch on: the first opens the stream, and is the start benchmark's."""
+    from torch.utils.data import DataLoader
+
+    from tutelage.consumers import KafkaSource, Student
+
+    student = Student(timeout_s=60)
+    student.register_teacher(KafkaSource(topic, **kafka))
+    with student:
+        gate.ready()
+        batches: Iterator[Any]
+        if way == "nothing":
+            batches = iter([None] * count)
+        elif way == "student":
+            batches = student.knowledge(64)
+        else:
+            workers = int(way.split()[1])
+            # What spawns a daemon's children is not for a benchmark's process to have: it is forked, as DataLoader does by default.
+            context = "fork" if workers else None
+            batches = iter(
+                DataLoader(student.dataset(64), batch_size=None, num_workers=workers, multiprocessing_context=context)
+            )
+        steps, began = 0, time.monotonic()
+        for _ in batches:
+            if not steps:
+                began = time.monotonic()
+            time.sleep(STEP_S)
+            steps += 1
+        took = time.monotonic() - began
+    assert steps == count
+    return took
