@@ -55,8 +55,10 @@ class Actor:
         self.name = name
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_act, args=(theirs,), name=name, daemon=True)
+        self._process = context.Process(target=_act, args=(theirs,), name=name)
         self._process.start()
+        # Then it ends when this process does, whatever happens: it waits for its next job at the other end of the pipe.
+        theirs.close()
 
     @property
     def pid(self) -> int:

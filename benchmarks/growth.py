@@ -24,7 +24,7 @@ def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
             yield _offline(actor, Path(folder), "batches of 768 B", [(f"{n:,} batches", TOY, n, 1) for n in counts]).measured(
                 rounds
             )
-            keys = [(f"{n} keys", _keyed(n), 20_000 // n, 1) for n in (1, 10, 100)]
+            keys = [(f"{n} keys", _keyed(n), max(1000, 20_000 // n), 1) for n in (1, 10, 100)]
             yield _offline(actor, Path(folder), "keys of 64 x int64", keys).measured(rounds)
             teachers = [(f"{n} teachers", KB64, 2000, n) for n in (1, 2, 4, 8)]
             yield _offline(actor, Path(folder), "teachers merged by mean, batches of 64 KB", teachers).measured(rounds)

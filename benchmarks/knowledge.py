@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Shape:
     @property
     def nbytes(self) -> int:
         """Bytes of a batch's tensors."""
-        return sum(tensor.nbytes for tensor in self.batch(0).values())
+        return sum(self.rows * math.prod(shape) * getattr(torch, dtype).itemsize for shape, dtype in self.keys.values())
 
     def batch(self, seed: int) -> dict[str, torch.Tensor]:
         """One batch."""

@@ -26,7 +26,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """A ratio that is to be reached: of `what` ("rate", "units" a second, or "cpu" for a byte) to another side's."""
+    """A ratio that is to be reached: of `what` ("rate", "units" a second, "cpu" for a byte, or "seconds") to another side's."""
 
     other: str
     at_least: float | None = None
@@ -54,19 +54,22 @@ class Side:
         )
 
 
+#: What a goal may be about.
 VALUES: dict[str, Callable[[Sample], float]] = {
     "rate": lambda sample: sample.rate,
     "units": lambda sample: sample.units / sample.seconds,
     "cpu": lambda sample: sum(sample.cpu_s.values()) / sample.nbytes,
+    "seconds": lambda sample: sample.seconds,
 }
 
 
 @dataclass(kw_only=True, slots=True)
 class Comparison:
-    """Sides that did the same, measured alternately; ratios are to the first."""
+    """Sides that did the same, measured alternately; ratios are to the first. `times`: what counts is seconds, not bytes a second."""
 
     title: str
     sides: list[Side]
+    times: bool = False
 
     def measured(self, rounds: int) -> Comparison:
         """Run every side once a round, each round in turn, each round beginning with another side."""
@@ -88,7 +91,7 @@ class Comparison:
                 ratio = side.ratio(self.side(goal.other), VALUES[goal.what])
                 met = (goal.at_least is None or ratio >= goal.at_least) and (goal.at_most is None or ratio <= goal.at_most)
                 wanted = f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:g}"
-                what = {"rate": "", "units": " in batches/s", "cpu": " in CPU per byte"}[goal.what]
+                what = {"rate": "", "units": " in batches/s", "cpu": " in CPU per byte", "seconds": " in seconds"}[goal.what]
                 said.append(f"{side.name} to {goal.other}{what}: {ratio:.2f} ({wanted}: {'met' if met else 'MISSED'})")
         return said
 
@@ -116,7 +119,17 @@ def shown(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(width=140)
     first = comparison.sides[0]
+    if comparison.times:
+        table = Table("side", "milliseconds", "fastest-slowest", title=comparison.title, title_justify="left")
+        for side in comparison.sides:
+            times = sorted(sample.seconds * 1e3 for sample in side.samples)
+            table.add_row(side.name, f"{statistics.median(times):,.1f}", f"{times[0]:,.1f}-{times[-1]:,.1f}")
+        console.print(table)
+        for verdict in comparison.verdicts():
+            console.print(f"  {verdict}", highlight=False)
+        return
     table = Table(title=comparison.title, title_justify="left")
     table.add_column("side")
     for column in ("MB/s", "slowest-fastest", "batches/s", "ratio", "CPU s/GB", "peak RSS, MB"):
@@ -134,7 +147,6 @@ def shown(comparison: Comparison) -> None:
             f"{cpu:,.1f}" if cpu else "",
             ", ".join(f"{name} {nbytes / 1e6:,.0f}" for name, nbytes in peaks.items()),
         )
-    console = Console(width=140)
     console.print(table)
     for verdict in comparison.verdicts():
         console.print(f"  {verdict}", highlight=False)

@@ -71,9 +71,9 @@ def read_raw(gate: Gate, path: str, shape: Shape, count: int) -> None:
     """One readv a batch, into the reused tensors."""
     target: list[Any] = list(_bytes(_target(shape)).values())
     gate.ready()
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor, nbytes = os.open(path, os.O_RDONLY), shape.nbytes
     for index in range(count):
-        os.preadv(descriptor, target, index * shape.nbytes)
+        os.preadv(descriptor, target, index * nbytes)
     os.close(descriptor)
 
 

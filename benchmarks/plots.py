@@ -19,6 +19,7 @@ def drawn(name: str, comparisons: Sequence[Comparison], path: Path) -> None:
         (comparison.title.removeprefix(f"{name}: "), side.name, side.ratio(comparison.sides[0], VALUES["rate"]), index)
         for comparison in comparisons
         for index, side in enumerate(comparison.sides)
+        if not comparison.times
     ]
     if not rows:
         return

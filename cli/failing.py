@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -16,7 +17,21 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 INTERRUPTED = 130
+TERMINATED = 143
 NOBODY_READS = 141
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever runs us wants us to end, in order. What is under way is closed as after Ctrl-C."""
+
+
+def end_on_sigterm() -> None:
+    """Have SIGTERM raise Terminated in the main thread."""
+
+    def terminated(_: int, __: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminated)
 
 
 def one_line_errors(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -29,6 +44,9 @@ def one_line_errors(command: Callable[Parameters, Result]) -> Callable[Parameter
         except TutelageError as error:
             sys.stderr.write(f"error: {error}\n")
             raise typer.Exit(error.exit_code) from None
+        except Terminated:
+            sys.stderr.write("terminated\n")
+            raise typer.Exit(TERMINATED) from None
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             raise typer.Exit(INTERRUPTED) from None

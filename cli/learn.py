@@ -139,6 +139,8 @@ def learn(
             "keys": {spec.key: str(spec) for spec in student.description.specs},
             "passes": student.passes - first,
             **counted,
+            "dropped": {what: sum(teacher[what] for teacher in student.dropped) for what in ("duplicates", "zombies")},
+            "longest_wait_s": round(student.longest_wait_s, 3),
             "digest": digest.hexdigest(),
             "seconds": round(progress.seconds, 3),
         }

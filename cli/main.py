@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.demo import demo
-from tutelage.cli.failing import one_line_errors
+from tutelage.cli.failing import end_on_sigterm, one_line_errors
 from tutelage.cli.inspect import inspect
 from tutelage.cli.learn import learn
 from tutelage.cli.record import record
+from tutelage.cli.repair import repair
 from tutelage.cli.replay import replay
 from tutelage.cli.stack import stack
 from tutelage.cli.teach import teach
@@ -22,7 +23,7 @@ from tutelage.cli.verify import verify
 
 EPILOG = (
     "Exit codes: 0 done, 1 other, 2 wrong use, 3 schema, 4 broker, registry or disk, 5 data wrong or missing, "
-    "6 waited in vain, 7 no local stack, 8 demo ran offline only, 130 interrupted."
+    "6 waited in vain, 7 no local stack, 8 demo ran offline only, 130 interrupted, 143 terminated."
 )
 _LINGER_S = 1.0
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
 )
-for command in (teach, learn, record, replay, inspect, verify, demo):
+for command in (teach, learn, record, replay, inspect, verify, repair, demo):
     app.command()(one_line_errors(command))
 app.add_typer(stack, name="stack")
 
@@ -66,6 +67,7 @@ def tutelage(
 
 def run() -> None:
     """The entry point: never a traceback for a user's mistake, never a hang after Ctrl-C."""
+    end_on_sigterm()
     try:
         app()
     except SystemExit as leaving:

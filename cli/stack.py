@@ -85,6 +85,33 @@ def status(folder: FolderFlag = None) -> None:
         typer.echo(f"# {name}: process {pid}, log {running.folder / (name + '.log')}")
 
 
+@stack.command()
+@one_line_errors
+def node(
+    action: Annotated[str, typer.Argument(metavar="kill|pause|resume|restart")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="kafka-1, kafka-2, kafka-3 or registry.")],
+    folder: FolderFlag = None,
+) -> None:
+    """Have one of the stack's processes fail, and come back: to see what your programs make of it.
+
+    [bold]Examples[/bold]
+
+      tutelage stack node kill kafka-2
+
+      tutelage stack node restart kafka-2
+    """
+    from tutelage.deploy.local import Stack
+    from tutelage.schemas.errors import ConfigurationError
+
+    running = Stack(stack_folder(folder))
+    actions = {"kill": running.kill, "pause": running.pause, "resume": running.resume, "restart": running.restart}
+    if action not in actions:
+        raise ConfigurationError(f"{action!r} is none of {', '.join(actions)}")
+    actions[action](name)
+    if action == "restart":
+        running.await_ready()
+
+
 def _print(addresses: StackAddresses) -> None:
     typer.echo(f"export {BOOTSTRAP_VARIABLE}={addresses.bootstrap_servers}")
     typer.echo(f"export {REGISTRY_VARIABLE}={addresses.registry}")

@@ -35,6 +35,9 @@ def teach(
     run_id: Annotated[
         str | None, typer.Option(help="Name the run: started again after its end, it is then simply done.", show_default=False)
     ] = None,
+    transactional: Annotated[
+        bool, typer.Option("--transactional", help="Write in Kafka transactions, for foreign readers of committed data.")
+    ] = False,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -68,7 +71,7 @@ def teach(
         sink = FileSink(out, codec=codec, overwrite=overwrite)
     else:
         kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-        sink = KafkaSink(str(topic), partitions=partitions, **kafka.arguments())
+        sink = KafkaSink(str(topic), partitions=partitions, transactional=transactional, **kafka.arguments())
     running = Teacher(
         sink,
         name=name or lesson.name,

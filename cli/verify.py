@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+
+if TYPE_CHECKING:
+    from tutelage.cli.copying import Copied
 
 
 def verify(
@@ -31,6 +34,7 @@ def verify(
     """
     from tutelage.cli.copying import Copied, in_order
     from tutelage.cli.progress import Progress, said
+    from tutelage.schemas.errors import TutelageError
     from tutelage.cli.sources import source_of
 
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
@@ -42,11 +46,18 @@ def verify(
                 seen.add(record)
                 progress.show(seen.rows, seen.records, "records", seen.nbytes)
             total = said(seen.rows, seen.records, "records", seen.nbytes, progress.seconds)
+    except TutelageError as error:
+        if as_json:
+            typer.echo(json.dumps({"source": read.name, "whole": False, "error": str(error), **_counts(seen)}))
+        raise
     finally:
         read.close()
     if as_json:
-        counts = {name: getattr(seen, name) for name in ("passes", "records", "rows", "nbytes", "duplicates", "zombies")}
-        typer.echo(json.dumps({"source": read.name, "whole": True, "run_id": opened.stream.run_id, **counts}))
+        typer.echo(json.dumps({"source": read.name, "whole": True, "run_id": opened.stream.run_id, **_counts(seen)}))
     else:
         dropped = f"; {seen.duplicates} records written twice are passed over" if seen.duplicates else ""
         typer.echo(f"{read.name} is whole: {opened.stream}, {seen.passes} passes, {total}{dropped}")
+
+
+def _counts(seen: Copied) -> dict[str, int]:
+    return {name: getattr(seen, name) for name in ("passes", "records", "rows", "nbytes", "duplicates", "zombies")}

@@ -6,12 +6,14 @@ from tutelage.consumers.kafka_source import KafkaSource
 from tutelage.consumers.merge import RaggedOptions
 from tutelage.consumers.source import MemorySource, Source
 from tutelage.consumers.student import Student
+from tutelage.schemas.limits import Limits
 from tutelage.schemas.memory_topic import MemoryTopic
 
 __all__ = [
     "FileSource",
     "KafkaSource",
     "KnowledgeDataset",
+    "Limits",
     "MemorySource",
     "MemoryTopic",
     "RaggedOptions",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock, StoredRecord
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import ConfigurationError, TruncatedData
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Record
 
 # Blocks that are being unpacked at once, by as many threads as there are processors up to this.
@@ -27,9 +28,10 @@ class FileSource(Source):
     # A file is read faster than it is used: what is ready should still be in the processor's cache.
     ahead_bytes = 24 << 20
 
-    def __init__(self, path: str | os.PathLike[str], *, verify: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
         self._path = Path(path)
         self._verify = verify
+        self._limits = limits
         self._reader: ContainerReader | None = None
 
     def __repr__(self) -> str:
@@ -53,7 +55,7 @@ class FileSource(Source):
     def _opened(self) -> ContainerReader:
         if self._reader is None:
             self._refuse_missing()
-            self._reader = ContainerReader(self._path, verify=self._verify)
+            self._reader = ContainerReader(self._path, verify=self._verify, limits=self._limits)
         return self._reader
 
     def _refuse_missing(self) -> None:

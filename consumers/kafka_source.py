@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
+from confluent_kafka.admin import AdminClient
 
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
 from tutelage.schemas.codec import Codec
@@ -24,6 +24,7 @@ from tutelage.schemas.kafka_connection import (
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Stream
 from tutelage.schemas.registry import Registry
 from tutelage.schemas.topic import checked_topic, stream_of_headers, to_student_topic, to_teacher_topic
@@ -47,9 +48,6 @@ _PASSING = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
     }
 )
-
-_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
-_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 # Clients a forked child inherited: they belong to the parent, and even freeing them could hang.
 _INHERITED: list[Any] = []
@@ -75,10 +73,12 @@ class KafkaSource(Source):
         registry: Registry | str = DEFAULT_REGISTRY,
         options: Mapping[str, object] | None = None,
         group: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._topic = checked_topic(topic)
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options)
         self._group = group
+        self._limits = limits
         self._consumer: Consumer | None = None
         self._admin: AdminClient | None = None
         self._opened: Opened | None = None
@@ -137,7 +137,7 @@ class KafkaSource(Source):
         # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
         self._connection.topic_partitions(consumer, self._topic)
         self._identity = self._topic_identity()
-        message = self._first_message(consumer, partitions, timeout_s - wait.waited_s)
+        message = self._first_message(admin, consumer, partitions, timeout_s - wait.waited_s)
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
         stream = stream_of_headers(message.headers() or (), where)
         self._headers = message.headers()
@@ -150,14 +150,14 @@ class KafkaSource(Source):
             self._first = None
         schema_id, _ = unframe(message.value(), where)
         schema = self._connection.registry.schema(schema_id)
-        description = description_of(schema, f"schema {schema_id} of topic {self._topic}")
-        self._codecs[schema_id] = Codec(description)
+        description = description_of(schema, f"schema {schema_id} of topic {self._topic}", self._limits)
+        self._codecs[schema_id] = Codec(description, limits=self._limits)
         self._opened = Opened(stream=stream, description=description, schema=schema, partitions=stream.partitions)
         return self._opened
 
-    def _first_message(self, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
+    def _first_message(self, admin: AdminClient, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
         wait = Wait(f"the first record of topic {self._topic}", timeout_s=timeout_s, log=log, hint="is its teacher running?")
-        self._low = self._offsets(partitions, _EARLIEST)
+        self._low = self._connection.first_offsets(admin, self._topic, partitions)
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(self._low)])
         while True:
             message = consumer.poll(0.1)
@@ -204,14 +204,15 @@ class KafkaSource(Source):
                 yield None
             # What was yielded is the caller's alone now: a list that is kept while waiting keeps its messages in memory.
             messages = []
-            messages = consumer.consume(max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // size)), 0.1)
+            messages = _taken(consumer, max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // size)))
 
     def _assign(self, consumer: Consumer, opened: Opened, position: Position) -> dict[int, int]:
         """Begin at a position; returns the partitions read from their first record although earlier ones were deleted."""
         offsets = list(position.offsets) or [BEGINNING] * opened.partitions
         lost: dict[int, int] = {}
-        lows = self._offsets(opened.partitions, _EARLIEST)
-        highs = self._offsets(opened.partitions, _LATEST)
+        admin = self._admin = self._admin or self._connection.admin()
+        lows = self._connection.first_offsets(admin, self._topic, opened.partitions)
+        highs = self._connection.end_offsets(admin, self._topic, opened.partitions)
         for partition, (offset, low, high) in enumerate(zip(offsets, lows, highs, strict=True)):
             if offset > high:
                 raise TopicIdentityError(
@@ -257,7 +258,7 @@ class KafkaSource(Source):
 
     def _other_schema(self, schema_id: int, where: str) -> Codec:
         known = next(iter(self._codecs.values()))
-        theirs = description_of(self._connection.registry.schema(schema_id), where)
+        theirs = description_of(self._connection.registry.schema(schema_id), where, self._limits)
         if theirs != known.description:
             raise RunMismatch(f"{where}: the schema changed in the middle of a run, from {known.description} to {theirs}")
         self._codecs[schema_id] = known
@@ -298,22 +299,6 @@ class KafkaSource(Source):
         except KafkaException as error:
             raise self._connection.unavailable(f"asking for the identity of topic {self._topic}", error) from error
         return {"cluster_id": str(cluster), "topic_id": str(described.topic_id)}
-
-    def _offsets(self, partitions: int, spec: OffsetSpec) -> list[int]:
-        """Each partition's first or last offset.
-
-        Asked through the admin client: behind a fetch on the consumer's own connection, each question would wait for that to end.
-        """
-        admin = self._admin = self._admin or self._connection.admin()
-        wanted = {TopicPartition(self._topic, partition): spec for partition in range(partitions)}
-        futures = admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S)
-        found = {
-            part.partition: int(
-                self._connection.resolved(future, f"looking at topic {self._topic}, partition {part.partition}").offset
-            )
-            for part, future in futures.items()
-        }
-        return [found[partition] for partition in range(partitions)]
 
     def _refuse(self, message: Message) -> None:
         """Turn what the client reports into an error, unless it recovers from it by itself."""
@@ -377,3 +362,14 @@ class KafkaSource(Source):
             self._control.close()
         self._consumer = self._admin = self._control = self._opened = self._first = None
         self._connection.registry.close()
+
+
+def _taken(consumer: Consumer, most: int) -> list[Message]:
+    """The messages that are there, at most so many; none if none comes for a moment.
+
+    `consume` with a timeout would wait for all of them, and a lone record with it.
+    """
+    first = consumer.poll(0.1)
+    if first is None:
+        return []
+    return [first, *consumer.consume(most - 1, 0)] if most > 1 else [first]

@@ -71,8 +71,8 @@ class Place:
             raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
 
 
-def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened]) -> dict[str, Any]:
-    """A place as JSON-like values."""
+def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A place as JSON-like values; `settings` are what must be the same for the batches to be the same."""
     return {
         "version": VERSION,
         "pass_index": place.pass_index,
@@ -80,6 +80,7 @@ def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened]) 
         "rows": place.rows,
         "batch_size": place.batch_size,
         "drop_last": place.drop_last,
+        "settings": dict(settings),
         "sources": [
             _source_state(source.name, found, source.identity(), position)
             for source, found, position in zip(sources, opened, place.of(len(sources)), strict=True)
@@ -87,8 +88,20 @@ def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened]) 
     }
 
 
-def place_of(state: Mapping[str, Any], sources: Sequence[Source], opened: Sequence[Opened]) -> Place:
-    """The place of a state, which must be of these sources. RunMismatch, TopicIdentityError or CorruptData if it is not."""
+def place_of(
+    state: Mapping[str, Any], sources: Sequence[Source], opened: Sequence[Opened], settings: Mapping[str, Any]
+) -> Place:
+    """The place of a state, which must be of these sources and settings. RunMismatch, TopicIdentityError or CorruptData if it is not."""
+    saved = state.get("settings")
+    if not isinstance(saved, Mapping):
+        raise CorruptData("the checkpoint names no settings; it is no student's")
+    differs = [
+        f"{name} was {saved.get(name)!r}, is {settings.get(name)!r}"
+        for name in dict.fromkeys((*saved, *settings))
+        if saved.get(name) != settings.get(name)
+    ]
+    if differs:
+        raise RunMismatch(f"the checkpoint was taken with other settings: {'; '.join(differs)}")
     positions = tuple(
         _restored_position(part, source.name, found, source.identity())
         for part, source, found in zip(state["sources"], sources, opened, strict=True)

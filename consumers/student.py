@@ -86,6 +86,7 @@ class Student:
         self._place = Place()
         self._saved: Mapping[str, Any] | None = None
         self._dropped: list[dict[str, int]] = []
+        self._longest_wait_s = 0.0
         self._at_hand = 0
         self._commits = False
         self._committed_s = 0.0
@@ -149,6 +150,11 @@ class Student:
     def dropped(self) -> list[dict[str, int]]:
         """Per teacher, what was dropped in the pass under way or just over: records written twice, and a dying writer's."""
         return _counts(self._pipeline) if self._pipeline is not None else self._dropped
+
+    @property
+    def longest_wait_s(self) -> float:
+        """The longest that a batch was waited for since the student was made, in seconds."""
+        return self._longest_wait_s
 
     @property
     def batches_delivered(self) -> int:
@@ -227,12 +233,14 @@ class Student:
 
     def _awaited(self, pipeline: Pipeline) -> Merged:
         wait: Wait | None = None
+        began = time.monotonic()
         while True:
             try:
                 merged = pipeline.get(_POLL_S)
             except Closed as error:
                 raise ConfigurationError("the student was closed while it was iterated over") from error
             if merged is not None:
+                self._longest_wait_s = max(self._longest_wait_s, time.monotonic() - began)
                 return merged
             what = pipeline.waiting_for
             if wait is None or wait.what != what:
@@ -245,7 +253,7 @@ class Student:
         opened = self._streams()
         saved = self._saved
         if saved is not None:
-            place = place_of(saved, self._sources, opened)
+            place = place_of(saved, self._sources, opened, self._settings())
             place.refuse_unlike(batch_size, drop_last, pass_index)
         else:
             # A pass that was left early begins again.
@@ -261,6 +269,19 @@ class Student:
         place.batch_size, place.drop_last = batch_size, drop_last
         self._saved = None
         return place
+
+    def _settings(self) -> dict[str, Any]:
+        """What the batches depend on besides the streams, as plain values; a merge function is known by its name alone."""
+        return {
+            "merge": {
+                key: strategy
+                if isinstance(strategy, str)
+                else f"function {getattr(strategy, '__qualname__', type(strategy).__name__)}"
+                for key, strategy in sorted(self._strategies.items())
+            },
+            "sample_id": self._sample_id,
+            "on_length_mismatch": "truncate" if self._truncate else "error",
+        }
 
     def _merging(self) -> Merge:
         if not self._started:
@@ -334,7 +355,7 @@ class Student:
         if self._saved is not None:
             return dict(self._saved)
         self._merging()
-        return state_of(self._place, self._sources, self._streams())
+        return state_of(self._place, self._sources, self._streams(), self._settings())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `knowledge` gives the batches behind it. Checked against the sources then.

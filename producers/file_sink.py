@@ -13,7 +13,7 @@ from typing import Any
 from tutelage.producers.sink import Sink, Tail, tail_of
 from tutelage.producers.worker import Worker
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.container_format import MAX_BLOCK_BYTES, Header, checked_codec
+from tutelage.schemas.container_format import Header, checked_codec
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, partial_path
 from tutelage.schemas.errors import (
@@ -26,6 +26,7 @@ from tutelage.schemas.errors import (
     TruncatedData,
     TutelageError,
 )
+from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Description, RecordHead, Stream
 
 # Blocks that are handed over and not yet written: enough that the disk never waits, few enough that memory does not pile up.
@@ -39,7 +40,7 @@ class FileSink(Sink):
     Guarantee: `path` exists only when the run is complete, synced and whole; an existing one is kept unless `overwrite`.
     """
 
-    max_record_bytes: int = MAX_BLOCK_BYTES
+    max_record_bytes: int = DEFAULT_LIMITS.record_bytes
 
     def __init__(self, path: str | os.PathLike[str], *, codec: str = "null", overwrite: bool = False) -> None:
         self._path = Path(path)

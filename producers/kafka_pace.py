@@ -28,9 +28,9 @@ class Pace:
         self._timeout_s = timeout_s
         self._consumer: Consumer = connection.consumer(group)
         self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
-        watermarks = [self._watermarks(partition) for partition in self._partitions]
-        self._lows = [low for low, _ in watermarks]
-        self._written = sum(high for _, high in watermarks)
+        admin = connection.admin()
+        self._lows = connection.first_offsets(admin, topic, partitions)
+        self._written = sum(connection.end_offsets(admin, topic, partitions))
         self._read = self._committed()
 
     def written(self) -> None:
@@ -63,13 +63,6 @@ class Pace:
         except KafkaException as error:
             raise self._connection.unavailable(f"asking how far group {self._group} has read", error) from error
         return sum(max(part.offset, low) for part, low in zip(found, self._lows, strict=True))
-
-    def _watermarks(self, partition: TopicPartition) -> tuple[int, int]:
-        try:
-            low, high = self._consumer.get_watermark_offsets(partition, timeout=BROKER_TIMEOUT_S)
-        except KafkaException as error:
-            raise self._connection.unavailable(f"looking at topic {self._topic}", error) from error
-        return int(low), int(high)
 
     def close(self) -> None:
         """Release the client."""

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_tail import read_tail
+from tutelage.producers.kafka_transactions import Transactions, transactional_options
 from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
@@ -54,7 +55,8 @@ class KafkaSink(Sink):
 
     `registry` is a URL or a Registry; `options` are librdkafka's, untouched. A delivery that takes longer than
     `delivery_timeout_s` ends the run. With `max_ahead` the teacher stays at most so many records ahead of what the student of
-    `student_group` (a `KafkaSource`'s group) has committed, and waits for it at most `student_timeout_s`.
+    `student_group` (a `KafkaSource`'s group) has committed, and waits for it at most `student_timeout_s`. `transactional` writes in
+    transactions of about a second, for foreign readers of committed data; a second writer then ends the first.
 
     Guarantee: a record that `write` took is on the brokers once `finish` returned; a failed delivery stops the sink, so that no
     record is ever behind a missing one. A second writer of the same run can only write what is there already.
@@ -76,6 +78,7 @@ class KafkaSink(Sink):
         max_ahead: int | None = None,
         student_group: str | None = None,
         student_timeout_s: float = 3600.0,
+        transactional: bool = False,
     ) -> None:
         if partitions is not None and partitions < 1:
             raise ConfigurationError(f"partitions is {partitions}; it must be at least 1")
@@ -92,6 +95,8 @@ class KafkaSink(Sink):
         self._max_ahead = max_ahead
         self._student_group = student_group
         self._student_timeout_s = student_timeout_s
+        self._transactional = transactional
+        self._transactions: Transactions | None = None
         self._pace: Pace | None = None
         self._producer: Producer | None = None
         self._control: KafkaControl | None = None
@@ -115,9 +120,13 @@ class KafkaSink(Sink):
         return self._topic
 
     def tail(self) -> Tail | None:
-        self._producer = producer = self._connection.producer()
+        settings = transactional_options(self._topic) if self._transactional else None
+        self._producer = producer = self._connection.producer(settings)
         self._connection.registry.connect()
         there = self._connection.topic_partitions(producer, self._topic)
+        if self._transactional:
+            # Before anything is read: this ends whoever wrote before, and aborts what he left open.
+            self._transactions = Transactions(producer, self._topic)
         if there:
             found = read_tail(self._connection, self._topic, there)
             limit = int(self._connection.topic_setting(self._topic, "max.message.bytes"))
@@ -180,6 +189,8 @@ class KafkaSink(Sink):
     def write(self, head: RecordHead, packed: Array) -> None:
         if self._pace is not None and head.end is None:
             self._await_student(self._pace)
+        if self._transactions is not None:
+            self._transactions.begin()
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
             if is_missing(head, self._missing[partition]):
@@ -225,6 +236,8 @@ class KafkaSink(Sink):
     def poll(self) -> None:
         self._opened().poll(0)
         self._refuse_failure()
+        if self._transactions is not None:
+            self._transactions.commit_if_due()
         if self._in_flight:
             self._refuse_silence()
 
@@ -238,6 +251,8 @@ class KafkaSink(Sink):
                 log.warning("waiting for the broker to acknowledge %d records of topic %s", self._in_flight, self._topic)
                 told = True
         self._refuse_failure()
+        if self._transactions is not None:
+            self._transactions.commit()
 
     def close(self) -> None:
         if self._pace is not None:
@@ -247,6 +262,9 @@ class KafkaSink(Sink):
             self._control.close()
             self._control = None
         if self._producer is not None:
+            if self._transactions is not None:
+                self._transactions.abort()
+                self._transactions = None
             # What is not delivered by now is given up: a restart finds the tail and writes it again.
             self._producer.flush(0.5)
             self._producer.purge()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from tutelage.producers.sink import Tail, tail_of
 from tutelage.schemas.codec import Codec
@@ -27,9 +27,17 @@ def read_tail(connection: KafkaConnection, topic: str, partitions: int) -> tuple
 
     Raises RunMismatch if the partitions' tails belong to different runs.
     """
+    admin = connection.admin()
+    lows = connection.first_offsets(admin, topic, partitions)
+    highs = connection.end_offsets(admin, topic, partitions)
+    if lows == highs:
+        return None
     consumer = connection.consumer()
     try:
-        tails = [_last_messages(consumer, connection, topic, partition) for partition in range(partitions)]
+        tails = [
+            _last_messages(consumer, topic, partition, low, high)
+            for partition, (low, high) in enumerate(zip(lows, highs, strict=True))
+        ]
         messages = [message for found in tails for message in found]
         if not messages:
             return None
@@ -54,11 +62,7 @@ def read_tail(connection: KafkaConnection, topic: str, partitions: int) -> tuple
         consumer.close()
 
 
-def _last_messages(consumer: Consumer, connection: KafkaConnection, topic: str, partition: int) -> list[Message]:
-    try:
-        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=BROKER_TIMEOUT_S)
-    except KafkaException as error:
-        raise connection.unavailable(f"looking at topic {topic!r}, partition {partition}", error) from error
+def _last_messages(consumer: Consumer, topic: str, partition: int, low: int, high: int) -> list[Message]:
     look = _FIRST_LOOK
     while high > low:
         start = max(low, high - look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -70,6 +71,7 @@ class Teacher:
         self._passes_held = 0
         self._failed = False
         self._closed = False
+        self._pid = os.getpid()
 
     def __repr__(self) -> str:
         run = self._run
@@ -212,13 +214,19 @@ class Teacher:
     def close(self) -> None:
         """Release everything. A run that is not complete can be continued. May be called twice."""
         self._closed = True
-        self._sink.close()
+        if self._pid == os.getpid():
+            self._sink.close()
 
     def _start_and_run(self) -> Run:
         self.start()
         return self._started()
 
     def _started(self) -> Run:
+        if self._pid != os.getpid():
+            raise ConfigurationError(
+                f"this teacher belongs to process {self._pid}, and process {os.getpid()} was forked from it: its connection and its file stay "
+                "there. Make a Teacher in each process (a topic or file of its own for each), or write in the parent alone"
+            )
         if self._run is None or self._closed:
             raise ConfigurationError(
                 f"the teacher is {'closed' if self._closed else 'not started'}; use `with Teacher(...)` or start()"

@@ -22,13 +22,13 @@ import numpy as np
 import xxhash
 
 from tutelage.schemas.errors import CorruptData
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Array, Column, Description, End, KeySpec, Ragged, Record, RecordHead
 from tutelage.schemas.varint import decode_long, encode_long
 
 _HEAD = struct.Struct("<6q")
 _CHECKSUM_BYTES = 8
 _SMALL_BYTES = 512
-_MAX_DIMENSIONS = 64
 # A run's records have R rows, a pass's last one fewer: few layouts are in use at a time.
 _LAYOUTS_KEPT = 8
 
@@ -72,8 +72,9 @@ class Codec:
     Guarantee: what `decode` returns is what `encode` was given, or it raises CorruptData.
     """
 
-    def __init__(self, description: Description, *, verify: bool = True) -> None:
+    def __init__(self, description: Description, *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
         self.description = description
+        self._limits = limits
         self.verify = verify
         self._layouts: dict[int, DenseLayout] = {}
 
@@ -105,6 +106,8 @@ class Codec:
     def decode(self, body: memoryview | bytes, where: str) -> Record:
         """The record in a body. CorruptData naming `where` if it is cut, too long, inconsistent or fails its checksum."""
         view = memoryview(body)
+        if len(view) > self._limits.record_bytes:
+            raise CorruptData(f"{where}: a record of {len(view)} bytes is over the limit of {self._limits.record_bytes}")
         try:
             record, end = self._walk(view, where)
         except (IndexError, ValueError, OverflowError) as error:
@@ -158,7 +161,7 @@ class Codec:
                 start, position = _bytes_at(view, position)
                 lengths = np.frombuffer(view[start:position], "<i4")
                 pieces.append(np.frombuffer(view[start:position], np.uint8))
-            shape, position = _shape_at(view, position)
+            shape, position = _shape_at(view, position, self._limits.dimensions)
             start, position = _bytes_at(view, position)
             data = np.frombuffer(view[start:position], np.uint8)
             shapes += shape
@@ -265,7 +268,7 @@ def _encode_shape(shape: Sequence[int]) -> bytes:
     return b"".join((encode_long(len(shape)), *map(encode_long, shape), b"\x00"))
 
 
-def _shape_at(view: memoryview, position: int) -> tuple[list[int], int]:
+def _shape_at(view: memoryview, position: int, most: int) -> tuple[list[int], int]:
     """An array<int>, in any number of blocks, with or without their sizes, as other Avro libraries write it."""
     shape: list[int] = []
     while True:
@@ -275,7 +278,7 @@ def _shape_at(view: memoryview, position: int) -> tuple[list[int], int]:
         if count < 0:
             count = -count
             _, position = decode_long(view, position)
-        if len(shape) + count > _MAX_DIMENSIONS:
+        if len(shape) + count > most:
             raise ValueError(f"a shape of {len(shape) + count} sizes")
         for _ in range(count):
             size, position = decode_long(view, position)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
+from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.varint import decode_long, encode_long
 
 if sys.version_info >= (3, 14):
@@ -24,8 +25,6 @@ MAGIC = b"Obj\x01"
 SYNC_BYTES = 16
 CODECS = ("null", "deflate", "zstandard")
 MAX_HEADER_BYTES = 4 << 20
-# No record comes near this; a length beyond it is damage, found before memory is asked for.
-MAX_BLOCK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,18 +107,18 @@ def compress(codec: str, payload: bytes) -> bytes:
     return payload
 
 
-def decompress(codec: str, data: Any, where: str) -> memoryview:
-    """A block's payload; CorruptData naming `where` if it is broken or would exceed MAX_BLOCK_BYTES."""
+def decompress(codec: str, data: Any, where: str, most: int = DEFAULT_LIMITS.record_bytes) -> memoryview:
+    """A block's payload; CorruptData naming `where` if it is broken or would have more bytes than `most`."""
     try:
         if codec == "null":
             return memoryview(data)
         if codec == "deflate":
             inflate = zlib.decompressobj(wbits=-15)
-            return _whole(inflate.decompress(data, MAX_BLOCK_BYTES), inflate.eof)
+            return _whole(inflate.decompress(data, most), inflate.eof)
         if codec == "zstandard":
             # Windows beyond 128 MiB are no writer's default; a frame that asks for more memory is refused.
             unpack = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 27})
-            return _whole(unpack.decompress(data, MAX_BLOCK_BYTES), unpack.eof)
+            return _whole(unpack.decompress(data, most), unpack.eof)
     except (zlib.error, zstd.ZstdError, ValueError) as error:
         raise CorruptData(f"{where} does not decompress with {codec}: {error}") from error
     raise CorruptData(f"{where}: codec {codec!r} is not read; Tutelage reads {', '.join(CODECS)}")

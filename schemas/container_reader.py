@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from tutelage.schemas.codec import Codec, DenseLayout, decode_head
-from tutelage.schemas.container_format import MAX_BLOCK_BYTES, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
+from tutelage.schemas.container_format import MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
 from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Record, RecordHead
 from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_of_headers
 from tutelage.schemas.varint import decode_long
@@ -47,8 +48,9 @@ class ContainerReader:
     Guarantee: yields exactly the records that were written, in order, and then ends or raises with file, block and byte.
     """
 
-    def __init__(self, path: Path, *, verify: bool = True) -> None:
+    def __init__(self, path: Path, *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
         self.path = path
+        self.limits = limits
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -59,14 +61,14 @@ class ContainerReader:
             self.header = decode_header(_read_header(self._fd), str(path))
             schema = self.header.metadata.get("avro.schema", b"").decode("utf-8", "replace")
             self.schema = schema
-            self.description = description_of(schema, str(path))
+            self.description = description_of(schema, str(path), limits)
             self.stream = stream_of_headers(self.header.metadata, str(path))
             if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(self.stream, self.description):
                 raise CorruptData(f"{path}: its header fails its checksum; its bytes were changed after the teacher wrote them")
         except BaseException:
             os.close(self._fd)
             raise
-        self.codec = Codec(self.description, verify=verify)
+        self.codec = Codec(self.description, verify=verify, limits=limits)
 
     def __enter__(self) -> ContainerReader:
         return self
@@ -156,8 +158,10 @@ class ContainerReader:
             raise TruncatedData(f"{where}: the file is cut inside the block's head") from error
         except ValueError as error:
             raise CorruptData(f"{where}: the block's head is broken: {error}") from error
-        if not 0 < count <= max(size, 1) or not 0 <= size <= MAX_BLOCK_BYTES:
+        if not 0 < count <= max(size, 1) or size < 0:
             raise CorruptData(f"{where}: the block's head is broken: {count} records in {size} bytes")
+        if size > self.limits.record_bytes:
+            raise CorruptData(f"{where}: a block of {size} bytes is over the limit of {self.limits.record_bytes}")
         if self.header.codec == "null" and size > max(known_bytes, self.nbytes if size > known_bytes else 0):
             raise TruncatedData(f"{where}: the file is cut: the block has {size} bytes, the whole file {known_bytes}")
         return count, size, position - start
@@ -193,7 +197,7 @@ class StoredBlock:
             view = buffer.data
         if view[size - SYNC_BYTES :] != reader.header.sync:
             raise CorruptData(f"{self.where}: no sync marker at its end; its bytes were changed, or its size was")
-        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where)
+        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, reader.limits.record_bytes)
         return reader.codec.decode_many(payload, self._count, self.where)
 
     def record(self) -> StoredRecord | None:

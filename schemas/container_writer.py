@@ -93,6 +93,13 @@ class ContainerWriter:
         finally:
             self.close()
 
+    def sync(self) -> None:
+        """Have the disk keep what was written so far."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise _failed(self.path, error) from error
+
     def close(self) -> None:
         """Leave the file as it is: partial unless finished. May be called twice."""
         if self._fd >= 0:

@@ -14,8 +14,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined]  # exported without saying so
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
 
 from tutelage.schemas.errors import BrokerUnavailable, ConfigurationError, TransportError
 from tutelage.schemas.registry import HttpRegistry, Registry
@@ -36,12 +36,23 @@ BROKER_TIMEOUT_S = 10.0
 # Between our payload and the limit of the topic: record batch framing, headers, growth of either.
 MESSAGE_HEADROOM_BYTES = 64 << 10
 
+_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
+_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_PASSING = frozenset(
+    (
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._TRANSPORT,
+    )
+)
+
 _PRODUCER_DEFAULTS: dict[str, object] = {
     "enable.idempotence": True,
     "acks": "all",
     # One request in flight a broker was 1.4 times as fast as five under idempotence (study: performance).
     "max.in.flight.requests.per.connection": 1,
-    "linger.ms": 5,
+    "linger.ms": 1,
     "batch.size": 1048576,
     "queue.buffering.max.kbytes": 65536,
     # The topic's limit is the one that counts, and we check it ourselves with a better message.
@@ -86,9 +97,9 @@ class KafkaConnection:
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers!r}, registry={self.registry!r})"
 
-    def producer(self) -> Producer:
-        """A new idempotent producer."""
-        client: Producer = self._client(Producer, _PRODUCER_DEFAULTS)
+    def producer(self, settings: Mapping[str, object] | None = None) -> Producer:
+        """A new idempotent producer; `settings` go over our defaults, the user's options over both."""
+        client: Producer = self._client(Producer, {**_PRODUCER_DEFAULTS, **(settings or {})})
         return client
 
     def consumer(self, group: str | None = None, *, partitions: int = 1) -> Consumer:
@@ -140,6 +151,35 @@ class KafkaConnection:
             raise self.unavailable(f"looking for topic {topic!r}", error) from error
         return len(found.partitions) if found is not None and found.error is None else 0
 
+    def first_offsets(self, admin: AdminClient, topic: str, partitions: int) -> list[int]:
+        """Each partition's first offset that is still there."""
+        return self._offsets(admin, topic, partitions, _EARLIEST)
+
+    def end_offsets(self, admin: AdminClient, topic: str, partitions: int) -> list[int]:
+        """Each partition's next offset to be written."""
+        return self._offsets(admin, topic, partitions, _LATEST)
+
+    def _offsets(self, admin: AdminClient, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
+        """Asked for all partitions at once, and again while leaders are being chosen.
+
+        Not through a consumer: behind a fetch on its connection, each question would wait for that to end.
+        """
+        deadline = time.monotonic() + BROKER_TIMEOUT_S
+        found: dict[int, int] = {}
+        while True:
+            wanted = {TopicPartition(topic, partition): spec for partition in range(partitions) if partition not in found}
+            for part, future in admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S).items():
+                try:
+                    found[part.partition] = int(
+                        self.resolved(future, f"looking at topic {topic}, partition {part.partition}").offset
+                    )
+                except TransportError as error:
+                    if not _passes(error.__cause__) or time.monotonic() > deadline:
+                        raise
+            if len(found) == partitions:
+                return [found[partition] for partition in range(partitions)]
+            time.sleep(0.1)
+
     def create_topic(self, topic: str, partitions: int, *, replication: int, settings: Mapping[str, str]) -> None:
         """Create a topic and wait until its partitions have leaders; does nothing if it exists."""
         admin = self.admin()
@@ -177,6 +217,11 @@ class KafkaConnection:
             raise self.unavailable(doing) from error
         except KafkaException as error:
             raise TransportError(f"{doing} failed: {describe(error)}") from error
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether what the broker refused is granted a moment later, once a partition has its leader."""
+    return isinstance(error, KafkaException) and error.args[0].code() in _PASSING
 
 
 def describe(error: BaseException) -> str:

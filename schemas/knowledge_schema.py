@@ -15,10 +15,9 @@ from typing import Any
 
 from tutelage.schemas.errors import SchemaError, UnsupportedSchema
 from tutelage.schemas.field_names import field_name, key_of_field
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description, KeySpec
 
-MAX_SCHEMA_BYTES = 1 << 20
-MAX_KEYS = 10_000
 
 _TENSOR = {
     "type": "record",
@@ -68,15 +67,15 @@ def schema_of(description: Description) -> str:
     return json.dumps(schema, ensure_ascii=False)
 
 
-def description_of(schema_text: str, where: str) -> Description:
+def description_of(schema_text: str, where: str, limits: Limits = DEFAULT_LIMITS) -> Description:
     """The description a writer's schema holds.
 
     Raises UnsupportedSchema, naming `where`, if the schema is anything but the closed shape: another fixed part, another
     field order, a field that is no tensor, recursion, or a size or key count beyond the limits.
     """
-    if len(schema_text) > MAX_SCHEMA_BYTES:
+    if len(schema_text) > limits.schema_bytes:
         raise UnsupportedSchema(
-            f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of {MAX_SCHEMA_BYTES}"
+            f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of {limits.schema_bytes}"
         )
     try:
         schema = json.loads(schema_text)
@@ -92,8 +91,8 @@ def description_of(schema_text: str, where: str) -> Description:
         or [_bare(field) for field in fields[:count]] != [_bare(field) for field in fixed["fields"]]
     ):
         raise UnsupportedSchema(f"{where}: not a knowledge schema; Tutelage reads only what a Tutelage teacher wrote")
-    if len(fields) - count > MAX_KEYS:
-        raise UnsupportedSchema(f"{where}: {len(fields) - count} keys, over the limit of {MAX_KEYS}")
+    if len(fields) - count > limits.keys:
+        raise UnsupportedSchema(f"{where}: {len(fields) - count} keys, over the limit of {limits.keys}")
     defined: dict[str, Any] = {}
     return Description(tuple(_spec_of(field, defined, where) for field in fields[count:]))
 

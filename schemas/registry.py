@@ -91,7 +91,7 @@ class HttpRegistry:
     No call takes longer than three times `timeout_s` and a second of back-off. Picklable, and opened when first used.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 3.0, settings: dict[str, object] | None = None) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 2.5, settings: dict[str, object] | None = None) -> None:
         self.url = url
         self._settings = {"timeout": timeout_s, "max.retries": 2, **(settings or {}), "url": url}
         self._timeout_s = timeout_s

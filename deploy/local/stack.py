@@ -15,11 +15,12 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -50,6 +51,7 @@ class Stack:
         self._file = folder / "stack.json"
         # Processes this object started itself, to be reaped when they end.
         self._children: list[subprocess.Popen[bytes]] = []
+        self._launches: dict[str, tuple[list[str], dict[str, str]]] = {}
 
     def __repr__(self) -> str:
         return f"Stack({str(self._folder)!r})"
@@ -59,8 +61,18 @@ class Stack:
         """Where everything of the stack lies."""
         return self._folder
 
-    def up(self, *, brokers: int = 1, kafka_port: int | None = None, registry_port: int | None = None) -> StackAddresses:
-        """Start the stack, unless it is up. Ports that are not given are free ones."""
+    def up(
+        self,
+        *,
+        brokers: int = 1,
+        kafka_port: int | None = None,
+        registry_port: int | None = None,
+        proxied: Callable[[list[int]], list[int]] | None = None,
+    ) -> StackAddresses:
+        """Start the stack, unless it is up. Ports that are not given are free ones.
+
+        `proxied` is given the brokers' ports and returns those they are to advertise to clients: a proxy's, that leads to them.
+        """
         running = self.status()
         if running is not None:
             return running
@@ -76,15 +88,16 @@ class Stack:
         free = _free_ports(2 * brokers + 2)
         ports = [(kafka_port if index == 0 and kafka_port else free.pop(), free.pop()) for index in range(brokers)]
         registry_at = registry_port or free.pop()
+        advertised = [port for port, _ in ports] if proxied is None else proxied([port for port, _ in ports])
         addresses = StackAddresses(
-            bootstrap_servers=",".join(f"{HOST}:{port}" for port, _ in ports),
+            bootstrap_servers=",".join(f"{HOST}:{port}" for port in advertised),
             registry=f"http://{HOST}:{registry_at}/apis/ccompat/v7",
         )
         processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
             cluster = uuid.uuid4().hex[:22]
             for index in range(brokers):
-                processes[f"kafka-{index + 1}"] = self._start_broker(index, ports, cluster, java, jars)
+                processes[f"kafka-{index + 1}"] = self._start_broker(index, ports, advertised[index], cluster, java, jars)
             processes["registry"] = self._start_registry(registry_at, free.pop(), java, registry)
             self._write(addresses, processes)
             self._await_ready(addresses, processes)
@@ -111,6 +124,59 @@ class Stack:
             return {}
         return {name: int(entry["pid"]) for name, entry in state["processes"].items()}
 
+    def kill(self, name: str) -> None:
+        """End one of the stack's processes at once, as a power cut would; what it had on disk stays."""
+        process = self._process(name)
+        process.kill()
+        process.wait(_STOP_TIMEOUT_S)
+        self._reap()
+
+    def pause(self, name: str) -> None:
+        """Stop one of the stack's processes where it is (SIGSTOP)."""
+        self._process(name).suspend()
+
+    def resume(self, name: str) -> None:
+        """Let a process that was paused go on (SIGCONT)."""
+        self._process(name).resume()
+
+    def restart(self, name: str) -> None:
+        """Start one of the stack's processes that has ended again, with the data and ports it had. Does not wait until it answers."""
+        state = self._state()
+        entry = state["processes"].get(name)
+        if entry is None:
+            raise StackError(f"the stack has no process {name!r}; it has {', '.join(state['processes'])}")
+        if _is_running(entry["pid"], entry["created"]):
+            raise StackError(f"{name} runs already (process {entry['pid']})")
+        child = self._launch(name, entry["command"], entry["environment"])
+        state["processes"][name] |= {"pid": child.pid, "created": psutil.Process(child.pid).create_time()}
+        self._file.write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+    def await_ready(self) -> None:
+        """Wait until all brokers and the registry answer."""
+        state = self._state()
+        addresses = StackAddresses(**state["addresses"])
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not (_broker_answers(addresses) and _registry_answers(addresses)):
+            if time.monotonic() > deadline:
+                raise StackError(f"the stack in {self._folder} did not answer within {READY_TIMEOUT_S:.0f} s")
+            time.sleep(0.2)
+
+    def _process(self, name: str) -> psutil.Process:
+        entry = self._state()["processes"].get(name)
+        if entry is None or not _is_running(entry["pid"], entry["created"]):
+            raise StackError(f"no process {name!r} of the stack in {self._folder} runs")
+        return psutil.Process(entry["pid"])
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StackError(f"no stack is up in {self._folder}") from error
+        return state
+
+    def _reap(self) -> None:
+        self._children = [child for child in self._children if child.poll() is None]
+
     def down(self) -> bool:
         """End the stack's processes and remove its folder; says whether there was anything to end."""
         try:
@@ -118,6 +184,9 @@ class Stack:
         except (OSError, ValueError):
             return False
         for entry in state["processes"].values():
+            if _is_running(entry["pid"], entry["created"]):
+                # A paused one could not hear that it is to end.
+                psutil.Process(entry["pid"]).resume()
             _end(entry["pid"], entry["created"])
         self._end_children()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -130,7 +199,7 @@ class Stack:
         self._children.clear()
 
     def _start_broker(
-        self, index: int, ports: list[tuple[int, int]], cluster: str, java: str, jars: Path
+        self, index: int, ports: list[tuple[int, int]], advertised: int, cluster: str, java: str, jars: Path
     ) -> subprocess.Popen[bytes]:
         name = f"kafka-{index + 1}"
         port, controller = ports[index]
@@ -140,7 +209,7 @@ class Stack:
             "node.id": index + 1,
             "controller.quorum.voters": ",".join(f"{n + 1}@{HOST}:{at}" for n, (_, at) in enumerate(ports)),
             "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{advertised}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": self._folder / name,
@@ -185,7 +254,7 @@ class Stack:
         )
 
     def _launch(self, name: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        with (self._folder / f"{name}.log").open("wb") as output:
+        with (self._folder / f"{name}.log").open("ab") as output:
             child = subprocess.Popen(
                 command,
                 cwd=self._folder,
@@ -196,11 +265,17 @@ class Stack:
                 start_new_session=True,
             )
         self._children.append(child)
+        self._launches[name] = (command, dict(environment))
         return child
 
     def _write(self, addresses: StackAddresses, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
         started = {
-            name: {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+            name: {
+                "pid": process.pid,
+                "created": psutil.Process(process.pid).create_time(),
+                "command": self._launches[name][0],
+                "environment": self._launches[name][1],
+            }
             for name, process in processes.items()
         }
         self._file.write_text(json.dumps({"addresses": asdict(addresses), "processes": started}, indent=1), encoding="utf-8")

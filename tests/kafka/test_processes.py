@@ -43,20 +43,14 @@ def ended(process: subprocess.Popen[str], timeout_s: float = 90) -> tuple[int, s
 
 def await_records(kafka: dict[str, Any], topic: str, count: int) -> None:
     """Wait until a topic holds so many messages."""
-    from confluent_kafka import Consumer, TopicPartition
-
     connection = KafkaConnection(kafka["bootstrap_servers"])
-    consumer = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": "count"})
+    admin = connection.admin()
     deadline = time.monotonic() + 60
-    try:
-        while time.monotonic() < deadline:
-            partitions = connection.topic_partitions(consumer, topic)
-            held = sum(consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1] for p in range(partitions))
-            if held >= count:
-                return
-            time.sleep(0.05)
-    finally:
-        consumer.close()
+    while time.monotonic() < deadline:
+        partitions = connection.topic_partitions(admin, topic)
+        if sum(connection.end_offsets(admin, topic, partitions)) >= count:
+            return
+        time.sleep(0.05)
     raise AssertionError(f"{topic} does not fill")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,3 +99,19 @@ def test_an_error_in_the_inputs_comes_out_where_it_happened() -> None:
     with pytest.raises(OSError, match="the disk is gone"):
         second.result(10)
     reader.close()
+
+
+def test_inputs_that_come_slowly_do_not_wait_for_each_other() -> None:
+    def slow() -> Iterator[int]:
+        for index in range(4):
+            time.sleep(0.01)
+            yield index
+
+    reader = ReadAhead(slow())
+    reader.group_size = 256
+    groups = []
+    while (future := reader.next_group()) is not None:
+        future.result(10)
+        groups.append(reader.take())
+    reader.close()
+    assert groups == [[0], [1], [2], [3], []] or groups == [[0], [1], [2], [3]]

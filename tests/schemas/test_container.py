@@ -20,6 +20,7 @@ from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, partial_path
 from tutelage.schemas.errors import ConfigurationError, CorruptData, DataError, SchemaError, SinkExists, TruncatedData
 from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.limits import Limits
 from tutelage.schemas.record import Column, Description, KeySpec, Record, RecordHead
 
 STREAM = stream_of(rows_per_record=5)
@@ -141,14 +142,15 @@ def test_a_changed_byte_anywhere_never_gives_other_records(tmp_path: Path, codec
         assert found == good[: len(found)]
 
 
-def test_a_block_that_would_unpack_to_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_would_unpack_to_more_than_the_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.avro"
     for codec in ("deflate", "zstandard"):
         written(path, NUMBERS, [{"x": [np.zeros((5, 1), np.int64)]}] * 2, codec)
-        monkeypatch.setattr("tutelage.schemas.container_format.MAX_BLOCK_BYTES", 50)
-        with pytest.raises(CorruptData, match="too large"):
-            read(path)
-        monkeypatch.undo()
+        with (
+            pytest.raises(CorruptData, match="too large|over the limit"),
+            ContainerReader(path, limits=Limits(record_bytes=50)) as reader,
+        ):
+            list(reader.blocks())
         assert len(read(path)) == 2
 
 

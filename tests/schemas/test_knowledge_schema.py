@@ -11,7 +11,8 @@ from hypothesis import given
 from knowledge import descriptions
 
 from tutelage.schemas.errors import DescriptionChanged, SchemaError, UnsupportedSchema
-from tutelage.schemas.knowledge_schema import MAX_SCHEMA_BYTES, description_of, schema_of
+from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Description, KeySpec, refuse_changes
 
 TWO = Description(
@@ -73,7 +74,7 @@ def test_any_other_schema_is_refused(schema: str) -> None:
 
 def test_a_schema_beyond_the_limit_is_refused_unread() -> None:
     with pytest.raises(UnsupportedSchema, match="limit"):
-        description_of(" " * (MAX_SCHEMA_BYTES + 1), "here")
+        description_of(" " * (DEFAULT_LIMITS.schema_bytes + 1), "here")
 
 
 def test_keys_may_come_and_go_but_not_change() -> None:
