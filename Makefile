@@ -1,11 +1,11 @@
-# Everything a clone needs, each as the first thing typed: install, demo, test, check, bench, profile, clean.
+# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, soak, check, bench, profile, clean.
 
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := schemas producers consumers cli deploy/local examples
 TYPED := $(addprefix -p tutelage.,schemas producers consumers cli deploy.local examples.toy examples.digits)
 
-.PHONY: install demo test check bench profile clean FORCE
+.PHONY: install demo test test-faults soak check bench profile clean FORCE
 
 install: .venv/installed
 
@@ -28,7 +28,15 @@ demo: install
 	$(BIN)/tutelage demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/faults
+
+# Kill anything, cut anything: three brokers, twenty minutes.
+test-faults: install
+	$(BIN)/pytest tests/faults
+
+MINUTES ?= 20
+soak: install
+	$(BIN)/python tests/faults/soak.py $(MINUTES)
 
 check: install
 	$(BIN)/ruff check .

@@ -105,7 +105,6 @@ def _write(made: Bench, shape: Shape, count: int) -> Comparison:
             run=made.writes(shape, count, sides.write_ours, "null"),
             goals=(Goal(other=RAW, at_least=0.95),),
         ),
-        Side(name="pickle (Pantheon)", run=made.writes(shape, count, sides.write_pickle)),
         Side(name="fastavro", run=made.writes(shape, count, sides.write_fastavro, "null")),
     ]
     found += [Side(name=peer, run=made.writes(shape, count, getattr(sides, f"write_{peer}"))) for peer in PEERS]

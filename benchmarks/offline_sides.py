@@ -77,18 +77,6 @@ def read_raw(gate: Gate, path: str, shape: Shape, count: int) -> None:
     os.close(descriptor)
 
 
-def write_pickle(gate: Gate, path: str, shape: Shape, count: int) -> None:
-    """Pantheon's format: a pickled dict a batch, which is unsafe to read."""
-    import pickle  # noqa: TID251  # a peer's format, written for comparison only
-
-    given = [{key: value.numpy() for key, value in batch.items()} for batch in _plain(shape)]
-    gate.ready()
-    with Path(path).open("wb") as file:
-        for index in range(count):
-            pickle.dump(given[index % len(given)], file, protocol=5)
-        _synced(file)
-
-
 def write_npy(gate: Gate, path: str, shape: Shape, count: int) -> None:
     """One .npy a key, written through a memory map."""
     given = _plain(shape)

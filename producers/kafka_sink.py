@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_tail import read_tail
-from tutelage.producers.kafka_transactions import Transactions, transactional_options
+from tutelage.producers.kafka_transactions import FENCED, Transactions, is_fenced, transactional_options
 from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
@@ -190,7 +191,7 @@ class KafkaSink(Sink):
         if self._pace is not None and head.end is None:
             self._await_student(self._pace)
         if self._transactions is not None:
-            self._transactions.begin()
+            self._in_transaction(self._transactions.begin)
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
             if is_missing(head, self._missing[partition]):
@@ -220,7 +221,12 @@ class KafkaSink(Sink):
                 producer.poll(0.1)
                 self._refuse_silence()
             except KafkaException as error:
-                raise DeliveryFailed(f"topic {self._topic}, partition {partition}: {describe(error)}") from error
+                # Why is for the deliveries to say that failed before this one.
+                producer.poll(0)
+                self._refuse_failure()
+                why = f"{describe(error)}; the teacher stops here, start it again to go on without a gap"
+                self._failure = f"topic {self._topic}, partition {partition}: {why}"
+                self._refuse_failure()
             else:
                 self._in_flight += 1
                 if self._pace is not None:
@@ -231,13 +237,16 @@ class KafkaSink(Sink):
         self._in_flight -= 1
         self._progress_s = time.monotonic()
         if error is not None and self._failure is None:
-            self._failure = f"topic {self._topic}, partition {message.partition()}: {error.str()}"
+            why = (
+                FENCED if is_fenced(error) else f"{error.str()}; the teacher stops here, start it again to go on without a gap"
+            )
+            self._failure = f"topic {self._topic}, partition {message.partition()}: {why}"
 
     def poll(self) -> None:
         self._opened().poll(0)
         self._refuse_failure()
         if self._transactions is not None:
-            self._transactions.commit_if_due()
+            self._in_transaction(self._transactions.commit_if_due)
         if self._in_flight:
             self._refuse_silence()
 
@@ -252,7 +261,7 @@ class KafkaSink(Sink):
                 told = True
         self._refuse_failure()
         if self._transactions is not None:
-            self._transactions.commit()
+            self._in_transaction(self._transactions.commit)
 
     def close(self) -> None:
         if self._pace is not None:
@@ -262,14 +271,22 @@ class KafkaSink(Sink):
             self._control.close()
             self._control = None
         if self._producer is not None:
-            if self._transactions is not None:
-                self._transactions.abort()
-                self._transactions = None
-            # What is not delivered by now is given up: a restart finds the tail and writes it again.
-            self._producer.flush(0.5)
-            self._producer.purge()
-            self._producer.close()
-            self._producer = None
+            producer, transactions = self._producer, self._transactions
+            self._producer = self._transactions = None
+            if self._failure is None:
+                if transactions is not None:
+                    transactions.abort()
+                # What is not delivered by now is given up: a restart finds the tail and writes it again.
+                producer.flush(0.5)
+            try:
+                producer.purge()
+                with warnings.catch_warnings():
+                    # What it could not abort is not for the user to know: it times out at the broker.
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    producer.close()
+            except (KafkaException, SystemError) as error:
+                # After a fatal error the client reports it again from wherever it is called, even from its own callbacks.
+                log.debug("closing the client of topic %s: %s", self._topic, error)
         self._connection.registry.close()
 
     def send(self, value: Any) -> None:
@@ -293,9 +310,17 @@ class KafkaSink(Sink):
         assert self._producer is not None, "tail comes before write"
         return self._producer
 
+    def _in_transaction(self, call: Callable[[], None]) -> None:
+        """Do something with the transaction; after a failure nothing more is sent."""
+        try:
+            call()
+        except DeliveryFailed as error:
+            self._failure = self._failure or str(error)
+            raise
+
     def _refuse_failure(self) -> None:
         if self._failure is not None:
-            raise DeliveryFailed(f"{self._failure}; the teacher stops here, start it again to go on without a gap")
+            raise DeliveryFailed(self._failure)
 
     def _refuse_silence(self) -> None:
         silent_s = time.monotonic() - self._progress_s

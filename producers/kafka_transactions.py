@@ -19,6 +19,14 @@ COMMIT_EVERY_S = 1.0
 _TIMEOUT_S = 30.0
 
 
+FENCED = "another writer has taken the topic over (FENCED); this teacher stops here"
+
+
+def is_fenced(error: KafkaError) -> bool:
+    """Whether a newer transactional writer of the topic is why something was refused."""
+    return error.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+
+
 def transactional_options(topic: str) -> Mapping[str, object]:
     """The client's options for the transactional writer of a topic."""
     timeout_ms = int(_TIMEOUT_S * 1000)
@@ -79,9 +87,9 @@ class Transactions:
                 cause = error.args[0]
                 if cause.retriable() and time.monotonic() < deadline:
                     continue
-                fenced = cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
-                why = "another writer has taken the topic over (FENCED)" if fenced else describe(error)
-                raise DeliveryFailed(
-                    f"topic {self._topic}: could not {doing}: {why}; this teacher stops here"
-                    + ("" if fenced else ", start it again to go on without a gap")
-                ) from error
+                why = (
+                    FENCED
+                    if is_fenced(cause)
+                    else f"{describe(error)}; this teacher stops here, start it again to go on without a gap"
+                )
+                raise DeliveryFailed(f"topic {self._topic}: could not {doing}: {why}") from error

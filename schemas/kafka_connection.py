@@ -62,6 +62,8 @@ _PRODUCER_DEFAULTS: dict[str, object] = {
 }
 # Of one partition at once: the fastest for few of them (study: performance); for many, together no more than four such.
 _FETCH_BYTES = 8 << 20
+# That all brokers are away is said at once, and then only now and then; the client says it twenty times a second.
+_SAID_EVERY_S = 30.0
 _CONSUMER_DEFAULTS: dict[str, object] = {
     "enable.auto.commit": False,
     "auto.offset.reset": "error",
@@ -93,6 +95,7 @@ class KafkaConnection:
         self.registry: Registry = HttpRegistry(registry) if isinstance(registry, str) else registry
         self._options = dict(options or {})
         self._last_error = ""
+        self._said_s = -_SAID_EVERY_S
 
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers!r}, registry={self.registry!r})"
@@ -130,6 +133,10 @@ class KafkaConnection:
     def _remember(self, error: KafkaError) -> None:
         self._last_error = error.str()
         client_log.debug("client error: %s", error)
+        now = time.monotonic()
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and now - self._said_s > _SAID_EVERY_S:
+            self._said_s = now
+            log.warning("no broker of %s answers (%s); waiting for one", self.bootstrap_servers, error.str())
 
     def unavailable(self, doing: str, error: Exception | None = None) -> BrokerUnavailable:
         """The error for a cluster that does not answer, with what the client last saw of it."""

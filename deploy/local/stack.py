@@ -85,7 +85,7 @@ class Stack:
         for port in wanted:
             if port is not None and not _is_free(port):
                 raise StackError(f"port {port} is taken by another program; name another port, or 0 for a free one")
-        free = _free_ports(2 * brokers + 2)
+        free = _free_ports(3 * brokers + 2)
         ports = [(kafka_port if index == 0 and kafka_port else free.pop(), free.pop()) for index in range(brokers)]
         registry_at = registry_port or free.pop()
         advertised = [port for port, _ in ports] if proxied is None else proxied([port for port, _ in ports])
@@ -97,7 +97,9 @@ class Stack:
         try:
             cluster = uuid.uuid4().hex[:22]
             for index in range(brokers):
-                processes[f"kafka-{index + 1}"] = self._start_broker(index, ports, advertised[index], cluster, java, jars)
+                processes[f"kafka-{index + 1}"] = self._start_broker(
+                    index, ports, advertised[index], free.pop() if proxied else None, cluster, java, jars
+                )
             processes["registry"] = self._start_registry(registry_at, free.pop(), java, registry)
             self._write(addresses, processes)
             self._await_ready(addresses, processes)
@@ -199,19 +201,37 @@ class Stack:
         self._children.clear()
 
     def _start_broker(
-        self, index: int, ports: list[tuple[int, int]], advertised: int, cluster: str, java: str, jars: Path
+        self,
+        index: int,
+        ports: list[tuple[int, int]],
+        advertised: int,
+        internal: int | None,
+        cluster: str,
+        java: str,
+        jars: Path,
     ) -> subprocess.Popen[bytes]:
         name = f"kafka-{index + 1}"
         port, controller = ports[index]
+        listeners = f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller}"
+        advertised_at = f"PLAINTEXT://{HOST}:{advertised}"
+        protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+        proxied = {}
+        if internal is not None:
+            # What stands between clients and brokers is not to stand between brokers too.
+            listeners += f",INTERNAL://{HOST}:{internal}"
+            advertised_at += f",INTERNAL://{HOST}:{internal}"
+            protocols += ",INTERNAL:PLAINTEXT"
+            proxied = {"inter.broker.listener.name": "INTERNAL"}
         replicas = min(3, len(ports))
         settings = {
             "process.roles": "broker,controller",
             "node.id": index + 1,
             "controller.quorum.voters": ",".join(f"{n + 1}@{HOST}:{at}" for n, (_, at) in enumerate(ports)),
-            "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{advertised}",
+            "listeners": listeners,
+            "advertised.listeners": advertised_at,
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": protocols,
+            **proxied,
             "log.dirs": self._folder / name,
             "default.replication.factor": replicas,
             "offsets.topic.replication.factor": replicas,
