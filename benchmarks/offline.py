@@ -81,7 +81,7 @@ def _sample(done: Done, shape: Shape, count: int) -> Sample:
 def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
     """Write, read, codecs, cold."""
     memory = Path("/dev/shm")
-    total = (300 if quick else 1000) * 1000 * 1000
+    total = (600 if quick else 1500) * 1000 * 1000
     actor = Actor("offline")
     try:
         with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
@@ -89,7 +89,7 @@ def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
             for shape in (KB256,) if quick else (KB256, MB8):
                 yield _write(made, shape, total // shape.nbytes).measured(rounds)
                 yield _read(made, shape, total // shape.nbytes).measured(rounds)
-            for comparison in _codecs(made, KB256, total // 4 // KB256.nbytes):
+            for comparison in _codecs(made, KB256, total // 2 // KB256.nbytes):
                 yield comparison.measured(rounds)
         with tempfile.TemporaryDirectory() as folder:
             yield _cold(Bench(actor, Path(folder)), KB256, total // KB256.nbytes).measured(rounds)

@@ -110,7 +110,7 @@ def bench() -> Iterator[Bench]:
 
 def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
     """All sizes and partition counts; then the dtypes, and two teachers."""
-    total = (200 if quick else 800) * 1000 * 1000
+    total = (400 if quick else 800) * 1000 * 1000
     with bench() as made:
         for shape in SIZES:
             for partitions in PARTITIONS[:2] if quick else PARTITIONS:

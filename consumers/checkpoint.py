@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 VERSION = 2
@@ -19,7 +21,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
+            json.dump({**state, "checksum": _checksum(state)}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -38,9 +40,16 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptData(f"{path} is not a checkpoint: {error}") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         found = state.get("version") if isinstance(state, dict) else None
         raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r})")
+    if state.pop("checksum", None) != _checksum(state):
+        raise CorruptData(f"{path} fails its checksum: it was changed after it was written; begin without it, or from an older one")
     return state
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    """xxh3-64, in hexadecimal, of the state as JSON with sorted keys and no spaces."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(state, sort_keys=True, separators=(",", ":")).encode())

@@ -107,7 +107,7 @@ def place_of(
         for part, source, found in zip(state["sources"], sources, opened, strict=True)
     )
     try:
-        return Place(
+        place = Place(
             pass_index=int(state["pass_index"]),
             batches=int(state["batches"]),
             rows=int(state["rows"]),
@@ -115,8 +115,13 @@ def place_of(
             batch_size=state["batch_size"],
             drop_last=state["drop_last"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptData(f"the checkpoint's counts are broken: {error!r}") from error
+    if min(place.pass_index, place.batches, place.rows) < 0:
+        raise CorruptData(f"the checkpoint counts pass {place.pass_index}, {place.batches} batches, {place.rows} rows")
+    for source, found, position in zip(sources, opened, positions, strict=True):
+        _refuse_implausible(source.name, found, position, place)
+    return place
 
 
 def _source_state(name: str, opened: Opened, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
@@ -150,5 +155,25 @@ def _restored_position(saved: Mapping[str, Any], name: str, opened: Opened, iden
         position = dict(saved["position"])
         numbers = {name: int(position[name]) for name in ("pass_index", "sequence", "row")}
         return Position(**numbers, offsets=tuple(int(offset) for offset in position["offsets"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error
+
+
+def _refuse_implausible(name: str, opened: Opened, position: Position, place: Place) -> None:
+    """CorruptData if no student could be at a position: numbers that are none, or that contradict the rows that were delivered."""
+    size = opened.stream.rows_per_record
+    before = position.sequence * size
+    possible = (
+        position.pass_index == place.pass_index <= opened.stream.passes
+        and position.sequence >= 0
+        and 0 <= position.row < size
+        and len(position.offsets) in (0, opened.partitions)
+        and all(offset >= -1 for offset in position.offsets)
+        # Behind a pass's last record, which may be short, its rows are fewer than its records could hold.
+        and (before + position.row == place.rows or (position.row == 0 and before - size < place.rows < before))
+    )
+    if not possible:
+        raise CorruptData(
+            f"the checkpoint's position in {name} cannot be: pass {position.pass_index}, record {position.sequence}, row {position.row}, "
+            f"offsets {list(position.offsets)}, where {place.rows} rows of pass {place.pass_index} were delivered"
+        )

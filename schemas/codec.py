@@ -31,6 +31,8 @@ _CHECKSUM_BYTES = 8
 _SMALL_BYTES = 512
 # A run's records have R rows, a pass's last one fewer: few layouts are in use at a time.
 _LAYOUTS_KEPT = 8
+# Nine numbers of at most ten bytes each and the checksum, besides the run id.
+_MOST_HEAD_BYTES = 98
 
 Buffer = memoryview | bytes
 
@@ -142,6 +144,11 @@ class Codec:
                 self._layouts.clear()
             self._layouts[rows] = found
         return found
+
+    def most_bytes(self, rows: int, run_id: str) -> int | None:
+        """The most a record of this run with at most so many rows can have; None where a key is ragged, and nobody knows."""
+        layout = self.dense_layout(rows)
+        return len(run_id.encode()) + _MOST_HEAD_BYTES + layout.nbytes if layout is not None else None
 
     def refuse_changed(
         self, head: RecordHead, checksum: bytes, shapes: Sequence[int], pieces: Sequence[Buffer], where: str

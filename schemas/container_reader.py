@@ -197,7 +197,10 @@ class StoredBlock:
             view = buffer.data
         if view[size - SYNC_BYTES :] != reader.header.sync:
             raise CorruptData(f"{self.where}: no sync marker at its end; its bytes were changed, or its size was")
-        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, reader.limits.record_bytes)
+        # What the run's records can have at most is a better limit than any chosen for all runs.
+        each = reader.codec.most_bytes(reader.stream.rows_per_record, reader.stream.run_id)
+        most = reader.limits.record_bytes if each is None else min(reader.limits.record_bytes, self._count * each)
+        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, most)
         return reader.codec.decode_many(payload, self._count, self.where)
 
     def record(self) -> StoredRecord | None:

@@ -51,7 +51,8 @@ def decode_control(body: bytes | memoryview, where: str) -> Any:
         message: Any = fastavro.schemaless_reader(stream, _parsed(), None)
         if stream.read(1):
             raise ValueError("bytes are left behind the message")
-        return _from_plain(json.loads(message["json"]), message, where)
+        tensors = [_tensor(tensor, where) for tensor in message["tensors"]]
+        return _from_plain(json.loads(message["json"]), tensors, message["blobs"])
     except (ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, MemoryError, RecursionError) as error:
         raise CorruptData(f"{where}: not a control message ({error})") from error
 
@@ -81,15 +82,19 @@ def _to_plain(value: Any, tensors: list[dict[str, Any]], blobs: list[bytes], dep
     )
 
 
-def _from_plain(value: Any, message: dict[str, Any], where: str) -> Any:
+def _tensor(tensor: dict[str, Any], where: str) -> np.ndarray[Any, Any]:
+    dtype = dtype_named(tensor["dtype"], where)
+    return np.frombuffer(tensor["data"], np.uint8).view(dtype.storage).reshape(tensor["shape"]).copy()
+
+
+def _from_plain(value: Any, tensors: list[np.ndarray[Any, Any]], blobs: list[bytes]) -> Any:
+    """The value, with its tensors and bytes in their places; one that is named more than once is the same one each time."""
     if isinstance(value, list):
-        return [_from_plain(item, message, where) for item in value]
+        return [_from_plain(item, tensors, blobs) for item in value]
     if not isinstance(value, dict):
         return value
     if list(value) == ["$bytes"]:
-        return message["blobs"][value["$bytes"]]
+        return blobs[value["$bytes"]]
     if list(value) == ["$tensor"]:
-        tensor = message["tensors"][value["$tensor"]]
-        dtype = dtype_named(tensor["dtype"], where)
-        return np.frombuffer(tensor["data"], np.uint8).view(dtype.storage).reshape(tensor["shape"]).copy()
-    return {key[1:] if key.startswith("$") else key: _from_plain(item, message, where) for key, item in value.items()}
+        return tensors[value["$tensor"]]
+    return {key[1:] if key.startswith("$") else key: _from_plain(item, tensors, blobs) for key, item in value.items()}

@@ -78,9 +78,14 @@ def description_of(schema_text: str, where: str, limits: Limits = DEFAULT_LIMITS
             f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of {limits.schema_bytes}"
         )
     try:
-        schema = json.loads(schema_text)
-    except (ValueError, RecursionError) as error:
+        return _described(json.loads(schema_text), where, limits)
+    except ValueError as error:
         raise UnsupportedSchema(f"{where}: the Avro schema is not JSON: {error}") from error
+    except RecursionError as error:
+        raise UnsupportedSchema(f"{where}: the Avro schema nests without end; Tutelage did not write it") from error
+
+
+def _described(schema: Any, where: str, limits: Limits) -> Description:
     fixed = json.loads(_fixed_part())
     fields = schema.get("fields") if isinstance(schema, dict) else None
     count = len(fixed["fields"])

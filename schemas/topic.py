@@ -69,7 +69,9 @@ def stream_of_headers(headers: Iterable[tuple[str, Any]] | Mapping[str, Any], wh
     for name, kind in _FIELD_TYPES.items():
         try:
             value = json.loads(found.get(HEADER_PREFIX + name) or b"")
-        except ValueError as error:
+            # Text that no encoding could carry again, and times that are none, are as broken as what is no JSON.
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
             raise CorruptData(
                 f"{where}: header {HEADER_PREFIX}{name} is missing or broken; no Tutelage teacher wrote this"
             ) from error

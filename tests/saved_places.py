@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from originals import DENSE
 from streams import stream_of
 
 from tutelage.consumers import MemorySource, MemoryTopic
-from tutelage.consumers.place import Place, state_of
+from tutelage.consumers.checkpoint import save_checkpoint
+from tutelage.consumers.place import Place, place_of, state_of
 from tutelage.consumers.source import Opened, Position
 from tutelage.schemas.knowledge_schema import schema_of
 
@@ -28,11 +32,26 @@ def opened_of(partitions: int) -> tuple[MemorySource, Opened]:
 SETTINGS = {"merge": {"x": "mean"}, "sample_id": None, "on_length_mismatch": "error"}
 
 
-def checkpoint_of(positions: Sequence[Position], rows: int = 8) -> bytes:
-    """A checkpoint of sources with as many partitions as their positions have offsets."""
+def state_at(positions: Sequence[Position]) -> dict[str, Any]:
+    """The state of a student of sources with as many partitions as their positions have offsets, two batches of 4 delivered."""
     sources, opened = zip(*(opened_of(len(position.offsets)) for position in positions), strict=True)
-    place = Place(batches=2, rows=rows, positions=tuple(positions), batch_size=4, drop_last=False)
-    return json.dumps(state_of(place, sources, opened, SETTINGS), indent=1).encode()
+    place = Place(batches=2, rows=8, positions=tuple(positions), batch_size=4, drop_last=False)
+    state: dict[str, Any] = json.loads(json.dumps(state_of(place, sources, opened, SETTINGS)))
+    return state
+
+
+def checkpoint_of(state: Mapping[str, Any]) -> bytes:
+    """A state as it lies in a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.json"
+        save_checkpoint(path, state)
+        return path.read_bytes()
+
+
+def place_in(state: Mapping[str, Any]) -> None:
+    """Restore a state of `POSITIONS`. ImplausiblePlace if no student can be there."""
+    sources, opened = zip(*(opened_of(len(position.offsets)) for position in POSITIONS), strict=True)
+    refuse_implausible(place_of(state, sources, opened, SETTINGS), opened)
 
 
 POSITIONS = (Position(sequence=2, row=2, offsets=(1, 1)), Position(sequence=2, row=2, offsets=(2,)))
