@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tutelage.consumers.order import Order, PassEnd
+from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.producers.sink import Sink
 from tutelage.schemas.codec import Encoded
@@ -67,7 +67,7 @@ def in_order(
                 continue
             arrival = next(arrivals)
             if arrival is not None:
-                order.push(arrival)
+                order.push(made_sure(order, arrival))
                 continue
             partition, sequence = order.waiting_for
             wait = wait or Wait(

@@ -34,8 +34,8 @@ def verify(
     """
     from tutelage.cli.copying import Copied, in_order
     from tutelage.cli.progress import Progress, said
-    from tutelage.schemas.errors import TutelageError
     from tutelage.cli.sources import source_of
+    from tutelage.schemas.errors import TutelageError
 
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
     seen = Copied()

@@ -7,7 +7,6 @@ a batch stays what it was for as long as anybody holds it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import numpy as np
 
@@ -15,11 +14,6 @@ from tutelage.schemas.record import Array
 
 # Beyond so many, arrays are the user's alone and are freed when he lets go of them.
 _KEPT = 12
-# The pool's list, the variable that looks at it, and the call that counts.
-_UNUSED_REFERENCES = 3
-
-#: Bytes wanted -> flat uint8 memory of at least so many.
-Allocate = Callable[[int], Array]
 
 
 class Buffers:
@@ -33,9 +27,9 @@ class Buffers:
 
     def take(self, nbytes: int) -> Array:
         """A flat uint8 array of `nbytes`, its content undefined."""
-        for array in self._arrays:
-            if array.nbytes == nbytes and sys.getrefcount(array) == _UNUSED_REFERENCES:
-                return array
+        found = _first_unused(self._arrays, nbytes, _UNUSED_REFERENCES)
+        if found is not None:
+            return found
         array = np.empty(nbytes, np.uint8)
         self._arrays = [kept for kept in self._arrays if kept.nbytes == nbytes]
         if len(self._arrays) < _KEPT:
@@ -43,8 +37,23 @@ class Buffers:
         return array
 
 
-def pinned(nbytes: int) -> Array:
-    """Page-locked memory, for copies to a GPU that nobody waits for; torch reuses it itself, after copies under way."""
-    import torch
+def _first_unused(arrays: list[Array], nbytes: int, unused: int) -> Array | None:
+    for array in arrays:
+        if array.nbytes == nbytes and sys.getrefcount(array) == unused:
+            return array
+    return None
 
-    return np.asarray(torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy())
+
+def _references_of_the_unused() -> int:
+    """What `_first_unused` counts for an array that only its list refers to: Pythons differ. -1, which nothing has, where counting is no use."""
+    arrays = [np.empty(1, np.uint8)]
+    for count in range(1, 8):
+        if _first_unused(arrays, 1, count) is not None:
+            held = arrays[0]
+            again = _first_unused(arrays, 1, count)
+            del held
+            return count if again is None else -1
+    return -1
+
+
+_UNUSED_REFERENCES = _references_of_the_unused()

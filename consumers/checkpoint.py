@@ -46,7 +46,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = state.get("version") if isinstance(state, dict) else None
         raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r})")
     if state.pop("checksum", None) != _checksum(state):
-        raise CorruptData(f"{path} fails its checksum: it was changed after it was written; begin without it, or from an older one")
+        raise CorruptData(
+            f"{path} fails its checksum: it was changed after it was written; begin without it, or from an older one"
+        )
     return state
 
 

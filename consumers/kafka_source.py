@@ -134,6 +134,7 @@ class KafkaSource(Source):
             wait.tick()
             time.sleep(0.2)
         self._consumer = consumer = self._connection.consumer(self._group, partitions=partitions)
+        self._held = frozenset()
         # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
         self._connection.topic_partitions(consumer, self._topic)
         self._identity = self._topic_identity()

@@ -195,6 +195,7 @@ class Merge:
         return self._given(_combined(plan, tensors))
 
     def _given(self, tensor: torch.Tensor) -> torch.Tensor:
+        # Torch's own block, of which batches are views: it is given out again only after the copies that torch made of them.
         return tensor.pin_memory() if self._pin_memory and not tensor.is_pinned() else tensor
 
     def _merge_ragged(

@@ -7,7 +7,7 @@ sequence order, the same whatever the interleaving was.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tutelage.consumers.source import Arrival, Position
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
@@ -163,6 +163,11 @@ class Order:
         self._sequence = 0
         position = Position(pass_index=self._pass, offsets=tuple(offsets[partition] for partition in range(self._partitions)))
         return PassEnd(end=end, record=record, next_pass=position)
+
+
+def made_sure(order: Order, arrival: Arrival) -> Arrival:
+    """An arrival that is by its head just what must come next, as it is; any other is read and checked before anything is concluded from it."""
+    return arrival if order.expects(arrival) else replace(arrival, record=arrival.record.load())
 
 
 def _first_in(partition: int, sequence: int, partitions: int) -> int:

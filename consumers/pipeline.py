@@ -11,14 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tutelage.consumers.align import Align
-from tutelage.consumers.buffers import pinned
 from tutelage.consumers.channel import Channel, Closed
 from tutelage.consumers.loader import Loader, Loading
 from tutelage.consumers.merge import Batches, Merge
-from tutelage.consumers.order import Order, PassEnd
+from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
 from tutelage.consumers.source import Opened, Position, Source
 from tutelage.schemas.errors import LengthMismatch
@@ -42,7 +41,6 @@ class PipelineOptions:
     prefetch: int
     budget_bytes: int
     chunk_bytes: int = CHUNK_BYTES
-    pin_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +75,6 @@ class _Teacher:
             rows_per_record=opened.stream.rows_per_record,
             position=position,
             chunk_bytes=options.chunk_bytes,
-            allocate=pinned if options.pin_memory else None,
         )
         self.loader = Loader()
         self._position = position
@@ -99,10 +96,7 @@ class _Teacher:
                 if arrival is None:
                     self._give(waiting=True)
                     continue
-                if not self.order.expects(arrival):
-                    # What its head says is out of the ordinary: made sure of before anything is concluded from it.
-                    arrival = replace(arrival, record=arrival.record.load())
-                self.order.push(arrival)
+                self.order.push(made_sure(self.order, arrival))
                 while (item := self.order.pop()) is not None:
                     self._rebatch.push(item)
                     if isinstance(item, PassEnd):

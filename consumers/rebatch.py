@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from tutelage.consumers.buffers import Allocate, Buffers
+from tutelage.consumers.buffers import Buffers
 from tutelage.consumers.order import PassEnd
 from tutelage.consumers.source import BEGINNING, Arrival, Position
 from tutelage.schemas.codec import as_bytes
@@ -122,7 +122,6 @@ class Rebatch:
         rows_per_record: int,
         position: Position,
         chunk_bytes: int = CHUNK_BYTES,
-        allocate: Allocate | None = None,
     ) -> None:
         self._size = batch_size
         self._chunk_bytes = chunk_bytes
@@ -136,7 +135,7 @@ class Rebatch:
         self._skip = position.row
         self._rows_seen = 0
         self._first_sequence = position.sequence
-        self._columns = [_Filling(spec, allocate) for spec in description.specs]
+        self._columns = [_Filling(spec) for spec in description.specs]
         self._batches = 0
         self._capacity = 0
         self._grows = False
@@ -271,13 +270,13 @@ class Rebatch:
 class _Filling:
     """One key's rows of the chunk that is being filled."""
 
-    def __init__(self, spec: KeySpec, allocate: Allocate | None) -> None:
+    def __init__(self, spec: KeySpec) -> None:
         self.key = spec.key
         self.ragged = spec.ragged
         self._shape = spec.shape
         self._storage = spec.storage.storage
         self._row_bytes = 0 if spec.ragged else math.prod(spec.shape) * self._storage.itemsize
-        self._allocate = allocate or Buffers().take
+        self._allocate = Buffers().take
         self._memory: Array = np.empty(0, np.uint8)
         self._pieces: list[tuple[int, Ragged]] = []
 

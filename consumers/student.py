@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,6 @@ class Student:
             prefetch=self._prefetch,
             budget_bytes=self._budget_bytes,
             chunk_bytes=0 if own_memory else CHUNK_BYTES,
-            pin_memory=self._pin_memory,
         )
         self._commits = any(source.commits for source in self._sources)
         self._place = place
@@ -281,6 +280,7 @@ class Student:
             },
             "sample_id": self._sample_id,
             "on_length_mismatch": "truncate" if self._truncate else "error",
+            "ragged": asdict(self._ragged or RaggedOptions()),
         }
 
     def _merging(self) -> Merge:

@@ -57,6 +57,8 @@ class Devices:
             for index, (one, device) in enumerate(zip(models, names, strict=True))
         ]
         self._next = 0
+        #: Whether anybody wants to know how many rows the inputs have.
+        self.counts_rows = True
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -65,7 +67,7 @@ class Devices:
         """Queue a group of batches on the next device; `transfer(group, stream)` begins the copy to the host."""
         replica = self._replicas[self._next % len(self._replicas)]
         self._next += 1
-        return replica.thread.submit(replica.forward, group, transfer)
+        return replica.thread.submit(replica.forward, group, transfer, counts_rows=self.counts_rows)
 
     def close(self) -> None:
         """Drop what is queued and end the threads; does not wait for a forward pass that is under way."""
@@ -80,12 +82,13 @@ class _Replica:
         self._stream: Any = None
         self.thread = Worker(f"tutelage-{device or 'model'}")
 
-    def forward(self, group: list[Any], transfer: Transfer) -> Forwarded:
+    def forward(self, group: list[Any], transfer: Transfer, *, counts_rows: bool) -> Forwarded:
         began = time.perf_counter()
         # A callable that is no module may train or keep tensors: it gets the milder of the two modes.
         with torch.inference_mode() if isinstance(self._model, torch.nn.Module) else torch.no_grad():
             batches = transfer([self._model(moved(batch, self._device)) for batch in group], self._copy_stream())
-        return Forwarded(batches=batches, input_rows=[rows_in(batch) for batch in group], seconds=time.perf_counter() - began)
+        input_rows: list[int | None] = [rows_in(batch) if counts_rows else None for batch in group]
+        return Forwarded(batches=batches, input_rows=input_rows, seconds=time.perf_counter() - began)
 
     def _copy_stream(self) -> Any:
         if self._device is not None and self._device.type == "cuda" and self._stream is None:

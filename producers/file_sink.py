@@ -125,6 +125,9 @@ class FileSink(Sink):
     def finish(self) -> None:
         assert self._writer is not None, "open comes before finish"
         self.settle()
+        if self._thread is not None:
+            self._thread.close()
+            self._thread = None
         self._writer.finish()
 
     def close(self) -> None:
@@ -162,9 +165,17 @@ def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
     and nothing of it is thrown away.
     """
     last: list[RecordHead] = []
+    missing = (0, 0)
     whole_bytes = reader.header.nbytes
     try:
         for block in reader.blocks():
+            for record in block.records:
+                if (record.head.pass_index, record.head.sequence) != missing:
+                    raise SinkExists(
+                        f"{reader.path}, block {block.index} at byte {block.offset}: {record.head} follows where record {missing[1]} of pass "
+                        f"{missing[0]} must; it cannot be continued: remove it, or overwrite it (--overwrite)"
+                    )
+                missing = (missing[0] + 1, 0) if record.head.end is not None else (missing[0], missing[1] + 1)
             last = [block.records[-1].head]
             whole_bytes = block.next_offset
     except TruncatedData:

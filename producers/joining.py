@@ -37,6 +37,9 @@ def joined(group: Sequence[Any], promised: Description) -> tuple[dict[str, Any],
             if spec.ragged or kind not in (torch.Tensor, np.ndarray) or len({(type(one), one.dtype) for one in values}) > 1:
                 return None
             rows = [one.shape[0] for one in values]
+            if 0 in rows and any(one.shape[1:] != value.shape[1:] for one in values):
+                # Which torch.cat would pass over.
+                return None
             if counts is None:
                 counts = rows
             elif counts != rows:

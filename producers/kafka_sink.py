@@ -23,7 +23,6 @@ from tutelage.schemas.kafka_connection import (
     DEFAULT_REGISTRY,
     MESSAGE_HEADROOM_BYTES,
     KafkaConnection,
-    describe,
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.knowledge_schema import schema_of
@@ -87,6 +86,8 @@ class KafkaSink(Sink):
             raise ConfigurationError(
                 "max_ahead is a number of records, at least 1, and goes with the student's group, student_group"
             )
+        if transactional and max_ahead is not None:
+            raise ConfigurationError("max_ahead counts records, and transactions add some of their own: use one or the other")
         self._topic = checked_topic(topic)
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options)
         self._asked_partitions = partitions
@@ -104,6 +105,7 @@ class KafkaSink(Sink):
         self._headers: list[tuple[str, str | bytes | None]] = []
         self._frame = b""
         self._buffers: list[Array] = []
+        self._schemas: list[str] = []
         self._missing: list[tuple[int, int]] = []
         self._failure: str | None = None
         self._in_flight = 0
@@ -123,7 +125,8 @@ class KafkaSink(Sink):
     def tail(self) -> Tail | None:
         settings = transactional_options(self._topic) if self._transactional else None
         self._producer = producer = self._connection.producer(settings)
-        self._connection.registry.connect()
+        # Asked before the first record, which then need not wait for it.
+        self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         there = self._connection.topic_partitions(producer, self._topic)
         if self._transactional:
             # Before anything is read: this ends whoever wrote before, and aborts what he left open.
@@ -154,7 +157,7 @@ class KafkaSink(Sink):
         if stream.partitions != self.partitions:
             raise SinkExists(f"the run has {stream.partitions} partitions, topic {self._topic} is used with {self.partitions}")
         subject = value_subject(self._topic)
-        schema_id = register_description(self._connection.registry, subject, description, schema_of(description))
+        schema_id = register_description(self._connection.registry, subject, self._schemas, description, schema_of(description))
         if self._max_ahead is not None and self._student_group is not None:
             self._pace = Pace(
                 self._connection,
@@ -218,14 +221,12 @@ class KafkaSink(Sink):
                     self._topic, value=value, partition=partition, headers=self._headers, on_delivery=self._delivered
                 )
             except BufferError:
-                producer.poll(0.1)
+                self._served(lambda: producer.poll(0.1))
                 self._refuse_silence()
             except KafkaException as error:
                 # Why is for the deliveries to say that failed before this one.
-                producer.poll(0)
-                self._refuse_failure()
-                why = f"{describe(error)}; the teacher stops here, start it again to go on without a gap"
-                self._failure = f"topic {self._topic}, partition {partition}: {why}"
+                self._served(lambda: producer.poll(0))
+                self._fail(f", partition {partition}", error.args[0])
                 self._refuse_failure()
             else:
                 self._in_flight += 1
@@ -236,15 +237,12 @@ class KafkaSink(Sink):
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         self._in_flight -= 1
         self._progress_s = time.monotonic()
-        if error is not None and self._failure is None:
-            why = (
-                FENCED if is_fenced(error) else f"{error.str()}; the teacher stops here, start it again to go on without a gap"
-            )
-            self._failure = f"topic {self._topic}, partition {message.partition()}: {why}"
+        if error is not None:
+            self._fail(f", partition {message.partition()}", error)
 
     def poll(self) -> None:
-        self._opened().poll(0)
-        self._refuse_failure()
+        producer = self._opened()
+        self._served(lambda: producer.poll(0))
         if self._transactions is not None:
             self._in_transaction(self._transactions.commit_if_due)
         if self._in_flight:
@@ -253,8 +251,7 @@ class KafkaSink(Sink):
     def finish(self) -> None:
         producer = self._opened()
         told = False
-        while producer.flush(0.5):
-            self._refuse_failure()
+        while self._served(lambda: producer.flush(0.5)):
             self._refuse_silence()
             if not told and time.monotonic() - self._progress_s > 5:
                 log.warning("waiting for the broker to acknowledge %d records of topic %s", self._in_flight, self._topic)
@@ -317,6 +314,24 @@ class KafkaSink(Sink):
         except DeliveryFailed as error:
             self._failure = self._failure or str(error)
             raise
+
+    def _served(self, call: Callable[[], int]) -> int:
+        """Let the client call back, and refuse what it reports; what is fatal it raises itself, from whichever call it is in."""
+        try:
+            left = call()
+        except KafkaException as error:
+            self._fail("", error.args[0])
+            left = 0
+        self._refuse_failure()
+        return left
+
+    def _fail(self, where: str, error: KafkaError) -> None:
+        """Remember the first failure; nothing is sent behind it."""
+        if self._failure is None:
+            why = (
+                FENCED if is_fenced(error) else f"{error.str()}; the teacher stops here, start it again to go on without a gap"
+            )
+            self._failure = f"topic {self._topic}{where}: {why}"
 
     def _refuse_failure(self) -> None:
         if self._failure is not None:

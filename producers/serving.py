@@ -92,8 +92,11 @@ class Serving:
 
     def _take(self, forwarded: Forwarded, reader: ReadAhead) -> None:
         counts = [count for batch in forwarded.batches for count in batch.counts]
-        for input_rows, rows in zip(forwarded.input_rows, counts, strict=True):
-            self._compare_rows(input_rows, rows)
+        if self._keeps_rows is not False:
+            for input_rows, rows in zip(forwarded.input_rows, counts, strict=True):
+                self._compare_rows(input_rows, rows)
+            if counts:
+                self._devices.counts_rows = bool(self._keeps_rows)
         nbytes = 0
         for batch in forwarded.batches:
             columns = batch.columns()

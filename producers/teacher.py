@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -139,7 +140,6 @@ class Teacher:
         batch = start_transfer(knowledge, self._options, run.promised)
         columns = batch.columns()
         self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
-        run.let_go()
 
     def end_pass(self) -> None:
         """End the pass that `write` filled; after the last one, the run is complete. Leaving the `with` block does it too."""
@@ -161,8 +161,12 @@ class Teacher:
         try:
             for work in made():
                 run.write(*run.encode(work))
+            # The caller's memory is free again when this returns, and what failed behind his back is raised before.
+            run.let_go()
         except BaseException:
             self._failed = True
+            with contextlib.suppress(Exception):
+                run.let_go()
             raise
 
     def serve(

@@ -78,9 +78,9 @@ class ContainerReader:
 
     def close(self) -> None:
         """Release the file. May be called twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @property
     def nbytes(self) -> int:
@@ -141,6 +141,8 @@ class ContainerReader:
                 try:
                     got = os.preadv(self._fd, pending, offset)
                 except OSError as error:
+                    if self._fd < 0:
+                        raise ConfigurationError(f"{where}: the file was closed while it was read") from error
                     raise CorruptData(f"{where}: it cannot be read: {error.strerror}") from error
                 if not got:
                     raise TruncatedData(f"{where}: the file is cut: {wanted} of the block's bytes are missing")

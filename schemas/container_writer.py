@@ -6,6 +6,7 @@ whole are cut off, and writing goes on behind the last whole one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ class ContainerWriter:
         self.path = path
         self._header = header
         self._fd = descriptor
+        self._whole_bytes = 0
+        self._failed: TransportError | None = None
 
     @classmethod
     def create(cls, path: Path, stream: Stream, description: Description, codec: str = "null") -> ContainerWriter:
@@ -64,6 +67,7 @@ class ContainerWriter:
         writer = cls(path, _open_locked(path), header)
         os.ftruncate(writer._fd, whole_bytes)
         os.lseek(writer._fd, whole_bytes, os.SEEK_SET)
+        writer._whole_bytes = whole_bytes
         return writer
 
     def pack(self, encoded: Encoded) -> list[Any]:
@@ -75,7 +79,12 @@ class ContainerWriter:
         return [encode_long(1) + encode_long(len(payload)), payload, self._header.sync]
 
     def append(self, block: Sequence[Any]) -> None:
-        """Write a packed block. TransportError, with the file's name, if the disk is full or fails."""
+        """Write a packed block. TransportError, with the file's name, if the disk is full or fails; and again for any block after that.
+
+        Of a block that failed nothing stays in the file: no block may ever stand behind one that is missing.
+        """
+        if self._failed is not None:
+            raise self._failed
         self._write(block)
 
     def finish(self) -> None:
@@ -117,7 +126,11 @@ class ContainerWriter:
                     if written:
                         pending[0] = pending[0][written:]
         except OSError as error:
-            raise _failed(self.path, error) from error
+            self._failed = _failed(self.path, error)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._whole_bytes)
+            raise self._failed from error
+        self._whole_bytes += sum(memoryview(buffer).nbytes for buffer in buffers)
 
 
 def _open_locked(path: Path) -> int:

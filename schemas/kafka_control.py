@@ -43,7 +43,9 @@ class KafkaControl:
             producer = self._connection.producer()
             if not self._connection.topic_partitions(producer, self._outbox):
                 self._connection.create_topic(self._outbox, 1, replication=self._replication, settings={})
-            self._frame = frame(self._connection.registry.register(value_subject(self._outbox), control_schema()))
+            registry, subject = self._connection.registry, value_subject(self._outbox)
+            registry.prepare(subject)
+            self._frame = frame(registry.register(subject, control_schema()))
             self._producer = producer
         failed: list[str] = []
 

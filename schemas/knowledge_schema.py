@@ -18,7 +18,6 @@ from tutelage.schemas.field_names import field_name, key_of_field
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description, KeySpec
 
-
 _TENSOR = {
     "type": "record",
     "name": "Tensor",

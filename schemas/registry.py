@@ -30,25 +30,25 @@ class Registry(Protocol):
     def connect(self) -> None:
         """Load what it takes to speak to it (a second, for HTTP), so that the first call is quick. Asks nothing yet."""
 
+    def prepare(self, subject: str) -> list[str]:
+        """Ask for FULL_TRANSITIVE compatibility of a subject's schemas, and give all it has, oldest first."""
+
     def register(self, subject: str, schema: str) -> int:
         """Register a schema under a subject and return its id; the same schema has the same id again."""
 
     def schema(self, schema_id: int) -> str:
         """The schema with that id."""
 
-    def versions(self, subject: str) -> list[str]:
-        """All schemas of a subject, oldest first; none if there is no such subject."""
-
     def close(self) -> None:
         """Release connections."""
 
 
-def register_description(registry: Registry, subject: str, description: Description, schema: str) -> int:
-    """Register a stream's schema unless an earlier one of the subject forbids it.
+def register_description(registry: Registry, subject: str, versions: list[str], description: Description, schema: str) -> int:
+    """Register a stream's schema unless an earlier one of the subject (its `versions`, oldest first) forbids it.
 
     Raises DescriptionChanged if a key's dtype or row shape differs from any earlier version's.
     """
-    for index, version in enumerate(registry.versions(subject), start=1):
+    for index, version in enumerate(versions, start=1):
         where = f"subject {subject}, version {index}"
         refuse_changes(description_of(version, where), description, where)
     return registry.register(subject, schema)
@@ -77,7 +77,7 @@ class LocalRegistry:
                 return schema
         raise SchemaError(f"the local registry has no schema {schema_id}")
 
-    def versions(self, subject: str) -> list[str]:
+    def prepare(self, subject: str) -> list[str]:
         return list(self._subjects.get(subject, ()))
 
     def close(self) -> None:
@@ -111,7 +111,6 @@ class HttpRegistry:
         from confluent_kafka.schema_registry import Schema
 
         with self._translated(f"register {subject}") as client:
-            client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
             return int(client.register_schema(subject, Schema(schema, "AVRO")))
 
     def schema(self, schema_id: int) -> str:
@@ -121,10 +120,11 @@ class HttpRegistry:
             raise SchemaError(f"{self!r} has no text for schema {schema_id}")
         return str(found)
 
-    def versions(self, subject: str) -> list[str]:
+    def prepare(self, subject: str) -> list[str]:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         with self._translated(f"look up {subject}") as client:
+            client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
             try:
                 numbers = client.get_versions(subject)
             except SchemaRegistryError as error:

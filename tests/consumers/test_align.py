@@ -37,7 +37,7 @@ def items_of(rows: int, size: int, batch_size: int, chunk_bytes: int = 0) -> lis
 def drawn(align: Align, given: Sequence[list[Chunk | PassEnd]], batch_size: int) -> list[list[list[int]]]:
     """Each batch's numbers, teacher by teacher, chunks being handed over only when they are asked for."""
     queues = [list(items) for items in given]
-    found = []
+    found: list[list[list[int]]] = []
     while True:
         while starving := align.starving():
             for index in starving:

@@ -263,9 +263,21 @@ def test_keys_keep_the_order_of_registration() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_batches_are_pinned_when_asked() -> None:
-    one = np.ones((4, 2), np.float32)
-    assert merge_of("mean", one, one, pin_memory=True).is_pinned()
+@pytest.mark.parametrize("strategy", ["mean", "first"])
+def test_pinned_batches_are_not_written_over_while_they_are_copied_to_the_gpu(strategy: str) -> None:
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own gap
+    found = []
+    for value in range(8):
+        one = np.full((64, 4096), value, np.float32)
+        tensor = merge_of(strategy, one, one, pin_memory=True)
+        assert tensor.is_pinned()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(50_000_000)
+            found.append(tensor[32:].to("cuda", non_blocking=True))
+        # Nobody holds it now but the copy that is under way.
+        del tensor
+    stream.synchronize()
+    assert [int(copied.max()) for copied in found] == list(range(8))
 
 
 def test_unaligned_complex_numbers_arrive_whole() -> None:

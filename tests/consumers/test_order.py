@@ -24,7 +24,7 @@ def run(stream: Stream, arrivals: list[list[Arrival]], seed: int, position: Posi
     while any(queues):
         order.push(chooser.choice([queue for queue in queues if queue]).pop(0))
         while (item := order.pop()) is not None:
-            found += [-1] if isinstance(item, PassEnd) else numbers_in(item.record.columns["x"])
+            found += [-1] if isinstance(item, PassEnd) else numbers_in(item.record.load().columns["x"])
     return found, order
 
 

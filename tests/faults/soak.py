@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -65,7 +66,7 @@ def _learn(made: Cluster, folder: Path, one: str, other: str, *more: str) -> Pro
     return made.begin("learn", one, other, *merge, "--json", "--batch-size", "32", "--timeout", "120", *more, cwd=folder)
 
 
-def _round(made: Cluster, folder: Path, chooser: random.Random, deadline: float) -> dict[str, int | str]:
+def _round(made: Cluster, folder: Path, chooser: random.Random, deadline: float) -> dict[str, Any]:
     """One run of both topics, killed now and then; teachers are started again, and the student from its beginning."""
     topics = [made.topic("soak"), made.topic("soak")]
     sources = [f"topic:{topic}" for topic in topics]

@@ -103,7 +103,6 @@ def test_a_control_message_that_names_one_tensor_often_takes_little_memory() -> 
     "count",
     [
         1,
-        # NOT MENDED YET: the limit is `count` times a record's, and the count is what the block says of itself, 64 KiB for each.
         1000,
     ],
 )

@@ -63,6 +63,7 @@ def test_half_precision_is_encoded_after_joining() -> None:
         {"a": torch.zeros(2, 2, dtype=torch.float64), "b": np.zeros(2, np.int16)},
         {"a": torch.zeros(2, 2), "b": np.zeros(3, np.int16)},
         {"a": torch.zeros(2, 2).to_sparse(), "b": np.zeros(2, np.int16)},
+        {"a": torch.zeros(0), "b": np.zeros(0, np.int16)},
         {"a": torch.tensor(1.0), "b": np.zeros(2, np.int16)},
         [1, 2],
     ],
