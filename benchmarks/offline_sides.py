@@ -265,21 +265,21 @@ def read_fastavro(gate: Gate, path: str, shape: Shape, count: int) -> None:
 
 def compress_alone(gate: Gate, shape: Shape, count: int, block_bytes: int) -> int:
     """zstandard by itself on the same bytes, in blocks of the size ours have, on one thread; the compressed size."""
-    from tutelage.schemas.container_format import compress
+    from tutelage.schemas.container_format import zstd
 
     blocks = _blocks(shape, block_bytes)
     gate.ready()
     total = 0
     for index in range(count * shape.nbytes // block_bytes):
-        total += len(compress("zstandard", blocks[index % len(blocks)]))
+        total += len(zstd.compress(blocks[index % len(blocks)], level=3))
     return total
 
 
 def decompress_alone(gate: Gate, shape: Shape, count: int, block_bytes: int) -> None:
     """zstandard's way back, on one thread."""
-    from tutelage.schemas.container_format import compress, decompress
+    from tutelage.schemas.container_format import decompress, zstd
 
-    blocks = [compress("zstandard", block) for block in _blocks(shape, block_bytes)]
+    blocks = [zstd.compress(block, level=3) for block in _blocks(shape, block_bytes)]
     gate.ready()
     for index in range(count * shape.nbytes // block_bytes):
         decompress("zstandard", blocks[index % len(blocks)], "benchmark")

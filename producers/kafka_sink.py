@@ -125,9 +125,9 @@ class KafkaSink(Sink):
     def tail(self) -> Tail | None:
         settings = transactional_options(self._topic) if self._transactional else None
         self._producer = producer = self._connection.producer(settings)
+        there = self._connection.topic_partitions(producer, self._topic)
         # Asked before the first record, which then need not wait for it.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
-        there = self._connection.topic_partitions(producer, self._topic)
         if self._transactional:
             # Before anything is read: this ends whoever wrote before, and aborts what he left open.
             self._transactions = Transactions(producer, self._topic)

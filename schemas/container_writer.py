@@ -75,8 +75,8 @@ class ContainerWriter:
         codec = self._header.codec
         if codec == "null":
             return [encode_long(1) + encode_long(encoded.nbytes), *encoded.buffers, self._header.sync]
-        payload = compress(codec, encoded.joined())
-        return [encode_long(1) + encode_long(len(payload)), payload, self._header.sync]
+        payload = [piece for piece in compress(codec, encoded.buffers) if piece]
+        return [encode_long(1) + encode_long(sum(map(len, payload))), *payload, self._header.sync]
 
     def append(self, block: Sequence[Any]) -> None:
         """Write a packed block. TransportError, with the file's name, if the disk is full or fails; and again for any block after that.

@@ -136,7 +136,7 @@ class KafkaConnection:
         now = time.monotonic()
         if error.code() == KafkaError._ALL_BROKERS_DOWN and now - self._said_s > _SAID_EVERY_S:
             self._said_s = now
-            log.warning("no broker of %s answers (%s); waiting for one", self.bootstrap_servers, error.str())
+            log.warning("waiting for a broker of %s: none answers (%s)", self.bootstrap_servers, error.str())
 
     def unavailable(self, doing: str, error: Exception | None = None) -> BrokerUnavailable:
         """The error for a cluster that does not answer, with what the client last saw of it."""
