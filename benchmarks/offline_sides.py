@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ import torch
 
 from benchmarks.actors import Gate
 from benchmarks.knowledge import Shape
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def write_ours(gate: Gate, path: str, shape: Shape, count: int, codec: str) -> None:
@@ -265,8 +271,6 @@ def read_fastavro(gate: Gate, path: str, shape: Shape, count: int) -> None:
 
 def compress_alone(gate: Gate, shape: Shape, count: int, block_bytes: int) -> int:
     """zstandard by itself on the same bytes, in blocks of the size ours have, on one thread; the compressed size."""
-    from tutelage.schemas.container_format import zstd
-
     blocks = _blocks(shape, block_bytes)
     gate.ready()
     total = 0
@@ -277,7 +281,7 @@ def compress_alone(gate: Gate, shape: Shape, count: int, block_bytes: int) -> in
 
 def decompress_alone(gate: Gate, shape: Shape, count: int, block_bytes: int) -> None:
     """zstandard's way back, on one thread."""
-    from tutelage.schemas.container_format import decompress, zstd
+    from tutelage.schemas.container_format import decompress
 
     blocks = [zstd.compress(block, level=3) for block in _blocks(shape, block_bytes)]
     gate.ready()

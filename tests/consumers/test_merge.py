@@ -265,7 +265,7 @@ def test_keys_keep_the_order_of_registration() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("strategy", ["mean", "first"])
 def test_pinned_batches_are_not_written_over_while_they_are_copied_to_the_gpu(strategy: str) -> None:
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own gap
+    stream = torch.cuda.Stream()
     found = []
     for value in range(8):
         one = np.full((64, 4096), value, np.float32)
