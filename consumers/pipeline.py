@@ -1,8 +1,8 @@
 """Sources -> merged batches, read ahead; all bounded, all ended by `close`.
 
 One thread per teacher fetches, orders and cuts into chunks; where something is to be calculated, one more aligns and merges, else whoever
-asks for batches does it. What is handed from thread to thread is many batches at once where
-many are there, and a single one where the student waits for it.
+asks for batches does it. What is handed from thread to thread is many batches at once where many are there, and a single one where the
+student waits for it.
 """
 
 from __future__ import annotations

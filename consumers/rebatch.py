@@ -276,7 +276,7 @@ class _Filling:
         self._shape = spec.shape
         self._storage = spec.storage.storage
         self._row_bytes = 0 if spec.ragged else math.prod(spec.shape) * self._storage.itemsize
-        self._allocate = Buffers().take
+        self._buffers = Buffers()
         self._memory: Array = np.empty(0, np.uint8)
         self._pieces: list[tuple[int, Ragged]] = []
 
@@ -284,12 +284,12 @@ class _Filling:
         """Take memory for so many rows."""
         self._pieces = []
         if not self.ragged:
-            self._memory = self._allocate(capacity * self._row_bytes)
+            self._memory = self._buffers.take(capacity * self._row_bytes)
 
     def grow(self, capacity: int, filled: int) -> None:
         """Memory for more rows, those that are there kept."""
         if not self.ragged:
-            before, self._memory = self._memory, self._allocate(capacity * self._row_bytes)
+            before, self._memory = self._memory, self._buffers.take(capacity * self._row_bytes)
             self._memory[: filled * self._row_bytes] = before[: filled * self._row_bytes]
 
     def place(self, start: int, stop: int) -> memoryview:

@@ -58,9 +58,9 @@ class Encoded:
     buffers: Sequence[Any]
     nbytes: int
 
-    def joined(self, prefix: bytes = b"") -> bytes:
-        """The body as one string of bytes, behind a prefix."""
-        return b"".join((prefix, *self.buffers))
+    def joined(self) -> bytes:
+        """The body as one string of bytes."""
+        return b"".join(self.buffers)
 
 
 def as_bytes(array: Array) -> Array:
