@@ -123,6 +123,10 @@ class KafkaSource(Source):
         self._leave_inherited()
         if self._opened is not None:
             return self._opened
+        if self._consumer is not None:
+            # Of an earlier call that found no stream.
+            self._consumer.close()
+            self._consumer = None
         self._admin = admin = self._connection.admin()
         wait = Wait(
             f"topic {self._topic} at {self._connection.bootstrap_servers}",
