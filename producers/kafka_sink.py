@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -277,10 +276,9 @@ class KafkaSink(Sink):
                 producer.flush(0.5)
             try:
                 producer.purge()
-                with warnings.catch_warnings():
-                    # What it could not abort is not for the user to know: it times out at the broker.
-                    warnings.simplefilter("ignore", RuntimeWarning)
+                if transactions is None:
                     producer.close()
+                # A transactional client is only let go of: closing it would abort what is open, and wait for that without end.
             except (KafkaException, SystemError) as error:
                 # After a fatal error the client reports it again from wherever it is called, even from its own callbacks.
                 log.debug("closing the client of topic %s: %s", self._topic, error)

@@ -7,6 +7,7 @@ producer could be hit by it (https://jepsen.io/analyses/bufstream-0.1.0), a new 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -14,6 +15,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tutelage.schemas.errors import DeliveryFailed
 from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, describe
+
+log = logging.getLogger(__name__)
 
 COMMIT_EVERY_S = 1.0
 _TIMEOUT_S = 30.0
@@ -73,8 +76,8 @@ class Transactions:
             self._began = None
             try:
                 self._producer.abort_transaction(2.0)
-            except KafkaException:
-                pass
+            except (KafkaException, SystemError) as error:
+                log.debug("topic %s: a transaction was not aborted: %s", self._topic, error)
 
     def _call(self, doing: str, call: object) -> None:
         assert callable(call), "given by the methods above"
