@@ -123,10 +123,6 @@ class KafkaSource(Source):
         self._leave_inherited()
         if self._opened is not None:
             return self._opened
-        if self._consumer is not None:
-            # Of an earlier call that found no stream.
-            self._consumer.close()
-            self._consumer = None
         self._admin = admin = self._connection.admin()
         wait = Wait(
             f"topic {self._topic} at {self._connection.bootstrap_servers}",
@@ -137,10 +133,7 @@ class KafkaSource(Source):
         while not (partitions := self._connection.topic_partitions(admin, self._topic)):
             wait.tick()
             time.sleep(0.2)
-        self._consumer = consumer = self._connection.consumer(self._group, partitions=partitions)
-        self._held = frozenset()
-        # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
-        self._connection.topic_partitions(consumer, self._topic)
+        consumer = self._new_consumer(partitions)
         self._identity = self._topic_identity()
         message = self._first_message(admin, consumer, partitions, timeout_s - wait.waited_s)
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
@@ -160,6 +153,16 @@ class KafkaSource(Source):
         self._opened = Opened(stream=stream, description=description, schema=schema, partitions=stream.partitions)
         return self._opened
 
+    def _new_consumer(self, partitions: int) -> Consumer:
+        """A consumer in place of the one before: one that is assigned again while it fetches may stand still for three seconds."""
+        if self._consumer is not None:
+            self._consumer.close()
+        self._consumer = consumer = self._connection.consumer(self._group, partitions=partitions)
+        self._held = frozenset()
+        # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
+        self._connection.topic_partitions(consumer, self._topic)
+        return consumer
+
     def _first_message(self, admin: AdminClient, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
         wait = Wait(f"the first record of topic {self._topic}", timeout_s=timeout_s, log=log, hint="is its teacher running?")
         self._low = self._connection.first_offsets(admin, self._topic, partitions)
@@ -176,18 +179,16 @@ class KafkaSource(Source):
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         self._leave_inherited()
         opened = self.open(BROKER_TIMEOUT_S) if self._opened is None else self._opened
-        consumer = self._consumer
-        assert consumer is not None, "open makes the consumer"
         first, self._first = self._first, None
         if first is not None and all(offset == BEGINNING for offset in position.offsets):
             # Reading goes on behind the message that `open` looked at; nothing has to be asked for or fetched again.
             unchecked = {partition: low for partition, low in enumerate(self._low[: opened.partitions]) if low}
             messages = [first]
         else:
-            # Paused partitions stay paused when they are assigned again.
-            self.hold(frozenset())
-            unchecked = self._assign(consumer, opened, position)
+            unchecked = self._assign(self._new_consumer(opened.partitions), opened, position)
             messages = []
+        consumer = self._consumer
+        assert consumer is not None, "open makes the first consumer"
         checked_s = time.monotonic()
         size = _BYTES_AT_ONCE
         while True:
