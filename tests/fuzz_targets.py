@@ -189,7 +189,7 @@ def _name(data: bytes, folder: Path) -> None:
 
 def _targets() -> Iterator[Target]:
     for kind, description in (("dense", DENSE), ("mixed", MIXED)):
-        messages = [one.joined(frame(258)) for one in records(description)]
+        messages = [frame(258) + one.joined() for one in records(description)]
         yield message_target(f"message-{kind}", description, messages)
         yield payload_target(f"payload-{kind}", description)
     for codec, description in (("null", DENSE), ("deflate", MIXED), ("zstandard", DENSE)):
