@@ -99,12 +99,7 @@ class Chunk:
 
     def ragged_rows(self, key: str, start: int, stop: int) -> list[Ragged]:
         """The rows `start` to `stop` of a ragged key, as pieces."""
-        pieces: list[Ragged] = []
-        for first, rows in self.ragged[key]:
-            last = first + len(rows.lengths)
-            if first < stop and last > start:
-                pieces.append(rows.rows(max(start, first) - first, min(stop, last) - first))
-        return pieces
+        return [rows for _, rows in _cut(self.ragged[key], start, stop)]
 
 
 class Rebatch:
@@ -315,13 +310,18 @@ class _Filling:
 
     def pieces(self, start: int, stop: int) -> list[tuple[int, Ragged]]:
         """The rows `start` to `stop` of a ragged key, each piece with its first row counted from `start`."""
-        found: list[tuple[int, Ragged]] = []
-        for first, rows in self._pieces:
-            last = first + len(rows.lengths)
-            if first < stop and last > start:
-                found.append((max(first, start) - start, rows.rows(max(start, first) - first, min(stop, last) - first)))
-        return found
+        return _cut(self._pieces, start, stop)
 
     def nbytes_of(self, start: int, stop: int) -> int:
         """Bytes of the rows `start` to `stop`."""
         return (stop - start) * self._row_bytes + sum(rows.values.nbytes for _, rows in self.pieces(start, stop))
+
+
+def _cut(pieces: list[tuple[int, Ragged]], start: int, stop: int) -> list[tuple[int, Ragged]]:
+    """The rows `start` to `stop` of pieces that say where they begin, counted from `start`."""
+    found: list[tuple[int, Ragged]] = []
+    for first, rows in pieces:
+        last = first + len(rows.lengths)
+        if first < stop and last > start:
+            found.append((max(first, start) - start, rows.rows(max(start, first) - first, min(stop, last) - first)))
+    return found

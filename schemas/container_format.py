@@ -25,6 +25,8 @@ MAGIC = b"Obj\x01"
 SYNC_BYTES = 16
 CODECS = ("null", "deflate", "zstandard")
 MAX_HEADER_BYTES = 4 << 20
+# Given to one system call at once; Linux takes 1024 (IOV_MAX), macOS too.
+MAX_BUFFERS = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.schemas.codec import Codec, DenseLayout, decode_head
-from tutelage.schemas.container_format import MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
+from tutelage.schemas.container_format import MAX_BUFFERS, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
@@ -29,7 +29,6 @@ _PEEK_BYTES = 256
 # Small blocks are taken from one read of many.
 _WINDOW_BYTES = 256 << 10
 _SMALL_BLOCK_BYTES = 32 << 10
-_MAX_BUFFERS = 512  # Linux takes 1024 at once (IOV_MAX); macOS too.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +133,8 @@ class ContainerReader:
 
     def read_into(self, buffers: Sequence[Any], offset: int, where: str) -> None:
         """Fill the buffers, one behind the other, from byte `offset` on. TruncatedData naming `where` if the file ends before."""
-        for first in range(0, len(buffers), _MAX_BUFFERS):
-            pending = [memoryview(buffer) for buffer in buffers[first : first + _MAX_BUFFERS]]
+        for first in range(0, len(buffers), MAX_BUFFERS):
+            pending = [memoryview(buffer) for buffer in buffers[first : first + MAX_BUFFERS]]
             wanted = sum(buffer.nbytes for buffer in pending)
             while wanted:
                 try:

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.container_format import Header, checked_codec, compress, encode_header, header_bytes
+from tutelage.schemas.container_format import MAX_BUFFERS, Header, checked_codec, compress, encode_header, header_bytes
 from tutelage.schemas.errors import SinkExists, TransportError
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Description, Stream
 from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_headers
 from tutelage.schemas.varint import encode_long
-
-_MAX_BUFFERS = 512  # Linux takes 1024 at once (IOV_MAX); macOS too.
 
 
 def partial_path(path: Path) -> Path:
@@ -117,8 +115,8 @@ class ContainerWriter:
 
     def _write(self, buffers: Sequence[Any]) -> None:
         try:
-            for first in range(0, len(buffers), _MAX_BUFFERS):
-                pending = [memoryview(buffer) for buffer in buffers[first : first + _MAX_BUFFERS]]
+            for first in range(0, len(buffers), MAX_BUFFERS):
+                pending = [memoryview(buffer) for buffer in buffers[first : first + MAX_BUFFERS]]
                 while pending:
                     written = os.writev(self._fd, pending)
                     while pending and written >= pending[0].nbytes:

@@ -72,7 +72,6 @@ _CONSUMER_DEFAULTS: dict[str, object] = {
     # The default of 1000 ms stalls a full queue for a second each time (librdkafka#2879).
     "fetch.queue.backoff.ms": 2,
     "fetch.wait.max.ms": 100,
-    "fetch.message.max.bytes": _FETCH_BYTES,
     "fetch.max.bytes": 67108864,
     "queued.max.messages.kbytes": 65536,
     "queued.min.messages": 100000,
