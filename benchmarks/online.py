@@ -19,6 +19,7 @@ from benchmarks.knowledge import DTYPES, KB256, SIZES, TOY, Shape
 from benchmarks.measure import Comparison, Goal, Sample, Side
 from tutelage.deploy.local import Stack
 from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
 
 PARTITIONS = (1, 4, 16)
 _NUMBERS = itertools.count()
@@ -45,7 +46,7 @@ class Bench:
     def topic(self, partitions: int) -> str:
         """A new topic."""
         name = f"bench-{next(_NUMBERS)}"
-        self._connection.create_topic(name, partitions, replication=1, settings={"max.message.bytes": str(16 << 20)})
+        KafkaTopic(self._connection, name).create(partitions, replication=1, settings={"max.message.bytes": str(16 << 20)})
         return name
 
     def timed(self, jobs: list[tuple[Actor, Any, tuple[Any, ...]]], topics: list[str], nbytes: int, units: int) -> Sample:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tutelage.cli.secrets import refuse_on_command_line, refuse_open_file, resolved
 from tutelage.schemas.errors import ConfigurationError
 
 BOOTSTRAP_VARIABLE = "TUTELAGE_BOOTSTRAP_SERVER"
 REGISTRY_VARIABLE = "TUTELAGE_REGISTRY"
 FILE_VARIABLE = "TUTELAGE_CONFIG"
-_SECRETS = ("password", "secret", "token", "sasl.jaas", ".key", "user.info")
 _PANEL = "Kafka"
 
 BootstrapFlag = Annotated[
@@ -36,14 +34,22 @@ FileFlag = Annotated[
     Path | None,
     typer.Option(
         "-F", "--command-config", metavar="FILE", envvar=FILE_VARIABLE, rich_help_panel=_PANEL,
-        help="A client.properties file: key=value lines, librdkafka's names, and schema.registry.* for the registry.", show_default=False,
+        help="client.properties: librdkafka's names, and schema.registry.*; values may be @FILE or ${env:NAME}.", show_default=False,
     ),
 ]  # fmt: skip
 OptionFlag = Annotated[
     list[str] | None,
     typer.Option(
-        "-X", metavar="KEY=VALUE", rich_help_panel=_PANEL, help="A librdkafka option; may be repeated.", show_default=False
+        "-X",
+        metavar="KEY=VALUE",
+        rich_help_panel=_PANEL,
+        help="A librdkafka option; may be repeated. Secrets as KEY=@FILE.",
+        show_default=False,
     ),
+]
+
+CreateFlag = Annotated[
+    bool, typer.Option("--create/--no-create", help="Whether to create the topic where it is missing, or only to check it.")
 ]
 
 
@@ -63,17 +69,24 @@ class KafkaSettings:
 def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | None, options: list[str] | None) -> KafkaSettings:
     """What the flags, the environment (through typer) and the file come to.
 
-    Raises ConfigurationError for a line or option that is no key=value, and for a file with secrets that others may read.
+    Raises ConfigurationError for a line or option that is no key=value, for a file with secrets that others may read, and for secrets on the
+    command line.
     """
     from tutelage.schemas.kafka_connection import DEFAULT_BOOTSTRAP, DEFAULT_REGISTRY
     from tutelage.schemas.registry import HttpRegistry
 
-    given = _properties(file) if file is not None else {}
+    given = resolved(_properties(file), str(file)) if file is not None else {}
     for option in options or ():
-        key, equals, value = option.partition("=")
-        if not equals or not key.strip():
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not key:
             raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")
-        given[key.strip()] = value.strip()
+        refuse_on_command_line(key, value)
+        given |= resolved({key: value}, "-X")
+    if registry is not None and "@" in registry.partition("://")[2].partition("/")[0]:
+        raise ConfigurationError(
+            "--registry: the URL holds a password, for everybody to read in the process list; give it as "
+            "-X schema.registry.basic.auth.user.info=@FILE"
+        )
     in_file = given.pop("bootstrap.servers", None)
     prefix = "schema.registry."
     registry_settings = {key.removeprefix(prefix): given.pop(key) for key in list(given) if key.startswith(prefix)}
@@ -89,7 +102,6 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
 def _properties(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8")
-        mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from error
     found: dict[str, str] = {}
@@ -101,7 +113,5 @@ def _properties(file: Path) -> dict[str, str]:
         if not equals:
             raise ConfigurationError(f"{file}, line {number}: not key=value")
         found[key.strip()] = value.strip()
-    secret = next((key for key in found if any(mark in key for mark in _SECRETS)), None)
-    if secret is not None and mode & (stat.S_IRGRP | stat.S_IROTH) and os.name == "posix":
-        raise ConfigurationError(f"{file} holds {secret} and others may read it; chmod 600 {file}")
+    refuse_open_file(file, found)
     return found

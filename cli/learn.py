@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.monitoring import MetricsFlag, monitored
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,7 @@ def learn(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for a teacher.")] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    metrics_port: MetricsFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -87,6 +89,7 @@ def learn(
     from tutelage.cli.sources import pairs, source_of
     from tutelage.cli.targets import target_of
     from tutelage.consumers import RaggedOptions, Student
+    from tutelage.consumers.metrics import StudentMetrics
     from tutelage.schemas.errors import ConfigurationError
 
     if out is not None and checkpoint is not None:
@@ -110,7 +113,8 @@ def learn(
         typer.echo(f"going on from {checkpoint}", err=True)
     digest = Digest()
     counted = {"rows": 0, "batches": 0}
-    with student, _Out(out, student) as written, Progress("learning") as progress:
+    watched = monitored(metrics_port, StudentMetrics(student), lambda: student.activity)
+    with watched, student, _Out(out, student) as written, Progress("learning") as progress:
 
         def one_pass() -> Iterator[dict[str, torch.Tensor]]:
             for batch in student.knowledge(batch_size, drop_last=drop_last):
@@ -140,7 +144,7 @@ def learn(
             "passes": student.passes - first,
             **counted,
             "dropped": {what: sum(teacher[what] for teacher in student.dropped) for what in ("duplicates", "zombies")},
-            "longest_wait_s": round(student.longest_wait_s, 3),
+            "longest_wait_s": round(student.tally.longest_wait_s, 3),
             "digest": digest.hexdigest(),
             "seconds": round(progress.seconds, 3),
         }
@@ -204,4 +208,7 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
     for key, what in result["keys"].items():
         typer.echo(f"  {key}: {what}")
     typer.echo(f"{result['rows']:,} rows in {result['batches']:,} batches, {result['passes']} passes, {result['seconds']} s")
+    dropped = {what.removesuffix("s"): count for what, count in result["dropped"].items() if count}
+    if dropped:
+        typer.echo("dropped " + ", ".join(f"{count:,} {what} records" for what, count in dropped.items()))
     typer.echo(f"digest {result['digest']}")

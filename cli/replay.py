@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import BootstrapFlag, CreateFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
 
 
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE.avro")],
     topic: Annotated[str, typer.Argument(metavar="TOPIC")],
+    create: CreateFlag = True,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -31,4 +32,4 @@ def replay(
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     source = FileSource(file)
     partitions = source.open(0).stream.partitions
-    copied_with_progress(source, KafkaSink(topic, partitions=partitions, **kafka.arguments()), timeout_s=60.0)
+    copied_with_progress(source, KafkaSink(topic, partitions=partitions, create=create, **kafka.arguments()), timeout_s=60.0)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import BootstrapFlag, CreateFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.monitoring import MetricsFlag, monitored
 
 
 def teach(
@@ -35,9 +36,11 @@ def teach(
     run_id: Annotated[
         str | None, typer.Option(help="Name the run: started again after its end, it is then simply done.", show_default=False)
     ] = None,
+    create: CreateFlag = True,
     transactional: Annotated[
         bool, typer.Option("--transactional", help="Write in Kafka transactions, for foreign readers of committed data.")
     ] = False,
+    metrics_port: MetricsFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -56,6 +59,7 @@ def teach(
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.targets import target_of
     from tutelage.producers import FileSink, KafkaSink, Lesson, Sink, Teacher
+    from tutelage.producers.metrics import TeacherMetrics
     from tutelage.schemas.errors import ConfigurationError
 
     if (out is None) == (topic is None):
@@ -71,7 +75,7 @@ def teach(
         sink = FileSink(out, codec=codec, overwrite=overwrite)
     else:
         kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-        sink = KafkaSink(str(topic), partitions=partitions, transactional=transactional, **kafka.arguments())
+        sink = KafkaSink(str(topic), partitions=partitions, create=create, transactional=transactional, **kafka.arguments())
     running = Teacher(
         sink,
         name=name or lesson.name,
@@ -83,7 +87,8 @@ def teach(
         ragged=lesson.ragged,
         run_id=run_id,
     )
-    with running, Progress(f"teaching to {sink.name}") as progress:
+    watched = monitored(metrics_port, TeacherMetrics(running), lambda: running.activity)
+    with watched, running, Progress(f"teaching to {sink.name}") as progress:
         running.serve(
             lesson.model,
             lesson.inputs,

@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from tutelage.consumers.kafka_ends import Ends
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
 from tutelage.schemas.codec import Codec
-from tutelage.schemas.errors import RetentionLoss, RunMismatch, TopicIdentityError, TransportError
+from tutelage.schemas.errors import AccessDenied, RetentionLoss, RunMismatch, TopicIdentityError, TransportError
 from tutelage.schemas.framing import unframe
 from tutelage.schemas.kafka_connection import (
     BROKER_TIMEOUT_S,
     DEFAULT_BOOTSTRAP,
     DEFAULT_REGISTRY,
+    DENIED,
+    NEEDS_ACL,
     KafkaConnection,
     describe,
 )
 from tutelage.schemas.kafka_control import KafkaControl
+from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Stream
@@ -76,11 +79,12 @@ class KafkaSource(Source):
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._topic = checked_topic(topic)
-        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options)
+        client_id = f"tutelage-student-{topic}"
+        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
         self._group = group
         self._limits = limits
         self._consumer: Consumer | None = None
-        self._admin: AdminClient | None = None
+        self._asked = KafkaTopic(self._connection, self._topic)
         self._opened: Opened | None = None
         self._first: Message | None = None
         self._low: list[int] = []
@@ -88,7 +92,9 @@ class KafkaSource(Source):
         self._headers: object = None
         self._identity: dict[str, str] = {}
         self._control: KafkaControl | None = None
+        self._ends: Ends | None = None
         self._held: frozenset[int] = frozenset()
+        self._said_not_committed = False
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -97,8 +103,9 @@ class KafkaSource(Source):
     def __getstate__(self) -> dict[str, object]:
         fresh: dict[str, object] = {
             "_consumer": None,
-            "_admin": None,
+            "_asked": KafkaTopic(self._connection, self._topic),
             "_control": None,
+            "_ends": None,
             "_opened": None,
             "_first": None,
             "_codecs": {},
@@ -116,6 +123,10 @@ class KafkaSource(Source):
     def identity(self) -> Mapping[str, str]:
         return dict(self._identity)
 
+    def ends(self) -> Sequence[tuple[int, int]]:
+        ends = self._ends
+        return ends.latest() if ends is not None else ()
+
     def connect(self) -> None:
         self._connection.registry.connect()
 
@@ -123,19 +134,20 @@ class KafkaSource(Source):
         self._leave_inherited()
         if self._opened is not None:
             return self._opened
-        self._admin = admin = self._connection.admin()
         wait = Wait(
             f"topic {self._topic} at {self._connection.bootstrap_servers}",
             timeout_s=timeout_s,
             log=log,
             hint="is its teacher running, and is this the name it writes to?",
         )
-        while not (partitions := self._connection.topic_partitions(admin, self._topic)):
+        while not (partitions := self._asked.partitions()):
+            # Not there, or not to be seen: then waiting would be in vain.
+            self._asked.refuse_hidden()
             wait.tick()
             time.sleep(0.2)
         consumer = self._new_consumer(partitions)
-        self._identity = self._topic_identity()
-        message = self._first_message(admin, consumer, partitions, timeout_s - wait.waited_s)
+        self._identity = self._asked.identity()
+        message = self._first_message(consumer, partitions, timeout_s - wait.waited_s)
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
         stream = stream_of_headers(message.headers() or (), where)
         self._headers = message.headers()
@@ -150,6 +162,7 @@ class KafkaSource(Source):
         schema = self._connection.registry.schema(schema_id)
         description = description_of(schema, f"schema {schema_id} of topic {self._topic}", self._limits)
         self._codecs[schema_id] = Codec(description, limits=self._limits)
+        self._ends = Ends(self._connection, self._topic, stream.partitions)
         self._opened = Opened(stream=stream, description=description, schema=schema, partitions=stream.partitions)
         return self._opened
 
@@ -160,12 +173,12 @@ class KafkaSource(Source):
         self._consumer = consumer = self._connection.consumer(self._group, partitions=partitions)
         self._held = frozenset()
         # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
-        self._connection.topic_partitions(consumer, self._topic)
+        self._asked.partitions(consumer)
         return consumer
 
-    def _first_message(self, admin: AdminClient, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
+    def _first_message(self, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
         wait = Wait(f"the first record of topic {self._topic}", timeout_s=timeout_s, log=log, hint="is its teacher running?")
-        self._low = self._connection.first_offsets(admin, self._topic, partitions)
+        self._low = self._asked.first_offsets(partitions)
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(self._low)])
         while True:
             message = consumer.poll(0.1)
@@ -216,9 +229,7 @@ class KafkaSource(Source):
         """Begin at a position; returns the partitions read from their first record although earlier ones were deleted."""
         offsets = list(position.offsets) or [BEGINNING] * opened.partitions
         lost: dict[int, int] = {}
-        admin = self._admin = self._admin or self._connection.admin()
-        lows = self._connection.first_offsets(admin, self._topic, opened.partitions)
-        highs = self._connection.end_offsets(admin, self._topic, opened.partitions)
+        lows, highs = self._asked.first_offsets(opened.partitions), self._asked.end_offsets(opened.partitions)
         for partition, (offset, low, high) in enumerate(zip(offsets, lows, highs, strict=True)):
             if offset > high:
                 raise TopicIdentityError(
@@ -259,8 +270,10 @@ class KafkaSource(Source):
                     )
         schema_id, body = unframe(message.value(), where)
         codec = self._codecs.get(schema_id) or self._other_schema(schema_id, where)
+        began = time.perf_counter()
         record = codec.decode(body, where)
-        return Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
+        seconds = time.perf_counter() - began
+        return Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where, decode_s=seconds)
 
     def _other_schema(self, schema_id: int, where: str) -> Codec:
         known = next(iter(self._codecs.values()))
@@ -280,7 +293,7 @@ class KafkaSource(Source):
     def _refuse_other_topic(self) -> None:
         """TopicIdentityError if the topic is no longer the one that was opened."""
         try:
-            now = self._topic_identity()
+            now = self._asked.identity()
         except TransportError as error:
             log.debug("the identity of topic %s could not be checked: %s", self._topic, error)
             return
@@ -288,23 +301,6 @@ class KafkaSource(Source):
             raise TopicIdentityError(
                 f"topic {self._topic} was {'recreated' if now else 'deleted'} while it was read; what was not read of it is lost"
             )
-
-    def _topic_identity(self) -> dict[str, str]:
-        admin = self._admin = self._admin or self._connection.admin()
-        collection = TopicCollection([self._topic])
-        future = admin.describe_topics(collection, request_timeout=BROKER_TIMEOUT_S)[self._topic]
-        try:
-            described = self._connection.resolved(future, f"asking for the identity of topic {self._topic}")
-        except TransportError as error:
-            cause = error.__cause__
-            if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                return {}
-            raise
-        try:
-            cluster = admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
-        except KafkaException as error:
-            raise self._connection.unavailable(f"asking for the identity of topic {self._topic}", error) from error
-        return {"cluster_id": str(cluster), "topic_id": str(described.topic_id)}
 
     def _refuse(self, message: Message) -> None:
         """Turn what the client reports into an error, unless it recovers from it by itself."""
@@ -315,6 +311,11 @@ class KafkaSource(Source):
             raise RetentionLoss(f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms")
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
             raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
+        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            self._say_not_committed(describe(error))
+            return
+        if error.code() in DENIED:
+            raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
         if error.code() not in _PASSING and not error.retriable():
             raise TransportError(f"{where}: {error.str()}")
         log.debug("%s: %s", where, error.str())
@@ -324,18 +325,26 @@ class KafkaSource(Source):
         return self._group is not None
 
     def commit(self, position: Position) -> None:
-        if self._group is None or self._consumer is None:
+        if self._group is None or self._consumer is None or self._said_not_committed:
             return
-        offsets = [
-            TopicPartition(self._topic, partition, offset)
-            for partition, offset in enumerate(position.offsets)
-            if offset != BEGINNING
-        ]
-        if offsets:
-            try:
+        at = position.offsets
+        try:
+            if self._opened is not None and position.pass_index >= self._opened.stream.passes:
+                # Behind the run's last record nothing of it follows; control records of transactions may, and would look like lag for ever.
+                at = tuple(self._asked.end_offsets(self._opened.partitions))
+            offsets = [
+                TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(at) if offset != BEGINNING
+            ]
+            if offsets:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
-            except KafkaException as error:
-                log.warning("group %s: progress was not committed (%s); only lag tools notice", self._group, describe(error))
+        except (KafkaException, TransportError) as error:
+            self._say_not_committed(describe(error))
+
+    def _say_not_committed(self, why: str) -> None:
+        """Say once, if a group was named, that its committed offsets stay behind; the client asks for a group's coordinator in any case."""
+        if self._group is not None and not self._said_not_committed:
+            self._said_not_committed = True
+            log.warning("group %s: progress was not committed (%s); only lag tools and max_ahead notice", self._group, why)
 
     def send(self, value: Any) -> None:
         self._controls().send(value)
@@ -356,9 +365,13 @@ class KafkaSource(Source):
     def _leave_inherited(self) -> None:
         """In a forked child, leave the parent's clients alone and begin anew."""
         if self._pid != os.getpid():
-            _INHERITED.extend((self._consumer, self._admin, self._control))
-            self._consumer = self._admin = self._control = self._opened = self._first = None
+            _INHERITED.extend((self._consumer, self._asked, self._control, self._ends))
+            self._forget_clients()
             self._pid = os.getpid()
+
+    def _forget_clients(self) -> None:
+        self._consumer = self._control = self._ends = self._opened = self._first = None
+        self._asked = KafkaTopic(self._connection, self._topic)
 
     def close(self) -> None:
         self._leave_inherited()
@@ -366,7 +379,7 @@ class KafkaSource(Source):
             self._consumer.close()
         if self._control is not None:
             self._control.close()
-        self._consumer = self._admin = self._control = self._opened = self._first = None
+        self._forget_clients()
         self._connection.registry.close()
 
 

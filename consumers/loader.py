@@ -6,6 +6,7 @@ Chunks whose rows are in memory already pass as they are.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 
 from tutelage.consumers.rebatch import Chunk
@@ -14,22 +15,25 @@ from tutelage.consumers.rebatch import Chunk
 class Loading:
     """A chunk that is to be loaded, is being loaded, or is loaded."""
 
-    __slots__ = ("_done", "chunk", "error")
+    __slots__ = ("_done", "chunk", "error", "seconds")
 
     def __init__(self, chunk: Chunk) -> None:
         self.chunk = chunk
         self.error: BaseException | None = None
+        self.seconds = 0.0
         self._done = threading.Lock()
         if chunk.loads:
             self._done.acquire()
 
     def run(self) -> None:
         """Load it."""
+        began = time.perf_counter()
         try:
             self.chunk.load()
         except BaseException as error:  # whatever it is, whoever waits for the chunk must hear of it
             self.error = error
         finally:
+            self.seconds = time.perf_counter() - began
             self._done.release()
 
     def done(self, timeout_s: float) -> bool:

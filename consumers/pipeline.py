@@ -19,7 +19,8 @@ from tutelage.consumers.loader import Loader, Loading
 from tutelage.consumers.merge import Batches, Merge
 from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
-from tutelage.consumers.source import Opened, Position, Source
+from tutelage.consumers.source import Arrival, Opened, Position, Source
+from tutelage.consumers.tally import StudentTally, TeacherTally
 from tutelage.schemas.errors import LengthMismatch
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,12 @@ class Merged:
 class _Teacher:
     """One teacher's thread and what it gives."""
 
-    def __init__(self, source: Source, opened: Opened, position: Position, options: PipelineOptions) -> None:
+    def __init__(
+        self, source: Source, opened: Opened, position: Position, options: PipelineOptions, tally: TeacherTally
+    ) -> None:
         self.source = source
+        self.tally = tally
+        self._dropped_before = (tally.duplicates, tally.zombies)
         self.order = Order(opened.stream, opened.partitions, position)
         budget_bytes = options.budget_bytes
         self.channel: Channel[Loading | PassEnd] = Channel(min(budget_bytes, source.ahead_bytes or budget_bytes))
@@ -96,9 +101,13 @@ class _Teacher:
                 if arrival is None:
                     self._give(waiting=True)
                     continue
+                began = time.perf_counter()
                 self.order.push(made_sure(self.order, arrival))
+                self._count(arrival, time.perf_counter() - began)
                 while (item := self.order.pop()) is not None:
+                    began = time.perf_counter()
                     self._rebatch.push(item)
+                    self.tally.decode_s += time.perf_counter() - began
                     if isinstance(item, PassEnd):
                         self._give()
                         self.channel.put(item, 0)
@@ -115,6 +124,15 @@ class _Teacher:
             self.channel.fail(error)
         finally:
             arrivals.close()
+
+    def _count(self, arrival: Arrival, seconds: float) -> None:
+        tally, record, partition = self.tally, arrival.record, arrival.partition
+        tally.decode_s += seconds + arrival.decode_s
+        tally.records[partition] += record.head.end is None
+        tally.rows[partition] += record.head.rows
+        tally.nbytes[partition] += record.nbytes
+        duplicates, zombies = self._dropped_before
+        tally.duplicates, tally.zombies = duplicates + self.order.duplicates, zombies + self.order.zombies
 
     def _give(self, *, waiting: bool = False) -> None:
         """Hand on the chunks that are full, and where somebody waits what there is of the next."""
@@ -151,12 +169,15 @@ class Pipeline:
         options: PipelineOptions,
         *,
         first_row: int,
+        tally: StudentTally,
+        teacher_tallies: Sequence[TeacherTally],
     ) -> None:
         self._merge = merge
         self._options = options
+        self._tally = tally
         self._teachers = [
-            _Teacher(source, found, position, options)
-            for source, found, position in zip(sources, opened, positions, strict=True)
+            _Teacher(source, found, position, options, counted)
+            for source, found, position, counted in zip(sources, opened, positions, teacher_tallies, strict=True)
         ]
         names = [found.stream.teacher for found in opened]
         self._align = Align(names, options.batch_size, positions, first_row=first_row, truncate=options.truncate)
@@ -186,6 +207,11 @@ class Pipeline:
         return self._out.used
 
     @property
+    def queued_bytes(self) -> list[int]:
+        """Per teacher: the bytes of rows that wait to be merged or taken."""
+        return [teacher.channel.used + teacher.order.pending_bytes for teacher in self._teachers]
+
+    @property
     def waiting_for(self) -> str:
         """The record that keeps the next batch waiting, in words."""
         for index in self._align.starving():
@@ -196,9 +222,10 @@ class Pipeline:
         return "the next batch to be merged"
 
     @property
-    def counters(self) -> list[tuple[int, int]]:
+    def dropped(self) -> list[dict[str, int]]:
         """Per teacher: duplicates and zombies' records dropped so far."""
-        return [(teacher.order.duplicates, teacher.order.zombies) for teacher in self._teachers]
+        orders = [teacher.order for teacher in self._teachers]
+        return [{"duplicates": order.duplicates, "zombies": order.zombies} for order in orders]
 
     def _merge_all(self) -> None:
         try:
@@ -224,29 +251,40 @@ class Pipeline:
         """Bring in chunks until every teacher has a batch ready or is at its end, and merge; None if one waits too long for that."""
         while starving := self._align.starving():
             for index in starving:
-                teacher = self._teachers[index]
-                if teacher.awaited is None:
-                    if teacher.failed is not None:
-                        raise teacher.failed
-                    item = teacher.channel.get(timeout_s)
-                    if item is None:
-                        return None
-                    if isinstance(item, PassEnd):
-                        self._align.push(index, item)
-                        continue
-                    teacher.awaited = item
-                if not teacher.loader.loaded(teacher.awaited, timeout_s):
+                began = time.perf_counter()
+                brought = self._bring(index, self._teachers[index], timeout_s)
+                self._teachers[index].tally.wait_s += time.perf_counter() - began
+                if not brought:
                     return None
-                self._push(index, teacher, teacher.awaited)
-                teacher.awaited = None
         size = self._options.batch_size
         aligned = self._align.pop()
         if aligned is None or (aligned.rows < size and self._options.drop_last):
             return Merged(positions=self._align.after_pass())
+        began = time.perf_counter()
+        batches = self._merge.batches(aligned, size)
+        self._tally.merge_s += time.perf_counter() - began
         return Merged(
-            batches=self._merge.batches(aligned, size),
+            batches=batches,
             shares=tuple((share.chunk.trail, share.start) for share in aligned.shares),
         )
+
+    def _bring(self, index: int, teacher: _Teacher, timeout_s: float) -> bool:
+        """Bring in a teacher's next chunk, or its end; says whether it came in time."""
+        if teacher.awaited is None:
+            if teacher.failed is not None:
+                raise teacher.failed
+            item = teacher.channel.get(timeout_s)
+            if item is None:
+                return False
+            if isinstance(item, PassEnd):
+                self._align.push(index, item)
+                return True
+            teacher.awaited = item
+        if not teacher.loader.loaded(teacher.awaited, timeout_s):
+            return False
+        self._push(index, teacher, teacher.awaited)
+        teacher.awaited = None
+        return True
 
     def _learn_lengths(self) -> None:
         """Read on to the ends, as far as they come soon, so that the error can name every length."""
@@ -263,6 +301,7 @@ class Pipeline:
     def _push(self, index: int, teacher: _Teacher, loading: Loading) -> None:
         """Hand a chunk that was loaded to the aligner; of one that could not be read the batches that are whole."""
         chunk = loading.chunk
+        teacher.tally.load_s += loading.seconds
         if loading.error is not None:
             teacher.failed = loading.error
             chunk.rows = chunk.whole_rows - chunk.whole_rows % self._options.batch_size

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from tutelage.consumers.checkpoint import VERSION
+from tutelage.consumers.merge import RaggedOptions
 from tutelage.consumers.source import Opened, Position, Source
-from tutelage.schemas.errors import CorruptData, RunMismatch, TopicIdentityError
+from tutelage.consumers.strategies import MergeStrategy
+from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError
 
 
 class Behind(Protocol):
@@ -45,6 +47,12 @@ class Place:
             self.positions, self.merged = self.merged.after(self.index), None
         return self.positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
 
+    def seen(self, sources: int) -> tuple[Position, ...]:
+        """The same, for another thread: changes nothing, and may be a batch behind or ahead."""
+        merged, index = self.merged, self.index
+        positions = merged.after(index) if merged is not None else self.positions
+        return positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
+
     def begun_again(self) -> Place:
         """The beginning of this pass."""
         return Place(pass_index=self.pass_index, began=self.began, positions=self.began)
@@ -59,6 +67,15 @@ class Place:
         )
         return Place(pass_index=following, began=positions, positions=positions)
 
+    def within(self, passes: int, pass_index: int | None) -> Place:
+        """This place, or the first pass's beginning if all were read to their end; or the beginning of the pass that is asked for."""
+        place = self if self.pass_index < passes else Place()
+        if pass_index is None or pass_index == place.pass_index:
+            return place
+        if not 0 <= pass_index < passes:
+            raise ConfigurationError(f"pass_index is {pass_index}; the teachers write {passes} passes, from 0")
+        return Place(pass_index=pass_index)
+
     def refuse_unlike(self, batch_size: int, drop_last: bool, pass_index: int | None) -> None:
         """RunMismatch, with the difference, if a place from a checkpoint does not fit what is asked for now."""
         asked = (
@@ -69,6 +86,23 @@ class Place:
         differs = [f"{name} was {then!r}, is {now!r}" for name, then, now in asked if then is not None and then != now]
         if differs:
             raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
+
+
+def settings_of(
+    strategies: Mapping[str, MergeStrategy], *, sample_id: str | None, truncate: bool, ragged: RaggedOptions
+) -> dict[str, Any]:
+    """What the batches depend on besides the streams, as plain values; a merge function is known by its name alone."""
+    return {
+        "merge": {
+            key: strategy
+            if isinstance(strategy, str)
+            else f"function {getattr(strategy, '__qualname__', type(strategy).__name__)}"
+            for key, strategy in sorted(strategies.items())
+        },
+        "sample_id": sample_id,
+        "on_length_mismatch": "truncate" if truncate else "error",
+        "ragged": asdict(ragged),
+    }
 
 
 def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened], settings: Mapping[str, Any]) -> dict[str, Any]:

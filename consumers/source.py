@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ BEGINNING = -1
 class Arrival:
     """A record as it lies in its partition. Reading again from `offset` gives it again, from `next_offset` what follows.
 
-    The record of a file may still be in it; `record.load()` is the record in memory, in any case.
+    The record of a file may still be in it; `record.load()` is the record in memory, in any case. `decode_s` is what decoding took.
     """
 
     partition: int
@@ -40,6 +40,7 @@ class Arrival:
     next_offset: int
     record: Record | StoredRecord
     where: str
+    decode_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +80,18 @@ class Source(ABC):
     @abstractmethod
     def name(self) -> str:
         """What people call it: a topic or a file."""
+
+    @property
+    def label(self) -> str:
+        """Its name alone, without saying what it is: for metrics."""
+        return self.name.removeprefix("topic ")
+
+    def ends(self) -> Sequence[tuple[int, int]]:
+        """Each partition's first offset and its end, as last seen; empty where nobody knows. Asks for newer ones without waiting for them.
+
+        May be called from any thread.
+        """
+        return ()
 
     def connect(self) -> None:
         """Load what reading takes, without waiting for anything, so that `open` is quick once the stream is there."""

@@ -6,21 +6,23 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tutelage.consumers.agreement import names_of, refuse_unlike
 from tutelage.consumers.channel import Closed
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.consumers.merge import Batch, Merge, RaggedOptions
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
-from tutelage.consumers.place import Place, place_of, state_of
+from tutelage.consumers.place import Place, place_of, settings_of, state_of
 from tutelage.consumers.rebatch import CHUNK_BYTES
 from tutelage.consumers.source import Opened, Source
 from tutelage.consumers.strategies import MergeStrategy, parsed
-from tutelage.schemas.errors import ConfigurationError, CorruptData, LengthMismatch, RunMismatch
+from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
+from tutelage.schemas.errors import ConfigurationError, CorruptData
 from tutelage.schemas.record import Description
-from tutelage.schemas.waiting import Wait
+from tutelage.schemas.waiting import Activity, Doing, Wait
 
 if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
@@ -64,7 +66,7 @@ class Student:
     ) -> None:
         if on_length_mismatch not in ("error", "truncate"):
             raise ConfigurationError(f"on_length_mismatch is {on_length_mismatch!r}; it must be 'error' or 'truncate'")
-        if prefetch < 1 or budget_bytes < 1 or timeout_s <= 0:
+        if min(prefetch, budget_bytes) < 1 or timeout_s <= 0:
             raise ConfigurationError("prefetch, budget_bytes and timeout_s must be above zero")
         self._strategies = dict(merge or {})
         for key, strategy in self._strategies.items():
@@ -86,11 +88,15 @@ class Student:
         self._place = Place()
         self._saved: Mapping[str, Any] | None = None
         self._dropped: list[dict[str, int]] = []
-        self._longest_wait_s = 0.0
+        self._doing = Doing("not started")
         self._at_hand = 0
         self._commits = False
         self._committed_s = 0.0
         self._pid = os.getpid()
+        #: What was given so far, and where the time went.
+        self.tally = StudentTally()
+        #: What came of each teacher so far, in the order of registration.
+        self.teacher_tallies: list[TeacherTally] = []
 
     def __repr__(self) -> str:
         place = self._place
@@ -118,6 +124,7 @@ class Student:
         if any(source is known or repr(source) == repr(known) for known in self._sources):
             raise ConfigurationError(f"{source.name} is registered already")
         self._sources.append(source)
+        self.teacher_tallies.append(TeacherTally())
         return len(self._sources) - 1
 
     def start(self) -> None:
@@ -129,6 +136,7 @@ class Student:
         for source in self._sources:
             source.connect()
         self._started = True
+        self._doing.now("started, and not asked for knowledge yet", begun=False)
 
     @property
     def description(self) -> Description:
@@ -149,12 +157,25 @@ class Student:
     @property
     def dropped(self) -> list[dict[str, int]]:
         """Per teacher, what was dropped in the pass under way or just over: records written twice, and a dying writer's."""
-        return _counts(self._pipeline) if self._pipeline is not None else self._dropped
+        return self._pipeline.dropped if self._pipeline is not None else self._dropped
 
     @property
-    def longest_wait_s(self) -> float:
-        """The longest that a batch was waited for since the student was made, in seconds."""
-        return self._longest_wait_s
+    def pass_index(self) -> int:
+        """The pass that is read, or comes next, from 0."""
+        return self._place.pass_index
+
+    @property
+    def activity(self) -> Activity:
+        """What the student does right now. May be asked from any thread."""
+        return self._doing.activity
+
+    def standings(self) -> list[Standing]:
+        """How each teacher's stream stands, as far as it is known. May be asked from any thread; waits for nothing."""
+        opened, pipeline = self._opened, self._pipeline
+        if opened is None:
+            return []
+        queued = pipeline.queued_bytes if pipeline is not None else [0] * len(opened)
+        return standings_of(opened, self._sources, self.teacher_tallies, self._place.seen(len(opened)), queued)
 
     @property
     def batches_delivered(self) -> int:
@@ -195,12 +216,16 @@ class Student:
             raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
         self._place = place
         self._pipeline = pipeline = Pipeline(
-            self._sources, self._streams(), place.of(len(self._sources)), merge, options, first_row=place.rows
-        )
-        batch_size = options.batch_size
+            self._sources, self._streams(), place.of(len(self._sources)), merge, options, first_row=place.rows,
+            tally=self.tally, teacher_tallies=self.teacher_tallies,
+        )  # fmt: skip
+        batch_size, tally = options.batch_size, self.tally
         try:
             while (batches := (merged := self._awaited(pipeline)).batches) is not None:
                 left = len(batches)
+                tally.batches += left
+                tally.rows += batches.rows
+                began = time.monotonic()
                 for index, batch in enumerate(batches):
                     # By hand what could be a method: small batches come by the hundred thousand a second.
                     left -= 1
@@ -213,15 +238,19 @@ class Student:
                     yield batch
                 # Kept here, its memory could not be used again while the next ones are awaited.
                 del batch, batches
+                tally.training_s += time.monotonic() - began
             self._place = place.following(merged.positions)
+            if self._commits:
+                self._commit(self._place)
         finally:
             self._at_hand = 0
-            self._dropped = _counts(pipeline)
+            self._doing.now("between passes")
+            self._dropped = pipeline.dropped
             pipeline.close()
             if self._pipeline is pipeline:
                 self._pipeline = None
 
-    def _commit(self, place: Place, *, more: bool) -> None:
+    def _commit(self, place: Place, *, more: bool = False) -> None:
         """Tell whoever watches how far the student is: now and then, and before it may have to wait."""
         now = time.monotonic()
         if more and now - self._committed_s < _COMMIT_EVERY_S:
@@ -231,22 +260,28 @@ class Student:
             source.commit(position)
 
     def _awaited(self, pipeline: Pipeline) -> Merged:
-        wait: Wait | None = None
         began = time.monotonic()
-        while True:
-            try:
-                merged = pipeline.get(_POLL_S)
-            except Closed as error:
-                raise ConfigurationError("the student was closed while it was iterated over") from error
-            if merged is not None:
-                self._longest_wait_s = max(self._longest_wait_s, time.monotonic() - began)
-                return merged
-            what = pipeline.waiting_for
-            if wait is None or wait.what != what:
-                wait = Wait(
-                    what, timeout_s=self._timeout_s, log=log, hint="its teacher may have stopped; started again, it goes on"
-                )
-            wait.tick()
+        self._doing.now("awaiting the next batch", beats=True)
+        try:
+            while True:
+                self._doing.beat()
+                try:
+                    merged = pipeline.get(_POLL_S)
+                except Closed as error:
+                    raise ConfigurationError("the student was closed while it was iterated over") from error
+                if merged is not None:
+                    return merged
+                what = pipeline.waiting_for
+                if self._doing.wait is None or self._doing.wait.what != what:
+                    hint = "its teacher may have stopped; started again, it goes on"
+                    self._doing.wait = Wait(what, timeout_s=self._timeout_s, log=log, hint=hint)
+                self._doing.wait.tick()
+        finally:
+            self._doing.wait = None
+            self._doing.now("training on a batch")
+            waited_s = self._doing.since_s - began
+            self.tally.starved_s += waited_s
+            self.tally.longest_wait_s = max(self.tally.longest_wait_s, waited_s)
 
     def _next_place(self, batch_size: int, drop_last: bool, pass_index: int | None) -> Place:
         opened = self._streams()
@@ -257,44 +292,29 @@ class Student:
         else:
             # A pass that was left early begins again.
             place = self._place.begun_again() if self._place.batches else replace(self._place)
-        passes = opened[0].stream.passes
-        if place.pass_index >= passes:
-            # All passes were read to their end: begin again with the first.
-            place = Place()
-        if pass_index is not None and pass_index != place.pass_index:
-            if not 0 <= pass_index < passes:
-                raise ConfigurationError(f"pass_index is {pass_index}; the teachers write {passes} passes, from 0")
-            place = Place(pass_index=pass_index)
+        place = place.within(opened[0].stream.passes, pass_index)
         place.batch_size, place.drop_last = batch_size, drop_last
         self._saved = None
         return place
 
     def _settings(self) -> dict[str, Any]:
-        """What the batches depend on besides the streams, as plain values; a merge function is known by its name alone."""
-        return {
-            "merge": {
-                key: strategy
-                if isinstance(strategy, str)
-                else f"function {getattr(strategy, '__qualname__', type(strategy).__name__)}"
-                for key, strategy in sorted(self._strategies.items())
-            },
-            "sample_id": self._sample_id,
-            "on_length_mismatch": "truncate" if self._truncate else "error",
-            "ragged": asdict(self._ragged or RaggedOptions()),
-        }
+        ragged = self._ragged or RaggedOptions()
+        return settings_of(self._strategies, sample_id=self._sample_id, truncate=self._truncate, ragged=ragged)
 
     def _merging(self) -> Merge:
-        if not self._started:
-            raise ConfigurationError("the student is not started; use `with student:` or start()")
+        self._refuse_unstarted()
         if self._pid != os.getpid():
             # In a forked DataLoader worker: the threads stayed in the parent, and sources open their own clients.
             self._pid, self._opened, self._pipeline = os.getpid(), None, None
         if self._opened is None or self._merge is None:
-            opened = [source.open(self._timeout_s) for source in self._sources]
-            self._refuse_unlike(opened)
-            names = _names(opened)
+            opened = []
+            for source in self._sources:
+                self._doing.now(f"waiting for {source.name} to appear", begun=False)
+                opened.append(source.open(self._timeout_s))
+            self._doing.now("all teachers' streams are there")
+            refuse_unlike(opened, allow_other_inputs=self._allow_other_inputs)
             self._merge = Merge(
-                names,
+                names_of(opened),
                 [found.description for found in opened],
                 self._strategies,
                 sample_id=self._sample_id,
@@ -304,21 +324,13 @@ class Student:
             self._opened = opened
         return self._merge
 
+    def _refuse_unstarted(self) -> None:
+        if not self._started:
+            raise ConfigurationError("the student is not started; use `with student:` or start()")
+
     def _streams(self) -> list[Opened]:
         assert self._opened is not None, "streams are opened before they are used"
         return self._opened
-
-    def _refuse_unlike(self, opened: Sequence[Opened]) -> None:
-        passes = {found.stream.passes for found in opened}
-        if len(passes) > 1:
-            said = ", ".join(f"{found.stream.teacher} writes {found.stream.passes}" for found in opened)
-            raise LengthMismatch(f"the teachers differ in passes: {said}; start them with the same number")
-        prints = {found.stream.inputs for found in opened if found.stream.inputs}
-        if len(prints) > 1 and not self._allow_other_inputs:
-            said = ", ".join(f"{found.stream.teacher} read {found.stream.inputs!r}" for found in opened if found.stream.inputs)
-            raise RunMismatch(
-                f"the teachers read different inputs: {said}; merge them all the same with allow_other_inputs=True"
-            )
 
     def dataset(self, batch_size: int, *, drop_last: bool = False) -> KnowledgeDataset:
         """The same batches as a torch IterableDataset, one pass each time it is iterated; use DataLoader(dataset, batch_size=None)."""
@@ -330,8 +342,7 @@ class Student:
         """Send a control message to all teachers, or to those with these numbers. Teachers of files are passed over with a warning."""
         from tutelage.consumers.torch_view import without_torch
 
-        if not self._started:
-            raise ConfigurationError("the student is not started; use `with student:` or start()")
+        self._refuse_unstarted()
         for index in range(len(self._sources)) if teachers is None else teachers:
             source = self._source(index)
             if source.online:
@@ -341,8 +352,7 @@ class Student:
 
     def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
         """The next control message of the teacher with that number, tensors as numpy arrays. WaitTimeout if none comes."""
-        if not self._started:
-            raise ConfigurationError("the student is not started; use `with student:` or start()")
+        self._refuse_unstarted()
         return self._source(teacher).recv(timeout_s or self._timeout_s)
 
     def _source(self, index: int) -> Source:
@@ -373,6 +383,7 @@ class Student:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `state_dict` to a file, atomically."""
         save_checkpoint(path, self.state_dict())
+        self.tally.saved = time.time()
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """`load_state_dict` from a file."""
@@ -387,13 +398,3 @@ class Student:
             source.close()
         self._opened = self._merge = None
         self._started = False
-
-
-def _counts(pipeline: Pipeline) -> list[dict[str, int]]:
-    return [{"duplicates": duplicates, "zombies": zombies} for duplicates, zombies in pipeline.counters]
-
-
-def _names(opened: Sequence[Opened]) -> list[str]:
-    """The teachers' names; numbered where two have the same."""
-    names = [found.stream.teacher for found in opened]
-    return [f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names)]

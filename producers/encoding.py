@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
-from tutelage.producers.run import Run, Work
+from tutelage.producers.run import Packed, Run, Work
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.record import RecordHead
 
 THREADS_VARIABLE = "NUM_POSTPROCESS_THREADS"
 DEFAULT_THREADS = 8
@@ -36,7 +34,7 @@ class Encoding:
         self._run = run
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="tutelage-encode")
         self._window = threads + 2
-        self._futures: deque[Future[tuple[RecordHead, Any, int]]] = deque()
+        self._futures: deque[Future[Packed]] = deque()
 
     @property
     def has_room(self) -> bool:
@@ -44,7 +42,7 @@ class Encoding:
         return len(self._futures) < self._window
 
     @property
-    def oldest(self) -> Future[tuple[RecordHead, Any, int]] | None:
+    def oldest(self) -> Future[Packed] | None:
         """The future of the record that comes out next."""
         return self._futures[0] if self._futures else None
 
@@ -54,7 +52,7 @@ class Encoding:
 
     def write_oldest(self) -> None:
         """Give the oldest record to the run's sink, waiting until it is encoded."""
-        self._run.write(*self._futures.popleft().result())
+        self._run.write(self._futures.popleft().result())
 
     def close(self) -> None:
         """Drop what is not encoded and end the threads."""

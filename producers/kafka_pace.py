@@ -8,6 +8,7 @@ import time
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,9 @@ class Pace:
         self._timeout_s = timeout_s
         self._consumer: Consumer = connection.consumer(group)
         self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
-        admin = connection.admin()
-        self._lows = connection.first_offsets(admin, topic, partitions)
-        self._written = sum(connection.end_offsets(admin, topic, partitions))
+        found = KafkaTopic(connection, topic)
+        self._lows = found.first_offsets(partitions)
+        self._written = sum(found.end_offsets(partitions))
         self._read = self._committed()
 
     def written(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,18 +13,22 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_tail import read_tail
+from tutelage.producers.kafka_target import Retention, prepared_target
 from tutelage.producers.kafka_transactions import FENCED, Transactions, is_fenced, transactional_options
 from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
+from tutelage.schemas.errors import AccessDenied, ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
 from tutelage.schemas.framing import frame
 from tutelage.schemas.kafka_connection import (
     DEFAULT_BOOTSTRAP,
     DEFAULT_REGISTRY,
+    DENIED,
     MESSAGE_HEADROOM_BYTES,
+    NEEDS_ACL,
     KafkaConnection,
 )
 from tutelage.schemas.kafka_control import KafkaControl
+from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
 from tutelage.schemas.registry import Registry, register_description
@@ -38,19 +43,12 @@ from tutelage.schemas.topic import (
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PARTITIONS = 4
-_TOPIC_SETTINGS = {
-    "cleanup.policy": "delete",
-    "max.message.bytes": str(16 << 20),
-    "retention.ms": str(7 * 24 * 3600 * 1000),
-}
-
-
 _NO_BUFFER: Array = np.empty(0, np.uint8)
 
 
 class KafkaSink(Sink):
-    """Writes a topic. Creates it where it is missing, with `partitions` (4 unless given) and `topic_settings` over our own.
+    """Writes a topic. Creates it where it is missing, with `partitions` (4 unless given) and `topic_settings` over our own; with
+    `create=False` it must be there. What is unsafe about the settings of one that is there is said in a warning each.
 
     `registry` is a URL or a Registry; `options` are librdkafka's, untouched. A delivery that takes longer than
     `delivery_timeout_s` ends the run. With `max_ahead` the teacher stays at most so many records ahead of what the student of
@@ -71,6 +69,7 @@ class KafkaSink(Sink):
         registry: Registry | str = DEFAULT_REGISTRY,
         partitions: int | None = None,
         replication: int = -1,
+        create: bool = True,
         topic_settings: Mapping[str, str] | None = None,
         options: Mapping[str, object] | None = None,
         delivery_timeout_s: float = 120.0,
@@ -88,10 +87,14 @@ class KafkaSink(Sink):
         if transactional and max_ahead is not None:
             raise ConfigurationError("max_ahead counts records, and transactions add some of their own: use one or the other")
         self._topic = checked_topic(topic)
-        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options)
+        client_id = f"tutelage-teacher-{topic}"
+        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
         self._asked_partitions = partitions
         self._replication = replication
-        self._topic_settings = {**_TOPIC_SETTINGS, **(topic_settings or {})}
+        self._create = create
+        self._topic_settings = dict(topic_settings or {})
+        self._retention_s: float | None = None
+        self._retention: Retention | None = None
         self._delivery_timeout_s = delivery_timeout_s
         self._max_ahead = max_ahead
         self._student_group = student_group
@@ -107,7 +110,12 @@ class KafkaSink(Sink):
         self._schemas: list[str] = []
         self._missing: list[tuple[int, int]] = []
         self._failure: str | None = None
+        self._denied = False
+        # Deliveries of a partition are reported in the order they were sent.
+        self._sizes: dict[int, deque[int]] = defaultdict(deque)
+        self._written: dict[int, int] = defaultdict(int)
         self._in_flight = 0
+        self._bytes_in_flight = 0
         self._progress_s = 0.0
 
     def __repr__(self) -> str:
@@ -121,30 +129,40 @@ class KafkaSink(Sink):
     def label(self) -> str:
         return self._topic
 
+    @property
+    def queued(self) -> tuple[int, int]:
+        return self._in_flight, self._bytes_in_flight
+
+    @property
+    def records_by_partition(self) -> Mapping[int, int]:
+        return dict(self._written)
+
     def tail(self) -> Tail | None:
         settings = transactional_options(self._topic) if self._transactional else None
         self._producer = producer = self._connection.producer(settings)
-        there = self._connection.topic_partitions(producer, self._topic)
+        asked = KafkaTopic(self._connection, self._topic)
+        target = prepared_target(
+            asked,
+            self._topic,
+            producer,
+            partitions=self._asked_partitions,
+            replication=self._replication,
+            settings=self._topic_settings,
+            create=self._create,
+        )
         # Asked before the first record, which then need not wait for it.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         if self._transactional:
             # Before anything is read: this ends whoever wrote before, and aborts what he left open.
             self._transactions = Transactions(producer, self._topic)
-        if there:
-            found = read_tail(self._connection, self._topic, there)
-            limit = int(self._connection.topic_setting(self._topic, "max.message.bytes"))
-        else:
-            self._connection.create_topic(
-                self._topic,
-                self._asked_partitions or DEFAULT_PARTITIONS,
-                replication=self._replication,
-                settings=self._topic_settings,
+        found = read_tail(self._connection, self._topic, target.partitions) if target.existed else None
+        self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
+        self._retention_s = target.retention_s
+        self.partitions = self._asked_partitions or target.partitions
+        if self.partitions > target.partitions:
+            raise SinkExists(
+                f"topic {self._topic} has {target.partitions} partitions, fewer than the {self.partitions} asked for"
             )
-            found, limit = None, int(self._topic_settings["max.message.bytes"])
-        self.max_record_bytes = limit - MESSAGE_HEADROOM_BYTES
-        self.partitions = self._asked_partitions or there or DEFAULT_PARTITIONS
-        if there and self.partitions > there:
-            raise SinkExists(f"topic {self._topic} has {there} partitions, fewer than the {self.partitions} asked for")
         if found is None:
             self._missing = [(0, partition) for partition in range(self.partitions)]
             return None
@@ -166,6 +184,7 @@ class KafkaSink(Sink):
                 max_ahead=self._max_ahead,
                 timeout_s=self._student_timeout_s,
             )
+        self._retention = Retention(self._topic, self._retention_s, stream.created)
         self._frame = frame(schema_id)
         self._headers = list(stream_headers(stream))
 
@@ -202,10 +221,13 @@ class KafkaSink(Sink):
         self.poll()
 
     def _await_student(self, pace: Pace) -> None:
-        wait = pace.wait()
-        while wait is not None and not pace.has_room_after_a_moment():
-            self.poll()
-            wait.tick()
+        self.wait = pace.wait()
+        try:
+            while self.wait is not None and not pace.has_room_after_a_moment():
+                self.poll()
+                self.wait.tick()
+        finally:
+            self.wait = None
 
     def _produce(self, partition: int, packed: Array) -> None:
         producer = self._opened()
@@ -229,13 +251,19 @@ class KafkaSink(Sink):
                 self._refuse_failure()
             else:
                 self._in_flight += 1
+                self._bytes_in_flight += packed.nbytes
+                self._sizes[partition].append(packed.nbytes)
+                self._written[partition] += 1
                 if self._pace is not None:
                     self._pace.written()
                 return
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         self._in_flight -= 1
+        self._bytes_in_flight -= self._sizes[message.partition() or 0].popleft()
         self._progress_s = time.monotonic()
+        if self.on_delivery is not None:
+            self.on_delivery(message.latency() or 0.0)
         if error is not None:
             self._fail(f", partition {message.partition()}", error)
 
@@ -246,6 +274,8 @@ class KafkaSink(Sink):
             self._in_transaction(self._transactions.commit_if_due)
         if self._in_flight:
             self._refuse_silence()
+        if self._retention is not None:
+            self._retention.look()
 
     def finish(self) -> None:
         producer = self._opened()
@@ -269,12 +299,12 @@ class KafkaSink(Sink):
         if self._producer is not None:
             producer, transactions = self._producer, self._transactions
             self._producer = self._transactions = None
-            if self._failure is None:
-                if transactions is not None:
-                    transactions.abort()
-                # What is not delivered by now is given up: a restart finds the tail and writes it again.
-                producer.flush(0.5)
             try:
+                if self._failure is None:
+                    if transactions is not None:
+                        transactions.abort()
+                    # What is not delivered by now is given up: a restart finds the tail and writes it again.
+                    producer.flush(0.5)
                 producer.purge()
                 if transactions is None:
                     producer.close()
@@ -298,6 +328,7 @@ class KafkaSink(Sink):
                 inbox=to_teacher_topic(self._topic),
                 sender=f"teacher of {self._topic}",
                 replication=self._replication,
+                create=self._create,
             )
         return self._control
 
@@ -326,14 +357,18 @@ class KafkaSink(Sink):
     def _fail(self, where: str, error: KafkaError) -> None:
         """Remember the first failure; nothing is sent behind it."""
         if self._failure is None:
-            why = (
-                FENCED if is_fenced(error) else f"{error.str()}; the teacher stops here, start it again to go on without a gap"
-            )
+            if is_fenced(error):
+                why = FENCED
+            elif error.code() in DENIED:
+                why = f"{error.str()}. {NEEDS_ACL}"
+            else:
+                why = f"{error.str()}; the teacher stops here, start it again to go on without a gap"
+            self._denied = error.code() in DENIED
             self._failure = f"topic {self._topic}{where}: {why}"
 
     def _refuse_failure(self) -> None:
         if self._failure is not None:
-            raise DeliveryFailed(self._failure)
+            raise AccessDenied(self._failure) if self._denied else DeliveryFailed(self._failure)
 
     def _refuse_silence(self) -> None:
         silent_s = time.monotonic() - self._progress_s

@@ -11,6 +11,7 @@ from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import RunMismatch, TransportError
 from tutelage.schemas.framing import unframe
 from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import RecordHead, Stream
 from tutelage.schemas.topic import stream_of_headers
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 # Few: the last record is nearly always the last offset, and each may be megabytes.
 _FIRST_LOOK = 4
+# The last because the client asks for a group's coordinator, needed or not.
+_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 def read_tail(connection: KafkaConnection, topic: str, partitions: int) -> tuple[Tail, list[tuple[int, int]]] | None:
@@ -27,9 +30,8 @@ def read_tail(connection: KafkaConnection, topic: str, partitions: int) -> tuple
 
     Raises RunMismatch if the partitions' tails belong to different runs.
     """
-    admin = connection.admin()
-    lows = connection.first_offsets(admin, topic, partitions)
-    highs = connection.end_offsets(admin, topic, partitions)
+    asked = KafkaTopic(connection, topic)
+    lows, highs = asked.first_offsets(partitions), asked.end_offsets(partitions)
     if lows == highs:
         return None
     consumer = connection.consumer()
@@ -89,5 +91,5 @@ def _read(consumer: Consumer, topic: str, partition: int, start: int, stop: int)
                 return found
         elif error.code() == KafkaError._PARTITION_EOF:
             return found
-        elif not error.retriable() and error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+        elif not error.retriable() and error.code() not in _PASSING:
             raise TransportError(f"topic {topic}, partition {partition}, offset {message.offset()}: {error.str()}")

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from tutelage.schemas.errors import DeliveryFailed
-from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, describe
+from tutelage.schemas.errors import AccessDenied, DeliveryFailed
+from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, DENIED, NEEDS_ACL, describe
 
 log = logging.getLogger(__name__)
 
@@ -95,4 +95,6 @@ class Transactions:
                     if is_fenced(cause)
                     else f"{describe(error)}; this teacher stops here, start it again to go on without a gap"
                 )
+                if cause.code() in DENIED:
+                    raise AccessDenied(f"topic {self._topic}: could not {doing}: {cause.str()}. {NEEDS_ACL}") from error
                 raise DeliveryFailed(f"topic {self._topic}: could not {doing}: {why}") from error

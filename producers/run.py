@@ -19,6 +19,7 @@ from tutelage.producers.sink import Sink, Tail
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, SinkExists
 from tutelage.schemas.record import Array, Column, Description, End, Ragged, RecordHead, Stream
+from tutelage.schemas.waiting import Doing
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,29 @@ class Identity:
             )
 
 
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """Where a teacher's time went, in seconds: waiting for inputs, in the model, encoding and packing, in the sink's `write`.
+
+    Of several devices and threads the sum. Each number is written by one thread.
+    """
+
+    input_wait_s: float = 0.0
+    forward_s: float = 0.0
+    encode_s: float = 0.0
+    write_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packed:
+    """A record as the sink takes it, its bytes of Avro, and the seconds that took."""
+
+    head: RecordHead
+    packed: Any = field(repr=False)
+    nbytes: int
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
     """A record to encode: its head and its pieces."""
@@ -92,6 +116,9 @@ class Run:
         self.records_written = 0
         self.rows_written = 0
         self.bytes_written = 0
+        self.tally = Tally()
+        self.doing = Doing("connected")
+        self.doing.now("connected; nothing to teach yet")
         self._skip_rows = 0
         if self._tail is not None:
             identity.refuse_other(self._tail, sink.name)
@@ -189,18 +216,23 @@ class Run:
         self.pass_index += 1
         return work
 
-    def encode(self, work: Work) -> tuple[RecordHead, Any, int]:
+    def encode(self, work: Work) -> Packed:
         """Encode and pack a record. Safe in any number of threads."""
         assert self.codec is not None, "a record is made only after the description is known"
+        began = time.perf_counter()
         encoded = self.codec.encode(work.head, work.columns)
-        return work.head, self._sink.pack(encoded), encoded.nbytes
+        packed = self._sink.pack(encoded)
+        return Packed(head=work.head, packed=packed, nbytes=encoded.nbytes, seconds=time.perf_counter() - began)
 
-    def write(self, head: RecordHead, packed: Any, nbytes: int) -> None:
+    def write(self, record: Packed) -> None:
         """Give an encoded record to the sink; in the order they were made."""
-        self._sink.write(head, packed)
-        self.records_written += head.end is None
-        self.rows_written += head.rows
-        self.bytes_written += nbytes
+        began = time.perf_counter()
+        self._sink.write(record.head, record.packed)
+        self.records_written += record.head.end is None
+        self.rows_written += record.head.rows
+        self.bytes_written += record.nbytes
+        self.tally.encode_s += record.seconds
+        self.tally.write_s += time.perf_counter() - began
 
     def poll(self) -> None:
         """Let the sink look after what is on its way, and raise what a delivery raised."""

@@ -7,6 +7,7 @@ first that is done and hands it on; each window is bounded, so memory is too.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 GROUP_BYTES = 4 << 20
 _POLL_S = 0.25
 _LINGER_POLL_S = 0.005
+# A wait for inputs or model is told from their ordinary pace by this.
+_NOTICED_S = 1.0
 
 
 class Serving:
@@ -59,7 +62,10 @@ class Serving:
     def _loop(self, reader: ReadAhead) -> None:
         waiting = self._new_wait()
         depth = 2 * len(self._devices)
+        doing, tally = self._run.doing, self._run.tally
+        doing.now("teaching", beats=True)
         while True:
+            doing.beat()
             group = reader.next_group() if len(self._forwards) < depth else None
             forward = self._forwards[0] if self._forwards and self._encoding.has_room else None
             record = self._encoding.oldest
@@ -78,11 +84,18 @@ class Serving:
                 pending: list[Future[Any]] = [future for future in (group, forward, record) if future is not None]
                 if not pending:
                     return
+                began = time.perf_counter()
                 wait(pending, timeout=_LINGER_POLL_S if self._run.undecided else _POLL_S, return_when=FIRST_COMPLETED)
+                if pending == [group]:
+                    # Nothing is under way behind the inputs: they are what is waited for.
+                    tally.input_wait_s += time.perf_counter() - began
                 self._run.poll()
                 waiting.tick()
+                if waiting.waited_s > _NOTICED_S:
+                    doing.wait = waiting
                 continue
             waiting = self._new_wait()
+            doing.wait = None
 
     def _new_wait(self) -> Wait:
         return Wait("the teacher's inputs or model to give the next batch", timeout_s=self._timeout_s, log=log)
@@ -97,6 +110,7 @@ class Serving:
                 self._compare_rows(input_rows, rows)
             if counts:
                 self._devices.counts_rows = bool(self._keeps_rows)
+        self._run.tally.forward_s += forwarded.seconds
         nbytes = 0
         for batch in forwarded.batches:
             columns = batch.columns()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,10 @@ class Sink(ABC):
     max_record_bytes: int | None = None
     #: How many partitions a new run here has.
     partitions: int = 1
+    #: Called with the seconds each delivery took, where there are deliveries.
+    on_delivery: Callable[[float], None] | None = None
+    #: The wait for a student that is under way in `write`, if one is.
+    wait: Wait | None = None
 
     @property
     @abstractmethod
@@ -104,6 +109,16 @@ class Sink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release everything, finished or not. May be called twice."""
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Records and bytes that `write` took and that are not kept yet."""
+        return 0, 0
+
+    @property
+    def records_by_partition(self) -> Mapping[int, int]:
+        """The records written here since it was opened, ends among them; empty where there are no partitions."""
+        return {}
 
     def settle(self) -> None:
         """Wait until nothing that `write` took refers to the caller's memory any more. Raises what a delivery raised."""

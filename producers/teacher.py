@@ -19,6 +19,7 @@ from tutelage.producers.serving import Serving
 from tutelage.producers.sink import Sink
 from tutelage.producers.transfer import WireOptions, start_transfer, without_torch
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.waiting import Activity, Doing
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Teacher:
         )
         self._options = WireOptions(encodings=wire, ragged=frozenset(ragged))
         self._run: Run | None = None
+        self._starting = Doing(f"connecting to {sink.name}")
         self._wrote_by_hand = False
         self._passes_by_hand = 0
         self._passes_held = 0
@@ -100,6 +102,31 @@ class Teacher:
     def run(self) -> Run:
         """What was written so far, in records, rows and bytes."""
         return self._started()
+
+    @property
+    def activity(self) -> Activity:
+        """What the teacher does right now. May be asked from any thread."""
+        run, wait = self._run, self._sink.wait
+        if run is None:
+            return self._starting.activity
+        if wait is not None:
+            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, waiting=True)
+        return run.doing.activity
+
+    @property
+    def name(self) -> str:
+        """What the student calls it."""
+        return self._identity.teacher
+
+    @property
+    def running(self) -> Run | None:
+        """What was written so far, or None before the teacher has started. May be asked from any thread."""
+        return self._run
+
+    @property
+    def sink(self) -> Sink:
+        """Where it writes to."""
+        return self._sink
 
     def start(self) -> None:
         """Connect to the sink and see what it holds. Needs no student.
@@ -154,13 +181,14 @@ class Teacher:
     def _encode_and_write(self, made: Callable[[], list[Work]]) -> None:
         """Write the records that come of a call. Once that failed, rows are missing and nothing more may follow them."""
         run = self._started()
+        run.doing.now("writing by hand")
         if self._failed:
             raise ConfigurationError(
                 "an earlier write failed; a new Teacher with the same arguments goes on from what was written"
             )
         try:
             for work in made():
-                run.write(*run.encode(work))
+                run.write(run.encode(work))
             # The caller's memory is free again when this returns, and what failed behind his back is raised before.
             run.let_go()
         except BaseException:
@@ -207,7 +235,9 @@ class Teacher:
                     run, replicas, encoding, self._options, keeps_rows=keeps_rows, timeout_s=timeout_s, progress=progress
                 )
                 serving.one_pass(passes.one_pass())
+            run.doing.now("waiting for the last deliveries")
             self._sink.finish()
+            run.doing.now("done")
         except BaseException:
             self.close()
             raise

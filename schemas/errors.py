@@ -8,6 +8,7 @@ TutelageError
 │   ├── DescriptionChanged    keys, dtypes or shapes differ from what the stream promised
 │   └── UnsupportedSchema     an Avro schema outside the closed shape
 ├── TransportError            whoever runs the broker, the registry or the network
+│   ├── AccessDenied          who is not let in, or may not do this
 │   ├── BrokerUnavailable
 │   ├── RegistryUnavailable
 │   ├── DeliveryFailed
@@ -67,6 +68,10 @@ class TransportError(TutelageError):
     """The broker, the registry or the network failed."""
 
     exit_code = 4
+
+
+class AccessDenied(TransportError):
+    """A broker or registry does not let this client in, or not do this; the message says what to look at."""
 
 
 class BrokerUnavailable(TransportError):

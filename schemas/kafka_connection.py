@@ -9,15 +9,17 @@ import gc
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from importlib.metadata import version
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
 
-from tutelage.schemas.errors import BrokerUnavailable, ConfigurationError, TransportError
+from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
 from tutelage.schemas.registry import HttpRegistry, Registry
 
 log = logging.getLogger(__name__)
@@ -36,16 +38,29 @@ BROKER_TIMEOUT_S = 10.0
 # Between our payload and the limit of the topic: record batch framing, headers, growth of either.
 MESSAGE_HEADROOM_BYTES = 64 << 10
 
-_EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
-_LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-_PASSING = frozenset(
+# One try of several within BROKER_TIMEOUT_S, between which the client says what went wrong.
+_ATTEMPT_S = 1.0
+# Once may be an accident: a broker that just goes down. Twice in a row it means us.
+_TURNED_AWAY_TIMES = 2
+# Not all is tried again so soon: a token that is refused is asked for once in a while.
+_TURNED_AWAY_FOR_S = 3.0
+_TURNING_AWAY = frozenset((KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED))
+# How the client says the same of what has another code: an alert of TLS.
+_TLS_ALERT = "SSL routines"
+# How it says, to its log alone, that a broker hangs up before its first answer. It may be about to start or to stop, behind a proxy, or
+# expect another protocol: it has a little longer to show which.
+_HANGS_UP = "/bootstrap: Disconnected"
+_HANGS_UP_FOR_S = 4.0
+#: What a broker says to a client that it knows, and that may not do this.
+DENIED = frozenset(
     (
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._TRANSPORT,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     )
 )
+NEEDS_ACL = "Its user needs an ACL for that: docs/security.md lists them"
 
 _PRODUCER_DEFAULTS: dict[str, object] = {
     "enable.idempotence": True,
@@ -72,12 +87,26 @@ _CONSUMER_DEFAULTS: dict[str, object] = {
     # The default of 1000 ms stalls a full queue for a second each time (librdkafka#2879).
     "fetch.queue.backoff.ms": 2,
     "fetch.wait.max.ms": 100,
+    # Nobody joins a group here; but for so long, and no less is allowed, a commit waits for a coordinator that may never be had.
+    "session.timeout.ms": 6000,
     "fetch.max.bytes": 67108864,
     "queued.max.messages.kbytes": 65536,
     "queued.min.messages": 100000,
     "receive.message.max.bytes": 1073741824,
     "check.crcs": True,
 }
+
+
+class _ClientLog:
+    """Takes what a client logs: for those who asked for it, and for the connection, which learns from it why nobody answers."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        self._hear = hear
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        """One line, as the client calls it."""
+        self._hear(message % args if args else message)
+        client_log.log(level, message, *args)
 
 
 class KafkaConnection:
@@ -89,11 +118,15 @@ class KafkaConnection:
         *,
         registry: Registry | str = DEFAULT_REGISTRY,
         options: Mapping[str, object] | None = None,
+        client_id: str = "tutelage",
     ) -> None:
         self.bootstrap_servers = bootstrap_servers
+        self._client_id = client_id
         self.registry: Registry = HttpRegistry(registry) if isinstance(registry, str) else registry
         self._options = dict(options or {})
         self._last_error = ""
+        self._turned_away: deque[str] = deque(maxlen=4)
+        self._hung_up = 0
         self._said_s = -_SAID_EVERY_S
 
     def __repr__(self) -> str:
@@ -119,23 +152,34 @@ class KafkaConnection:
     def _client(self, kind: Callable[..., Any], defaults: Mapping[str, object]) -> Any:
         config = {
             "bootstrap.servers": self.bootstrap_servers,
-            "client.id": "tutelage",
+            # What an operator sees in request logs, quotas and the brokers' client metrics.
+            "client.id": self._client_id,
+            "client.software.name": "tutelage",
+            "client.software.version": version("tutelage"),
             **defaults,
             **self._options,
             "error_cb": self._remember,
         }
         try:
-            return kind(config, logger=client_log)
+            return kind(config, logger=_ClientLog(self._hear))
         except (KafkaException, ValueError, TypeError) as error:
             raise ConfigurationError(f"the Kafka client refuses its options: {describe(error)}") from error
 
     def _remember(self, error: KafkaError) -> None:
-        self._last_error = error.str()
         client_log.debug("client error: %s", error)
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._last_error:
+            # That all are down says less than why each of them is.
+            self._last_error = error.str()
+        if error.code() in _TURNING_AWAY or _TLS_ALERT in error.str():
+            self._turned_away.append(error.str())
         now = time.monotonic()
         if error.code() == KafkaError._ALL_BROKERS_DOWN and now - self._said_s > _SAID_EVERY_S:
             self._said_s = now
             log.warning("waiting for a broker of %s: none answers (%s)", self.bootstrap_servers, error.str())
+
+    def _hear(self, line: str) -> None:
+        if _HANGS_UP in line:
+            self._hung_up += 1
 
     def unavailable(self, doing: str, error: Exception | None = None) -> BrokerUnavailable:
         """The error for a cluster that does not answer, with what the client last saw of it."""
@@ -145,75 +189,35 @@ class KafkaConnection:
             "is it running, and is this its address? (`tutelage stack up` starts one here)"
         )
 
-    def topic_partitions(self, client: AdminClient | Consumer | Producer, topic: str) -> int:
-        """How many partitions the topic has, 0 if it does not exist; BrokerUnavailable if nobody answers."""
-        try:
-            # All topics: asking for one by name could create it, and has the client complain where it is missing.
-            found = client.list_topics(timeout=BROKER_TIMEOUT_S).topics.get(topic)
-        except KafkaException as error:
-            if not isinstance(client, Consumer):
-                # Serves the callback that says why.
-                client.poll(0)
-            raise self.unavailable(f"looking for topic {topic!r}", error) from error
-        return len(found.partitions) if found is not None and found.error is None else 0
+    def metadata(self, client: AdminClient | Consumer | Producer, doing: str) -> Any:
+        """The cluster's metadata: all topics, because asking for one by name could create it, and has the client complain where it is missing.
 
-    def first_offsets(self, admin: AdminClient, topic: str, partitions: int) -> list[int]:
-        """Each partition's first offset that is still there."""
-        return self._offsets(admin, topic, partitions, _EARLIEST)
-
-    def end_offsets(self, admin: AdminClient, topic: str, partitions: int) -> list[int]:
-        """Each partition's next offset to be written."""
-        return self._offsets(admin, topic, partitions, _LATEST)
-
-    def _offsets(self, admin: AdminClient, topic: str, partitions: int, spec: OffsetSpec) -> list[int]:
-        """Asked for all partitions at once, and again while leaders are being chosen.
-
-        Not through a consumer: behind a fetch on its connection, each question would wait for that to end.
+        BrokerUnavailable if nobody answers; AccessDenied, without waiting to the end, where the brokers turn this client away.
         """
-        deadline = time.monotonic() + BROKER_TIMEOUT_S
-        found: dict[int, int] = {}
-        while True:
-            wanted = {TopicPartition(topic, partition): spec for partition in range(partitions) if partition not in found}
-            for part, future in admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S).items():
-                try:
-                    found[part.partition] = int(
-                        self.resolved(future, f"looking at topic {topic}, partition {part.partition}").offset
-                    )
-                except TransportError as error:
-                    if not _passes(error.__cause__) or time.monotonic() > deadline:
-                        raise
-            if len(found) == partitions:
-                return [found[partition] for partition in range(partitions)]
-            time.sleep(0.1)
-
-    def create_topic(self, topic: str, partitions: int, *, replication: int, settings: Mapping[str, str]) -> None:
-        """Create a topic and wait until its partitions have leaders; does nothing if it exists."""
-        admin = self.admin()
-        new = NewTopic(topic, num_partitions=partitions, replication_factor=replication, config=dict(settings))
-        try:
-            self.resolved(admin.create_topics([new], request_timeout=BROKER_TIMEOUT_S)[topic], f"creating topic {topic!r}")
-        except TransportError as error:
-            cause = error.__cause__
-            if not isinstance(cause, KafkaException) or cause.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
-        deadline = time.monotonic() + BROKER_TIMEOUT_S
+        began = time.monotonic()
+        self._turned_away.clear()
+        self._hung_up = 0
         while True:
             try:
-                metadata = admin.list_topics(timeout=BROKER_TIMEOUT_S).topics.get(topic)
+                found = client.list_topics(timeout=_ATTEMPT_S)
             except KafkaException as error:
-                raise self.unavailable(f"creating topic {topic!r}", error) from error
-            if metadata is not None and metadata.partitions and all(p.leader >= 0 for p in metadata.partitions.values()):
-                return
-            if time.monotonic() > deadline:
-                raise self.unavailable(f"waiting for leaders of the new topic {topic!r}")
-            time.sleep(0.05)
-
-    def topic_setting(self, topic: str, name: str) -> str:
-        """The value of a topic's setting."""
-        admin = self.admin()
-        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        future = admin.describe_configs([resource], request_timeout=BROKER_TIMEOUT_S)[resource]
-        return str(self.resolved(future, f"reading the settings of topic {topic!r}")[name].value)
+                # Serves the callback that says why. A consumer that is asked this way has nothing assigned yet.
+                client.poll(0)
+                tried_s = time.monotonic() - began
+                if len(self._turned_away) >= (1 if tried_s > _TURNED_AWAY_FOR_S else _TURNED_AWAY_TIMES):
+                    raise AccessDenied(
+                        f"the brokers at {self.bootstrap_servers} turn this client away while {doing}: {self._turned_away[-1]}. "
+                        f"{_how_to_get_in(self._turned_away[-1])}"
+                    ) from error
+                if self._hung_up >= _TURNED_AWAY_TIMES and tried_s > _HANGS_UP_FOR_S:
+                    raise BrokerUnavailable(
+                        f"the brokers at {self.bootstrap_servers} hang up before their first answer while {doing}: is security.protocol "
+                        f"({self._options.get('security.protocol', 'PLAINTEXT')} here) what this listener speaks, or do they just start?"
+                    ) from error
+                if tried_s > BROKER_TIMEOUT_S:
+                    raise self.unavailable(doing, error) from error
+            else:
+                return found
 
     def resolved(self, future: Future[Any], doing: str) -> Any:
         """A future's result; broker errors and silence as TransportError."""
@@ -222,15 +226,31 @@ class KafkaConnection:
         except FutureTimeout as error:
             raise self.unavailable(doing) from error
         except KafkaException as error:
+            if error_code(error) in DENIED:
+                raise AccessDenied(f"{doing} failed: {describe(error)}. {NEEDS_ACL}") from error
             raise TransportError(f"{doing} failed: {describe(error)}") from error
 
 
-def _passes(error: BaseException | None) -> bool:
-    """Whether what the broker refused is granted a moment later, once a partition has its leader."""
-    return isinstance(error, KafkaException) and error.args[0].code() in _PASSING
+def error_code(error: BaseException | None) -> int | None:
+    """The code of a Kafka error, None if it is none."""
+    inner = error.args[0] if isinstance(error, KafkaException) and error.args else None
+    return inner.code() if isinstance(inner, KafkaError) else None
 
 
-def describe(error: BaseException) -> str:
+def _how_to_get_in(reason: str) -> str:
+    """What to do about a connection that was turned away, told by what the client said."""
+    if "certificate verify failed" in reason or "broker certificate" in reason:
+        return "Its certificate is signed by nobody this client trusts, is expired, or is of another host: ssl.ca.location names whom to trust"
+    if "ssl" in reason.lower() and "SASL" not in reason:
+        return (
+            "Look at security.protocol and the ssl.* options: does this listener speak TLS, and does it ask for a certificate?"
+        )
+    if "OAUTHBEARER" in reason:
+        return "Look at sasl.oauthbearer.*: the token's endpoint, the client's id and its secret (docs/security.md)"
+    return "Look at security.protocol, sasl.mechanism, sasl.username and sasl.password (docs/security.md)"
+
+
+def describe(error: BaseException | KafkaError) -> str:
     """A Kafka error in words, without the C struct around it."""
     inner = error.args[0] if isinstance(error, KafkaException) and error.args else error
-    return str(inner.str()) if isinstance(inner, KafkaError) else str(inner)
+    return (inner.str() if isinstance(inner, KafkaError) else str(inner)).rstrip(".")

@@ -12,9 +12,10 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from tutelage.schemas.control import control_schema, decode_control, encode_control
-from tutelage.schemas.errors import DeliveryFailed
+from tutelage.schemas.errors import ConfigurationError, DeliveryFailed
 from tutelage.schemas.framing import frame, unframe
 from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.topic import value_subject
 from tutelage.schemas.waiting import Wait
 
@@ -26,12 +27,15 @@ DELIVERY_TIMEOUT_S = 30.0
 class KafkaControl:
     """Sends to one topic and receives from another, in order. Opened when first used; close it."""
 
-    def __init__(self, connection: KafkaConnection, *, outbox: str, inbox: str, sender: str, replication: int = -1) -> None:
+    def __init__(
+        self, connection: KafkaConnection, *, outbox: str, inbox: str, sender: str, replication: int = -1, create: bool = True
+    ) -> None:
         self._connection = connection
         self._outbox = outbox
         self._inbox = inbox
         self._sender = sender
         self._replication = replication
+        self._create = create
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
         self._frame = b""
@@ -41,8 +45,13 @@ class KafkaControl:
         message = encode_control(value, self._sender)
         if self._producer is None:
             producer = self._connection.producer()
-            if not self._connection.topic_partitions(producer, self._outbox):
-                self._connection.create_topic(self._outbox, 1, replication=self._replication, settings={})
+            outbox = KafkaTopic(self._connection, self._outbox)
+            if not outbox.partitions(producer):
+                if not self._create:
+                    raise ConfigurationError(
+                        f"topic {self._outbox} does not exist, and is not to be created: make it, with one partition"
+                    )
+                outbox.create(1, replication=self._replication)
             registry, subject = self._connection.registry, value_subject(self._outbox)
             registry.prepare(subject)
             self._frame = frame(registry.register(subject, control_schema()))
@@ -63,7 +72,7 @@ class KafkaControl:
         wait = Wait(f"a control message from {frm} on topic {self._inbox}", timeout_s=timeout_s, log=log)
         while self._consumer is None:
             consumer = self._connection.consumer()
-            if self._connection.topic_partitions(consumer, self._inbox):
+            if KafkaTopic(self._connection, self._inbox).partitions(consumer):
                 consumer.assign([TopicPartition(self._inbox, 0, 0)])
                 self._consumer = consumer
             else:

@@ -11,7 +11,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
-from tutelage.schemas.errors import RegistryUnavailable, SchemaError, TutelageError
+from tutelage.schemas.errors import AccessDenied, RegistryUnavailable, SchemaError, TutelageError
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import Description, refuse_changes
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 COMPATIBILITY = "FULL_TRANSITIVE"
 NOT_FOUND_STATUS = 404
+_DENIED_STATUS = (401, 403)
 
 
 class Registry(Protocol):
@@ -93,7 +94,7 @@ class HttpRegistry:
 
     def __init__(self, url: str, *, timeout_s: float = 2.5, settings: dict[str, object] | None = None) -> None:
         self.url = url
-        self._settings = {"timeout": timeout_s, "max.retries": 2, **(settings or {}), "url": url}
+        self._settings = {"timeout": timeout_s, "max.retries": 2, **_completed(settings or {}), "url": url}
         self._timeout_s = timeout_s
         self._client: SchemaRegistryClient | None = None
         self._pid = 0
@@ -157,6 +158,14 @@ class HttpRegistry:
         return self._client
 
 
+def _completed(settings: dict[str, object]) -> dict[str, object]:
+    """The settings, with what the client wants to know for a bearer token in Confluent's cloud, and others have no use for."""
+    if not any(name.startswith("bearer.auth.") for name in settings):
+        return settings
+    source = {"bearer.auth.credentials.source": "STATIC_TOKEN"} if "bearer.auth.token" in settings else {}
+    return {**source, "bearer.auth.logical.cluster": "none", "bearer.auth.identity.pool.id": "none", **settings}
+
+
 class _Translated:
     """Gives the client and turns its errors into ours."""
 
@@ -172,11 +181,20 @@ class _Translated:
             return
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+        if isinstance(error, SchemaRegistryError) and error.http_status_code in _DENIED_STATUS:
+            raise AccessDenied(
+                f"{self._registry!r} does not let this client {self._action} (HTTP {error.http_status_code}): look at "
+                "schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md)"
+            ) from error
         if isinstance(error, SchemaRegistryError):
             raise SchemaError(
                 f"{self._registry!r} refused to {self._action}: {error.error_message} (HTTP {error.http_status_code})"
             ) from error
         # The client lets its HTTP library's errors through, and which library that is has changed before.
+        if isinstance(error, Exception) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise AccessDenied(
+                f"{self._registry!r} has a certificate that this client does not trust ({error}): schema.registry.ssl.ca.location names whom to trust"
+            ) from error
         if isinstance(error, Exception) and not isinstance(error, TutelageError):
             what = "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
             raise RegistryUnavailable(

@@ -4,11 +4,56 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 from tutelage.schemas.errors import WaitTimeout
 
 # When a waiter speaks up, in seconds; after the last, each time as long again.
 _SPEAKS_AFTER_S = (2.0, 10.0, 30.0, 60.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Activity:
+    """What a teacher or a student does right now, in words and for how many seconds: for health checks and screens.
+
+    `begun` says that its streams are open, `waiting` that somebody else has to act first. `silent_s` is how long it has given no sign of
+    life where one is due several times a second; 0 where none is.
+    """
+
+    doing: str
+    seconds: float
+    begun: bool = True
+    waiting: bool = False
+    silent_s: float = 0.0
+
+
+class Doing:
+    """Keeps what somebody is at: told by the thread that does it, asked by any."""
+
+    def __init__(self, what: str) -> None:
+        #: The wait that is under way, if one is.
+        self.wait: Wait | None = None
+        self.since_s = self._beat_s = 0.0
+        self.now(what, begun=False)
+
+    def now(self, what: str, *, begun: bool = True, beats: bool = False) -> None:
+        """Begin to do something else; `beats` promises a `beat` several times a second until the next change."""
+        self.since_s = self._beat_s = time.monotonic()
+        self._state = (what, begun, beats)
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        self._beat_s = time.monotonic()
+
+    @property
+    def activity(self) -> Activity:
+        """What is done right now."""
+        what, begun, beats = self._state
+        wait, now = self.wait, time.monotonic()
+        silent_s = now - self._beat_s if beats else 0.0
+        if wait is not None:
+            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, waiting=True, silent_s=silent_s)
+        return Activity(doing=what, seconds=now - self.since_s, begun=begun, waiting=not begun, silent_s=silent_s)
 
 
 class Wait:

@@ -11,9 +11,7 @@ import fastavro
 import pytest
 from commands import Result, invoke
 
-from tutelage.cli.kafka_flags import kafka_settings
 from tutelage.cli.sources import is_file, pairs
-from tutelage.schemas.errors import ConfigurationError
 
 TEACHER1 = "tutelage.examples.toy.lessons:teacher1"
 TEACHER2 = "tutelage.examples.toy.lessons:teacher2"
@@ -162,32 +160,6 @@ def test_no_broker_is_one_line_within_the_time_it_takes_to_be_sure(
             address = f"127.0.0.1:{port}"
             failed(invoke(*command, "-b", address), 4, f"no Kafka broker answered at {address}")
     assert not list(tmp_path.iterdir())
-
-
-def test_flags_are_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "client.properties"
-    file.write_text("# mine\nbootstrap.servers = file:1\nschema.registry.url=http://file\nsecurity.protocol=SSL\nclient.id=a\n")
-    given = kafka_settings(None, None, file, ["client.id=b"])
-    assert (given.bootstrap_servers, given.options) == ("file:1", {"security.protocol": "SSL", "client.id": "b"})
-    assert "http://file" in repr(given.registry)
-    assert kafka_settings("flag:1", "http://flag", file, None).bootstrap_servers == "flag:1"
-    assert kafka_settings(None, None, None, None).bootstrap_servers == "localhost:9092"
-
-
-def test_a_file_with_secrets_that_others_may_read_is_refused_without_saying_them(tmp_path: Path) -> None:
-    file = tmp_path / "client.properties"
-    file.write_text("sasl.password=hunter2\n")
-    file.chmod(0o644)
-    with pytest.raises(ConfigurationError, match="chmod 600") as caught:
-        kafka_settings(None, None, file, None)
-    assert "hunter2" not in str(caught.value)
-    file.chmod(0o600)
-    given = kafka_settings(None, None, file, None)
-    assert given.options["sasl.password"] == "hunter2"
-    assert "hunter2" not in repr(given)
-    file.write_text("no equals sign\n")
-    with pytest.raises(ConfigurationError, match="line 1"):
-        kafka_settings(None, None, file, None)
 
 
 def test_sources_are_files_where_they_look_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from faults.proxies import Proxies
 from tutelage.deploy.local import Stack, StackAddresses
 from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
 
 LESSON = f"{Path(__file__).parents[1] / 'kafka' / 'slow_lesson.py'}:lesson"
 ROWS = 2000
@@ -83,10 +84,13 @@ class Cluster:
 
     def held(self, topic: str) -> int:
         """How many records a topic holds."""
-        connection = self.connection()
-        admin = connection.admin()
-        partitions = connection.topic_partitions(admin, topic)
-        return sum(connection.end_offsets(admin, topic, partitions)) if partitions else 0
+        asked = self.asked(topic)
+        partitions = asked.partitions()
+        return sum(asked.end_offsets(partitions)) if partitions else 0
+
+    def asked(self, topic: str) -> KafkaTopic:
+        """A topic, to be asked and made."""
+        return KafkaTopic(self.connection(), topic)
 
     def await_records(self, topic: str, count: int, timeout_s: float = 90) -> None:
         """Wait until a topic holds so many records."""

@@ -71,7 +71,7 @@ def test_03_kill_two_brokers(running: Cluster, outcome: Outcome, tmp_path: Path)
 def test_13_a_byte_of_a_segment_changes(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:
     """a byte of a log segment flips."""
     topic = running.topic("segment")
-    running.connection().create_topic(topic, 1, replication=1, settings={"max.message.bytes": str(16 << 20)})
+    running.asked(topic).create(1, replication=1, settings={"max.message.bytes": str(16 << 20)})
     code, _, err = running.begin(
         "teach", "tutelage.examples.toy.lessons:teacher1", "--topic", topic, "--rows-per-record", "50", cwd=tmp_path
     ).ended()
@@ -137,7 +137,7 @@ def test_15_the_topic_goes(running: Cluster, outcome: Outcome, tmp_path: Path, a
     began = time.monotonic()
     admin.delete_topics([topic])[topic].result(30)
     if again:
-        until(lambda: not running.connection().topic_partitions(admin, topic), "the topic to be gone")
+        until(lambda: not running.asked(topic).partitions(), "the topic to be gone")
         assert running.teach(topic, tmp_path, seconds="0").ended()[0] == 0
         began = time.monotonic()
     code, _, err = student.ended(60)

@@ -26,7 +26,7 @@ def test_12_garbage(running: Cluster, outcome: Outcome, tmp_path: Path, kind: st
     good = _messages(running, topic)
     # Ten records as they were, then the garbage in place of the eleventh.
     again = running.topic("garbage-again")
-    running.connection().create_topic(again, 1, replication=3, settings={})
+    running.asked(again).create(1, replication=3)
     value, headers = bytearray(good[10].value()), good[10].headers()
     if kind == "magic":
         value[0] = 9

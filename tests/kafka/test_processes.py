@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
 
 pytestmark = pytest.mark.kafka
 Names = Callable[[str], str]
@@ -43,12 +43,10 @@ def ended(process: subprocess.Popen[str], timeout_s: float = 90) -> tuple[int, s
 
 def await_records(kafka: dict[str, Any], topic: str, count: int) -> None:
     """Wait until a topic holds so many messages."""
-    connection = KafkaConnection(kafka["bootstrap_servers"])
-    admin = connection.admin()
+    asked = KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), topic)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        partitions = connection.topic_partitions(admin, topic)
-        if sum(connection.end_offsets(admin, topic, partitions)) >= count:
+        if sum(asked.end_offsets(asked.partitions())) >= count:
             return
         time.sleep(0.05)
     raise AssertionError(f"{topic} does not fill")
@@ -168,10 +166,12 @@ def test_a_registry_that_is_away_or_hangs_is_one_line(environment: dict[str, str
             (f"http://user:hunter2@127.0.0.1:{port}", "did not answer in time"),
         ):
             topic = topic_name("registry")
+            config = tmp_path / "client.properties"
+            config.write_text(f"schema.registry.url={url}\n")
+            config.chmod(0o600)
+            without = {name: value for name, value in environment.items() if name != "TUTELAGE_REGISTRY"}
             began = time.monotonic()
-            code, _, err = ended(
-                begin("teach", LESSON, "--topic", topic, "--registry", url, environment=environment, cwd=tmp_path)
-            )
+            code, _, err = ended(begin("teach", LESSON, "--topic", topic, "-F", str(config), environment=without, cwd=tmp_path))
             assert code == 4
             assert words in err.splitlines()[-1]
             assert err.splitlines()[-1].startswith("error: ")
@@ -259,8 +259,8 @@ def test_topics_are_made_as_the_contract_needs_them(
         )[0]
         == 0
     )
-    connection = KafkaConnection(kafka["bootstrap_servers"])
-    assert connection.topic_setting(topic, "cleanup.policy") == "delete"
-    assert connection.topic_setting(topic, "max.message.bytes") == str(16 << 20)
-    assert connection.topic_partitions(AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]}), topic) == 4
+    asked = KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), topic)
+    assert asked.settings()["cleanup.policy"] == "delete"
+    assert asked.settings()["max.message.bytes"] == str(16 << 20)
+    assert asked.partitions() == 4
     assert os.environ.get("TUTELAGE_CONFIG") is None

@@ -34,6 +34,7 @@ from tutelage.schemas.errors import (
     WaitTimeout,
 )
 from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
 
 pytestmark = pytest.mark.kafka
 Names = Callable[[str], str]
@@ -207,9 +208,9 @@ def test_a_key_may_be_added_between_runs_but_not_change(kafka: dict[str, Any], t
 
     def recreated() -> None:
         admin.delete_topics([topic])[topic].result(20)
-        connection = KafkaConnection(kafka["bootstrap_servers"])
+        asked = KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), topic)
         deadline = time.monotonic() + 20
-        while connection.topic_partitions(admin, topic) and time.monotonic() < deadline:
+        while asked.partitions() and time.monotonic() < deadline:
             time.sleep(0.1)
 
     recreated()

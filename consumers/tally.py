@@ -1,0 +1,86 @@
+"""What a student and each of its teachers came to, counted as it happens: plain numbers, for metrics and screens.
+
+Each number is written by one thread and only grows; whoever reads one sees it as it was a moment ago.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tutelage.consumers.agreement import names_of
+from tutelage.consumers.source import Opened, Position, Source
+
+
+def _per_partition() -> defaultdict[int, int]:
+    return defaultdict(int)
+
+
+@dataclass(kw_only=True, slots=True)
+class TeacherTally:
+    """One teacher's stream since the student was made, every pass of it: by partition where that says more.
+
+    `wait_s` is the time in which batches could not be merged for want of this teacher's rows, in seconds; `decode_s` that of
+    checking, decoding and copying records, `load_s` that of reading records from a file to where they belong.
+    """
+
+    records: defaultdict[int, int] = field(default_factory=_per_partition)
+    rows: defaultdict[int, int] = field(default_factory=_per_partition)
+    nbytes: defaultdict[int, int] = field(default_factory=_per_partition)
+    duplicates: int = 0
+    zombies: int = 0
+    wait_s: float = 0.0
+    decode_s: float = 0.0
+    load_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How one teacher's stream stands right now.
+
+    `offsets` is where reading would go on in each partition, behind the batches that were given (BEGINNING where nothing was);
+    `ends` each partition's first offset and its end, as last seen. Both are empty where they are not known.
+    """
+
+    teacher: str
+    label: str
+    tally: TeacherTally
+    offsets: Sequence[int]
+    ends: Sequence[tuple[int, int]]
+    queued_bytes: int
+
+
+def standings_of(
+    opened: Sequence[Opened],
+    sources: Sequence[Source],
+    tallies: Sequence[TeacherTally],
+    positions: Sequence[Position],
+    queued_bytes: Sequence[int],
+) -> list[Standing]:
+    """How each of a student's streams stands."""
+    return [
+        Standing(
+            teacher=name, label=source.label, tally=tally, offsets=position.offsets, ends=source.ends(), queued_bytes=nbytes
+        )
+        for name, source, tally, position, nbytes in zip(
+            names_of(opened), sources, tallies, positions, queued_bytes, strict=True
+        )
+    ]
+
+
+@dataclass(kw_only=True, slots=True)
+class StudentTally:
+    """What was given to the training loop since the student was made, and where the time went, in seconds.
+
+    `starved_s` is the time the loop waited for batches, `training_s` what it took between them; what was given together is counted
+    together. `saved` is when the last checkpoint was written, in seconds since the epoch.
+    """
+
+    batches: int = 0
+    rows: int = 0
+    starved_s: float = 0.0
+    training_s: float = 0.0
+    merge_s: float = 0.0
+    longest_wait_s: float = 0.0
+    saved: float | None = None

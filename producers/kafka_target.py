@@ -1,0 +1,139 @@
+"""The topic a teacher writes to: made with settings of its own, or only looked at; with a line for each setting that is not safe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Producer
+
+from tutelage.schemas.errors import AccessDenied, ConfigurationError
+from tutelage.schemas.kafka_topic import KafkaTopic
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PARTITIONS = 4
+_HOUR_MS = 3600 * 1000
+TOPIC_SETTINGS: Mapping[str, str] = {
+    "cleanup.policy": "delete",
+    "max.message.bytes": str(16 << 20),
+    "retention.ms": str(7 * 24 * _HOUR_MS),
+}
+_SAFE_REPLICAS = 3
+_LOOK_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A topic that is ready to be written to. `limit` and `retention_s` are None where they are not known or there is none."""
+
+    existed: bool
+    partitions: int
+    limit: int | None
+    retention_s: float | None
+
+
+def prepared_target(
+    topic: KafkaTopic, name: str, producer: Producer, *,
+    partitions: int | None, replication: int, settings: Mapping[str, str], create: bool,
+) -> Target:  # fmt: skip
+    """Look at the topic, saying what is unsafe about it, or make it.
+
+    Raises ConfigurationError where it is missing and not to be made, or compacted; AccessDenied where it is not this client's to see.
+    """
+    there = topic.partitions(producer)
+    wanted = {**TOPIC_SETTINGS, **settings}
+    if not there:
+        topic.refuse_hidden()
+        there = partitions or DEFAULT_PARTITIONS
+        if not create:
+            flags = " ".join(f"--config {key}={value}" for key, value in wanted.items())
+            raise ConfigurationError(
+                f"topic {name} does not exist, and is not to be created by the teacher; "
+                f"kafka-topics.sh --create --topic {name} --partitions {there} {flags} would make it as it should be"
+            )
+        topic.create(there, replication=replication, settings=wanted)
+        return _target(there, wanted, existed=False)
+    try:
+        found = topic.settings()
+    except AccessDenied:
+        log.warning("topic %s: its settings cannot be checked without the ACL DescribeConfigs on it", name)
+        return Target(existed=True, partitions=there, limit=None, retention_s=None)
+    if "compact" in found.get("cleanup.policy", ""):
+        raise ConfigurationError(
+            f"topic {name} has cleanup.policy={found['cleanup.policy']}: compaction removes records; set it to delete, or write elsewhere"
+        )
+    for line in unsafe_settings(found, topic.replication(), topic.brokers()):
+        log.warning("topic %s: %s", name, line)
+    return _target(there, found, existed=True)
+
+
+def _target(partitions: int, settings: Mapping[str, str], *, existed: bool) -> Target:
+    retention_ms = int(settings.get("retention.ms", -1))
+    return Target(
+        existed=existed,
+        partitions=partitions,
+        limit=int(settings["max.message.bytes"]),
+        retention_s=retention_ms / 1000 if retention_ms >= 0 else None,
+    )
+
+
+def unsafe_settings(settings: Mapping[str, str], replication: int, brokers: int) -> list[str]:
+    """A line for each setting under which records may be lost, or that makes them slow; what one broker cannot do better is not said."""
+    lines: list[str] = []
+    least = int(settings.get("min.insync.replicas", 1))
+    if replication < min(_SAFE_REPLICAS, brokers):
+        lines.append(
+            f"replication factor {replication} of {brokers} brokers: what is on a broker that is lost is lost; {_SAFE_REPLICAS} is safe"
+        )
+    elif replication >= _SAFE_REPLICAS and least < 2:
+        lines.append(f"min.insync.replicas={least}: a record counts as written when one broker has it; 2 is safe")
+    if least >= replication > 1:
+        lines.append(f"min.insync.replicas={least} of {replication} replicas: one broker that is away stops the teacher")
+    retention_ms, retention_bytes = int(settings.get("retention.ms", -1)), int(settings.get("retention.bytes", -1))
+    if 0 <= retention_ms < 24 * _HOUR_MS:
+        lines.append(
+            f"retention.ms={retention_ms}, {retention_ms / _HOUR_MS:.3g} hours: a student that comes later than that, or a pass that takes longer, "
+            "loses the beginning"
+        )
+    if retention_bytes >= 0:
+        lines.append(f"retention.bytes={retention_bytes}: a run that has more than that in a partition loses its beginning")
+    limit, wanted = (int(each.get("max.message.bytes", 1 << 20)) for each in (settings, TOPIC_SETTINGS))
+    if limit < wanted:
+        lines.append(
+            f"max.message.bytes={limit}: records are kept to a quarter of it, and small ones are slower; better {wanted}"
+        )
+    if settings.get("unclean.leader.election.enable") == "true":
+        lines.append("unclean.leader.election.enable=true: a broker that missed records may come to lead, and they are lost")
+    compression = settings.get("compression.type", "producer")
+    if compression not in ("producer", "uncompressed"):
+        lines.append(
+            f"compression.type={compression}: the broker compresses every record again; producer leaves them as they come"
+        )
+    return lines
+
+
+class Retention:
+    """Says, once, that a run has come so far into its topic's retention that its beginning is in danger."""
+
+    def __init__(self, name: str, retention_s: float | None, created: float) -> None:
+        self._name = name
+        self._retention_s = retention_s
+        self._created = created
+        self._look_at = 0.0
+
+    def look(self) -> None:
+        """Look, now and then."""
+        if self._retention_s is None or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_EVERY_S
+        age_s = time.time() - self._created
+        if age_s > self._retention_s / 2:
+            log.warning(
+                "topic %s: the run is %.3g hours old and its records are kept for %.3g: what a student has not read by then is lost to it; "
+                "raise retention.ms",
+                self._name, age_s / 3600, self._retention_s / 3600,
+            )  # fmt: skip
+            self._retention_s = None

@@ -1,0 +1,140 @@
+"""What there is to know of a topic, and to do to it: partitions, offsets, settings, identity; made where it is missing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
+
+from tutelage.schemas.errors import AccessDenied, TransportError
+from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection, error_code
+
+EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
+LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+# What the broker refuses for a moment, until a partition has its leader.
+_PASSING = frozenset(
+    (
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._TRANSPORT,
+    )
+)
+
+
+class KafkaTopic:
+    """One topic, asked by an admin client of its own, which is made when it is first needed. Every question has a timeout."""
+
+    def __init__(self, connection: KafkaConnection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+        # Kept: once collected, an admin client's futures never resolve.
+        self._client: AdminClient | None = None
+
+    def __repr__(self) -> str:
+        return f"KafkaTopic({self._name!r}, {self._connection.bootstrap_servers!r})"
+
+    @property
+    def admin(self) -> AdminClient:
+        """The client that asks."""
+        # Not `or`: a client with nothing in its queue is false.
+        if self._client is None:
+            self._client = self._connection.admin()
+        return self._client
+
+    def partitions(self, client: Consumer | Producer | None = None) -> int:
+        """How many partitions the topic has, 0 if it does not exist. Raises BrokerUnavailable or AccessDenied.
+
+        Asked through a `client`, that one knows the topic's leaders then, and begins to work at once.
+        """
+        metadata = self._connection.metadata(self.admin if client is None else client, f"looking for topic {self._name!r}")
+        found = metadata.topics.get(self._name)
+        if found is None or found.error is not None:
+            return 0
+        return len(found.partitions)
+
+    def refuse_hidden(self) -> None:
+        """AccessDenied if the topic is not there because the broker shows it to others only."""
+        self.identity()
+
+    def first_offsets(self, partitions: int) -> list[int]:
+        """Each partition's first offset that is still there."""
+        return self._offsets(partitions, EARLIEST)
+
+    def end_offsets(self, partitions: int) -> list[int]:
+        """Each partition's next offset to be written."""
+        return self._offsets(partitions, LATEST)
+
+    def _offsets(self, partitions: int, spec: OffsetSpec) -> list[int]:
+        """Asked for all partitions at once, and again while leaders are being chosen.
+
+        Not through a consumer: behind a fetch on its connection, each question would wait for that to end.
+        """
+        deadline = time.monotonic() + BROKER_TIMEOUT_S
+        found: dict[int, int] = {}
+        while True:
+            wanted = {TopicPartition(self._name, partition): spec for partition in range(partitions) if partition not in found}
+            for part, future in self.admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S).items():
+                doing = f"looking at topic {self._name}, partition {part.partition}"
+                try:
+                    found[part.partition] = int(self._connection.resolved(future, doing).offset)
+                except TransportError as error:
+                    if error_code(error.__cause__) not in _PASSING or time.monotonic() > deadline:
+                        raise
+            if len(found) == partitions:
+                return [found[partition] for partition in range(partitions)]
+            time.sleep(0.1)
+
+    def create(self, partitions: int, *, replication: int = -1, settings: Mapping[str, str] | None = None) -> None:
+        """Create the topic and wait until its partitions have leaders; does nothing if it exists."""
+        doing = f"creating topic {self._name!r}"
+        new = NewTopic(self._name, num_partitions=partitions, replication_factor=replication, config=dict(settings or {}))
+        try:
+            self._connection.resolved(self.admin.create_topics([new], request_timeout=BROKER_TIMEOUT_S)[self._name], doing)
+        except TransportError as error:
+            if error_code(error.__cause__) != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+        deadline = time.monotonic() + BROKER_TIMEOUT_S
+        while True:
+            found = self._connection.metadata(self.admin, doing).topics.get(self._name)
+            if found is not None and found.partitions and all(part.leader >= 0 for part in found.partitions.values()):
+                return
+            if time.monotonic() > deadline:
+                raise self._connection.unavailable(f"waiting for leaders of the new topic {self._name!r}")
+            time.sleep(0.05)
+
+    def settings(self) -> dict[str, str]:
+        """The topic's settings, the broker's defaults among them. AccessDenied without DescribeConfigs on it."""
+        resource = ConfigResource(ConfigResource.Type.TOPIC, self._name)
+        future = self.admin.describe_configs([resource], request_timeout=BROKER_TIMEOUT_S)[resource]
+        entries = self._connection.resolved(future, f"reading the settings of topic {self._name!r}")
+        return {name: str(entry.value) for name, entry in entries.items()}
+
+    def replication(self) -> int:
+        """How many brokers have each partition: of all partitions the fewest."""
+        metadata = self._connection.metadata(self.admin, f"looking for topic {self._name!r}")
+        return min(len(part.replicas) for part in metadata.topics[self._name].partitions.values())
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has now."""
+        return len(self._connection.metadata(self.admin, "looking for the brokers").brokers)
+
+    def identity(self) -> dict[str, str]:
+        """The ids of cluster and topic; empty if there is no such topic."""
+        doing = f"asking for the identity of topic {self._name}"
+        future = self.admin.describe_topics(TopicCollection([self._name]), request_timeout=BROKER_TIMEOUT_S)[self._name]
+        try:
+            described = self._connection.resolved(future, doing)
+        except AccessDenied:
+            raise
+        except TransportError as error:
+            if error_code(error.__cause__) == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return {}
+            raise
+        try:
+            cluster = self.admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
+        except KafkaException as error:
+            raise self._connection.unavailable(doing, error) from error
+        return {"cluster_id": str(cluster), "topic_id": str(described.topic_id)}

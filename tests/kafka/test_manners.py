@@ -1,0 +1,141 @@
+"""How Tutelage behaves on a cluster that belongs to others: topics, groups, names that operators see."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import torch
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from tutelage.consumers import KafkaSource, Student
+from tutelage.producers import KafkaSink, Teacher
+from tutelage.producers.kafka_target import TOPIC_SETTINGS, Retention, unsafe_settings
+from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.schemas.kafka_topic import KafkaTopic
+
+Names = Callable[[str], str]
+SAFE = {**TOPIC_SETTINGS, "min.insync.replicas": "2"}
+
+
+def teach(sink: KafkaSink, rows: int = 95, passes: int = 1) -> None:
+    with Teacher(sink, passes=passes, rows_per_record=10) as teacher:
+        for _ in range(passes):
+            teacher.write({"x": torch.arange(rows)})
+            teacher.end_pass()
+
+
+@pytest.mark.parametrize(
+    ("settings", "replication", "words"),
+    [
+        ({}, 1, "replication factor 1 of 3 brokers"),
+        ({}, 2, "replication factor 2 of 3 brokers"),
+        ({"min.insync.replicas": "1"}, 3, "a record counts as written when one broker has it"),
+        ({"min.insync.replicas": "3"}, 3, "one broker that is away stops the teacher"),
+        ({"retention.ms": "3600000"}, 3, "1 hours: a student that comes later"),
+        ({"retention.bytes": "1000000"}, 3, "loses its beginning"),
+        ({"max.message.bytes": "1048588"}, 3, "records are kept to a quarter"),
+        ({"unclean.leader.election.enable": "true"}, 3, "they are lost"),
+        ({"compression.type": "gzip"}, 3, "the broker compresses every record again"),
+    ],
+)
+def test_each_unsafe_setting_has_its_line(settings: dict[str, str], replication: int, words: str) -> None:
+    assert unsafe_settings(SAFE, 3, 3) == []
+    assert any(words in line for line in unsafe_settings({**SAFE, **settings}, replication, 3))
+    # What a single broker cannot do better is not said.
+    assert unsafe_settings({**SAFE, "min.insync.replicas": "1"}, 1, 1) == []
+
+
+def test_a_run_that_comes_near_its_retention_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    Retention("t", 7 * 86400, time.time() - 2 * 86400).look()
+    assert not caplog.records
+    retention = Retention("t", 7 * 86400, time.time() - 4 * 86400)
+    retention.look()
+    retention.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        "topic t: the run is 96 hours old and its records are kept for 168: what a student has not read by then is lost to it; raise retention.ms"
+    ]
+
+
+def test_a_topic_that_is_missing_is_only_asked_for_with_no_create(kafka: dict[str, Any], topic_name: Names) -> None:
+    topic = topic_name("no-create")
+    with pytest.raises(
+        ConfigurationError, match=rf"kafka-topics.sh --create --topic {topic} --partitions 4 --config cleanup.policy=delete"
+    ):
+        teach(KafkaSink(topic, create=False, **kafka))
+    asked = KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), topic)
+    assert asked.partitions() == 0
+    asked.create(3, settings=TOPIC_SETTINGS)
+    teach(KafkaSink(topic, create=False, **kafka))
+    assert sum(asked.end_offsets(3)) == 10 + 3
+
+
+def test_an_unsafe_topic_is_written_with_a_line_and_a_compacted_one_is_not(
+    kafka: dict[str, Any], topic_name: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    unsafe, compacted = topic_name("unsafe"), topic_name("compacted")
+    connection = KafkaConnection(kafka["bootstrap_servers"])
+    KafkaTopic(connection, unsafe).create(1, settings={"retention.ms": "60000"})
+    KafkaTopic(connection, compacted).create(1, settings={"cleanup.policy": "compact"})
+    with caplog.at_level(logging.WARNING):
+        teach(KafkaSink(unsafe, **kafka))
+    said = [record.getMessage() for record in caplog.records if unsafe in record.getMessage()]
+    assert any("retention.ms=60000" in line for line in said) and any("max.message.bytes=1048588" in line for line in said)
+    with pytest.raises(ConfigurationError, match="compaction removes records"):
+        teach(KafkaSink(compacted, **kafka))
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_committed_offsets_show_ordinary_tools_the_lag_and_none_at_the_end(
+    kafka: dict[str, Any], topic_name: Names, transactional: bool
+) -> None:
+    topic, group = topic_name("lag"), topic_name("group")
+    teach(KafkaSink(topic, partitions=3, transactional=transactional, **kafka), passes=2)
+    admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+
+    def lag() -> int:
+        wanted = ConsumerGroupTopicPartitions(group)
+        offsets = admin.list_consumer_group_offsets([wanted])[group].result(20).topic_partitions
+        probe = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": "probe"})
+        try:
+            ends = {p: probe.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1] for p in range(3)}
+        finally:
+            probe.close()
+        committed = {part.partition: part.offset for part in offsets if part.topic == topic}
+        return sum(end - committed.get(partition, 0) for partition, end in ends.items())
+
+    student = Student(timeout_s=30)
+    student.register_teacher(KafkaSource(topic, group=group, **kafka))
+    with student:
+        for _ in student.knowledge(10):
+            pass
+        first = lag()
+        assert first > 0
+        for _ in student.knowledge(10):
+            pass
+    assert lag() == 0
+
+
+@pytest.mark.parametrize(("holder", "name"), [(KafkaSink, "tutelage-teacher-hello"), (KafkaSource, "tutelage-student-hello")])
+def test_operators_see_who_a_client_is(holder: type[KafkaSink | KafkaSource], name: str) -> None:
+    """The first request of a connection carries client id, software name and version: what quotas, logs and metrics go by."""
+    with socket.socket() as broker:
+        broker.bind(("127.0.0.1", 0))
+        broker.listen()
+        broker.settimeout(20)
+        address = f"127.0.0.1:{broker.getsockname()[1]}"
+        client = holder("hello", bootstrap_servers=address)._connection.admin()
+        client.poll(0)
+        accepted, _ = broker.accept()
+        with accepted:
+            accepted.settimeout(20)
+            hello = accepted.recv(4096)
+    assert name.encode() in hello
+    assert b"\x09tutelage" in hello and version("tutelage").encode() in hello

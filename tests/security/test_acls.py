@@ -1,0 +1,145 @@
+"""What docs/security.md grants, and nothing else: each attempt at more is refused, with a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from confluent_kafka import Producer
+from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
+from security.secured import Secured
+
+from tutelage.consumers import KafkaSource, Student
+from tutelage.producers import KafkaSink, Teacher
+from tutelage.schemas.errors import AccessDenied, TutelageError
+from tutelage.schemas.registry import LocalRegistry
+
+TEACHER = (AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS, AclOperation.CREATE)
+STUDENT = (AclOperation.READ, AclOperation.DESCRIBE)
+
+
+class House:
+    """One topic of a teacher of its own, and what the three users may do to it."""
+
+    def __init__(self, locked: Secured) -> None:
+        self.locked = locked
+        self.registry = LocalRegistry()
+        locked.allow("teacher1", ResourceType.TOPIC, "own", *TEACHER, prefixed=True)
+        locked.allow("student", ResourceType.TOPIC, "own", *STUDENT, prefixed=True)
+        locked.allow("student", ResourceType.GROUP, "student", AclOperation.READ, prefixed=True)
+        locked.admin.create_topics([NewTopic("own-empty", 1, 1)])["own-empty"].result(20)
+
+    def kafka(self, user: str) -> dict[str, Any]:
+        """How a user comes in."""
+        return {
+            "bootstrap_servers": self.locked.address("scram"),
+            "registry": self.registry,
+            "options": self.locked.scram(user),
+        }
+
+    def teach(self, topic: str, user: str, **more: Any) -> None:
+        """Write ten numbers."""
+        with Teacher(KafkaSink(topic, **self.kafka(user), **more)) as teacher:
+            teacher.write({"x": torch.arange(10)})
+
+    def learn(self, topic: str, user: str, group: str | None = None) -> list[int]:
+        """Read them."""
+        student = Student(timeout_s=15)
+        student.register_teacher(KafkaSource(topic, group=group, **self.kafka(user)))
+        with student:
+            return [number for batch in student.knowledge(5) for number in batch["x"].tolist()]
+
+
+@pytest.fixture(scope="module")
+def house(locked: Secured) -> House:
+    made = House(locked)
+    made.teach("own-1", "teacher1")
+    made.teach("other-1", "admin")
+    return made
+
+
+def test_a_teacher_writes_its_own_and_a_student_reads_it(house: House) -> None:
+    assert house.learn("own-1", "student") == list(range(10))
+    assert house.learn("own-1", "student", group="student-1") == list(range(10))
+
+
+def test_a_teacher_starts_again_with_its_rights(house: House) -> None:
+    teacher = Teacher(KafkaSink("own-2", **house.kafka("teacher1")), passes=2, rows_per_record=5)
+    teacher.start()
+    teacher.write({"x": torch.arange(10)})
+    teacher.end_pass()
+    teacher.close()
+    with Teacher(KafkaSink("own-2", **house.kafka("teacher1")), passes=2, rows_per_record=5) as teacher:
+        for _ in range(2):
+            teacher.write({"x": torch.arange(10)})
+            teacher.end_pass()
+    assert house.learn("own-2", "student") == list(range(10))
+
+
+@pytest.mark.parametrize("user", ["teacher1", "student", "stranger"])
+def test_nobody_writes_what_is_another_s(house: House, user: str) -> None:
+    with pytest.raises(AccessDenied, match="(?i)authorization failed.*docs/security.md"):
+        house.teach("other-1", user)
+
+
+@pytest.mark.parametrize("user", ["student", "stranger"])
+def test_a_student_and_a_stranger_write_nothing(house: House, user: str) -> None:
+    with pytest.raises(AccessDenied, match="(?i)authorization failed.*docs/security.md"):
+        house.teach("own-new", user)
+    with pytest.raises(AccessDenied, match="(?i)authorization failed.*docs/security.md"):
+        house.teach("own-empty", user, create=False)
+    # And not by going around us either.
+    failed: list[Any] = []
+    producer = Producer({"bootstrap.servers": house.locked.address("scram"), **house.locked.scram(user)})
+    producer.produce("own-1", b"forged", partition=0, on_delivery=lambda error, message: failed.append(error))
+    assert producer.flush(20) == 0 and "authorization failed" in str(failed[0])
+
+
+@pytest.mark.parametrize(("user", "topic"), [("stranger", "own-1"), ("student", "other-1"), ("stranger", "nowhere")])
+def test_nobody_reads_what_is_not_his_to_read(house: House, user: str, topic: str) -> None:
+    with pytest.raises(AccessDenied, match="(?i)authorization failed.*docs/security.md"):
+        house.learn(topic, user)
+
+
+def test_a_student_commits_to_its_own_group_only(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    assert house.learn("own-1", "student", group="somebody-elses") == list(range(10))
+    assert "was not committed" in caplog.text and "somebody-elses" in caplog.text
+
+
+def test_rights_that_are_taken_away_end_a_student_that_reads(house: House, locked: Secured) -> None:
+    topic = "taken-1"
+    locked.allow("teacher1", ResourceType.TOPIC, topic, *TEACHER)
+    locked.allow("student", ResourceType.TOPIC, topic, *STUDENT)
+    teacher = Teacher(KafkaSink(topic, **house.kafka("teacher1")), passes=2)
+    teacher.start()
+    teacher.write({"x": torch.arange(10)})
+    teacher.end_pass()
+    teacher.close()
+    student = Student(timeout_s=60)
+    student.register_teacher(KafkaSource(topic, **house.kafka("student")))
+    with student, pytest.raises(TutelageError, match="authorization failed"):
+        assert sum(len(batch["x"]) for batch in student.knowledge(5)) == 10
+        locked.deny("student", topic)
+        list(student.knowledge(5))
+
+
+def test_a_transactional_teacher_needs_a_right_of_its_own(house: House, locked: Secured) -> None:
+    with pytest.raises(AccessDenied, match="Transactional Id authorization failed|authorization failed"):
+        house.teach("own-transactional", "teacher1", transactional=True)
+    locked.allow(
+        "teacher1", ResourceType.TRANSACTIONAL_ID, "tutelage.own", AclOperation.WRITE, AclOperation.DESCRIBE, prefixed=True
+    )
+    house.teach("own-transactional", "teacher1", transactional=True)
+    assert house.learn("own-transactional", "student") == list(range(10))
+
+
+def test_who_may_not_read_settings_is_told_that_they_are_not_checked(
+    house: House, locked: Secured, caplog: pytest.LogCaptureFixture
+) -> None:
+    locked.allow("teacher1", ResourceType.TOPIC, "unseen-1", AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE)
+    with pytest.raises(AccessDenied, match="creating topic"):
+        house.teach("unseen-1", "teacher1")
+    locked.admin.create_topics([NewTopic("unseen-1", 1, 1)])["unseen-1"].result(20)
+    house.teach("unseen-1", "teacher1")
+    assert "cannot be checked without the ACL DescribeConfigs" in caplog.text
