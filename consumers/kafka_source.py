@@ -8,9 +8,10 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from tutelage.consumers.kafka_ends import Ends
+from tutelage.consumers.kafka_group import Group
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import AccessDenied, RetentionLoss, RunMismatch, TopicIdentityError, TransportError
@@ -26,11 +27,12 @@ from tutelage.schemas.kafka_connection import (
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.schemas.kafka_tracing import Tracing, tracing_of
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Stream
 from tutelage.schemas.registry import Registry
-from tutelage.schemas.topic import checked_topic, stream_of_headers, to_student_topic, to_teacher_topic
+from tutelage.schemas.topic import HEADER_PREFIX, checked_topic, stream_of_headers, to_student_topic, to_teacher_topic
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ class KafkaSource(Source):
         self._topic = checked_topic(topic)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._group = group
+        self._group = Group(group, topic) if group is not None else None
         self._limits = limits
         self._consumer: Consumer | None = None
         self._asked = KafkaTopic(self._connection, self._topic)
@@ -89,12 +91,12 @@ class KafkaSource(Source):
         self._first: Message | None = None
         self._low: list[int] = []
         self._codecs: dict[int, Codec] = {}
-        self._headers: object = None
+        self._headers: list[Any] = []
+        self._tracing: Tracing | None = None
         self._identity: dict[str, str] = {}
         self._control: KafkaControl | None = None
         self._ends: Ends | None = None
         self._held: frozenset[int] = frozenset()
-        self._said_not_committed = False
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -106,6 +108,7 @@ class KafkaSource(Source):
             "_asked": KafkaTopic(self._connection, self._topic),
             "_control": None,
             "_ends": None,
+            "_tracing": None,
             "_opened": None,
             "_first": None,
             "_codecs": {},
@@ -150,7 +153,9 @@ class KafkaSource(Source):
         message = self._first_message(consumer, partitions, timeout_s - wait.waited_s)
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
         stream = stream_of_headers(message.headers() or (), where)
-        self._headers = message.headers()
+        # Behind those that say who wrote it, others may add some to each record: a trace's, for one.
+        self._headers = [header for header in message.headers() or () if header[0].startswith(HEADER_PREFIX)]
+        self._tracing = tracing_of(self._topic, self._connection.client_id)
         if stream.partitions > partitions:
             raise TopicIdentityError(
                 f"{where}: {stream} has {stream.partitions} partitions, the topic {partitions}; was it recreated?"
@@ -170,7 +175,9 @@ class KafkaSource(Source):
         """A consumer in place of the one before: one that is assigned again while it fetches may stand still for three seconds."""
         if self._consumer is not None:
             self._consumer.close()
-        self._consumer = consumer = self._connection.consumer(self._group, partitions=partitions)
+        self._consumer = consumer = self._connection.consumer(
+            self._group.name if self._group is not None else None, partitions=partitions
+        )
         self._held = frozenset()
         # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
         self._asked.partitions(consumer)
@@ -259,9 +266,10 @@ class KafkaSource(Source):
         partition, offset = message.partition(), message.offset()
         assert partition is not None and offset is not None, "a message that was read has a place"
         where = f"topic {self._topic}, partition {partition}, offset {offset}"
-        headers = message.headers()
-        if headers != self._headers:
-            theirs = stream_of_headers(headers or (), where)
+        # A list, whatever the type hints say.
+        headers: list[Any] = list(message.headers() or ())
+        if headers[: len(self._headers)] != self._headers:
+            theirs = stream_of_headers(headers, where)
             for field in ("run_id", "partitions", "rows_per_record"):
                 if getattr(theirs, field) != getattr(stream, field):
                     raise RunMismatch(
@@ -271,7 +279,11 @@ class KafkaSource(Source):
         schema_id, body = unframe(message.value(), where)
         codec = self._codecs.get(schema_id) or self._other_schema(schema_id, where)
         began = time.perf_counter()
-        record = codec.decode(body, where)
+        if self._tracing is None:
+            record = codec.decode(body, where)
+        else:
+            with self._tracing.processed(headers, partition, offset):
+                record = codec.decode(body, where)
         seconds = time.perf_counter() - began
         return Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where, decode_s=seconds)
 
@@ -312,7 +324,9 @@ class KafkaSource(Source):
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
             raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
         if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            self._say_not_committed(describe(error))
+            # The client asks for a group's coordinator, whether one was named or not.
+            if self._group is not None:
+                self._group.refused(describe(error))
             return
         if error.code() in DENIED:
             raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
@@ -325,26 +339,8 @@ class KafkaSource(Source):
         return self._group is not None
 
     def commit(self, position: Position) -> None:
-        if self._group is None or self._consumer is None or self._said_not_committed:
-            return
-        at = position.offsets
-        try:
-            if self._opened is not None and position.pass_index >= self._opened.stream.passes:
-                # Behind the run's last record nothing of it follows; control records of transactions may, and would look like lag for ever.
-                at = tuple(self._asked.end_offsets(self._opened.partitions))
-            offsets = [
-                TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(at) if offset != BEGINNING
-            ]
-            if offsets:
-                self._consumer.commit(offsets=offsets, asynchronous=True)
-        except (KafkaException, TransportError) as error:
-            self._say_not_committed(describe(error))
-
-    def _say_not_committed(self, why: str) -> None:
-        """Say once, if a group was named, that its committed offsets stay behind; the client asks for a group's coordinator in any case."""
-        if self._group is not None and not self._said_not_committed:
-            self._said_not_committed = True
-            log.warning("group %s: progress was not committed (%s); only lag tools and max_ahead notice", self._group, why)
+        if self._group is not None and self._consumer is not None and self._opened is not None:
+            self._group.commit(self._consumer, self._asked, self._opened, position)
 
     def send(self, value: Any) -> None:
         self._controls().send(value)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from tutelage.schemas.kafka_connection import (
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.schemas.kafka_tracing import Tracing, tracing_of
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
 from tutelage.schemas.registry import Registry, register_description
@@ -95,6 +97,7 @@ class KafkaSink(Sink):
         self._topic_settings = dict(topic_settings or {})
         self._retention_s: float | None = None
         self._retention: Retention | None = None
+        self._tracing: Tracing | None = None
         self._delivery_timeout_s = delivery_timeout_s
         self._max_ahead = max_ahead
         self._student_group = student_group
@@ -185,6 +188,7 @@ class KafkaSink(Sink):
                 timeout_s=self._student_timeout_s,
             )
         self._retention = Retention(self._topic, self._retention_s, stream.created)
+        self._tracing = tracing_of(self._topic, self._connection.client_id)
         self._frame = frame(schema_id)
         self._headers = list(stream_headers(stream))
 
@@ -216,7 +220,7 @@ class KafkaSink(Sink):
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
             if is_missing(head, self._missing[partition]):
-                self._produce(partition, packed)
+                self._produce(partition, packed, head)
         self._buffers.append(packed if packed.base is None else packed.base)
         self.poll()
 
@@ -229,8 +233,12 @@ class KafkaSink(Sink):
         finally:
             self.wait = None
 
-    def _produce(self, partition: int, packed: Array) -> None:
+    def _produce(self, partition: int, packed: Array, head: RecordHead) -> None:
         producer = self._opened()
+        headers, on_delivery = self._headers, self._delivered
+        if self._tracing is not None:
+            carried, ended = self._tracing.sent(partition, head)
+            headers, on_delivery = headers + carried, partial(self._delivered, ended=ended)
         if not self._in_flight:
             self._progress_s = time.monotonic()
         while True:
@@ -238,9 +246,7 @@ class KafkaSink(Sink):
             try:
                 # The client takes any buffer; its type hints do not say so.
                 value: Any = packed
-                producer.produce(
-                    self._topic, value=value, partition=partition, headers=self._headers, on_delivery=self._delivered
-                )
+                producer.produce(self._topic, value=value, partition=partition, headers=headers, on_delivery=on_delivery)
             except BufferError:
                 self._served(lambda: producer.poll(0.1))
                 self._refuse_silence()
@@ -258,7 +264,9 @@ class KafkaSink(Sink):
                     self._pace.written()
                 return
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, error: KafkaError | None, message: Message, ended: Callable[[str | None], None] | None = None) -> None:
+        if ended is not None:
+            ended(error.str() if error is not None else None)
         self._in_flight -= 1
         self._bytes_in_flight -= self._sizes[message.partition() or 0].popleft()
         self._progress_s = time.monotonic()

@@ -121,7 +121,7 @@ class KafkaConnection:
         client_id: str = "tutelage",
     ) -> None:
         self.bootstrap_servers = bootstrap_servers
-        self._client_id = client_id
+        self.client_id = client_id
         self.registry: Registry = HttpRegistry(registry) if isinstance(registry, str) else registry
         self._options = dict(options or {})
         self._last_error = ""
@@ -153,7 +153,7 @@ class KafkaConnection:
         config = {
             "bootstrap.servers": self.bootstrap_servers,
             # What an operator sees in request logs, quotas and the brokers' client metrics.
-            "client.id": self._client_id,
+            "client.id": self.client_id,
             "client.software.name": "tutelage",
             "client.software.version": version("tutelage"),
             **defaults,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec  # type: ignore[attr-defined]  # exported without saying so
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
 from tutelage.schemas.errors import AccessDenied, TransportError
 from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection, error_code

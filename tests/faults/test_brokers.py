@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]  # exported without saying so
+from confluent_kafka.admin import NewPartitions
 
 from faults.cluster import PARTITIONS, RECORDS, ROWS, Cluster, Outcome, one_line, until
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, TopicPartition
 
 from tutelage.consumers import KafkaSource, Student
 from tutelage.producers import KafkaSink, Teacher
@@ -98,18 +97,16 @@ def test_committed_offsets_show_ordinary_tools_the_lag_and_none_at_the_end(
 ) -> None:
     topic, group = topic_name("lag"), topic_name("group")
     teach(KafkaSink(topic, partitions=3, transactional=transactional, **kafka), passes=2)
-    admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
 
     def lag() -> int:
-        wanted = ConsumerGroupTopicPartitions(group)
-        offsets = admin.list_consumer_group_offsets([wanted])[group].result(20).topic_partitions
-        probe = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": "probe"})
+        tool = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": group})
+        parts = [TopicPartition(topic, partition) for partition in range(3)]
         try:
-            ends = {p: probe.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1] for p in range(3)}
+            committed = tool.committed(parts, timeout=20)
+            ends = [tool.get_watermark_offsets(part, timeout=10)[1] for part in parts]
         finally:
-            probe.close()
-        committed = {part.partition: part.offset for part in offsets if part.topic == topic}
-        return sum(end - committed.get(partition, 0) for partition, end in ends.items())
+            tool.close()
+        return sum(end - max(0, part.offset) for part, end in zip(committed, ends, strict=True))
 
     student = Student(timeout_s=30)
     student.register_teacher(KafkaSource(topic, group=group, **kafka))

@@ -1,0 +1,79 @@
+"""Trace context in records' headers (W3C `traceparent`), where OpenTelemetry is set up in the process; else nothing is done or imported.
+
+Spans follow the conventions for messaging (https://opentelemetry.io/docs/specs/semconv/messaging/kafka/): `send TOPIC` from a record's
+hand-over to its acknowledgement, `process TOPIC` around its decoding, in the trace of the span that sent it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tutelage.schemas.record import RecordHead
+
+Header = tuple[str, "str | bytes | None"]
+
+
+def tracing_of(topic: str, client_id: str) -> Tracing | None:
+    """Spans and headers for a topic's records; None unless the program, or `opentelemetry-instrument`, has set up a tracer provider."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None or isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        return None
+    return Tracing(trace, topic, client_id)
+
+
+class Tracing:
+    """Makes the spans of one topic's records."""
+
+    def __init__(self, trace: Any, topic: str, client_id: str) -> None:
+        from opentelemetry import propagate
+
+        self._trace = trace
+        self._propagate = propagate
+        self._tracer = trace.get_tracer("tutelage")
+        self._topic = topic
+        self._attributes = {
+            "messaging.system": "kafka",
+            "messaging.destination.name": topic,
+            "messaging.client.id": client_id,
+        }
+
+    def sent(self, partition: int, head: RecordHead) -> tuple[list[Header], Callable[[str | None], None]]:
+        """Begin a record's span: the headers that carry it, and what ends it, with an error if there was one."""
+        span = self._tracer.start_span(
+            f"send {self._topic}",
+            kind=self._trace.SpanKind.PRODUCER,
+            attributes={**self._about("send", partition), **_of_record(head)},
+        )
+        carrier: dict[str, str] = {}
+        self._propagate.inject(carrier, context=self._trace.set_span_in_context(span))
+
+        def ended(error: str | None) -> None:
+            if error is not None:
+                span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, error))
+            span.end()
+
+        return [(name, value.encode()) for name, value in carrier.items()], ended
+
+    def processed(self, headers: Iterable[Header], partition: int, offset: int) -> Any:
+        """A context manager: the span of decoding a record, in the trace of the one that sent it."""
+        carrier = {name: value.decode() for name, value in headers if isinstance(value, bytes)}
+        return self._tracer.start_as_current_span(
+            f"process {self._topic}",
+            context=self._propagate.extract(carrier),
+            kind=self._trace.SpanKind.CONSUMER,
+            attributes={**self._about("process", partition), "messaging.kafka.offset": offset},
+        )
+
+    def _about(self, operation: str, partition: int) -> dict[str, Any]:
+        return {
+            **self._attributes,
+            "messaging.operation.name": operation,
+            "messaging.operation.type": operation,
+            "messaging.destination.partition.id": str(partition),
+        }
+
+
+def _of_record(head: RecordHead) -> dict[str, Any]:
+    return {"tutelage.pass": head.pass_index, "tutelage.sequence": head.sequence, "tutelage.rows": head.rows}
