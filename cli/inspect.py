@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
 
+if TYPE_CHECKING:
+    from tutelage.cli.key_statistics import KeyStatistics
+    from tutelage.cli.survey import Survey
+    from tutelage.schemas.record import Column, Record
+
+# Of a long row so many numbers are shown.
+_SHOWN = 6
+# Where no terminal says how wide it is.
+_WIDTH = 120
+
 
 def inspect(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file or a topic.")],
+    rows: Annotated[int, typer.Option(min=0, help="Show so many of the first rows.")] = 3,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read all of it for the statistics, not a sample of about 64 MB.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw each key's histogram.", show_default=False)
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for a topic's first record.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     bootstrap_server: BootstrapFlag = None,
@@ -19,34 +37,188 @@ def inspect(
     command_config: FileFlag = None,
     x: OptionFlag = None,
 ) -> None:
-    """Say who wrote a file or topic, what its batches hold and how it is cut; reads its first record only.
+    """Say who wrote a file or topic, how much it holds, what its values are like, and show its first rows.
+
+    Reads what it must: a file's heads and a sample spread over it, a topic's ends and its first records. `verify` reads all and checks.
 
     [bold]Examples[/bold]
 
       tutelage inspect teacher1.avro
 
       tutelage inspect teacher1 -b localhost:9092 --json
+
+      tutelage inspect teacher1.avro --all --plot teacher1.png
     """
+    from tutelage.cli.key_statistics import KeyStatistics
+    from tutelage.cli.sources import source_of
+    from tutelage.cli.survey import SAMPLE_BYTES, sampled, survey_of
+    from tutelage.schemas.errors import ConfigurationError
+
+    if plot is not None:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError as error:
+            raise ConfigurationError("--plot needs matplotlib: pip install 'tutelage[demo]'") from error
+    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
+    try:
+        survey = survey_of(read, timeout)
+        statistics = {key: KeyStatistics() for key in survey.opened.description}
+        first: list[dict[str, Any]] = []
+        looked_at = {"records": 0, "rows": 0}
+        for record in sampled(read, survey, None if everything else SAMPLE_BYTES, timeout):
+            looked_at["records"] += 1
+            looked_at["rows"] += record.head.rows
+            for key, column in record.columns.items():
+                statistics[key].add(column)
+            if len(first) < rows:
+                first += _rows(record, rows - len(first))
+    finally:
+        read.close()
+    if plot is not None:
+        _draw(read.name, statistics, plot)
+    if as_json:
+        typer.echo(json.dumps(_as_json(read.name, survey, statistics, looked_at, first), ensure_ascii=False, default=str))
+    else:
+        _print(read.name, survey, statistics, looked_at, first)
+        if plot is not None:
+            typer.echo(f"histograms: {plot}", err=True)
+
+
+def _as_json(
+    name: str, survey: Survey, statistics: dict[str, KeyStatistics], looked_at: dict[str, int], first: list[dict[str, Any]]
+) -> dict[str, Any]:
     from dataclasses import asdict
+
+    keys = {
+        spec.key: {"dtype": spec.dtype, "shape": list(spec.shape), "wire": spec.wire, **statistics[spec.key].as_dict()}
+        for spec in survey.opened.description.specs
+    }
+    holds = {
+        "records": survey.records,
+        "rows": survey.rows,
+        "nbytes": survey.nbytes,
+        "passes_ended": survey.passes_ended,
+        "seconds": survey.seconds,
+        "flaw": survey.flaw,
+        "partitions": [{"first": low, "end": end} for low, end in survey.partitions],
+    }
+    return {
+        "source": name,
+        **asdict(survey.opened.stream),
+        "holds": holds,
+        "looked_at": looked_at,
+        "keys": keys,
+        "first_rows": first,
+    }
+
+
+def _print(
+    name: str, survey: Survey, statistics: dict[str, KeyStatistics], looked_at: dict[str, int], first: list[dict[str, Any]]
+) -> None:
     from datetime import UTC, datetime
 
-    from tutelage.cli.sources import source_of
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    opened_source = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
-    try:
-        opened = opened_source.open(timeout)
-    finally:
-        opened_source.close()
-    stream = asdict(opened.stream)
-    keys = {spec.key: {"dtype": spec.dtype, "shape": list(spec.shape), "wire": spec.wire} for spec in opened.description.specs}
-    if as_json:
-        typer.echo(json.dumps({"source": opened_source.name, **stream, "keys": keys}, ensure_ascii=False))
-        return
-    created = datetime.fromtimestamp(opened.stream.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    typer.echo(opened_source.name)
-    for name, value in {**stream, "created": created}.items():
-        if value != "":
-            typer.echo(f"  {name.replace('_', ' '):16} {value}")
-    typer.echo("  keys")
-    for spec in opened.description.specs:
-        typer.echo(f"    {spec.key!r}: {spec}")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    stream = survey.opened.stream
+    created = datetime.fromtimestamp(stream.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    console.print(Text(name, style="bold"))
+    cut = f"{stream.passes} passes, {stream.partitions} partitions, {stream.rows_per_record} rows per record"
+    for label, value in (
+        ("teacher", stream.teacher),
+        ("run", f"{stream.run_id}, created {created} by tutelage {stream.version}"),
+        ("revision", stream.revision),
+        ("inputs", stream.inputs),
+        ("cut in", cut),
+        ("holds", _holds(survey)),
+        ("offsets", "  ".join(f"{at}: {low}-{end}" for at, (low, end) in enumerate(survey.partitions))),
+        ("not whole", survey.flaw or ""),
+    ):
+        if value:
+            console.print(Text(f"  {label:10} {value}", style="red" if label == "not whole" else ""), soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("  key", "values", "min", "mean", "max", "NaN, inf", "histogram"):
+        numeric = title in ("min", "mean", "max", "NaN, inf")
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=title not in ("  key", "values"))
+    for spec in survey.opened.description.specs:
+        found = statistics[spec.key]
+        odd = (found.nan + found.infinite) / found.count if found.count else 0.0
+        lengths = f", {found.lengths[0]} to {found.lengths[1]} long" if found.lengths else ""
+        numbers = [f"{number:.4g}" if number is not None else "" for number in (found.low, found.mean, found.high)]
+        table.add_row(f"  {spec.key}", f"{spec}{lengths}", *numbers, f"{odd:.2%}" if odd else "0", found.sparkline())
+    console.print(table)
+    whole = survey.records is not None and looked_at["records"] >= survey.records
+    console.print(
+        f"  statistics of {'all' if whole else 'a sample of'} {looked_at['rows']:,} rows in {looked_at['records']:,} records"
+        + ("" if whole else "; --all reads all")
+    )
+    for row in first:
+        console.print(Text("  " + _said(row)), soft_wrap=True)
+
+
+def _holds(survey: Survey) -> str:
+    from rich.filesize import decimal
+
+    parts = [f"{survey.passes_ended} of {survey.opened.stream.passes} passes"] if survey.passes_ended is not None else []
+    parts += [f"{survey.rows:,} rows"] if survey.rows is not None else []
+    parts += [f"{survey.records:,} records"] if survey.records is not None else []
+    parts += [decimal(survey.nbytes)] if survey.nbytes is not None else []
+    if survey.rows is not None and survey.seconds:
+        parts.append(f"written at {survey.rows / survey.seconds:,.0f} rows/s")
+    return ", ".join(parts)
+
+
+def _rows(record: Record, count: int) -> list[dict[str, Any]]:
+    count = min(count, record.head.rows)
+    columns = {key: _row_values(column, count) for key, column in record.columns.items()}
+    return [{key: values[row] for key, values in columns.items()} for row in range(count)]
+
+
+def _row_values(column: Column, count: int) -> list[Any]:
+    import numpy as np
+
+    from tutelage.schemas.record import Ragged
+
+    if isinstance(column, Ragged):
+        stops = np.cumsum(column.lengths[:count])
+        return [_plain(column.values[stop - length : stop]) for stop, length in zip(stops, column.lengths, strict=False)]
+    return [_plain(column[row]) for row in range(count)]
+
+
+def _plain(values: Any) -> Any:
+    """A row as Python's numbers; what numpy alone knows (bfloat16, float8) as floats."""
+    import numpy as np
+
+    array = np.asarray(values)
+    return (array if array.dtype.kind in "biufc" else array.astype(np.float64)).tolist()
+
+
+def _said(row: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in row.items())
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, list):
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    more = f", … {len(value)}" if len(value) > _SHOWN else ""
+    return f"[{', '.join(_short(item) for item in value[:_SHOWN])}{more}]"
+
+
+def _draw(name: str, statistics: dict[str, KeyStatistics], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(statistics), 1, figsize=(7, 2.2 * len(statistics)), squeeze=False, layout="constrained")
+    for axis, (key, found) in zip(axes[:, 0], statistics.items(), strict=True):
+        axis.stairs(*found.histogram(), fill=True)
+        axis.set_title(f"{key}: {found.count:,} values", fontsize=10, loc="left")
+        axis.set_yticks([])
+    figure.suptitle(name)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

@@ -139,6 +139,8 @@ def learn(
             written.end_pass()
             if checkpoint is not None:
                 student.save(checkpoint)
+        # Where all was read before, the last commit may not have arrived then.
+        student.commit()
         result = {
             "keys": {spec.key: str(spec) for spec in student.description.specs},
             "passes": student.passes - first,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SILENT_AT_MOST_S = 60.0
 WAITING_AT_MOST_S = 30.0
-_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+_TEXT = ("Content-Type", "text/plain; charset=utf-8")
 
 MetricsFlag = Annotated[
     str | None,
@@ -91,11 +91,11 @@ def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
         if path in ("/", "/metrics"):
             return metrics(environ, start_response)
         if path not in checks:
-            start_response(f"{HTTPStatus.NOT_FOUND.value} Not Found", _TEXT)
+            start_response(f"{HTTPStatus.NOT_FOUND.value} Not Found", [_TEXT])
             return [b"try /metrics, /livez or /readyz\n"]
         well, why = checks[path](activity())
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
-        start_response(f"{status.value} {status.phrase}", _TEXT)
+        start_response(f"{status.value} {status.phrase}", [_TEXT])
         return [f"{why}\n".encode()]
 
     return application

@@ -1,13 +1,42 @@
-"""Students: file, Kafka topic or memory -> ordered, aligned, merged batches of torch tensors."""
+"""Students: file, Kafka topic or memory -> ordered, aligned, merged batches of torch tensors.
 
-from tutelage.consumers.dataset import KnowledgeDataset
-from tutelage.consumers.file_source import FileSource
-from tutelage.consumers.kafka_source import KafkaSource
-from tutelage.consumers.merge import RaggedOptions
-from tutelage.consumers.source import MemorySource, Source
-from tutelage.consumers.student import Student
-from tutelage.schemas.limits import Limits
-from tutelage.schemas.memory_topic import MemoryTopic
+Imported when they are first named: who reads files or copies topics does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tutelage.consumers.dataset import KnowledgeDataset
+    from tutelage.consumers.file_source import FileSource
+    from tutelage.consumers.kafka_source import KafkaSource
+    from tutelage.consumers.merge import RaggedOptions
+    from tutelage.consumers.source import MemorySource, Source
+    from tutelage.consumers.student import Student
+    from tutelage.schemas.limits import Limits
+    from tutelage.schemas.memory_topic import MemoryTopic
+
+_HOMES = {
+    "FileSource": "tutelage.consumers.file_source",
+    "KafkaSource": "tutelage.consumers.kafka_source",
+    "KnowledgeDataset": "tutelage.consumers.dataset",
+    "Limits": "tutelage.schemas.limits",
+    "MemorySource": "tutelage.consumers.source",
+    "MemoryTopic": "tutelage.schemas.memory_topic",
+    "RaggedOptions": "tutelage.consumers.merge",
+    "Source": "tutelage.consumers.source",
+    "Student": "tutelage.consumers.student",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
 
 __all__ = [
     "FileSource",

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -51,6 +52,8 @@ _PASSING = frozenset(
         KafkaError._RESOLVE,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        # The client asks for a coordinator, although no group is joined.
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
 
@@ -83,7 +86,7 @@ class KafkaSource(Source):
         self._topic = checked_topic(topic)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._group = Group(group, topic) if group is not None else None
+        self._group = Group(self._connection, group, topic) if group is not None else None
         self._limits = limits
         self._consumer: Consumer | None = None
         self._asked = KafkaTopic(self._connection, self._topic)
@@ -118,6 +121,11 @@ class KafkaSource(Source):
     @property
     def name(self) -> str:
         return f"topic {self._topic}"
+
+    @property
+    def connection(self) -> KafkaConnection:
+        """How it reaches Kafka."""
+        return self._connection
 
     @property
     def online(self) -> bool:
@@ -175,9 +183,7 @@ class KafkaSource(Source):
         """A consumer in place of the one before: one that is assigned again while it fetches may stand still for three seconds."""
         if self._consumer is not None:
             self._consumer.close()
-        self._consumer = consumer = self._connection.consumer(
-            self._group.name if self._group is not None else None, partitions=partitions
-        )
+        self._consumer = consumer = self._connection.consumer(partitions=partitions)
         self._held = frozenset()
         # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
         self._asked.partitions(consumer)
@@ -323,12 +329,7 @@ class KafkaSource(Source):
             raise RetentionLoss(f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms")
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
             raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
-        if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            # The client asks for a group's coordinator, whether one was named or not.
-            if self._group is not None:
-                self._group.refused(describe(error))
-            return
-        if error.code() in DENIED:
+        if error.code() in DENIED - _PASSING:
             raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
         if error.code() not in _PASSING and not error.retriable():
             raise TransportError(f"{where}: {error.str()}")
@@ -339,8 +340,8 @@ class KafkaSource(Source):
         return self._group is not None
 
     def commit(self, position: Position) -> None:
-        if self._group is not None and self._consumer is not None and self._opened is not None:
-            self._group.commit(self._consumer, self._asked, self._opened, position)
+        if self._group is not None and self._opened is not None:
+            self._group.commit(self._asked, self._opened, position)
 
     def send(self, value: Any) -> None:
         self._controls().send(value)
@@ -361,7 +362,9 @@ class KafkaSource(Source):
     def _leave_inherited(self) -> None:
         """In a forked child, leave the parent's clients alone and begin anew."""
         if self._pid != os.getpid():
-            _INHERITED.extend((self._consumer, self._asked, self._control, self._ends))
+            _INHERITED.extend((self._consumer, self._asked, self._control, self._ends, self._group))
+            if self._group is not None:
+                self._group = copy(self._group)
             self._forget_clients()
             self._pid = os.getpid()
 
@@ -371,6 +374,8 @@ class KafkaSource(Source):
 
     def close(self) -> None:
         self._leave_inherited()
+        if self._group is not None:
+            self._group.close()
         if self._consumer is not None:
             self._consumer.close()
         if self._control is not None:

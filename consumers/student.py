@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.consumers.agreement import names_of, refuse_unlike
 from tutelage.consumers.channel import Closed
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.consumers.conversation import numbered, send
 from tutelage.consumers.merge import Batch, Merge, RaggedOptions
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
 from tutelage.consumers.place import Place, place_of, settings_of, state_of
@@ -93,9 +94,8 @@ class Student:
         self._commits = False
         self._committed_s = 0.0
         self._pid = os.getpid()
-        #: What was given so far, and where the time went.
+        #: What was given so far and where the time went; and what came of each teacher, in the order of registration.
         self.tally = StudentTally()
-        #: What came of each teacher so far, in the order of registration.
         self.teacher_tallies: list[TeacherTally] = []
 
     def __repr__(self) -> str:
@@ -195,8 +195,7 @@ class Student:
         """
         if batch_size < 1:
             raise ConfigurationError(f"batch_size is {batch_size}; it must be at least 1")
-        if self._pipeline is not None and self._pid == os.getpid():
-            raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
+        self._refuse_second()
         merge = self._merging()
         place = self._next_place(batch_size, drop_last, pass_index)
         options = PipelineOptions(
@@ -212,8 +211,7 @@ class Student:
         return self._iterate(merge, options, place)
 
     def _iterate(self, merge: Merge, options: PipelineOptions, place: Place) -> Iterator[Batch]:
-        if self._pipeline is not None:
-            raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
+        self._refuse_second()
         self._place = place
         self._pipeline = pipeline = Pipeline(
             self._sources, self._streams(), place.of(len(self._sources)), merge, options, first_row=place.rows,
@@ -284,18 +282,25 @@ class Student:
             self.tally.longest_wait_s = max(self.tally.longest_wait_s, waited_s)
 
     def _next_place(self, batch_size: int, drop_last: bool, pass_index: int | None) -> Place:
-        opened = self._streams()
-        saved = self._saved
-        if saved is not None:
-            place = place_of(saved, self._sources, opened, self._settings())
+        place = self._place_now()
+        if self._saved is not None:
             place.refuse_unlike(batch_size, drop_last, pass_index)
         else:
             # A pass that was left early begins again.
-            place = self._place.begun_again() if self._place.batches else replace(self._place)
-        place = place.within(opened[0].stream.passes, pass_index)
+            place = place.begun_again() if place.batches else replace(place)
+        place = place.within(self._streams()[0].stream.passes, pass_index)
         place.batch_size, place.drop_last = batch_size, drop_last
         self._saved = None
         return place
+
+    def _place_now(self) -> Place:
+        saved = self._saved
+        return self._place if saved is None else place_of(saved, self._sources, self._streams(), self._settings())
+
+    def commit(self) -> None:
+        """Tell the sources' groups where the student is; while it reads it does so by itself."""
+        self._merging()
+        self._commit(self._place_now())
 
     def _settings(self) -> dict[str, Any]:
         ragged = self._ragged or RaggedOptions()
@@ -328,6 +333,10 @@ class Student:
         if not self._started:
             raise ConfigurationError("the student is not started; use `with student:` or start()")
 
+    def _refuse_second(self) -> None:
+        if self._pipeline is not None and self._pid == os.getpid():
+            raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
+
     def _streams(self) -> list[Opened]:
         assert self._opened is not None, "streams are opened before they are used"
         return self._opened
@@ -340,25 +349,13 @@ class Student:
 
     def send(self, value: Any, teachers: Sequence[int] | None = None) -> None:
         """Send a control message to all teachers, or to those with these numbers. Teachers of files are passed over with a warning."""
-        from tutelage.consumers.torch_view import without_torch
-
         self._refuse_unstarted()
-        for index in range(len(self._sources)) if teachers is None else teachers:
-            source = self._source(index)
-            if source.online:
-                source.send(without_torch(value))
-            else:
-                log.warning("%s is a file: the message is not sent to its teacher", source.name)
+        send(self._sources, value, teachers)
 
     def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
         """The next control message of the teacher with that number, tensors as numpy arrays. WaitTimeout if none comes."""
         self._refuse_unstarted()
-        return self._source(teacher).recv(timeout_s or self._timeout_s)
-
-    def _source(self, index: int) -> Source:
-        if not 0 <= index < len(self._sources):
-            raise ConfigurationError(f"there is no teacher {index}; {len(self._sources)} are registered, from 0")
-        return self._sources[index]
+        return numbered(self._sources, teacher).recv(timeout_s or self._timeout_s)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the student is, behind the last batch it delivered: JSON-like, for `load_state_dict` or `save`."""

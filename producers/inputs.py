@@ -5,6 +5,7 @@ Knows how many rows a batch holds where that can be seen, so that a restarted te
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -67,7 +68,12 @@ class ReadAhead:
         self._batches = batches
         self._thread = Worker("tutelage-inputs")
         self._depth = depth
+        # What is being read, by number, and the number of the oldest that was not taken: only of that one may a part be taken.
         self._futures: list[Future[list[Any]]] = []
+        self._oldest = 0
+        self._reading = -1
+        self._group: list[Any] = []
+        self._lock = threading.Lock()
         self.group_size = 1
         self.exhausted = False
 
@@ -80,20 +86,37 @@ class ReadAhead:
     def take(self) -> list[Any]:
         """The next group, which must be done. An empty one says that there are no more. Raises what the inputs raised."""
         group = self._futures.pop(0).result()
+        self._oldest += 1
         if group and group[-1] is _END:
             group.pop()
             self.exhausted = True
             self._futures.clear()
         return group
 
+    @property
+    def holds_part(self) -> bool:
+        """Whether batches were read that wait for others of their group."""
+        return bool(self._group)
+
+    def take_part(self) -> list[Any]:
+        """The batches that were read of the next group while others are not there yet; they need not wait for inputs that pause."""
+        with self._lock:
+            if self._reading != self._oldest:
+                return []
+            part, self._group = self._group, []
+            return part
+
     def _read(self, size: int) -> list[Any]:
-        group: list[Any] = []
+        with self._lock:
+            self._reading += 1
         began = time.perf_counter()
-        while len(group) < size:
-            group.append(next(self._batches, _END))
-            if group[-1] is _END or time.perf_counter() - began > GROUP_SECONDS:
-                break
-        return group
+        while True:
+            batch = next(self._batches, _END)
+            with self._lock:
+                self._group.append(batch)
+                if batch is _END or len(self._group) >= size or time.perf_counter() - began > GROUP_SECONDS:
+                    group, self._group = self._group, []
+                    return group
 
     def close(self) -> None:
         """End the thread; does not wait for a batch that is being read."""

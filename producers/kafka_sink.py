@@ -268,7 +268,9 @@ class KafkaSink(Sink):
         if ended is not None:
             ended(error.str() if error is not None else None)
         self._in_flight -= 1
-        self._bytes_in_flight -= self._sizes[message.partition() or 0].popleft()
+        sizes = self._sizes[message.partition() or 0]
+        # None there if a signal came between sending and counting.
+        self._bytes_in_flight -= sizes.popleft() if sizes else 0
         self._progress_s = time.monotonic()
         if self.on_delivery is not None:
             self.on_delivery(message.latency() or 0.0)

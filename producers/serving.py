@@ -85,7 +85,10 @@ class Serving:
                 if not pending:
                     return
                 began = time.perf_counter()
-                wait(pending, timeout=_LINGER_POLL_S if self._run.undecided else _POLL_S, return_when=FIRST_COMPLETED)
+                soon = self._run.undecided or (group is not None and reader.holds_part)
+                wait(pending, timeout=_LINGER_POLL_S if soon else _POLL_S, return_when=FIRST_COMPLETED)
+                if group is not None and not group.done() and (part := reader.take_part()):
+                    self._forwards.append(self._devices.submit(part, self._transfer))
                 if pending == [group]:
                     # Nothing is under way behind the inputs: they are what is waited for.
                     tally.input_wait_s += time.perf_counter() - began

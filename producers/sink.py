@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 class Tail:
     """What a sink holds of a run: who wrote it, and the first record that is missing.
 
-    `pass_index` and `sequence` name that record; `complete` says that none is. `generation` is the highest found. `last` is the
-    pass's last record that is there, or its end. `finished` says that nothing at all is left to do, not even to name a file.
+    `pass_index` and `sequence` name that record; `complete` says that none is. `generation` is the highest found. `last` is the pass's
+    last record that is there, or its end (of a complete run the last pass's). `finished` says that nothing at all is left to do, not even
+    to name a file.
     """
 
     stream: Stream
@@ -159,8 +160,8 @@ def tail_of(stream: Stream, description: Description, heads: list[list[RecordHea
     """The tail of a run from the heads at the end of each partition, and each partition's first missing record."""
     missing = [next_record(found, partition, len(heads)) for partition, found in enumerate(heads)]
     pass_index, sequence = min(missing)
-    found_of_pass = [head for found in heads for head in found if head.pass_index == pass_index]
     complete = pass_index >= stream.passes
+    found_of_pass = [head for found in heads for head in found if head.pass_index == pass_index - complete]
     tail = Tail(
         stream=stream,
         description=description,

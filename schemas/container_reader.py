@@ -204,6 +204,15 @@ class StoredBlock:
         payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, most)
         return reader.codec.decode_many(payload, self._count, self.where)
 
+    def head(self) -> RecordHead | None:
+        """The head of its only record, as it stands there, not checked; None if it holds several or is compressed."""
+        if self._count != 1 or self._reader.header.codec != "null":
+            return None
+        try:
+            return decode_head(self._peeked)[0]
+        except (IndexError, ValueError):
+            return None
+
     def record(self) -> StoredRecord | None:
         """Its only record, to be read later; None if it holds several, is compressed, or has anything but full dense keys."""
         reader = self._reader

@@ -137,11 +137,13 @@ class KafkaConnection:
         client: Producer = self._client(Producer, {**_PRODUCER_DEFAULTS, **(settings or {})})
         return client
 
-    def consumer(self, group: str | None = None, *, partitions: int = 1) -> Consumer:
+    def consumer(
+        self, group: str | None = None, *, partitions: int = 1, settings: Mapping[str, object] | None = None
+    ) -> Consumer:
         """A new consumer, to be assigned so many partitions by hand. The group only matters where offsets are committed."""
         fetch_bytes = max(1 << 20, min(_FETCH_BYTES, 4 * _FETCH_BYTES // partitions))
-        settings = {"fetch.message.max.bytes": fetch_bytes, "group.id": group or "tutelage"}
-        client: Consumer = self._client(Consumer, {**_CONSUMER_DEFAULTS, **settings})
+        ours = {"fetch.message.max.bytes": fetch_bytes, "group.id": group or "tutelage", **(settings or {})}
+        client: Consumer = self._client(Consumer, {**_CONSUMER_DEFAULTS, **ours})
         return client
 
     def admin(self) -> AdminClient:

@@ -13,6 +13,7 @@ from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection,
 
 EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_NEWEST = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
 # What the broker refuses for a moment, until a partition has its leader.
 _PASSING = frozenset(
     (
@@ -66,6 +67,17 @@ class KafkaTopic:
     def end_offsets(self, partitions: int) -> list[int]:
         """Each partition's next offset to be written."""
         return self._offsets(partitions, LATEST)
+
+    def last_timestamp(self, partitions: int) -> float | None:
+        """When the newest record was written, in seconds since the epoch by the broker's or writer's clock; None if there is none."""
+        wanted = {TopicPartition(self._name, partition): _NEWEST for partition in range(partitions)}
+        doing = f"looking for the newest record of topic {self._name}"
+        found = [
+            self._connection.resolved(future, doing).timestamp
+            for future in self.admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S).values()
+        ]
+        newest = max(found, default=-1)
+        return newest / 1000 if newest > 0 else None
 
     def _offsets(self, partitions: int, spec: OffsetSpec) -> list[int]:
         """Asked for all partitions at once, and again while leaders are being chosen.

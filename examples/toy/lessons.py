@@ -1,12 +1,23 @@
-"""The toy's teachers for the command line: `tutelage teach tutelage.examples.toy.lessons:teacher1 --out teacher1.avro`."""
+"""The toy for the command line: `tutelage teach tutelage.examples.toy.lessons:teacher1 --out teacher1.avro`.
+
+`steady1` and `steady2` are the same teachers at the pace of real ones, ten minutes over a million rows, for whoever wants to watch
+something; `train` is a student for them.
+"""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
 
 from tutelage.examples.toy.reader import inputs_of
 from tutelage.examples.toy.teachers import Teacher1, Teacher2
 from tutelage.producers import Lesson
 
 MAX_N = 1000
+STEADY_ROWS, STEADY_BATCH, STEADY_SECONDS = 1_000_000, 100, 600.0
 
 
 def teacher1() -> Lesson:
@@ -27,3 +38,32 @@ def teacher2() -> Lesson:
         name="teacher2",
         fingerprint=f"numbers to {MAX_N}",
     )
+
+
+def steady1() -> Lesson:
+    """x -> 2x-1, for a million numbers, in ten minutes."""
+    return replace(teacher1(), inputs=_steady, fingerprint=f"numbers to {STEADY_ROWS}")
+
+
+def steady2() -> Lesson:
+    """x -> 2x+1, for a million numbers, in ten minutes."""
+    return replace(teacher2(), inputs=_steady, fingerprint=f"numbers to {STEADY_ROWS}")
+
+
+def train(batches: Iterator[dict[str, torch.Tensor]]) -> None:
+    """Learn result = w x + b from the merged knowledge, by gradient descent."""
+    line = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(line.parameters(), lr=0.05)
+    for batch in batches:
+        x, result = (batch[key].float() / STEADY_ROWS for key in ("x", "result"))
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(line(x), result).backward()
+        optimizer.step()
+
+
+def _steady() -> Iterator[torch.Tensor]:
+    began, batches = time.monotonic(), STEADY_ROWS // STEADY_BATCH
+    for index in range(batches):
+        # By the clock, so that what comes late is made up for.
+        time.sleep(max(0.0, began + index * STEADY_SECONDS / batches - time.monotonic()))
+        yield torch.arange(index * STEADY_BATCH, (index + 1) * STEADY_BATCH).reshape(-1, 1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from tutelage.producers.inputs import Inputs, ReadAhead, from_sample_lists, from_samples, rows_in
@@ -115,3 +119,52 @@ def test_inputs_that_come_slowly_do_not_wait_for_each_other() -> None:
         groups.append(reader.take())
     reader.close()
     assert groups == [[0], [1], [2], [3], []] or groups == [[0], [1], [2], [3]]
+
+
+def test_what_was_read_before_a_pause_does_not_wait_for_what_comes_after_it() -> None:
+    more = threading.Event()
+
+    def bursts() -> Iterator[int]:
+        yield from range(3)
+        more.wait(20)
+        yield from range(3, 6)
+
+    reader = ReadAhead(bursts())
+    reader.group_size = 256
+    found: list[int] = []
+    future = reader.next_group()
+    deadline = time.monotonic() + 20
+    while len(found) < 3 and time.monotonic() < deadline:
+        assert future is not None
+        found += reader.take() if future.done() else reader.take_part()
+        future = reader.next_group()
+        time.sleep(0.001)
+    assert found == [0, 1, 2]
+    more.set()
+    while (future := reader.next_group()) is not None:
+        future.result(10)
+        found += reader.take()
+    reader.close()
+    assert found == list(range(6))
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.002]), max_size=60), st.randoms(use_true_random=False))
+def test_parts_and_groups_together_keep_the_order(pauses: list[float], random: Random) -> None:
+    def inputs() -> Iterator[int]:
+        for index, pause in enumerate(pauses):
+            time.sleep(pause)
+            yield index
+
+    reader = ReadAhead(inputs())
+    found: list[int] = []
+    while (future := reader.next_group()) is not None:
+        reader.group_size = random.choice([1, 2, 7, 256])
+        if future.done():
+            found += reader.take()
+        elif random.random() < 0.7:
+            found += reader.take_part()
+        else:
+            time.sleep(0.0003)
+    reader.close()
+    assert found == list(range(len(pauses)))

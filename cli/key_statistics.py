@@ -1,0 +1,111 @@
+"""What the values of a key are like: range, mean, share of NaN, histogram. Arrays in, numbers out; no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tutelage.schemas.record import Array, Column, Ragged
+
+BINS = 16
+_KEPT, _KEPT_OF_A_RECORD = 1 << 20, 4096
+_FLOAT32_BYTES = 4
+# Values this near, by their size, cannot be told apart by so many edges.
+_TOO_NEAR = 1e-12
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(kw_only=True, slots=True)
+class KeyStatistics:
+    """One key's values so far. Complex numbers count by their magnitude, bools as 0 and 1; NaN and infinities only by their share.
+
+    The histogram is of some values of each record, evenly chosen, a million at most.
+    """
+
+    count: int = 0
+    nan: int = 0
+    infinite: int = 0
+    low: float | None = None
+    high: float | None = None
+    total: float = 0.0
+    lengths: list[int] = field(default_factory=list)
+    _kept: list[Array] = field(default_factory=list)
+    _kept_count: int = 0
+
+    def add(self, column: Column) -> None:
+        """Take values in."""
+        if isinstance(column, Ragged):
+            if len(column.lengths):
+                shortest, longest = int(column.lengths.min()), int(column.lengths.max())
+                self.lengths = [min([shortest, *self.lengths[:1]]), max([longest, *self.lengths[1:]])]
+            column = column.values
+        values = _numbers(column)
+        finite = values
+        whole = np.isfinite(values)
+        if not whole.all():
+            finite = values[whole]
+            nan = int(np.isnan(values).sum())
+            self.nan += nan
+            self.infinite += values.size - finite.size - nan
+        self.count += values.size
+        if not finite.size:
+            return
+        low, high = float(finite.min()), float(finite.max())
+        self.low = low if self.low is None else min(self.low, low)
+        self.high = high if self.high is None else max(self.high, high)
+        self.total += float(finite.sum(dtype=np.float64))
+        some = finite[:: max(1, finite.size // _KEPT_OF_A_RECORD)]
+        self._kept.append(some)
+        self._kept_count += some.size
+        if self._kept_count > _KEPT:
+            self._kept = [np.concatenate(self._kept)[::2]]
+            self._kept_count = self._kept[0].size
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the finite values."""
+        finite = self.count - self.nan - self.infinite
+        return self.total / finite if finite else None
+
+    def histogram(self) -> tuple[Array, Array]:
+        """Counts [BINS] and edges [BINS + 1], from the lowest to the highest value."""
+        low, high = self.low or 0.0, self.high or 0.0
+        if high - low <= abs(low) * _TOO_NEAR:
+            # One value only, or as good as: it has the first bin.
+            high = low + max(1.0, abs(low))
+        kept = np.concatenate(self._kept) if self._kept else np.empty(0)
+        counts, edges = np.histogram(kept.astype(np.float64), BINS, (low, high))
+        return counts, edges
+
+    def sparkline(self) -> str:
+        """The histogram in one line of text."""
+        counts, _ = self.histogram()
+        if not counts.max():
+            return ""
+        # What is there at all is seen.
+        heights = np.ceil(counts * (len(_BLOCKS) - 1) / counts.max()).astype(int)
+        return "".join(_BLOCKS[height] for height in heights)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, as JSON-like values."""
+        counts, edges = self.histogram()
+        return {
+            "count": self.count,
+            "min": self.low,
+            "mean": self.mean,
+            "max": self.high,
+            "nan_share": self.nan / self.count if self.count else 0.0,
+            "infinite_share": self.infinite / self.count if self.count else 0.0,
+            **({"row_lengths": self.lengths} if self.lengths else {}),
+            "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        }
+
+
+def _numbers(values: Array) -> Array:
+    """The values as numbers one can calculate with, flat: float32 where that holds them, else float64."""
+    if values.dtype.kind == "c":
+        values = np.abs(values)
+    exact = np.float32 if values.dtype.kind not in "iu" and values.dtype.itemsize <= _FLOAT32_BYTES else np.float64
+    return values.astype(exact, copy=False).ravel()
