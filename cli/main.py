@@ -20,6 +20,7 @@ from tutelage.cli.replay import replay
 from tutelage.cli.stack import stack
 from tutelage.cli.teach import teach
 from tutelage.cli.verify import verify
+from tutelage.cli.watch import watch
 
 EPILOG = (
     "Exit codes: 0 done, 1 other, 2 wrong use, 3 schema, 4 broker, registry or disk, 5 data wrong or missing, "
@@ -36,7 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EPILOG,
 )
-for command in (teach, learn, record, replay, inspect, verify, repair, demo):
+for command in (teach, learn, record, replay, inspect, watch, verify, repair, demo):
     app.command()(one_line_errors(command))
 app.add_typer(stack, name="stack")
 

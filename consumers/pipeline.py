@@ -88,6 +88,11 @@ class _Teacher:
         self.thread = threading.Thread(target=self._fetch, name=f"tutelage-fetch-{source.name}", daemon=True)
 
     @property
+    def is_late(self) -> bool:
+        """Whether nothing of it is there to be brought in."""
+        return self.awaited is None and not len(self.channel)
+
+    @property
     def rows_ready(self) -> int:
         """Rows that are cut and wait to be taken."""
         return sum(item.chunk.rows for item, _ in self.channel.items() if isinstance(item, Loading))
@@ -251,9 +256,12 @@ class Pipeline:
         """Bring in chunks until every teacher has a batch ready or is at its end, and merge; None if one waits too long for that."""
         while starving := self._align.starving():
             for index in starving:
-                began = time.perf_counter()
+                began, late = time.perf_counter(), [each for each in starving if self._teachers[each].is_late]
                 brought = self._bring(index, self._teachers[index], timeout_s)
-                self._teachers[index].tally.wait_s += time.perf_counter() - began
+                seconds = time.perf_counter() - began
+                # Who is waited for beside the one that is asked is as late as that one.
+                for each in {index, *(each for each in late if self._teachers[each].is_late)}:
+                    self._teachers[each].tally.wait_s += seconds
                 if not brought:
                     return None
         size = self._options.batch_size

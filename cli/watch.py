@@ -1,0 +1,100 @@
+"""`tutelage watch`: a live screen of topics, their teachers and their reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+
+if TYPE_CHECKING:
+    from tutelage.cli.watching import Watcher
+
+_DRIVER_VARIABLE = "TEXTUAL_DRIVER"
+_HINT = "the screen needs textual: pip install 'tutelage[watch]'; --json needs nothing"
+
+
+def watch(
+    topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="Topics that teachers write.")],
+    group: Annotated[
+        str | None, typer.Option(help="The student's consumer group (learn --group): how far it has read.", show_default=False)
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where a student shows its metrics (learn --metrics-port); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
+    web: Annotated[bool, typer.Option("--web", help="Show the same screen in the browser, on this machine.")] = False,
+    web_port: Annotated[int, typer.Option(help="Where the browser finds it.")] = 8000,
+    as_json: Annotated[bool, typer.Option("--json", help="Look twice, print what was seen as JSON, and end.")] = False,
+    bootstrap_server: BootstrapFlag = None,
+    registry: RegistryFlag = None,
+    command_config: FileFlag = None,
+    x: OptionFlag = None,
+) -> None:
+    """Watch topics live: is the student starving, which teacher is the slow one, how far behind is it, is anything dropped.
+
+    [bold]Examples[/bold]
+
+      tutelage watch teacher1 teacher2 --group student
+
+      tutelage watch teacher1 teacher2 --group student --metrics localhost:9404 --web
+    """
+    from tutelage.cli.watching import Watcher
+    from tutelage.schemas.errors import ConfigurationError
+    from tutelage.schemas.topic import checked_topic
+
+    kafka = kafka_settings(bootstrap_server, registry, command_config, x)
+    names = [checked_topic(topic.removeprefix("topic:")) for topic in topics]
+    if web:
+        _serve(web_port)
+        return
+    if not as_json:
+        try:
+            from tutelage.cli.watch_screen import WatchScreen
+        except ImportError as error:
+            raise ConfigurationError(_HINT) from error
+        # textual-serve has no terminal, and says by this how to draw.
+        if not sys.stdout.isatty() and _DRIVER_VARIABLE not in os.environ:
+            raise ConfigurationError("watch draws on a terminal, and this is none; --json prints what it sees")
+    watcher = Watcher(kafka, names, group=group, metrics=metrics or ())
+    try:
+        if as_json:
+            _print_json(watcher, every)
+        else:
+            WatchScreen(watcher.look, every_s=every, title=f"tutelage watch {' '.join(names)}").run()
+    finally:
+        watcher.close()
+
+
+def _print_json(watcher: Watcher, every_s: float) -> None:
+    # Rates need two looks.
+    watcher.look()
+    time.sleep(every_s)
+    view = watcher.look()
+    said = [{"how": how, "said": line} for how, line in view.verdicts()]
+    typer.echo(json.dumps({**asdict(view), "verdicts": said}, ensure_ascii=False))
+
+
+def _serve(port: int) -> None:
+    """The same command, without --web, run by textual-serve for each browser that comes."""
+    from tutelage.schemas.errors import ConfigurationError
+
+    try:
+        from textual_serve.server import Server
+    except ImportError as error:
+        raise ConfigurationError(_HINT) from error
+    arguments = [argument for argument in sys.argv if argument != "--web"]
+    typer.echo(f"open http://localhost:{port} (Ctrl-C ends)", err=True)
+    Server(shlex.join(arguments), host="localhost", port=port, title="tutelage watch").serve()

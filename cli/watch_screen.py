@@ -1,0 +1,121 @@
+"""The live screen of `tutelage watch`: verdicts on top, a table of teachers, every partition's position below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.widgets import Footer, Header, Static
+
+from tutelage.cli.watching import PartitionView, TopicView, View
+
+_STYLES = {"good": "green", "warning": "yellow", "bad": "bold red", "plain": ""}
+_MARKS = {"good": "●", "warning": "▲", "bad": "■", "plain": "·"}
+_BAR = 40
+
+
+class WatchScreen(App[None]):
+    """Looks every few seconds, in a thread, and draws what was seen."""
+
+    CSS = """
+    #verdicts { height: auto; padding: 1 2; background: $panel; }
+    #topics { padding: 1 2; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "Quit"), ("p", "pause", "Pause"), ("r", "look", "Look now")]
+
+    def __init__(self, look: Callable[[], View], *, every_s: float, title: str) -> None:
+        super().__init__()
+        self._look = look
+        self._every_s = every_s
+        self._paused = False
+        self.title = title
+        self.view: View | None = None
+
+    def compose(self) -> ComposeResult:
+        """The parts of the screen."""
+        yield Header(show_clock=True)
+        yield Static("looking ...", id="verdicts")
+        with VerticalScroll():
+            yield Static(id="topics")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        self.set_interval(self._every_s, self.look_again)
+        self.look_again()
+
+    def action_pause(self) -> None:
+        """Stand still, or go on."""
+        self._paused = not self._paused
+        self.sub_title = "paused" if self._paused else ""
+
+    def action_look(self) -> None:
+        """Look at once."""
+        self._look_in_thread()
+
+    def look_again(self) -> None:
+        """Look, unless it is paused."""
+        if not self._paused:
+            self._look_in_thread()
+
+    @work(thread=True, exclusive=True)
+    def _look_in_thread(self) -> None:
+        view = self._look()
+        self.call_from_thread(self._show, view)
+
+    def _show(self, view: View) -> None:
+        self.view = view
+        self.query_one("#verdicts", Static).update(verdicts_of(view))
+        self.query_one("#topics", Static).update(topics_of(view))
+
+
+def verdicts_of(view: View) -> Text:
+    """The answers, a line each."""
+    lines = [Text(f"{_MARKS[how]} {said}", style=_STYLES[how]) for how, said in view.verdicts()]
+    return Text("\n").join(lines) if lines else Text("nothing to say yet")
+
+
+def topics_of(view: View) -> Table:
+    """Every topic's partitions, and where its reader is."""
+    table = Table(box=None, expand=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("topic", "", "read", "end", "behind", "records/s"):
+        table.add_column(title, justify="left" if title in ("topic", "") else "right", no_wrap=True)
+    waits = view.student.waits if view.student is not None else {}
+    for topic in view.topics:
+        table.add_row(*_heading(topic, waits.get(topic.teacher)))
+        for index, part in enumerate(topic.partitions):
+            table.add_row(
+                Text(f"  {index}", style="dim"),
+                _bar(part),
+                f"{part.read:,}" if part.read is not None else "-",
+                f"{part.end:,}",
+                f"{part.behind:,}" if part.behind is not None else "-",
+                f"{part.rate:,.1f}",
+            )
+        table.add_row()
+    return table
+
+
+def _heading(topic: TopicView, wait: float | None) -> list[Text | str]:
+    if not topic.partitions:
+        return [Text(topic.topic, style="bold"), Text("not there yet", style="yellow"), "", "", "", ""]
+    rows = f"{topic.rate * topic.rows_per_record:,.0f} rows/s" if topic.rate else ""
+    quiet = f"quiet for {topic.quiet_s:,.0f} s" if topic.quiet_s is not None and not topic.rate else ""
+    waited = f"waited for {wait:.0%}" if wait is not None else ""
+    said = ", ".join(part for part in (f"teacher {topic.teacher}", rows, quiet, waited) if part)
+    behind = f"{topic.behind:,}" if topic.behind is not None else "-"
+    return [Text(topic.topic, style="bold"), said, "", "", Text(behind, style="bold"), Text(f"{topic.rate:,.1f}", style="bold")]
+
+
+def _bar(part: PartitionView) -> Text:
+    """From the first offset that is left to the end: what is read, what is not."""
+    span = max(1, part.end - part.first)
+    read = part.read if part.read is not None else part.first
+    done = round(_BAR * min(1.0, max(0.0, (read - part.first) / span))) if part.end > part.first else 0
+    return Text("━" * done, style="green") + Text("─" * (_BAR - done), style="dim")

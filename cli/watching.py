@@ -1,0 +1,258 @@
+"""What `watch` shows: topics, a group's progress and what metrics say, looked at now and then and put into words. Draws nothing."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutelage.cli.kafka_flags import KafkaSettings
+from tutelage.schemas.errors import TransportError
+
+_METRICS_TIMEOUT_S = 2.0
+# Rates are of so many seconds, as far as there was looked.
+_RATE_S = 10.0
+# So much of its time waiting makes a student a starving one.
+STARVING = 0.2
+# Who is waited for nearly as long as the slowest is as slow.
+_AS_SLOW = 0.75
+
+
+@dataclass(kw_only=True, slots=True)
+class PartitionView:
+    """One partition: its first offset, where the group goes on (None if it committed nothing), its end, and records a second."""
+
+    first: int
+    read: int | None
+    end: int
+    rate: float
+
+    @property
+    def behind(self) -> int | None:
+        """Records between the group and the end."""
+        return None if self.read is None else max(0, self.end - self.read)
+
+
+@dataclass(kw_only=True, slots=True)
+class TopicView:
+    """One topic, as far as it is there."""
+
+    topic: str
+    teacher: str = ""
+    passes: int = 0
+    rows_per_record: int = 0
+    partitions: list[PartitionView] = field(default_factory=list)
+    quiet_s: float | None = None
+
+    @property
+    def behind(self) -> int | None:
+        """Records the group is behind, None where it committed nothing."""
+        known = [part.behind for part in self.partitions if part.behind is not None]
+        return sum(known) if known else None
+
+    @property
+    def rate(self) -> float:
+        """Records a second that come in."""
+        return sum(part.rate for part in self.partitions)
+
+
+@dataclass(kw_only=True, slots=True)
+class StudentView:
+    """What a student's metrics say, over the last seconds; waits by teacher, as shares of the time."""
+
+    starved: float | None = None
+    waits: dict[str, float] = field(default_factory=dict)
+    duplicates: int = 0
+    zombies: int = 0
+    checkpoint_s: float | None = None
+    rows_rate: float | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class View:
+    """All of it at one moment. `trouble` is what could not be looked at, in words."""
+
+    topics: list[TopicView]
+    student: StudentView | None
+    trouble: list[str]
+
+    def verdicts(self) -> list[tuple[str, str]]:
+        """The answers, each with how it is: good, warning or bad."""
+        lines = [("bad", line) for line in self.trouble]
+        lines += [
+            ("warning", f"topic {topic.topic} is not there yet, or holds nothing: its teacher has not begun")
+            for topic in self.topics
+            if not topic.partitions
+        ]
+        if self.student is not None:
+            lines += self._of_student(self.student)
+        behind = {topic.topic: topic.behind for topic in self.topics if topic.behind is not None}
+        if any(behind.values()):
+            name, records = max(behind.items(), key=lambda item: item[1])
+            lines.append(("plain", f"behind: {records:,} {'record' if records == 1 else 'records'} of {name}"))
+        elif behind:
+            lines.append(("good", "behind: nothing, all that is there is read"))
+        return lines
+
+    def _of_student(self, student: StudentView) -> list[tuple[str, str]]:
+        lines = []
+        if student.starved is not None:
+            longest = max(student.waits.values(), default=0.0)
+            slow = [teacher for teacher, share in student.waits.items() if share and share >= _AS_SLOW * longest]
+            if student.starved >= STARVING:
+                waits = (
+                    f"; the slow one is {slow[0]}" if len(slow) == 1 else f"; {' and '.join(slow)} are as slow" if slow else ""
+                )
+                lines.append(("bad", f"the student starves: {student.starved:.0%} of its time it waits for batches{waits}"))
+            else:
+                lines.append(("good", f"the student is fed: {student.starved:.0%} of its time it waits for batches"))
+        if student.duplicates or student.zombies:
+            said = f"dropped: {student.duplicates:,} records written twice"
+            lines.append(
+                ("warning", said + (f"; {student.zombies:,} of a writer thought dead came" if student.zombies else ""))
+            )
+        else:
+            lines.append(("good", "dropped: nothing"))
+        if student.checkpoint_s is not None:
+            lines.append(("plain", f"last checkpoint {student.checkpoint_s:.0f} s ago"))
+        return lines
+
+
+class Watcher:
+    """Looks at topics of a cluster, at a group's offsets and at metrics. Close it."""
+
+    def __init__(self, kafka: KafkaSettings, topics: Sequence[str], *, group: str | None, metrics: Sequence[str]) -> None:
+        from tutelage.schemas.kafka_connection import KafkaConnection
+        from tutelage.schemas.kafka_topic import KafkaTopic
+
+        self._connection = KafkaConnection(
+            kafka.bootstrap_servers, registry=kafka.registry, options=kafka.options, client_id="tutelage-watch"
+        )
+        self._topics = {topic: KafkaTopic(self._connection, topic) for topic in topics}
+        self._metrics = [place if "://" in place else f"http://{place}" for place in metrics]
+        self._group = self._connection.consumer(group) if group is not None else None
+        self._streams: dict[str, Any] = {}
+        self._ends: dict[str, list[tuple[float, list[int]]]] = {}
+        self._samples: list[tuple[float, dict[tuple[str, str], float]]] = []
+
+    def look(self) -> View:
+        """Look once; takes as long as the cluster's answers do."""
+        trouble: list[str] = []
+        topics = []
+        for name in self._topics:
+            try:
+                topics.append(self._topic(name))
+            except TransportError as error:
+                topics.append(TopicView(topic=name))
+                trouble.append(str(error))
+        return View(topics=topics, student=self._student(trouble), trouble=trouble)
+
+    def _topic(self, name: str) -> TopicView:
+        asked = self._topics[name]
+        count = asked.partitions()
+        if not count:
+            asked.refuse_hidden()
+            return TopicView(topic=name)
+        stream = self._stream(name)
+        if stream is None:
+            return TopicView(topic=name)
+        count = stream.partitions
+        lows, ends = asked.first_offsets(count), asked.end_offsets(count)
+        read = self._committed(name, count)
+        history = self._ends.setdefault(name, [])
+        history.append((time.monotonic(), ends))
+        while len(history) > 2 and history[-1][0] - history[0][0] > _RATE_S:
+            history.pop(0)
+        (began, before), (now, _) = history[0], history[-1]
+        last = asked.last_timestamp(count)
+        return TopicView(
+            topic=name,
+            teacher=stream.teacher,
+            passes=stream.passes,
+            rows_per_record=stream.rows_per_record,
+            partitions=[
+                PartitionView(first=low, read=at, end=end, rate=(end - then) / (now - began) if now > began else 0.0)
+                for low, at, end, then in zip(lows, read, ends, before, strict=True)
+            ],
+            quiet_s=max(0.0, time.time() - last) if last is not None else None,
+        )
+
+    def _stream(self, name: str) -> Any:
+        """Who writes a topic, by the headers of its tail; read once."""
+        from tutelage.producers.kafka_tail import read_tail
+
+        if name not in self._streams:
+            found = read_tail(self._connection, name, self._topics[name].partitions())
+            if found is None:
+                return None
+            self._streams[name] = found[0].stream
+        return self._streams[name]
+
+    def _committed(self, name: str, count: int) -> list[int | None]:
+        from confluent_kafka import KafkaException, TopicPartition
+
+        from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S
+
+        if self._group is None:
+            return [None] * count
+        try:
+            found = self._group.committed(
+                [TopicPartition(name, partition) for partition in range(count)], timeout=BROKER_TIMEOUT_S
+            )
+        except KafkaException as error:
+            raise self._connection.unavailable(f"asking how far the group has read topic {name!r}", error) from error
+        return [part.offset if part.offset >= 0 else None for part in found]
+
+    def _student(self, trouble: list[str]) -> StudentView | None:
+        if not self._metrics:
+            return None
+        from prometheus_client.parser import text_string_to_metric_families
+
+        values: dict[tuple[str, str], float] = {}
+        for place in self._metrics:
+            try:
+                with urllib.request.urlopen(f"{place}/metrics", timeout=_METRICS_TIMEOUT_S) as answer:
+                    text = answer.read().decode()
+            except OSError as error:
+                trouble.append(f"no metrics at {place}: {error}")
+                continue
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    key = (sample.name, sample.labels.get("teacher", ""))
+                    values[key] = values.get(key, 0.0) + sample.value
+        self._samples.append((time.monotonic(), values))
+        while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > _RATE_S:
+            self._samples.pop(0)
+        return self._student_of(values)
+
+    def _student_of(self, values: dict[tuple[str, str], float]) -> StudentView | None:
+        prefix = "tutelage_consumer_"
+        if (f"{prefix}delivered_rows_total", "") not in values:
+            return None
+        (began, before), (now, _) = self._samples[0], self._samples[-1]
+
+        def grown(name: str, teacher: str = "") -> float:
+            key = (prefix + name, teacher)
+            return values.get(key, 0.0) - before.get(key, 0.0)
+
+        waiting = values.get((f"{prefix}waiting_seconds", ""), 0.0)
+        spent = grown("starved_seconds_total") + grown("training_seconds_total")
+        starved = grown("starved_seconds_total") / spent if spent > 0 else (1.0 if waiting else None)
+        teachers = [teacher for name, teacher in values if name == f"{prefix}wait_seconds_total"]
+        elapsed = max(1e-9, now - began)
+        return StudentView(
+            starved=starved,
+            waits={teacher: min(1.0, grown("wait_seconds_total", teacher) / elapsed) for teacher in teachers},
+            duplicates=int(sum(values[prefix + "duplicates_total", teacher] for teacher in teachers)),
+            zombies=int(sum(values[prefix + "zombie_records_total", teacher] for teacher in teachers)),
+            checkpoint_s=values.get(("tutelage_checkpoint_age_seconds", "")),
+            rows_rate=grown("delivered_rows_total") / elapsed if now > began else None,
+        )
+
+    def close(self) -> None:
+        """Release the clients."""
+        if self._group is not None:
+            self._group.close()
+        self._connection.registry.close()

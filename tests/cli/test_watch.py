@@ -1,0 +1,132 @@
+"""What `watch` says is what is there: the words, the screen, and a real topic with its reader standing still."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import invoke
+from watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, free_port, watched_run
+
+from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
+from tutelage.cli.watching import PartitionView, StudentView, TopicView, View
+
+
+def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
+    return TopicView(
+        topic=name, teacher=f"teacher of {name}", passes=1, rows_per_record=4,
+        partitions=[PartitionView(first=0, read=read, end=end, rate=2.5)], quiet_s=0.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        (View(topics=[TopicView(topic="t")], student=None, trouble=[]), "topic t is not there yet"),
+        (View(topics=[topic()], student=None, trouble=["no metrics at x"]), "no metrics at x"),
+        (View(topics=[topic(), topic("u", read=1)], student=None, trouble=[]), "behind: 9 records of u"),
+        (View(topics=[topic(read=9)], student=None, trouble=[]), "behind: 1 record of t"),
+        (View(topics=[topic(read=10)], student=None, trouble=[]), "behind: nothing"),
+        (
+            View(topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.1}), trouble=[]),
+            "waits for batches; the slow one is a",
+        ),
+        (View(topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.7}), trouble=[]), "a and b are as slow"),
+        (View(topics=[], student=StudentView(starved=0.01, waits={"a": 0.0}), trouble=[]), "the student is fed: 1%"),
+        (View(topics=[], student=StudentView(duplicates=12), trouble=[]), "dropped: 12 records written twice"),
+        (View(topics=[], student=StudentView(zombies=3), trouble=[]), "3 of a writer thought dead came"),
+        (View(topics=[], student=StudentView(), trouble=[]), "dropped: nothing"),
+        (View(topics=[], student=StudentView(checkpoint_s=61), trouble=[]), "last checkpoint 61 s ago"),
+    ],
+)
+def test_what_was_seen_is_put_into_words(view: View, said: str) -> None:
+    assert any(said in line for _, line in view.verdicts()), view.verdicts()
+    assert said in verdicts_of(view).plain
+
+
+def test_the_screen_shows_looks_pauses_and_ends() -> None:
+    looked: list[float] = []
+
+    def look() -> View:
+        looked.append(time.monotonic())
+        return View(
+            topics=[topic(end=10 + len(looked)), TopicView(topic="later")], student=StudentView(starved=0.5), trouble=[]
+        )
+
+    async def used() -> None:
+        screen = WatchScreen(look, every_s=0.05, title="tutelage watch t")
+        async with screen.run_test() as pilot:
+            while len(looked) < 3:
+                await pilot.pause(0.05)
+            await pilot.press("p")
+            await pilot.pause(0.2)
+            paused = len(looked)
+            await pilot.pause(0.3)
+            assert len(looked) == paused
+            await pilot.press("r")
+            while len(looked) == paused:
+                await pilot.pause(0.05)
+            assert screen.sub_title == "paused" and screen.view is not None
+            await pilot.press("q")
+        assert screen.return_code == 0
+
+    asyncio.run(used())
+    table = topics_of(look())
+    assert table.row_count == 5
+
+
+def test_a_real_topic_and_its_reader_are_seen_as_they_are(
+    environment: dict[str, str], topic_name: Callable[[str], str], tmp_path: Path, kafka: dict[str, Any]
+) -> None:
+    name = topic_name("seen")
+    with watched_run(environment, name, tmp_path) as run:
+        result = invoke(
+            "watch", name, "not-there", "--group", run.group, "--metrics", f"localhost:{run.student}", "--json", "--every", "1",
+            "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"],
+        )  # fmt: skip
+    assert result.code == 0, result.err
+    view = json.loads(result.out)
+    seen, missing = view["topics"]
+    held = HELD_BATCHES * BATCH // RECORD
+    assert (seen["teacher"], seen["rows_per_record"], missing["partitions"]) == ("watched", RECORD, [])
+    assert sum(part["end"] for part in seen["partitions"]) == ROWS // RECORD
+    # Committed ten times a second at most: what was read in less than that is not all of it told.
+    read = sum(part["read"] or 0 for part in seen["partitions"])
+    assert 0 < read <= held
+    assert f"behind: {ROWS // RECORD - read} records of {name}" in [verdict["said"] for verdict in view["verdicts"]]
+    assert view["student"]["duplicates"] == 0 and view["student"]["checkpoint_s"] > 0
+
+
+def test_a_browser_gets_the_screen(environment: dict[str, str], topic_name: Callable[[str], str], tmp_path: Path) -> None:
+    port = free_port()
+    serving = subprocess.Popen(
+        [TUTELAGE, "watch", topic_name("web"), "--web", "--web-port", str(port)],
+        env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://localhost:{port}/", timeout=5) as answer:
+                    page = answer.read().decode()
+                break
+            except OSError:
+                assert serving.poll() is None and time.monotonic() < deadline, "the page never comes"
+                time.sleep(0.2)
+    finally:
+        serving.terminate()
+        serving.communicate(timeout=30)
+    assert "tutelage watch" in page and "textual" in page
+
+
+def test_where_there_is_no_terminal_that_is_said() -> None:
+    result = invoke("watch", "t", "-b", "127.0.0.1:1")
+    assert (result.code, result.err) == (2, "error: watch draws on a terminal, and this is none; --json prints what it sees\n")
+    assert invoke("watch", "no/topic", "--json").code == 2
