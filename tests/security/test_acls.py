@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,26 @@ from tutelage.schemas.registry import LocalRegistry
 
 TEACHER = (AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS, AclOperation.CREATE)
 STUDENT = (AclOperation.READ, AclOperation.DESCRIBE)
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "security.md"
+
+
+def test_the_page_grants_what_is_tested_here() -> None:
+    granted: dict[tuple[str, str], set[str]] = {}
+    for line in re.findall(r"^kafka-acls\.sh .*$", PAGE.read_text(), re.MULTILINE):
+        user = re.search(r"--allow-principal User:(\S+)", line)
+        kind = re.search(r"--(topic|group) \S+", line)
+        assert user is not None and kind is not None
+        granted[user[1], kind[1]] = set(re.findall(r"--operation (\w+)", line))
+
+    def named(operations: tuple[AclOperation, ...]) -> set[str]:
+        return {operation.name.title().replace("_", "") for operation in operations}
+
+    assert granted == {
+        ("teacher1", "topic"): named(TEACHER),
+        ("student", "topic"): named(STUDENT),
+        ("student", "group"): {"Read"},
+    }
 
 
 class House:
