@@ -5,8 +5,9 @@ Imported when they are first named: who reads files or copies topics does not wa
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tutelage.schemas.late_imports import late_imports
 
 if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
@@ -30,13 +31,7 @@ _HOMES = {
     "Student": "tutelage.consumers.student",
 }
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home), name)
-
+__getattr__ = late_imports(__name__, _HOMES)
 
 __all__ = [
     "FileSource",

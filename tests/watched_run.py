@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+
+from tutelage.deploy.local.stack import free_ports
 
 TUTELAGE = str(Path(sys.executable).parent / "tutelage")
 ROWS, RECORD, BATCH = 400, 10, 20
@@ -78,18 +79,12 @@ def asked(port: int, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def watched_run(environment: dict[str, str], topic: str, folder: Path) -> Iterator[Watched]:
     """The teacher has written all but its end, the student has taken HELD_BATCHES; afterwards both go on and must end well."""
     (folder / "watched.py").write_text(LESSON)
-    run = Watched(teacher=free_port(), student=free_port(), topic=topic, group=f"group-of-{topic}")
+    teacher, student = free_ports(2)
+    run = Watched(teacher=teacher, student=student, topic=topic, group=f"group-of-{topic}")
     commands = (
         [TUTELAGE, "teach", "watched.py:lesson", "--topic", topic, "--partitions", "2", "--metrics-port", str(run.teacher)],
         [TUTELAGE, "learn", f"topic:{topic}", "--batch-size", str(BATCH), "--group", run.group, "--train", "watched.py:train",

@@ -85,7 +85,7 @@ class Stack:
         for port in wanted:
             if port is not None and not _is_free(port):
                 raise StackError(f"port {port} is taken by another program; name another port, or 0 for a free one")
-        free = _free_ports(3 * brokers + 2)
+        free = free_ports(3 * brokers + 2)
         ports = [(kafka_port if index == 0 and kafka_port else free.pop(), free.pop()) for index in range(brokers)]
         registry_at = registry_port or free.pop()
         advertised = [port for port, _ in ports] if proxied is None else proxied([port for port, _ in ports])
@@ -348,7 +348,7 @@ def _registry_answers(addresses: StackAddresses) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports nobody listens on, held all at once so that they differ."""
     held = [socket.socket() for _ in range(count)]
     try:

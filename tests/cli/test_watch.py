@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from commands import invoke
-from watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, free_port, watched_run
+from watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, watched_run
 
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
 from tutelage.cli.watching import PartitionView, StudentView, TopicView, View
+from tutelage.deploy.local.stack import free_ports
 
 
 def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
@@ -105,7 +106,7 @@ def test_a_real_topic_and_its_reader_are_seen_as_they_are(
 
 
 def test_a_browser_gets_the_screen(environment: dict[str, str], topic_name: Callable[[str], str], tmp_path: Path) -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     serving = subprocess.Popen(
         [TUTELAGE, "watch", topic_name("web"), "--web", "--web-port", str(port)],
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -41,6 +41,7 @@ QUERIES = dashboard_queries() + alert_queries()
 def selectors(node: Any) -> Iterator[tuple[str, set[str]]]:
     """Every metric a query asks for, with the labels it asks by."""
     if isinstance(node, promql_parser.VectorSelector):
+        assert node.name is not None, "every query here names its metric"
         yield node.name, {matcher.name for matcher in node.matchers.matchers}
         return
     children = [getattr(node, name, None) for name in ("expr", "lhs", "rhs", "vector_selector", "param")]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from brokers import HOST, Broker, free_ports
+from brokers import HOST, Broker
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, AdminClient, ResourcePatternType, ResourceType
 from security.authority import Authority
 from security.tokens import AUDIENCE, ISSUER, Tokens
+
+from tutelage.deploy.local.stack import free_ports
 
 PASSWORDS = {name: f"pw-of-{name}-7d1f" for name in ("admin", "teacher1", "student", "stranger")}
 CLIENT_SECRETS = {"oauth-teacher": "oauth-secret-51c9"}
