@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,7 +78,8 @@ def inspect(
     if plot is not None:
         _draw(read.name, statistics, plot)
     if as_json:
-        typer.echo(json.dumps(_as_json(read.name, survey, statistics, looked_at, first), ensure_ascii=False, default=str))
+        said = _as_valid_json(_as_json(read.name, survey, statistics, looked_at, first))
+        typer.echo(json.dumps(said, ensure_ascii=False, default=str, allow_nan=False))
     else:
         _print(read.name, survey, statistics, looked_at, first)
         if plot is not None:
@@ -195,6 +197,15 @@ def _plain(values: Any) -> Any:
 
     array = np.asarray(values)
     return (array if array.dtype.kind in "biufc" else array.astype(np.float64)).tolist()
+
+
+def _as_valid_json(value: Any) -> Any:
+    """What JSON can hold: NaN and infinities are null."""
+    if isinstance(value, dict):
+        return {key: _as_valid_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_valid_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _said(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.secrets import refuse_on_command_line, refuse_open_file, resolved
+from tutelage.cli.secrets import is_secret, refuse_on_command_line, refuse_open_file, resolved
 from tutelage.schemas.errors import ConfigurationError
 
 BOOTSTRAP_VARIABLE = "TUTELAGE_BOOTSTRAP_SERVER"
@@ -82,10 +82,10 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
             raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")
         refuse_on_command_line(key, value)
         given |= resolved({key: value}, "-X")
-    if registry is not None and "@" in registry.partition("://")[2].partition("/")[0]:
+    if is_secret("", registry or ""):
         raise ConfigurationError(
-            "--registry: the URL holds a password, for everybody to read in the process list; give it as "
-            "-X schema.registry.basic.auth.user.info=@FILE"
+            "the registry's URL holds a user, and perhaps a password, for others to read in process lists and environments; give them as "
+            "schema.registry.basic.auth.user.info=@FILE, with -X or in the file of -F"
         )
     in_file = given.pop("bootstrap.servers", None)
     prefix = "schema.registry."

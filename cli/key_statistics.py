@@ -56,7 +56,8 @@ class KeyStatistics:
         self.low = low if self.low is None else min(self.low, low)
         self.high = high if self.high is None else max(self.high, high)
         self.total += float(finite.sum(dtype=np.float64))
-        some = finite[:: max(1, finite.size // _KEPT_OF_A_RECORD)]
+        # A copy: a view would keep the whole record.
+        some = finite[:: max(1, finite.size // _KEPT_OF_A_RECORD)].copy()
         self._kept.append(some)
         self._kept_count += some.size
         if self._kept_count > _KEPT:
@@ -75,9 +76,10 @@ class KeyStatistics:
         if high - low <= abs(low) * _TOO_NEAR:
             # One value only, or as good as: it has the first bin.
             high = low + max(1.0, abs(low))
-        kept = np.concatenate(self._kept) if self._kept else np.empty(0)
-        counts, edges = np.histogram(kept.astype(np.float64), BINS, (low, high))
-        return counts, edges
+        kept = (np.concatenate(self._kept) if self._kept else np.empty(0)).astype(np.float64)
+        # Halved, the range of the largest numbers is a number too.
+        counts, edges = np.histogram(kept / 2, BINS, (low / 2, high / 2))
+        return counts, edges * 2
 
     def sparkline(self) -> str:
         """The histogram in one line of text."""

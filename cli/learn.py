@@ -15,6 +15,7 @@ from tutelage.cli.monitoring import MetricsFlag, monitored
 
 if TYPE_CHECKING:
     import torch
+    from prometheus_client.registry import Collector
 
     from tutelage.consumers import Student
 
@@ -89,7 +90,6 @@ def learn(
     from tutelage.cli.sources import pairs, source_of
     from tutelage.cli.targets import target_of
     from tutelage.consumers import RaggedOptions, Student
-    from tutelage.consumers.metrics import StudentMetrics
     from tutelage.schemas.errors import ConfigurationError
 
     if out is not None and checkpoint is not None:
@@ -113,7 +113,7 @@ def learn(
         typer.echo(f"going on from {checkpoint}", err=True)
     digest = Digest()
     counted = {"rows": 0, "batches": 0}
-    watched = monitored(metrics_port, StudentMetrics(student), lambda: student.activity)
+    watched = monitored(metrics_port, lambda: _metrics(student), lambda: student.activity)
     with watched, student, _Out(out, student) as written, Progress("learning") as progress:
 
         def one_pass() -> Iterator[dict[str, torch.Tensor]]:
@@ -151,6 +151,12 @@ def learn(
             "seconds": round(progress.seconds, 3),
         }
     _print_result(result, as_json)
+
+
+def _metrics(student: Student) -> Collector:
+    from tutelage.consumers.metrics import StudentMetrics
+
+    return StudentMetrics(student)
 
 
 class _Out:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
@@ -38,19 +39,17 @@ MetricsFlag = Annotated[
 
 
 @contextlib.contextmanager
-def monitored(place: str | None, collector: Collector, activity: Callable[[], Activity]) -> Iterator[None]:
-    """Serve a command's metrics and health while the block runs; nothing if no place was given.
+def monitored(place: str | None, collector: Callable[[], Collector], activity: Callable[[], Activity]) -> Iterator[None]:
+    """Serve a command's metrics and health while the block runs; nothing, and no collector is made, if no place was given.
 
     Raises ConfigurationError for a place that is none, or is taken.
     """
     if place is None:
         yield
         return
-    from prometheus_client.exposition import ThreadingWSGIServer
-
     host, port = _host_and_port(place)
     try:
-        server = make_server(host, port, _application(collector, activity), ThreadingWSGIServer, _Quiet)
+        server = make_server(host, port, _application(collector(), activity), _server_for(host), _Quiet)
     except OSError as error:
         raise ConfigurationError(f"--metrics-port {place}: cannot listen there: {error.strerror or error}") from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="tutelage-metrics", daemon=True)
@@ -99,6 +98,15 @@ def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
         return [f"{why}\n".encode()]
 
     return application
+
+
+def _server_for(host: str) -> type[WSGIServer]:
+    from prometheus_client.exposition import ThreadingWSGIServer
+
+    class Server(ThreadingWSGIServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    return Server
 
 
 def _host_and_port(place: str) -> tuple[str, int]:

@@ -14,14 +14,17 @@ from pathlib import Path
 from tutelage.schemas.errors import ConfigurationError
 
 # Settings whose value lets somebody in. Places (ssl.key.location) and names are none.
-_SECRET = re.compile(r"password|secret|user\.info|jaas|auth\.token|ssl\.key\.pem|oauthbearer\.config")
+_SECRET = re.compile(r"password|passphrase|secret|user\.info|jaas|auth\.token|key\.pem|oauthbearer\.config")
+_USER_IN_URL = re.compile(r"://[^/\s]*@")
 _FROM_ENVIRONMENT = re.compile(r"\$\{env:([^}]+)\}")
 _MOST_BYTES = 1 << 20
 
 
-def is_secret(key: str) -> bool:
-    """Whether a setting's value lets somebody in."""
-    return _SECRET.search(key) is not None
+def is_secret(key: str, value: str = "") -> bool:
+    """Whether a setting's value lets somebody in: by the setting's name, or by a user in a URL. What only says where a secret is, is none."""
+    if value.startswith("@") or _FROM_ENVIRONMENT.search(value):
+        return False
+    return _SECRET.search(key) is not None or _USER_IN_URL.search(value) is not None
 
 
 def resolved(settings: Mapping[str, str], where: str) -> dict[str, str]:
@@ -56,7 +59,7 @@ def _resolved(value: str, where: str) -> str:
 
 def refuse_on_command_line(key: str, value: str) -> None:
     """ConfigurationError for a secret that is given with -X as it is."""
-    if is_secret(key) and not value.startswith("@") and not _FROM_ENVIRONMENT.search(value):
+    if is_secret(key, value):
         raise ConfigurationError(
             f"-X {key}: on the command line everybody on this machine can read it; give it as {key}=@FILE or {key}='${{env:NAME}}', or in the file "
             "of -F"
@@ -65,8 +68,6 @@ def refuse_on_command_line(key: str, value: str) -> None:
 
 def refuse_open_file(file: Path, settings: Mapping[str, str]) -> None:
     """ConfigurationError for a file that holds a secret as it is and that others may read."""
-    held = next(
-        (key for key, value in settings.items() if is_secret(key) and not value.startswith("@") and "${" not in value), None
-    )
+    held = next((key for key, value in settings.items() if is_secret(key, value)), None)
     if held is not None and os.name == "posix" and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ConfigurationError(f"{file} holds {held} and others may read it; chmod 600 {file}")

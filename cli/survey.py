@@ -33,6 +33,8 @@ class Survey:
     passes_ended: int | None = None
     seconds: float | None = None
     flaw: str | None = None
+    #: Of a topic the pass and sequence of the first record that is not there.
+    missing: tuple[int, int] | None = None
     partitions: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -51,15 +53,25 @@ def sampled(source: Source, survey: Survey, sample_bytes: int | None, timeout_s:
     if isinstance(source, FileSource):
         yield from _of_blocks(Path(source.name), sample_bytes)
         return
-    # Of a run that is not complete, what is there now.
-    seen, left = 0, survey.records
-    for record in in_order(source, survey.opened, timeout_s=timeout_s) if left != 0 else ():
-        if record.head.end is not None:
-            continue
-        yield record
-        seen += record.nbytes
-        left = left - 1 if left is not None else None
-        if left == 0 or (sample_bytes is not None and seen >= sample_bytes):
+    try:
+        yield from _in_order(source, survey, sample_bytes, timeout_s)
+    except TutelageError as error:
+        # Its beginning may have been deleted: all else is shown.
+        survey.flaw = survey.flaw or str(error)
+
+
+def _in_order(source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float) -> Iterator[Record]:
+    """A topic's records, as far as they are there now."""
+    seen, missing = 0, survey.missing
+    if missing == (0, 0):
+        return
+    for record in in_order(source, survey.opened, timeout_s=timeout_s):
+        head = record.head
+        if head.end is None:
+            yield record
+            seen += record.nbytes
+        behind = (head.pass_index + 1, 0) if head.end is not None else (head.pass_index, head.sequence + 1)
+        if behind == missing or (sample_bytes is not None and seen >= sample_bytes):
             return
 
 
@@ -104,6 +116,7 @@ def _of_topic(survey: Survey, source: KafkaSource) -> None:
     if found is not None:
         tail = found[0]
         survey.passes_ended = tail.pass_index
+        survey.missing = (tail.pass_index, tail.sequence)
         if stream.passes == 1:
             # Of earlier passes the lengths are not known without reading their ends.
             end = tail.last.end if tail.last is not None else None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, CreateFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
 from tutelage.cli.monitoring import MetricsFlag, monitored
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from tutelage.producers import Teacher
 
 
 def teach(
@@ -59,11 +64,12 @@ def teach(
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.targets import target_of
     from tutelage.producers import FileSink, KafkaSink, Lesson, Sink, Teacher
-    from tutelage.producers.metrics import TeacherMetrics
     from tutelage.schemas.errors import ConfigurationError
 
     if (out is None) == (topic is None):
         raise ConfigurationError("say where to write: --out FILE.avro or --topic TOPIC, one of them")
+    if out is not None and not create:
+        raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
     lesson = target_of(teacher, "teacher")
     lesson = lesson if isinstance(lesson, Lesson) else lesson() if callable(lesson) else lesson
     if not isinstance(lesson, Lesson):
@@ -87,7 +93,7 @@ def teach(
         ragged=lesson.ragged,
         run_id=run_id,
     )
-    watched = monitored(metrics_port, TeacherMetrics(running), lambda: running.activity)
+    watched = monitored(metrics_port, lambda: _metrics(running), lambda: running.activity)
     with watched, running, Progress(f"teaching to {sink.name}") as progress:
         running.serve(
             lesson.model,
@@ -99,3 +105,9 @@ def teach(
         run = running.run
         total = said(run.rows_written, run.records_written, "records", run.bytes_written, progress.seconds)
     typer.echo(f"{sink.name}: {total}", err=True)
+
+
+def _metrics(teacher: Teacher) -> Collector:
+    from tutelage.producers.metrics import TeacherMetrics
+
+    return TeacherMetrics(teacher)

@@ -73,7 +73,10 @@ def watch(
         if as_json:
             _print_json(watcher, every)
         else:
-            WatchScreen(watcher.look, every_s=every, title=f"tutelage watch {' '.join(names)}").run()
+            screen = WatchScreen(watcher.look, every_s=every, title=f"tutelage watch {' '.join(names)}")
+            screen.run()
+            if screen.return_code:
+                raise typer.Exit(screen.return_code)
     finally:
         watcher.close()
 

@@ -34,6 +34,7 @@ class WatchScreen(App[None]):
         self._look = look
         self._every_s = every_s
         self._paused = False
+        self._looking = False
         self.title = title
         self.view: View | None = None
 
@@ -64,9 +65,18 @@ class WatchScreen(App[None]):
         if not self._paused:
             self._look_in_thread()
 
-    @work(thread=True, exclusive=True)
     def _look_in_thread(self) -> None:
-        view = self._look()
+        # One look at a time: where a broker does not answer, each takes long.
+        if not self._looking:
+            self._looking = True
+            self._looked()
+
+    @work(thread=True)
+    def _looked(self) -> None:
+        try:
+            view = self._look()
+        finally:
+            self._looking = False
         self.call_from_thread(self._show, view)
 
     def _show(self, view: View) -> None:

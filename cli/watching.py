@@ -6,10 +6,11 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 
 from tutelage.cli.kafka_flags import KafkaSettings
-from tutelage.schemas.errors import TransportError
+from tutelage.schemas.errors import TutelageError
 
 _METRICS_TIMEOUT_S = 2.0
 # Rates are of so many seconds, as far as there was looked.
@@ -144,7 +145,7 @@ class Watcher:
         for name in self._topics:
             try:
                 topics.append(self._topic(name))
-            except TransportError as error:
+            except TutelageError as error:
                 topics.append(TopicView(topic=name))
                 trouble.append(str(error))
         return View(topics=topics, student=self._student(trouble), trouble=trouble)
@@ -214,14 +215,17 @@ class Watcher:
         for place in self._metrics:
             try:
                 with urllib.request.urlopen(f"{place}/metrics", timeout=_METRICS_TIMEOUT_S) as answer:
-                    text = answer.read().decode()
-            except OSError as error:
+                    families = list(text_string_to_metric_families(answer.read().decode()))
+            except (OSError, HTTPException, ValueError) as error:
                 trouble.append(f"no metrics at {place}: {error}")
                 continue
-            for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    key = (sample.name, sample.labels.get("teacher", ""))
-                    values[key] = values.get(key, 0.0) + sample.value
+            for sample in (sample for family in families for sample in family.samples):
+                key, before = (
+                    (sample.name, sample.labels.get("teacher", "")),
+                    values.get((sample.name, sample.labels.get("teacher", "")), 0.0),
+                )
+                # Of several students the sum, but of ages the oldest.
+                values[key] = max(before, sample.value) if sample.name.endswith("_age_seconds") else before + sample.value
         self._samples.append((time.monotonic(), values))
         while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > _RATE_S:
             self._samples.pop(0)
@@ -235,7 +239,8 @@ class Watcher:
 
         def grown(name: str, teacher: str = "") -> float:
             key = (prefix + name, teacher)
-            return values.get(key, 0.0) - before.get(key, 0.0)
+            # What starts again begins with nothing.
+            return max(0.0, values.get(key, 0.0) - before.get(key, 0.0))
 
         waiting = values.get((f"{prefix}waiting_seconds", ""), 0.0)
         spent = grown("starved_seconds_total") + grown("training_seconds_total")

@@ -51,3 +51,4 @@ class Ends:
             self._known = [[offsets[partition] for partition in sorted(offsets)] for offsets in found]
         except KafkaException as error:
             log.debug("the ends of the partitions are not known: %s", error)
+            self._topic.begin_anew()

@@ -9,17 +9,18 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tutelage.consumers.source import BEGINNING, Opened, Position
 from tutelage.schemas.errors import TransportError
-from tutelage.schemas.kafka_connection import KafkaConnection, describe
+from tutelage.schemas.kafka_connection import DENIED, KafkaConnection, describe
 from tutelage.schemas.kafka_topic import KafkaTopic
 
 log = logging.getLogger(__name__)
 
 # How long the answer to the last commits is waited for.
 _LAST_ANSWER_S = 5.0
+_SAID_EVERY_S = 60.0
 
 
 class Group:
-    """Commits how far a student has come with one topic, or says once that it cannot and leaves it.
+    """Commits how far a student has come with one topic; says where it cannot, and leaves it where it may not.
 
     By a client of its own: one that another thread polls lets nobody in between its polls. Made when it is first needed; close it.
     """
@@ -28,16 +29,25 @@ class Group:
         self._connection = connection
         self._name = name
         self._topic = topic
+        self._begin()
+
+    def _begin(self) -> None:
         self._consumer: Consumer | None = None
-        self._refused = False
+        self._denied = False
         self._pending = 0
+        self._unheard: list[TopicPartition] = []
+        self._said_s = -_SAID_EVERY_S
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_consumer": None}
+        return {"_connection": self._connection, "_name": self._name, "_topic": self._topic}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     def commit(self, asked: KafkaTopic, opened: Opened, position: Position) -> None:
         """Commit a position, without waiting for the broker's answer."""
-        if self._refused:
+        if self._denied:
             return
         at = position.offsets
         try:
@@ -48,44 +58,52 @@ class Group:
                 TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(at) if offset != BEGINNING
             ]
             if offsets:
-                self._client().commit(offsets=offsets, asynchronous=True)
-                self._pending += 1
+                self._send(offsets)
             self._serve(0)
         except (KafkaException, TransportError) as error:
-            self._refuse(describe(error))
+            self._say(describe(error))
 
-    def _client(self) -> Consumer:
+    def _send(self, offsets: list[TopicPartition]) -> None:
+        self._unheard = offsets
         if self._consumer is None:
             self._consumer = self._connection.consumer(self._name, settings={"on_commit": self._answered})
-        return self._consumer
+        self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._pending += 1
 
     def _answered(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
         self._pending -= 1
         if error is not None:
-            self._refuse(describe(error))
+            # A broker that starts again, say: the next commit says it all once more.
+            self._denied = self._denied or error.code() in DENIED
+            self._say(describe(error))
+        elif not self._pending:
+            self._unheard = []
 
     def _serve(self, timeout_s: float) -> None:
         """Hear what came of earlier commits; nothing is assigned, so no record comes."""
-        message = self._client().poll(timeout_s)
+        message = self._consumer.poll(timeout_s) if self._consumer is not None else None
         error = message.error() if message is not None else None
-        if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            self._refuse(describe(error))
+        if error is not None and error.code() in DENIED and not self._denied:
+            # No more of them: each would be waited for at the end.
+            self._denied = True
+            self._say(describe(error))
 
-    def _refuse(self, why: str) -> None:
-        """Say that commits are refused, once, and make no more: each would be waited for at the end."""
-        if self._refused:
-            return
-        self._refused = True
-        log.warning("group %s: progress was not committed (%s); only lag tools and max_ahead notice", self._name, why)
+    def _say(self, why: str) -> None:
+        now = time.monotonic()
+        if now - self._said_s >= _SAID_EVERY_S:
+            self._said_s = now
+            log.warning("group %s: progress was not committed (%s); only lag tools and max_ahead notice", self._name, why)
 
     def close(self) -> None:
-        """Wait for what was committed, a few seconds at most, and release the client."""
+        """Commit what was not heard of once more, wait a few seconds at most, and release the client."""
         if self._consumer is not None:
             deadline = time.monotonic() + _LAST_ANSWER_S
             try:
-                while self._pending and not self._refused and time.monotonic() < deadline:
-                    self._serve(0.05)
+                while self._unheard and not self._denied and time.monotonic() < deadline:
+                    if not self._pending:
+                        self._send(self._unheard)
+                    self._serve(0.1)
             except KafkaException as error:
-                log.debug("closing group %s: %s", self._name, describe(error))
+                self._say(describe(error))
             self._consumer.close()
             self._consumer = None

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaException, Producer
 
+from tutelage.producers.kafka_deliveries import Deliveries
 from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_tail import read_tail
-from tutelage.producers.kafka_target import Retention, prepared_target
-from tutelage.producers.kafka_transactions import FENCED, Transactions, is_fenced, transactional_options
+from tutelage.producers.kafka_target import Retention, Wish, looked_at, made
+from tutelage.producers.kafka_transactions import Transactions, transactional_options
 from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import AccessDenied, ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
+from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
 from tutelage.schemas.framing import frame
 from tutelage.schemas.kafka_connection import (
     DEFAULT_BOOTSTRAP,
     DEFAULT_REGISTRY,
-    DENIED,
     MESSAGE_HEADROOM_BYTES,
-    NEEDS_ACL,
     KafkaConnection,
 )
 from tutelage.schemas.kafka_control import KafkaControl
@@ -42,6 +39,7 @@ from tutelage.schemas.topic import (
     to_teacher_topic,
     value_subject,
 )
+from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
 
@@ -112,14 +110,7 @@ class KafkaSink(Sink):
         self._buffers: list[Array] = []
         self._schemas: list[str] = []
         self._missing: list[tuple[int, int]] = []
-        self._failure: str | None = None
-        self._denied = False
-        # Deliveries of a partition are reported in the order they were sent.
-        self._sizes: dict[int, deque[int]] = defaultdict(deque)
-        self._written: dict[int, int] = defaultdict(int)
-        self._in_flight = 0
-        self._bytes_in_flight = 0
-        self._progress_s = 0.0
+        self._deliveries = Deliveries(topic, delivery_timeout_s)
 
     def __repr__(self) -> str:
         return f"KafkaSink({self._topic!r}, {self._connection.bootstrap_servers!r})"
@@ -132,33 +123,33 @@ class KafkaSink(Sink):
     def label(self) -> str:
         return self._topic
 
+    def watch_deliveries(self, observe: Callable[[float], None]) -> None:
+        self._deliveries.on_delivery = observe
+
     @property
     def queued(self) -> tuple[int, int]:
-        return self._in_flight, self._bytes_in_flight
+        return self._deliveries.in_flight, self._deliveries.bytes_in_flight
 
     @property
     def records_by_partition(self) -> Mapping[int, int]:
-        return dict(self._written)
+        return dict(self._deliveries.by_partition)
 
     def tail(self) -> Tail | None:
         settings = transactional_options(self._topic) if self._transactional else None
         self._producer = producer = self._connection.producer(settings)
         asked = KafkaTopic(self._connection, self._topic)
-        target = prepared_target(
-            asked,
-            self._topic,
-            producer,
-            partitions=self._asked_partitions,
-            replication=self._replication,
-            settings=self._topic_settings,
-            create=self._create,
+        wish = Wish(
+            partitions=self._asked_partitions, replication=self._replication, settings=self._topic_settings, create=self._create
         )
+        target = looked_at(asked, self._topic, producer, wish)
         # Asked before the first record, which then need not wait for it.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         if self._transactional:
             # Before anything is read: this ends whoever wrote before, and aborts what he left open.
             self._transactions = Transactions(producer, self._topic)
-        found = read_tail(self._connection, self._topic, target.partitions) if target.existed else None
+        found = read_tail(self._connection, self._topic, target.partitions) if target is not None else None
+        # Only now: whatever else is missing was said before, and left nothing behind.
+        target = target or made(asked, wish)
         self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
         self._retention_s = target.retention_s
         self.partitions = self._asked_partitions or target.partitions
@@ -235,55 +226,51 @@ class KafkaSink(Sink):
 
     def _produce(self, partition: int, packed: Array, head: RecordHead) -> None:
         producer = self._opened()
-        headers, on_delivery = self._headers, self._delivered
+        headers, on_delivery = self._headers, self._deliveries.delivered
         if self._tracing is not None:
             carried, ended = self._tracing.sent(partition, head)
-            headers, on_delivery = headers + carried, partial(self._delivered, ended=ended)
-        if not self._in_flight:
-            self._progress_s = time.monotonic()
+            headers, on_delivery = headers + carried, partial(self._deliveries.delivered, ended=ended)
+        self._deliveries.begin()
         while True:
-            self._refuse_failure()
+            self._deliveries.refuse_failure()
             try:
                 # The client takes any buffer; its type hints do not say so.
                 value: Any = packed
                 producer.produce(self._topic, value=value, partition=partition, headers=headers, on_delivery=on_delivery)
             except BufferError:
-                self._served(lambda: producer.poll(0.1))
-                self._refuse_silence()
+                self._await_broker(producer)
             except KafkaException as error:
                 # Why is for the deliveries to say that failed before this one.
                 self._served(lambda: producer.poll(0))
-                self._fail(f", partition {partition}", error.args[0])
-                self._refuse_failure()
+                if self._tracing is not None:
+                    ended(str(error))
+                self._deliveries.fail(f", partition {partition}", error.args[0])
+                self._deliveries.refuse_failure()
             else:
-                self._in_flight += 1
-                self._bytes_in_flight += packed.nbytes
-                self._sizes[partition].append(packed.nbytes)
-                self._written[partition] += 1
+                self._deliveries.sent(partition, packed.nbytes)
                 if self._pace is not None:
                     self._pace.written()
+                self.wait = None
                 return
 
-    def _delivered(self, error: KafkaError | None, message: Message, ended: Callable[[str | None], None] | None = None) -> None:
-        if ended is not None:
-            ended(error.str() if error is not None else None)
-        self._in_flight -= 1
-        sizes = self._sizes[message.partition() or 0]
-        # None there if a signal came between sending and counting.
-        self._bytes_in_flight -= sizes.popleft() if sizes else 0
-        self._progress_s = time.monotonic()
-        if self.on_delivery is not None:
-            self.on_delivery(message.latency() or 0.0)
-        if error is not None:
-            self._fail(f", partition {message.partition()}", error)
+    def _await_broker(self, producer: Producer) -> None:
+        """The client's queue is full: let it send, and say so if that takes long."""
+        if self.wait is None:
+            # Its own limit is further away than that of silence, which knows more to say.
+            what = f"the broker to take what was sent to topic {self._topic}"
+            self.wait = Wait(what, timeout_s=2 * self._delivery_timeout_s, log=log)
+        self._served(lambda: producer.poll(0.1))
+        self._deliveries.refuse_silence()
+        if self._deliveries.in_flight:
+            self.wait.tick()
 
     def poll(self) -> None:
         producer = self._opened()
         self._served(lambda: producer.poll(0))
         if self._transactions is not None:
             self._in_transaction(self._transactions.commit_if_due)
-        if self._in_flight:
-            self._refuse_silence()
+        if self._deliveries.in_flight:
+            self._deliveries.refuse_silence()
         if self._retention is not None:
             self._retention.look()
 
@@ -291,11 +278,13 @@ class KafkaSink(Sink):
         producer = self._opened()
         told = False
         while self._served(lambda: producer.flush(0.5)):
-            self._refuse_silence()
-            if not told and time.monotonic() - self._progress_s > 5:
-                log.warning("waiting for the broker to acknowledge %d records of topic %s", self._in_flight, self._topic)
+            self._deliveries.refuse_silence()
+            if not told and self._deliveries.silent_s > 5:
+                log.warning(
+                    "waiting for the broker to acknowledge %d records of topic %s", self._deliveries.in_flight, self._topic
+                )
                 told = True
-        self._refuse_failure()
+        self._deliveries.refuse_failure()
         if self._transactions is not None:
             self._in_transaction(self._transactions.commit)
 
@@ -310,7 +299,7 @@ class KafkaSink(Sink):
             producer, transactions = self._producer, self._transactions
             self._producer = self._transactions = None
             try:
-                if self._failure is None:
+                if self._deliveries.failure is None:
                     if transactions is not None:
                         transactions.abort()
                     # What is not delivered by now is given up: a restart finds the tail and writes it again.
@@ -351,7 +340,7 @@ class KafkaSink(Sink):
         try:
             call()
         except DeliveryFailed as error:
-            self._failure = self._failure or str(error)
+            self._deliveries.failure = self._deliveries.failure or str(error)
             raise
 
     def _served(self, call: Callable[[], int]) -> int:
@@ -359,34 +348,10 @@ class KafkaSink(Sink):
         try:
             left = call()
         except KafkaException as error:
-            self._fail("", error.args[0])
+            self._deliveries.fail("", error.args[0])
             left = 0
-        self._refuse_failure()
+        self._deliveries.refuse_failure()
         return left
-
-    def _fail(self, where: str, error: KafkaError) -> None:
-        """Remember the first failure; nothing is sent behind it."""
-        if self._failure is None:
-            if is_fenced(error):
-                why = FENCED
-            elif error.code() in DENIED:
-                why = f"{error.str()}. {NEEDS_ACL}"
-            else:
-                why = f"{error.str()}; the teacher stops here, start it again to go on without a gap"
-            self._denied = error.code() in DENIED
-            self._failure = f"topic {self._topic}{where}: {why}"
-
-    def _refuse_failure(self) -> None:
-        if self._failure is not None:
-            raise AccessDenied(self._failure) if self._denied else DeliveryFailed(self._failure)
-
-    def _refuse_silence(self) -> None:
-        silent_s = time.monotonic() - self._progress_s
-        if silent_s > self._delivery_timeout_s:
-            raise DeliveryFailed(
-                f"topic {self._topic}: the broker acknowledged nothing for {silent_s:.0f} s with {self._in_flight} records sent; "
-                "start the teacher again to go on without a gap"
-            )
 
 
 def _joined(target: Array, buffers: Iterable[Any]) -> Array:

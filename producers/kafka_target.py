@@ -26,71 +26,90 @@ _LOOK_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What the user wants of a topic that is made; `settings` go over our own."""
+
+    partitions: int | None
+    replication: int
+    settings: Mapping[str, str]
+    create: bool
+
+    @property
+    def all_settings(self) -> dict[str, str]:
+        """Ours and the user's."""
+        return {**TOPIC_SETTINGS, **self.settings}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """A topic that is ready to be written to. `limit` and `retention_s` are None where they are not known or there is none."""
 
-    existed: bool
     partitions: int
     limit: int | None
     retention_s: float | None
 
 
-def prepared_target(
-    topic: KafkaTopic, name: str, producer: Producer, *,
-    partitions: int | None, replication: int, settings: Mapping[str, str], create: bool,
-) -> Target:  # fmt: skip
-    """Look at the topic, saying what is unsafe about it, or make it.
+def looked_at(topic: KafkaTopic, name: str, producer: Producer, wish: Wish) -> Target | None:
+    """A topic that is there, what is unsafe about it said; None if it is to be made.
 
     Raises ConfigurationError where it is missing and not to be made, or compacted; AccessDenied where it is not this client's to see.
     """
     there = topic.partitions(producer)
-    wanted = {**TOPIC_SETTINGS, **settings}
     if not there:
         topic.refuse_hidden()
-        there = partitions or DEFAULT_PARTITIONS
-        if not create:
-            flags = " ".join(f"--config {key}={value}" for key, value in wanted.items())
+        if not wish.create:
+            flags = " ".join(f"--config {key}={value}" for key, value in wish.all_settings.items())
             raise ConfigurationError(
-                f"topic {name} does not exist, and is not to be created by the teacher; "
-                f"kafka-topics.sh --create --topic {name} --partitions {there} {flags} would make it as it should be"
+                f"topic {name} does not exist, and is not to be created by the teacher; kafka-topics.sh --create --topic {name} "
+                f"--partitions {wish.partitions or DEFAULT_PARTITIONS} {flags} would make it as it should be"
             )
-        topic.create(there, replication=replication, settings=wanted)
-        return _target(there, wanted, existed=False)
+        return None
     try:
         found = topic.settings()
     except AccessDenied:
         log.warning("topic %s: its settings cannot be checked without the ACL DescribeConfigs on it", name)
-        return Target(existed=True, partitions=there, limit=None, retention_s=None)
+        return Target(partitions=there, limit=None, retention_s=None)
     if "compact" in found.get("cleanup.policy", ""):
         raise ConfigurationError(
             f"topic {name} has cleanup.policy={found['cleanup.policy']}: compaction removes records; set it to delete, or write elsewhere"
         )
     for line in unsafe_settings(found, topic.replication(), topic.brokers()):
         log.warning("topic %s: %s", name, line)
-    return _target(there, found, existed=True)
+    return _target(there, found)
 
 
-def _target(partitions: int, settings: Mapping[str, str], *, existed: bool) -> Target:
+def made(topic: KafkaTopic, wish: Wish) -> Target:
+    """The topic, made."""
+    partitions = wish.partitions or DEFAULT_PARTITIONS
+    topic.create(partitions, replication=wish.replication, settings=wish.all_settings)
+    return _target(partitions, wish.all_settings)
+
+
+def _target(partitions: int, settings: Mapping[str, str]) -> Target:
     retention_ms = int(settings.get("retention.ms", -1))
     return Target(
-        existed=existed,
         partitions=partitions,
         limit=int(settings["max.message.bytes"]),
         retention_s=retention_ms / 1000 if retention_ms >= 0 else None,
     )
 
 
-def unsafe_settings(settings: Mapping[str, str], replication: int, brokers: int) -> list[str]:
-    """A line for each setting under which records may be lost, or that makes them slow; what one broker cannot do better is not said."""
+def unsafe_settings(settings: Mapping[str, str], replication: int | None, brokers: int) -> list[str]:
+    """A line for each setting under which records may be lost, or that makes them slow; what one broker cannot do better is not said.
+
+    `replication` is None where it is not known yet.
+    """
     lines: list[str] = []
     least = int(settings.get("min.insync.replicas", 1))
-    if replication < min(_SAFE_REPLICAS, brokers):
+    if replication is None:
+        pass
+    elif replication < min(_SAFE_REPLICAS, brokers):
         lines.append(
             f"replication factor {replication} of {brokers} brokers: what is on a broker that is lost is lost; {_SAFE_REPLICAS} is safe"
         )
     elif replication >= _SAFE_REPLICAS and least < 2:
         lines.append(f"min.insync.replicas={least}: a record counts as written when one broker has it; 2 is safe")
-    if least >= replication > 1:
+    if replication is not None and least >= replication > 1:
         lines.append(f"min.insync.replicas={least} of {replication} replicas: one broker that is away stops the teacher")
     retention_ms, retention_bytes = int(settings.get("retention.ms", -1)), int(settings.get("retention.bytes", -1))
     if 0 <= retention_ms < 24 * _HOUR_MS:

@@ -33,7 +33,7 @@ class TeacherMetrics(Collector):
             buckets=_DELIVERY_BUCKETS,
             registry=None,
         )
-        teacher.sink.on_delivery = self._delivery.labels(*self._labels).observe
+        teacher.sink.watch_deliveries(self._delivery.labels(*self._labels).observe)
 
     def describe(self) -> Iterable[Metric]:
         # Told without looking: before the teacher is started there is nothing to collect.

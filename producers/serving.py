@@ -55,7 +55,9 @@ class Serving:
             self._loop(reader)
             self._encoding.add(self._run.end_pass())
             while self._encoding.oldest is not None:
+                self._run.doing.beat()
                 self._write()
+            self._run.doing.now("between passes")
         finally:
             reader.close()
 

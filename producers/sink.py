@@ -72,9 +72,7 @@ class Sink(ABC):
     max_record_bytes: int | None = None
     #: How many partitions a new run here has.
     partitions: int = 1
-    #: Called with the seconds each delivery took, where there are deliveries.
-    on_delivery: Callable[[float], None] | None = None
-    #: The wait for a student that is under way in `write`, if one is.
+    #: The wait for a student or a broker that is under way in `write`, if one is.
     wait: Wait | None = None
 
     @property
@@ -110,6 +108,10 @@ class Sink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release everything, finished or not. May be called twice."""
+
+    def watch_deliveries(self, observe: Callable[[float], None]) -> None:
+        """Have this called with the seconds each delivery takes, where there are deliveries."""
+        return
 
     @property
     def queued(self) -> tuple[int, int]:

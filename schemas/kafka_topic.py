@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
@@ -20,7 +21,12 @@ _PASSING = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
         KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        # No leaders found.
+        KafkaError._NOENT,
     )
 )
 
@@ -70,34 +76,36 @@ class KafkaTopic:
 
     def last_timestamp(self, partitions: int) -> float | None:
         """When the newest record was written, in seconds since the epoch by the broker's or writer's clock; None if there is none."""
-        wanted = {TopicPartition(self._name, partition): _NEWEST for partition in range(partitions)}
-        doing = f"looking for the newest record of topic {self._name}"
-        found = [
-            self._connection.resolved(future, doing).timestamp
-            for future in self.admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S).values()
-        ]
-        newest = max(found, default=-1)
+        newest = max((found.timestamp for found in self._listed(partitions, _NEWEST)), default=-1)
         return newest / 1000 if newest > 0 else None
 
     def _offsets(self, partitions: int, spec: OffsetSpec) -> list[int]:
-        """Asked for all partitions at once, and again while leaders are being chosen.
+        return [int(found.offset) for found in self._listed(partitions, spec)]
+
+    def _listed(self, partitions: int, spec: OffsetSpec) -> list[Any]:
+        """What the brokers list of each partition: asked for all at once, and again while leaders are being chosen.
 
         Not through a consumer: behind a fetch on its connection, each question would wait for that to end.
         """
         deadline = time.monotonic() + BROKER_TIMEOUT_S
-        found: dict[int, int] = {}
+        found: dict[int, Any] = {}
         while True:
             wanted = {TopicPartition(self._name, partition): spec for partition in range(partitions) if partition not in found}
             for part, future in self.admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S).items():
                 doing = f"looking at topic {self._name}, partition {part.partition}"
                 try:
-                    found[part.partition] = int(self._connection.resolved(future, doing).offset)
+                    found[part.partition] = self._connection.resolved(future, doing)
                 except TransportError as error:
                     if error_code(error.__cause__) not in _PASSING or time.monotonic() > deadline:
                         raise
             if len(found) == partitions:
                 return [found[partition] for partition in range(partitions)]
+            self.begin_anew()
             time.sleep(0.1)
+
+    def begin_anew(self) -> None:
+        """Ask by a new client from now on: one that knew a broker before it started again asks it about a time that is over, for minutes."""
+        self._client = None
 
     def create(self, partitions: int, *, replication: int = -1, settings: Mapping[str, str] | None = None) -> None:
         """Create the topic and wait until its partitions have leaders; does nothing if it exists."""
@@ -124,10 +132,10 @@ class KafkaTopic:
         entries = self._connection.resolved(future, f"reading the settings of topic {self._name!r}")
         return {name: str(entry.value) for name, entry in entries.items()}
 
-    def replication(self) -> int:
-        """How many brokers have each partition: of all partitions the fewest."""
-        metadata = self._connection.metadata(self.admin, f"looking for topic {self._name!r}")
-        return min(len(part.replicas) for part in metadata.topics[self._name].partitions.values())
+    def replication(self) -> int | None:
+        """How many brokers have each partition, of all partitions the fewest; None where the broker that is asked has not heard of it yet."""
+        found = self._connection.metadata(self.admin, f"looking for topic {self._name!r}").topics.get(self._name)
+        return min((len(part.replicas) for part in found.partitions.values()), default=None) if found is not None else None
 
     def brokers(self) -> int:
         """How many brokers the cluster has now."""

@@ -58,7 +58,11 @@ class Tracing:
 
     def processed(self, headers: Iterable[Header], partition: int, offset: int) -> Any:
         """A context manager: the span of decoding a record, in the trace of the one that sent it."""
-        carrier = {name: value.decode() for name, value in headers if isinstance(value, bytes)}
+        # Headers of others may hold anything.
+        ours = self._propagate.get_global_textmap().fields
+        carrier = {
+            name: value.decode("utf-8", "replace") for name, value in headers if name in ours and isinstance(value, bytes)
+        }
         return self._tracer.start_as_current_span(
             f"process {self._topic}",
             context=self._propagate.extract(carrier),

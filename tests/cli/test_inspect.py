@@ -148,3 +148,50 @@ def test_looking_and_copying_do_not_wait_for_torch() -> None:
         "from tutelage.producers import FileSink, KafkaSink\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_run_of_several_passes_that_has_not_finished_is_shown(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("passes")
+    teacher = Teacher(KafkaSink(topic, partitions=2, **kafka), rows_per_record=10, passes=3)
+    teacher.start()
+    teacher.write({"id": torch.arange(40)})
+    teacher.end_pass()
+    teacher.write({"id": torch.arange(30)})
+    teacher.close()
+    result = invoke("inspect", f"topic:{topic}", "--json", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert (found["holds"]["passes_ended"], found["looked_at"]["rows"]) == (1, 70)
+
+
+def test_a_topic_whose_beginning_is_gone_is_shown_all_the_same(kafka: dict[str, Any], topic_name: Callable[[str], str]) -> None:
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import AdminClient
+
+    topic = topic_name("expired")
+    taught(KafkaSink(topic, partitions=1, **kafka))
+    admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+    for future in admin.delete_records([TopicPartition(topic, 0, 5)]).values():
+        future.result(20)
+    result = invoke("inspect", f"topic:{topic}", "--json", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["holds"]["partitions"] == [{"first": 5, "end": 17}] and found["holds"]["rows"] == 1000
+    assert "deleted what was before offset 5" in found["holds"]["flaw"]
+
+
+def test_what_no_number_can_be_is_null_in_json(tmp_path: Path) -> None:
+    with Teacher(FileSink(tmp_path / "odd.avro")) as teacher:
+        teacher.write({"x": torch.tensor([[float("nan"), 1e308, -1e308], [float("inf"), 0, 1]], dtype=torch.float64)})
+    result = invoke("inspect", str(tmp_path / "odd.avro"), "--json")
+    found = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["first_rows"][0]["x"][0] is None
+    assert sum(found["keys"]["x"]["histogram"]["counts"]) == 4
+
+
+def test_a_look_keeps_no_record_in_memory() -> None:
+    found = KeyStatistics()
+    found.add(np.zeros((4096, 64), np.float32))
+    assert all(kept.base is None for kept in found._kept)

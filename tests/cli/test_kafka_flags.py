@@ -56,7 +56,15 @@ def test_values_come_from_files_and_the_environment(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    "line", [f"sasl.password={SECRET}", f"schema.registry.basic.auth.user.info=me:{SECRET}", f"ssl.key.password={SECRET}"]
+    "line",
+    [
+        f"sasl.password={SECRET}",
+        f"schema.registry.basic.auth.user.info=me:{SECRET}",
+        f"ssl.key.password={SECRET}",
+        f"schema.registry.url=https://me:{SECRET}@host/apis",
+        f"sasl.password=pa${{{SECRET}",
+        f"sasl.oauthbearer.assertion.private.key.passphrase={SECRET}",
+    ],
 )
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
 def test_a_file_with_a_secret_that_others_may_read_is_refused(tmp_path: Path, line: str, mode: int) -> None:
@@ -72,8 +80,17 @@ def test_a_secret_on_the_command_line_is_refused(tmp_path: Path) -> None:
     ) as told:
         settings(tmp_path, "", f"sasl.password={SECRET}")
     assert SECRET not in str(told.value)
-    with pytest.raises(ConfigurationError, match="the URL holds a password") as told:
+    with pytest.raises(ConfigurationError, match="URL holds a user") as told:
         settings(tmp_path, "", registry=f"https://me:{SECRET}@registry:8081/apis")
+    assert SECRET not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["schema.registry.url=https://me:{}@host", "sasl.oauthbearer.assertion.private.key.pem={}", "sasl.password=pa${{{}"]
+)
+def test_secrets_in_less_usual_places_are_refused_on_the_command_line_too(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigurationError, match="on the command line everybody") as told:
+        settings(tmp_path, "", key.format(SECRET))
     assert SECRET not in str(told.value)
 
 

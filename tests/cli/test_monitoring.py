@@ -50,7 +50,7 @@ def test_who_beats_is_alive_and_who_waits_says_for_what(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("place", ["x", "70000", "1.2.3.4", "host:port", ":9404"])
 def test_a_place_that_is_none_is_refused(place: str) -> None:
-    with pytest.raises(ConfigurationError, match="give it as PORT or HOST:PORT"), monitored(place, None, lambda: None):  # type: ignore[arg-type, return-value]
+    with pytest.raises(ConfigurationError, match="give it as PORT or HOST:PORT"), monitored(place, lambda: None, lambda: None):  # type: ignore[arg-type, return-value]
         pass
 
 
@@ -68,7 +68,7 @@ def test_a_port_that_is_taken_is_said() -> None:
         place = str(taken.getsockname()[1])
         with (
             pytest.raises(ConfigurationError, match="cannot listen there"),
-            monitored(place, Nothing(), lambda: Activity(doing="", seconds=0)),
+            monitored(place, Nothing, lambda: Activity(doing="", seconds=0)),
         ):
             pass
     assert CollectorRegistry is not None

@@ -131,3 +131,45 @@ def test_where_there_is_no_terminal_that_is_said() -> None:
     result = invoke("watch", "t", "-b", "127.0.0.1:1")
     assert (result.code, result.err) == (2, "error: watch draws on a terminal, and this is none; --json prints what it sees\n")
     assert invoke("watch", "no/topic", "--json").code == 2
+
+
+def test_a_look_that_takes_long_is_the_only_one_under_way() -> None:
+    at_once, most = [0], [0]
+
+    def slow() -> View:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.4)
+        at_once[0] -= 1
+        return View(topics=[], student=None, trouble=[])
+
+    async def used() -> None:
+        screen = WatchScreen(slow, every_s=0.05, title="t")
+        async with screen.run_test() as pilot:
+            for _ in range(12):
+                await pilot.press("r")
+                await pilot.pause(0.1)
+            await pilot.press("q")
+
+    asyncio.run(used())
+    assert most == [1]
+
+
+def test_a_topic_that_cannot_be_read_does_not_hide_the_others(kafka: dict[str, Any], topic_name: Callable[[str], str]) -> None:
+    from confluent_kafka import Producer
+
+    from tutelage.schemas.kafka_connection import KafkaConnection
+    from tutelage.schemas.kafka_topic import KafkaTopic
+
+    foreign = topic_name("foreign")
+    KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), foreign).create(1)
+    producer = Producer({"bootstrap.servers": kafka["bootstrap_servers"]})
+    producer.produce(foreign, b"no record of ours")
+    assert producer.flush(20) == 0
+    flags = ("--json", "--every", "0.2", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    result = invoke("watch", foreign, "not-there", "--metrics", "127.0.0.1:1", *flags)
+    assert result.code == 0, result.err
+    said = [line["said"] for line in json.loads(result.out)["verdicts"]]
+    assert any(foreign in line and "no Tutelage teacher wrote this" in line for line in said)
+    assert any("no metrics at http://127.0.0.1:1" in line for line in said)
+    assert any("topic not-there is not there yet" in line for line in said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,9 +15,10 @@ import torch
 from confluent_kafka import Consumer, TopicPartition
 
 from tutelage.consumers import KafkaSource, Student
+from tutelage.deploy.local import Stack
 from tutelage.producers import KafkaSink, Teacher
 from tutelage.producers.kafka_target import TOPIC_SETTINGS, Retention, unsafe_settings
-from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.errors import ConfigurationError, RegistryUnavailable
 from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_topic import KafkaTopic
 
@@ -136,3 +138,57 @@ def test_operators_see_who_a_client_is(holder: type[KafkaSink | KafkaSource], na
             hello = accepted.recv(4096)
     assert name.encode() in hello
     assert b"\x09tutelage" in hello and version("tutelage").encode() in hello
+
+
+def test_a_broker_that_starts_again_does_not_end_a_group_s_commits(
+    stack: Stack, kafka: dict[str, Any], topic_name: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic, group = topic_name("restarted"), topic_name("group")
+    teach(KafkaSink(topic, partitions=1, **kafka), rows=300)
+    student = Student(timeout_s=120, prefetch=1, budget_bytes=1)
+    student.register_teacher(KafkaSource(topic, group=group, **kafka))
+    with student:
+        batches = student.knowledge(10)
+        next(batches)
+        stack.kill("kafka-1")
+        deadline = time.monotonic() + 60
+        while "was not committed" not in caplog.text and time.monotonic() < deadline:
+            student.commit()
+            time.sleep(0.2)
+        stack.restart("kafka-1")
+        stack.await_ready()
+        assert sum(1 for _ in batches) == 29
+    tool = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": group})
+    try:
+        (part,) = tool.committed([TopicPartition(topic, 0)], timeout=30)
+        assert part.offset == tool.get_watermark_offsets(TopicPartition(topic, 0), timeout=20)[1]
+    finally:
+        tool.close()
+
+
+def test_a_teacher_whose_broker_is_silent_says_that_it_waits(stack: Stack, kafka: dict[str, Any], topic_name: Names) -> None:
+    """What waits for a broker is no reason to kill it: it is neither silent nor stuck, and goes on by itself."""
+    options = {"queue.buffering.max.messages": 2}
+    teacher = Teacher(KafkaSink(topic_name("silent"), options=options, **kafka), rows_per_record=10)
+    with teacher:
+        teacher.write({"x": torch.arange(10)})
+        stack.pause("kafka-1")
+        try:
+            writing = threading.Thread(target=lambda: [teacher.write({"x": torch.arange(10)}) for _ in range(20)])
+            writing.start()
+            deadline = time.monotonic() + 30
+            while "the broker to take what was sent" not in teacher.activity.doing and time.monotonic() < deadline:
+                time.sleep(0.05)
+            activity = teacher.activity
+        finally:
+            stack.resume("kafka-1")
+        writing.join(60)
+        assert activity.waiting and activity.silent_s == 0 and "the broker to take what was sent" in activity.doing
+        assert not writing.is_alive() and "the broker" not in teacher.activity.doing
+
+
+def test_a_registry_that_is_away_leaves_no_topic_behind(kafka: dict[str, Any], topic_name: Names) -> None:
+    topic = topic_name("unmade")
+    with pytest.raises(RegistryUnavailable):
+        teach(KafkaSink(topic, **{**kafka, "registry": "http://127.0.0.1:1"}))
+    assert KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), topic).partitions() == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.consumers import KafkaSource, Student
 from tutelage.producers import KafkaSink, Teacher
-from tutelage.schemas.kafka_tracing import tracing_of
+from tutelage.schemas.kafka_tracing import Tracing, tracing_of
 
 PROGRAM = """
 import json, sys, torch
@@ -82,3 +82,13 @@ def test_without_a_tracer_provider_nothing_is_traced_or_imported(kafka: dict[str
 
     assert opentelemetry.trace is not None and tracing_of("t", "c") is None
     assert Teacher(KafkaSink("untraced", **kafka)).activity.begun is False
+
+
+def test_headers_of_others_may_hold_anything() -> None:
+    import opentelemetry.trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    tracing = Tracing(opentelemetry.trace, "t", "c")
+    tracing._tracer = TracerProvider().get_tracer("test")
+    with tracing.processed([("binary", b"\xff\xfe\x00"), ("traceparent", b"\xff"), ("none", None)], 0, 0) as span:
+        assert span.parent is None
