@@ -170,11 +170,16 @@ def test_a_teacher_whose_broker_is_silent_says_that_it_waits(stack: Stack, kafka
     """What waits for a broker is no reason to kill it: it is neither silent nor stuck, and goes on by itself."""
     options = {"queue.buffering.max.messages": 2}
     teacher = Teacher(KafkaSink(topic_name("silent"), options=options, **kafka), rows_per_record=10)
+
+    def write_more() -> None:
+        for _ in range(20):
+            teacher.write({"x": torch.arange(10)})
+
     with teacher:
         teacher.write({"x": torch.arange(10)})
         stack.pause("kafka-1")
         try:
-            writing = threading.Thread(target=lambda: [teacher.write({"x": torch.arange(10)}) for _ in range(20)])
+            writing = threading.Thread(target=write_more)
             writing.start()
             deadline = time.monotonic() + 30
             while "the broker to take what was sent" not in teacher.activity.doing and time.monotonic() < deadline:
