@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,5 +148,9 @@ def secured(folder: Path) -> Secured:
         jvm=[f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}"],
     )  # fmt: skip
     made = Secured(broker=broker, authority=authority, tokens=tokens, ports=ports, folder=folder)
-    made.admin = AdminClient({"bootstrap.servers": made.address("scram"), **made.scram("admin")})
+    # A client that outlives its broker has nothing to say that anybody wants to read.
+    quiet = logging.getLogger("security-tests-admin")
+    quiet.addHandler(logging.NullHandler())
+    quiet.propagate = False
+    made.admin = AdminClient({"bootstrap.servers": made.address("scram"), **made.scram("admin")}, logger=quiet)
     return made
