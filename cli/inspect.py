@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Of a long row so many numbers are shown.
 _SHOWN = 6
+_PLOTS = (".png", ".svg", ".pdf")
 # Where no terminal says how wide it is.
 _WIDTH = 120
 
@@ -60,6 +61,10 @@ def inspect(
             import matplotlib  # noqa: F401
         except ImportError as error:
             raise ConfigurationError("--plot needs matplotlib: pip install 'tutelage[demo]'") from error
+        if plot.suffix not in _PLOTS:
+            raise ConfigurationError(f"--plot {plot}: name a file that ends in {', '.join(_PLOTS)}")
+        if not plot.parent.is_dir():
+            raise ConfigurationError(f"--plot {plot}: there is no folder {plot.parent}")
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
     try:
         survey = survey_of(read, timeout)

@@ -103,7 +103,8 @@ def _properties(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} cannot be read: {error}") from error
+        said = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{file} cannot be read: {said}") from error
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()

@@ -68,6 +68,8 @@ def teach(
 
     if (out is None) == (topic is None):
         raise ConfigurationError("say where to write: --out FILE.avro or --topic TOPIC, one of them")
+    if topic is not None and (overwrite or codec != "null"):
+        raise ConfigurationError("--codec and --overwrite are about a file; with --topic there is none")
     if out is not None and not create:
         raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
     lesson = target_of(teacher, "teacher")

@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 from textual import work
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, Header, Static
 
+from tutelage.cli.failing import INTERRUPTED
 from tutelage.cli.watching import PartitionView, TopicView, View
 
 _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red", "plain": ""}
@@ -27,7 +28,12 @@ class WatchScreen(App[None]):
     #verdicts { height: auto; padding: 1 2; background: $panel; }
     #topics { padding: 1 2; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "Quit"), ("p", "pause", "Pause"), ("r", "look", "Look now")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("q", "quit", "Quit"),
+        ("p", "pause", "Pause"),
+        ("r", "look", "Look now"),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
+    ]
 
     def __init__(self, look: Callable[[], View], *, every_s: float, title: str) -> None:
         super().__init__()
@@ -55,6 +61,10 @@ class WatchScreen(App[None]):
         """Stand still, or go on."""
         self._paused = not self._paused
         self.sub_title = "paused" if self._paused else ""
+
+    def action_interrupt(self) -> None:
+        """Ctrl-C ends it, as it ends the other commands."""
+        self.exit(return_code=INTERRUPTED)
 
     def action_look(self) -> None:
         """Look at once."""

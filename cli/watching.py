@@ -15,6 +15,8 @@ from tutelage.schemas.errors import TutelageError
 _METRICS_TIMEOUT_S = 2.0
 # Rates are of so many seconds, as far as there was looked.
 _RATE_S = 10.0
+# Nothing written for so long is worth a look at whether the run is whole; and a word if it is not.
+_SETTLED_S, _QUIET_S = 3.0, 30.0
 # So much of its time waiting makes a student a starving one.
 STARVING = 0.2
 # Who is waited for nearly as long as the slowest is as slow.
@@ -46,6 +48,7 @@ class TopicView:
     rows_per_record: int = 0
     partitions: list[PartitionView] = field(default_factory=list)
     quiet_s: float | None = None
+    finished: bool = False
 
     @property
     def behind(self) -> int | None:
@@ -78,6 +81,7 @@ class View:
     topics: list[TopicView]
     student: StudentView | None
     trouble: list[str]
+    group: str | None = None
 
     def verdicts(self) -> list[tuple[str, str]]:
         """The answers, each with how it is: good, warning or bad."""
@@ -86,6 +90,20 @@ class View:
             ("warning", f"topic {topic.topic} is not there yet, or holds nothing: its teacher has not begun")
             for topic in self.topics
             if not topic.partitions
+        ]
+        lines += [
+            (
+                "warning",
+                f"{topic.topic}: not finished, and nothing was written for {topic.quiet_s:.0f} s; is its teacher running?",
+            )
+            for topic in self.topics
+            if topic.quiet_s is not None and topic.quiet_s > _QUIET_S and not topic.finished
+        ]
+        lines += [("good", f"{topic.topic}: its run is whole") for topic in self.topics if topic.finished]
+        lines += [
+            ("warning", f"group {self.group} has committed nothing for {topic.topic}: is that the name given to learn --group?")
+            for topic in self.topics
+            if self.group is not None and topic.partitions and topic.behind is None
         ]
         if self.student is not None:
             lines += self._of_student(self.student)
@@ -133,7 +151,9 @@ class Watcher:
         )
         self._topics = {topic: KafkaTopic(self._connection, topic) for topic in topics}
         self._metrics = [place if "://" in place else f"http://{place}" for place in metrics]
+        self._group_name = group
         self._group = self._connection.consumer(group) if group is not None else None
+        self._whole: dict[str, tuple[list[int], bool]] = {}
         self._streams: dict[str, Any] = {}
         self._ends: dict[str, list[tuple[float, list[int]]]] = {}
         self._samples: list[tuple[float, dict[tuple[str, str], float]]] = []
@@ -148,7 +168,7 @@ class Watcher:
             except TutelageError as error:
                 topics.append(TopicView(topic=name))
                 trouble.append(str(error))
-        return View(topics=topics, student=self._student(trouble), trouble=trouble)
+        return View(topics=topics, student=self._student(trouble), trouble=trouble, group=self._group_name)
 
     def _topic(self, name: str) -> TopicView:
         asked = self._topics[name]
@@ -168,6 +188,7 @@ class Watcher:
             history.pop(0)
         (began, before), (now, _) = history[0], history[-1]
         last = asked.last_timestamp(count)
+        quiet_s = max(0.0, time.time() - last) if last is not None else None
         return TopicView(
             topic=name,
             teacher=stream.teacher,
@@ -177,8 +198,18 @@ class Watcher:
                 PartitionView(first=low, read=at, end=end, rate=(end - then) / (now - began) if now > began else 0.0)
                 for low, at, end, then in zip(lows, read, ends, before, strict=True)
             ],
-            quiet_s=max(0.0, time.time() - last) if last is not None else None,
+            quiet_s=quiet_s,
+            finished=quiet_s is not None and quiet_s > _SETTLED_S and self._is_whole(name, ends),
         )
+
+    def _is_whole(self, name: str, ends: list[int]) -> bool:
+        """Whether a topic's run has all its ends; looked up again only where something was written."""
+        from tutelage.producers.kafka_tail import read_tail
+
+        if self._whole.get(name, ([], False))[0] != ends:
+            found = read_tail(self._connection, name, self._topics[name].partitions())
+            self._whole[name] = (ends, found is not None and found[0].complete)
+        return self._whole[name][1]
 
     def _stream(self, name: str) -> Any:
         """Who writes a topic, by the headers of its tail; read once."""
@@ -229,11 +260,13 @@ class Watcher:
         self._samples.append((time.monotonic(), values))
         while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > _RATE_S:
             self._samples.pop(0)
-        return self._student_of(values)
+        return self._student_of(values, trouble)
 
-    def _student_of(self, values: dict[tuple[str, str], float]) -> StudentView | None:
+    def _student_of(self, values: dict[tuple[str, str], float], trouble: list[str]) -> StudentView | None:
         prefix = "tutelage_consumer_"
         if (f"{prefix}delivered_rows_total", "") not in values:
+            if values:
+                trouble.append(f"{', '.join(self._metrics)}: no student's metrics; a teacher's port? (learn --metrics-port)")
             return None
         (began, before), (now, _) = self._samples[0], self._samples[-1]
 

@@ -60,8 +60,8 @@ def looked_at(topic: KafkaTopic, name: str, producer: Producer, wish: Wish) -> T
         if not wish.create:
             flags = " ".join(f"--config {key}={value}" for key, value in wish.all_settings.items())
             raise ConfigurationError(
-                f"topic {name} does not exist, and is not to be created by the teacher; kafka-topics.sh --create --topic {name} "
-                f"--partitions {wish.partitions or DEFAULT_PARTITIONS} {flags} would make it as it should be"
+                f"topic {name} does not exist, and is not to be created by the teacher. This makes it as it should be: kafka-topics.sh "
+                f"--bootstrap-server {topic.bootstrap_servers} --create --topic {name} --partitions {wish.partitions or DEFAULT_PARTITIONS} {flags}"
             )
         return None
     try:

@@ -44,6 +44,11 @@ class KafkaTopic:
         return f"KafkaTopic({self._name!r}, {self._connection.bootstrap_servers!r})"
 
     @property
+    def bootstrap_servers(self) -> str:
+        """The cluster it is of."""
+        return self._connection.bootstrap_servers
+
+    @property
     def admin(self) -> AdminClient:
         """The client that asks."""
         # Not `or`: a client with nothing in its queue is false.

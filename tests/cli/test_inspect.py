@@ -66,6 +66,14 @@ def test_what_people_see_is_readable(tmp_path: Path) -> None:
     assert max(len(line) for line in result.out.splitlines() if "run " not in line) <= 120
 
 
+@pytest.mark.parametrize(
+    ("plot", "words"), [("t.xyz", "name a file that ends in .png"), ("nowhere/t.png", "there is no folder nowhere")]
+)
+def test_a_plot_that_cannot_be_written_is_said_before_anything_is_read(plot: str, words: str) -> None:
+    result = invoke("inspect", "not-there.avro", "--plot", plot)
+    assert result.code == 2 and words in result.err
+
+
 def test_a_file_that_is_cut_or_changed_is_shown_as_far_as_it_is_whole(tmp_path: Path) -> None:
     taught(FileSink(tmp_path / "t.avro"))
     data = (tmp_path / "t.avro").read_bytes()

@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
         ),
         (View(topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.7}), trouble=[]), "a and b are as slow"),
         (View(topics=[], student=StudentView(starved=0.01, waits={"a": 0.0}), trouble=[]), "the student is fed: 1%"),
+        (
+            View(topics=[replace(topic(), quiet_s=61.0)], student=None, trouble=[]),
+            "t: not finished, and nothing was written for 61 s",
+        ),
+        (View(topics=[replace(topic(), quiet_s=61.0, finished=True)], student=None, trouble=[]), "t: its run is whole"),
+        (View(topics=[topic(read=None)], student=None, trouble=[], group="g"), "group g has committed nothing for t"),
         (View(topics=[], student=StudentView(duplicates=12), trouble=[]), "dropped: 12 records written twice"),
         (View(topics=[], student=StudentView(zombies=3), trouble=[]), "3 of a writer thought dead came"),
         (View(topics=[], student=StudentView(), trouble=[]), "dropped: nothing"),
@@ -77,6 +84,10 @@ def test_the_screen_shows_looks_pauses_and_ends() -> None:
             assert screen.sub_title == "paused" and screen.view is not None
             await pilot.press("q")
         assert screen.return_code == 0
+        interrupted = WatchScreen(look, every_s=0.05, title="t")
+        async with interrupted.run_test() as pilot:
+            await pilot.press("ctrl+c")
+        assert interrupted.return_code == 130
 
     asyncio.run(used())
     table = topics_of(look())

@@ -68,7 +68,8 @@ def test_a_run_that_comes_near_its_retention_says_so_once(caplog: pytest.LogCapt
 def test_a_topic_that_is_missing_is_only_asked_for_with_no_create(kafka: dict[str, Any], topic_name: Names) -> None:
     topic = topic_name("no-create")
     with pytest.raises(
-        ConfigurationError, match=rf"kafka-topics.sh --create --topic {topic} --partitions 4 --config cleanup.policy=delete"
+        ConfigurationError,
+        match=rf"kafka-topics.sh --bootstrap-server \S+ --create --topic {topic} --partitions 4 --config cleanup.policy=delete",
     ):
         teach(KafkaSink(topic, create=False, **kafka))
     asked = KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), topic)
