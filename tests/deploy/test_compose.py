@@ -174,7 +174,7 @@ class Pair:
         """Start a service's command as it stands there, but for the metrics' port."""
         entry = self._services[service].get("entrypoint") or ["tutelage"]
         command = [*entry, *self._services[service]["command"]]
-        command = [part.replace("0.0.0.0:9404", str(port)).replace("/work", str(cwd)) for part in command]
+        command = [part.replace("0.0.0.0:9404", str(port)).replace("/data", str(cwd)) for part in command]
         command = [{"tutelage": str(TUTELAGE), "python": sys.executable}.get(part, part) for part in command]
         return subprocess.Popen(
             command, cwd=cwd, env=self.environment(service), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
