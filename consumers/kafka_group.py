@@ -52,8 +52,7 @@ class Group:
         at = position.offsets
         try:
             if position.pass_index >= opened.stream.passes:
-                # Behind the run's last record nothing of it follows; control records of transactions may, and would look like lag for ever.
-                at = tuple(asked.end_offsets(opened.partitions))
+                at = self._behind_all(asked, opened, at)
             offsets = [
                 TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(at) if offset != BEGINNING
             ]
@@ -62,6 +61,15 @@ class Group:
             self._serve(0)
         except (KafkaException, TransportError) as error:
             self._say(describe(error))
+
+    def _behind_all(self, asked: KafkaTopic, opened: Opened, at: tuple[int, ...]) -> tuple[int, ...]:
+        """Behind the run's last record nothing of it follows; control records of transactions may, and would look like lag for ever."""
+        try:
+            return tuple(asked.end_offsets(opened.partitions))
+        except TransportError as error:
+            # Without those there is nothing more: the run's end is the partitions' end.
+            log.debug("the ends of topic %s are not known: %s", self._topic, error)
+            return at
 
     def _send(self, offsets: list[TopicPartition]) -> None:
         self._unheard = offsets
