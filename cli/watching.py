@@ -7,10 +7,16 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from tutelage.cli.kafka_flags import KafkaSettings
 from tutelage.schemas.errors import TutelageError
+from tutelage.schemas.record import Stream
+
+if TYPE_CHECKING:
+    from tutelage.producers.sink import Tail
+
+Seen = TypeVar("Seen")
 
 _METRICS_TIMEOUT_S = 2.0
 # Rates are of so many seconds, as far as there was looked.
@@ -154,7 +160,7 @@ class Watcher:
         self._group_name = group
         self._group = self._connection.consumer(group) if group is not None else None
         self._whole: dict[str, tuple[list[int], bool]] = {}
-        self._streams: dict[str, Any] = {}
+        self._streams: dict[str, Stream] = {}
         self._ends: dict[str, list[tuple[float, list[int]]]] = {}
         self._samples: list[tuple[float, dict[tuple[str, str], float]]] = []
 
@@ -183,9 +189,7 @@ class Watcher:
         lows, ends = asked.first_offsets(count), asked.end_offsets(count)
         read = self._committed(name, count)
         history = self._ends.setdefault(name, [])
-        history.append((time.monotonic(), ends))
-        while len(history) > 2 and history[-1][0] - history[0][0] > _RATE_S:
-            history.pop(0)
+        _remember(history, ends)
         (began, before), (now, _) = history[0], history[-1]
         last = asked.last_timestamp(count)
         quiet_s = max(0.0, time.time() - last) if last is not None else None
@@ -204,23 +208,25 @@ class Watcher:
 
     def _is_whole(self, name: str, ends: list[int]) -> bool:
         """Whether a topic's run has all its ends; looked up again only where something was written."""
-        from tutelage.producers.kafka_tail import read_tail
-
         if self._whole.get(name, ([], False))[0] != ends:
-            found = read_tail(self._connection, name, self._topics[name].partitions())
-            self._whole[name] = (ends, found is not None and found[0].complete)
+            tail = self._tail(name)
+            self._whole[name] = (ends, tail is not None and tail.complete)
         return self._whole[name][1]
 
-    def _stream(self, name: str) -> Any:
+    def _stream(self, name: str) -> Stream | None:
         """Who writes a topic, by the headers of its tail; read once."""
+        if name not in self._streams:
+            tail = self._tail(name)
+            if tail is None:
+                return None
+            self._streams[name] = tail.stream
+        return self._streams[name]
+
+    def _tail(self, name: str) -> Tail | None:
         from tutelage.producers.kafka_tail import read_tail
 
-        if name not in self._streams:
-            found = read_tail(self._connection, name, self._topics[name].partitions())
-            if found is None:
-                return None
-            self._streams[name] = found[0].stream
-        return self._streams[name]
+        found = read_tail(self._connection, name, self._topics[name].partitions())
+        return found[0] if found is not None else None
 
     def _committed(self, name: str, count: int) -> list[int | None]:
         from confluent_kafka import KafkaException, TopicPartition
@@ -251,15 +257,11 @@ class Watcher:
                 trouble.append(f"no metrics at {place}: {error}")
                 continue
             for sample in (sample for family in families for sample in family.samples):
-                key, before = (
-                    (sample.name, sample.labels.get("teacher", "")),
-                    values.get((sample.name, sample.labels.get("teacher", "")), 0.0),
-                )
+                key = (sample.name, sample.labels.get("teacher", ""))
+                before = values.get(key, 0.0)
                 # Of several students the sum, but of ages the oldest.
                 values[key] = max(before, sample.value) if sample.name.endswith("_age_seconds") else before + sample.value
-        self._samples.append((time.monotonic(), values))
-        while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > _RATE_S:
-            self._samples.pop(0)
+        _remember(self._samples, values)
         return self._student_of(values, trouble)
 
     def _student_of(self, values: dict[tuple[str, str], float], trouble: list[str]) -> StudentView | None:
@@ -294,3 +296,10 @@ class Watcher:
         if self._group is not None:
             self._group.close()
         self._connection.registry.close()
+
+
+def _remember(history: list[tuple[float, Seen]], seen: Seen) -> None:
+    """Keep what was seen now, and of what was seen before as much as rates are of, at least one."""
+    history.append((time.monotonic(), seen))
+    while len(history) > 2 and history[-1][0] - history[0][0] > _RATE_S:
+        history.pop(0)
