@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tutelage.consumers.source import BEGINNING, Opened, Position
 from tutelage.schemas.errors import TransportError
-from tutelage.schemas.kafka_connection import DENIED, KafkaConnection, describe
+from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, DENIED, KafkaConnection, describe
 from tutelage.schemas.kafka_topic import KafkaTopic
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,10 @@ class Group:
         self._consumer: Consumer | None = None
         self._denied = False
         self._pending = 0
-        self._unheard: list[TopicPartition] = []
+        # What is to be committed in the end, and whether that is what the broker has, as far as is known.
+        self._latest: tuple[KafkaTopic, Opened, Position] | None = None
+        self._wanted: list[TopicPartition] = []
+        self._settled = True
         self._said_s = -_SAID_EVERY_S
 
     def __getstate__(self) -> dict[str, object]:
@@ -46,46 +49,51 @@ class Group:
         self._begin()
 
     def commit(self, asked: KafkaTopic, opened: Opened, position: Position) -> None:
-        """Commit a position, without waiting for the broker's answer."""
-        if self._denied:
-            return
-        at = position.offsets
+        """Commit a position, without waiting for the broker's answer; one that is the last one's, where that came to nothing."""
         try:
-            if position.pass_index >= opened.stream.passes:
-                at = self._behind_all(asked, opened, at)
-            offsets = [
-                TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(at) if offset != BEGINNING
-            ]
-            if offsets:
-                self._send(offsets)
+            again = self._latest is not None and self._latest[2] == position
+            self._latest = (asked, opened, position)
             self._serve(0)
+            if not self._denied and not (again and (self._settled or self._pending)):
+                self._send(BROKER_TIMEOUT_S)
         except (KafkaException, TransportError) as error:
             self._say(describe(error))
 
-    def _behind_all(self, asked: KafkaTopic, opened: Opened, at: tuple[int, ...]) -> tuple[int, ...]:
-        """Behind the run's last record nothing of it follows; control records of transactions may, and would look like lag for ever."""
-        try:
-            return tuple(asked.end_offsets(opened.partitions))
-        except TransportError as error:
-            # Without those there is nothing more: the run's end is the partitions' end.
-            log.debug("the ends of topic %s are not known: %s", self._topic, error)
-            return at
-
-    def _send(self, offsets: list[TopicPartition]) -> None:
-        self._unheard = offsets
+    def _send(self, timeout_s: float) -> None:
+        """Commit the latest position; the ends of the partitions, where they are needed for it, are waited for."""
+        if self._latest is None:
+            return
+        asked, opened, position = self._latest
+        offsets, known = position.offsets, True
+        if position.pass_index >= opened.stream.passes:
+            # Behind the run's last record nothing of it follows; control records of transactions may, and would look like lag for ever.
+            try:
+                offsets = tuple(asked.end_offsets(opened.partitions, timeout_s=timeout_s))
+            except TransportError as error:
+                log.debug("the ends of topic %s are not known yet: %s", self._topic, error)
+                known = False
+        parts = [
+            TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets) if offset != BEGINNING
+        ]
+        if not parts:
+            return
         if self._consumer is None:
             self._consumer = self._connection.consumer(self._name, settings={"on_commit": self._answered})
-        self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._wanted = parts if known else []
+        self._settled = False
+        self._consumer.commit(offsets=parts, asynchronous=True)
         self._pending += 1
 
-    def _answered(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
+    def _answered(self, error: KafkaError | None, parts: list[TopicPartition]) -> None:
         self._pending -= 1
         if error is not None:
             # A broker that starts again, say: the next commit says it all once more.
             self._denied = self._denied or error.code() in DENIED
+            self._settled = False
             self._say(describe(error))
-        elif not self._pending:
-            self._unheard = []
+        else:
+            # The client sends a commit again behind a later one where brokers change: the last that was answered is what counts.
+            self._settled = _places(parts) == _places(self._wanted)
 
     def _serve(self, timeout_s: float) -> None:
         """Hear what came of earlier commits; nothing is assigned, so no record comes."""
@@ -103,15 +111,19 @@ class Group:
             log.warning("group %s: progress was not committed (%s); only lag tools and max_ahead notice", self._name, why)
 
     def close(self) -> None:
-        """Commit what was not heard of once more, wait a few seconds at most, and release the client."""
+        """Commit once more what the broker is not known to have, wait a few seconds at most, and release the client."""
         if self._consumer is not None:
             deadline = time.monotonic() + _LAST_ANSWER_S
             try:
-                while self._unheard and not self._denied and time.monotonic() < deadline:
+                while (self._pending or not self._settled) and not self._denied and (left_s := deadline - time.monotonic()) > 0:
                     if not self._pending:
-                        self._send(self._unheard)
+                        self._send(left_s)
                     self._serve(0.1)
-            except KafkaException as error:
+            except (KafkaException, TransportError) as error:
                 self._say(describe(error))
             self._consumer.close()
             self._consumer = None
+
+
+def _places(parts: list[TopicPartition]) -> dict[int, int]:
+    return {part.partition: part.offset for part in parts}

@@ -269,6 +269,9 @@ class Student:
                     raise ConfigurationError("the student was closed while it was iterated over") from error
                 if merged is not None:
                     return merged
+                if self._commits:
+                    # What a broker did not take: a teacher may be waiting for it, as this student is for the teacher.
+                    self._commit(self._place)
                 what = pipeline.waiting_for
                 if self._doing.wait is None or self._doing.wait.what != what:
                     hint = "its teacher may have stopped; started again, it goes on"

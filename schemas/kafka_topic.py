@@ -23,6 +23,10 @@ _PASSING = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.REQUEST_TIMED_OUT,
         KafkaError._TRANSPORT,
         KafkaError._TIMED_OUT,
         # No leaders found.
@@ -75,28 +79,28 @@ class KafkaTopic:
         """Each partition's first offset that is still there."""
         return self._offsets(partitions, EARLIEST)
 
-    def end_offsets(self, partitions: int) -> list[int]:
+    def end_offsets(self, partitions: int, *, timeout_s: float = BROKER_TIMEOUT_S) -> list[int]:
         """Each partition's next offset to be written."""
-        return self._offsets(partitions, LATEST)
+        return self._offsets(partitions, LATEST, timeout_s)
 
     def last_timestamp(self, partitions: int) -> float | None:
         """When the newest record was written, in seconds since the epoch by the broker's or writer's clock; None if there is none."""
         newest = max((found.timestamp for found in self._listed(partitions, _NEWEST)), default=-1)
         return newest / 1000 if newest > 0 else None
 
-    def _offsets(self, partitions: int, spec: OffsetSpec) -> list[int]:
-        return [int(found.offset) for found in self._listed(partitions, spec)]
+    def _offsets(self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S) -> list[int]:
+        return [int(found.offset) for found in self._listed(partitions, spec, timeout_s)]
 
-    def _listed(self, partitions: int, spec: OffsetSpec) -> list[Any]:
+    def _listed(self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S) -> list[Any]:
         """What the brokers list of each partition: asked for all at once, and again while leaders are being chosen.
 
         Not through a consumer: behind a fetch on its connection, each question would wait for that to end.
         """
-        deadline = time.monotonic() + BROKER_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         found: dict[int, Any] = {}
         while True:
             wanted = {TopicPartition(self._name, partition): spec for partition in range(partitions) if partition not in found}
-            for part, future in self.admin.list_offsets(wanted, request_timeout=BROKER_TIMEOUT_S).items():
+            for part, future in self.admin.list_offsets(wanted, request_timeout=timeout_s).items():
                 doing = f"looking at topic {self._name}, partition {part.partition}"
                 try:
                     found[part.partition] = self._connection.resolved(future, doing)
