@@ -15,6 +15,8 @@ BOOTSTRAP_VARIABLE = "TUTELAGE_BOOTSTRAP_SERVER"
 REGISTRY_VARIABLE = "TUTELAGE_REGISTRY"
 FILE_VARIABLE = "TUTELAGE_CONFIG"
 _PANEL = "Kafka"
+# The one setting of Confluent's serializers that concerns us.
+_AUTO_REGISTER = "auto.register.schemas"
 
 BootstrapFlag = Annotated[
     str | None,
@@ -92,9 +94,12 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
     registry_settings = {key.removeprefix(prefix): given.pop(key) for key in list(given) if key.startswith(prefix)}
     url = registry or registry_settings.pop("url", DEFAULT_REGISTRY)
     registry_settings.pop("url", None)
+    auto_register = given.pop(_AUTO_REGISTER, "true").lower()
+    if auto_register not in ("true", "false"):
+        raise ConfigurationError(f"{_AUTO_REGISTER}={auto_register}: it is true or false")
     return KafkaSettings(
         bootstrap_servers=bootstrap or in_file or DEFAULT_BOOTSTRAP,
-        registry=HttpRegistry(url, settings=dict(registry_settings)),
+        registry=HttpRegistry(url, settings=dict(registry_settings), auto_register=auto_register == "true"),
         options=dict(given),
     )
 

@@ -24,7 +24,11 @@ _HINT = "the screen needs textual: pip install 'tutelage[watch]'; --json needs n
 def watch(
     topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="Topics that teachers write.")],
     group: Annotated[
-        str | None, typer.Option(help="The student's consumer group (learn --group): how far it has read.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The student's consumer group (learn --group): how far it has read. Unless given: the only one that reads them.",
+            show_default=False,
+        ),
     ] = None,
     metrics: Annotated[
         list[str] | None,
@@ -37,7 +41,10 @@ def watch(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
     web: Annotated[bool, typer.Option("--web", help="Show the same screen in the browser, on this machine.")] = False,
     web_port: Annotated[int, typer.Option(help="Where the browser finds it.")] = 8000,
-    as_json: Annotated[bool, typer.Option("--json", help="Look twice, print what was seen as JSON, and end.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Look twice, print what was seen as JSON, and end; with 1 if not all could be looked at."),
+    ] = False,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -88,6 +95,8 @@ def _print_json(watcher: Watcher, every_s: float) -> None:
     view = watcher.look()
     said = [{"how": how, "said": line} for how, line in view.verdicts()]
     typer.echo(json.dumps({**asdict(view), "verdicts": said}, ensure_ascii=False))
+    if view.trouble:
+        raise typer.Exit(1)
 
 
 def _serve(port: int) -> None:

@@ -82,12 +82,13 @@ class StudentView:
 
 @dataclass(kw_only=True, slots=True)
 class View:
-    """All of it at one moment. `trouble` is what could not be looked at, in words."""
+    """All of it at one moment. `trouble` is what could not be looked at, in words; `groups` are several that read, where none was named."""
 
     topics: list[TopicView]
     student: StudentView | None
     trouble: list[str]
     group: str | None = None
+    groups: list[str] = field(default_factory=list)
 
     def verdicts(self) -> list[tuple[str, str]]:
         """The answers, each with how it is: good, warning or bad."""
@@ -111,6 +112,8 @@ class View:
             for topic in self.topics
             if self.group is not None and topic.partitions and topic.behind is None
         ]
+        if self.groups:
+            lines.append(("plain", f"read by the groups {', '.join(self.groups)}: --group NAME shows how far one is"))
         if self.student is not None:
             lines += self._of_student(self.student)
         behind = {topic.topic: topic.behind for topic in self.topics if topic.behind is not None}
@@ -149,6 +152,7 @@ class Watcher:
     """Looks at topics of a cluster, at a group's offsets and at metrics. Close it."""
 
     def __init__(self, kafka: KafkaSettings, topics: Sequence[str], *, group: str | None, metrics: Sequence[str]) -> None:
+        from tutelage.cli.reading_group import ReadingGroup
         from tutelage.schemas.kafka_connection import KafkaConnection
         from tutelage.schemas.kafka_topic import KafkaTopic
 
@@ -157,8 +161,7 @@ class Watcher:
         )
         self._topics = {topic: KafkaTopic(self._connection, topic) for topic in topics}
         self._metrics = [place if "://" in place else f"http://{place}" for place in metrics]
-        self._group_name = group
-        self._group = self._connection.consumer(group) if group is not None else None
+        self._group = ReadingGroup(self._connection, topics, group)
         self._whole: dict[str, tuple[list[int], bool]] = {}
         self._streams: dict[str, Stream] = {}
         self._ends: dict[str, list[tuple[float, list[int]]]] = {}
@@ -168,13 +171,19 @@ class Watcher:
         """Look once; takes as long as the cluster's answers do."""
         trouble: list[str] = []
         topics = []
+        try:
+            self._group.look_for()
+        except TutelageError as error:
+            trouble.append(str(error))
         for name in self._topics:
             try:
                 topics.append(self._topic(name))
             except TutelageError as error:
                 topics.append(TopicView(topic=name))
                 trouble.append(str(error))
-        return View(topics=topics, student=self._student(trouble), trouble=trouble, group=self._group_name)
+        return View(
+            topics=topics, student=self._student(trouble), trouble=trouble, group=self._group.name, groups=self._group.others
+        )
 
     def _topic(self, name: str) -> TopicView:
         asked = self._topics[name]
@@ -187,7 +196,7 @@ class Watcher:
             return TopicView(topic=name)
         count = stream.partitions
         lows, ends = asked.first_offsets(count), asked.end_offsets(count)
-        read = self._committed(name, count)
+        read = self._group.committed(name, count)
         history = self._ends.setdefault(name, [])
         _remember(history, ends)
         (began, before), (now, _) = history[0], history[-1]
@@ -227,21 +236,6 @@ class Watcher:
 
         found = read_tail(self._connection, name, self._topics[name].partitions())
         return found[0] if found is not None else None
-
-    def _committed(self, name: str, count: int) -> list[int | None]:
-        from confluent_kafka import KafkaException, TopicPartition
-
-        from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S
-
-        if self._group is None:
-            return [None] * count
-        try:
-            found = self._group.committed(
-                [TopicPartition(name, partition) for partition in range(count)], timeout=BROKER_TIMEOUT_S
-            )
-        except KafkaException as error:
-            raise self._connection.unavailable(f"asking how far the group has read topic {name!r}", error) from error
-        return [part.offset if part.offset >= 0 else None for part in found]
 
     def _student(self, trouble: list[str]) -> StudentView | None:
         if not self._metrics:
@@ -292,9 +286,7 @@ class Watcher:
         )
 
     def close(self) -> None:
-        """Release the clients."""
-        if self._group is not None:
-            self._group.close()
+        """Release the registry's client; the others go with this."""
         self._connection.registry.close()
 
 

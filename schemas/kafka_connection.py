@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from importlib.metadata import version
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ThrottleEvent
 from confluent_kafka.admin import AdminClient
 
 from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
@@ -127,7 +127,7 @@ class KafkaConnection:
         self._last_error = ""
         self._turned_away: deque[str] = deque(maxlen=4)
         self._hung_up = 0
-        self._said_s = -_SAID_EVERY_S
+        self._said_s = self._slowed_s = -_SAID_EVERY_S
 
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers!r}, registry={self.registry!r})"
@@ -158,6 +158,7 @@ class KafkaConnection:
             "client.id": self.client_id,
             "client.software.name": "tutelage",
             "client.software.version": version("tutelage"),
+            "throttle_cb": self._held_back,
             **defaults,
             **self._options,
             "error_cb": self._remember,
@@ -166,6 +167,18 @@ class KafkaConnection:
             return kind(config, logger=_ClientLog(self._hear))
         except (KafkaException, ValueError, TypeError) as error:
             raise ConfigurationError(f"the Kafka client refuses its options: {describe(error)}") from error
+
+    def _held_back(self, event: ThrottleEvent) -> None:
+        """A quota is kept by waiting: nothing is lost, and whoever wonders why it is slow should know."""
+        now = time.monotonic()
+        if event.throttle_time > 0 and now - self._slowed_s > _SAID_EVERY_S:
+            self._slowed_s = now
+            log.warning(
+                "a quota holds client %s back: %s lets it go on after %.1f s",
+                self.client_id,
+                event.broker_name,
+                event.throttle_time,
+            )
 
     def _remember(self, error: KafkaError) -> None:
         client_log.debug("client error: %s", error)

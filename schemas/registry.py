@@ -1,11 +1,12 @@
 """Schema id <-> schema: a Confluent-compatible registry over HTTP, and one in memory for tests and single processes.
 
-Every call has a timeout. Schemas are registered under `<topic>-value` with FULL_TRANSITIVE compatibility; what a registry
+Every call has a timeout. Schemas are registered under `<topic>-value` with FULL_TRANSITIVE compatibility, by us or by those who may; what a registry
 cannot see, a changed dtype or row shape, is refused here.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -16,7 +17,7 @@ from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import Description, refuse_changes
 
 if TYPE_CHECKING:
-    from confluent_kafka.schema_registry import SchemaRegistryClient
+    from confluent_kafka.schema_registry import RegisteredSchema, SchemaRegistryClient
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +33,13 @@ class Registry(Protocol):
         """Load what it takes to speak to it (a second, for HTTP), so that the first call is quick. Asks nothing yet."""
 
     def prepare(self, subject: str) -> list[str]:
-        """Ask for FULL_TRANSITIVE compatibility of a subject's schemas, and give all it has, oldest first."""
+        """Ask for FULL_TRANSITIVE compatibility of a subject's schemas, where that is ours to do, and give all it has, oldest first."""
 
     def register(self, subject: str, schema: str) -> int:
-        """Register a schema under a subject and return its id; the same schema has the same id again."""
+        """Register a schema under a subject and return its id; the same schema has the same id again.
+
+        SchemaError where it is refused, or where others have to register it and did not.
+        """
 
     def schema(self, schema_id: int) -> str:
         """The schema with that id."""
@@ -89,11 +93,15 @@ class HttpRegistry:
     """A registry with Confluent's HTTP interface (Confluent's own, Apicurio's `/apis/ccompat/v7`, Karapace, ...).
 
     `settings` go to confluent-kafka's client untouched: basic.auth.user.info, bearer.auth.*, ssl.ca.location and so on.
-    No call takes longer than three times `timeout_s` and a second of back-off. Picklable, and opened when first used.
+    No call takes longer than three times `timeout_s` and a second of back-off. Picklable, and opened when first used. Without
+    `auto_register` it is only read: others register schemas, and care for their compatibility.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 2.5, settings: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float = 2.5, settings: dict[str, object] | None = None, auto_register: bool = True
+    ) -> None:
         self.url = url
+        self._auto_register = auto_register
         self._settings = {"timeout": timeout_s, "max.retries": 2, **_completed(settings or {}), "url": url}
         self._timeout_s = timeout_s
         self._client: SchemaRegistryClient | None = None
@@ -111,8 +119,21 @@ class HttpRegistry:
     def register(self, subject: str, schema: str) -> int:
         from confluent_kafka.schema_registry import Schema
 
+        if not self._auto_register:
+            return self._registered(subject, schema)
         with self._translated(f"register {subject}") as client:
             return int(client.register_schema(subject, Schema(schema, "AVRO")))
+
+    def _registered(self, subject: str, schema: str) -> int:
+        """The id that others registered a schema under, in whatever layout."""
+        wanted = json.loads(schema)
+        for version in self._versions(subject):
+            if json.loads(version.schema.schema_str or "null") == wanted:
+                return int(version.schema_id)
+        raise SchemaError(
+            f"{self!r} does not have this schema under {subject}, and with auto.register.schemas=false somebody else registers it, "
+            f"as AVRO: {schema}"
+        )
 
     def schema(self, schema_id: int) -> str:
         with self._translated(f"fetch schema {schema_id}") as client:
@@ -122,17 +143,22 @@ class HttpRegistry:
         return str(found)
 
     def prepare(self, subject: str) -> list[str]:
+        if self._auto_register:
+            with self._translated(f"set the compatibility of {subject}") as client:
+                client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
+        return [str(version.schema.schema_str) for version in self._versions(subject)]
+
+    def _versions(self, subject: str) -> list[RegisteredSchema]:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         with self._translated(f"look up {subject}") as client:
-            client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
             try:
                 numbers = client.get_versions(subject)
             except SchemaRegistryError as error:
                 if error.http_status_code == NOT_FOUND_STATUS:
                     return []
                 raise
-            return [str(client.get_version(subject, number).schema.schema_str) for number in numbers]
+            return [client.get_version(subject, number) for number in numbers]
 
     def close(self) -> None:
         if self._client is not None:

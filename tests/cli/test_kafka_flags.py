@@ -115,3 +115,9 @@ def test_places_are_no_secrets() -> None:
     assert all(
         is_secret(key) for key in ("sasl.oauthbearer.client.secret", "ssl.key.pem", "bearer.auth.token", "sasl.jaas.config")
     )
+
+
+def test_whether_schemas_are_registered_is_the_registry_s_and_not_the_client_s(tmp_path: Path) -> None:
+    assert "auto.register.schemas" not in settings(tmp_path, "auto.register.schemas=false\n").options
+    with pytest.raises(ConfigurationError, match=r"auto\.register\.schemas=maybe: it is true or false"):
+        settings(tmp_path, "", "auto.register.schemas=maybe")

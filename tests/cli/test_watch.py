@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from commands import invoke
+from confluent_kafka import Consumer, TopicPartition
 from watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, watched_run
 
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
@@ -94,17 +95,33 @@ def test_the_screen_shows_looks_pauses_and_ends() -> None:
     assert table.row_count == 5
 
 
+def commit_as(group: str, topic: str, kafka: dict[str, Any]) -> None:
+    other = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": group})
+    try:
+        other.commit(offsets=[TopicPartition(topic, 0, 1)], asynchronous=False)
+    finally:
+        other.close()
+
+
 def test_a_real_topic_and_its_reader_are_seen_as_they_are(
     environment: dict[str, str], topic_name: Callable[[str], str], tmp_path: Path, kafka: dict[str, Any]
 ) -> None:
     name = topic_name("seen")
     with watched_run(environment, name, tmp_path) as run:
-        result = invoke(
-            "watch", name, "not-there", "--group", run.group, "--metrics", f"localhost:{run.student}", "--json", "--every", "1",
+        arguments = (
+            "watch", name, "not-there", "--metrics", f"localhost:{run.student}", "--json", "--every", "1",
             "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"],
         )  # fmt: skip
-    assert result.code == 0, result.err
+        unnamed = invoke(*arguments)
+        result = invoke(*arguments, "--group", run.group)
+        commit_as(f"{run.group}-2", name, kafka)
+        several = invoke(*arguments)
+    assert (result.code, unnamed.code, several.code) == (0, 0, 0), result.err + unnamed.err + several.err
     view = json.loads(result.out)
+    assert json.loads(unnamed.out)["group"] == view["group"] == run.group
+    found = json.loads(several.out)
+    assert (found["group"], found["groups"]) == (None, [run.group, f"{run.group}-2"])
+    assert any(f"{run.group}-2: --group NAME" in verdict["said"] for verdict in found["verdicts"])
     seen, missing = view["topics"]
     held = HELD_BATCHES * BATCH // RECORD
     assert (seen["teacher"], seen["rows_per_record"], missing["partitions"]) == ("watched", RECORD, [])
@@ -179,7 +196,7 @@ def test_a_topic_that_cannot_be_read_does_not_hide_the_others(kafka: dict[str, A
     assert producer.flush(20) == 0
     flags = ("--json", "--every", "0.2", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
     result = invoke("watch", foreign, "not-there", "--metrics", "127.0.0.1:1", *flags)
-    assert result.code == 0, result.err
+    assert result.code == 1, result.err
     said = [line["said"] for line in json.loads(result.out)["verdicts"]]
     assert any(foreign in line and "no Tutelage teacher wrote this" in line for line in said)
     assert any("no metrics at http://127.0.0.1:1" in line for line in said)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -13,14 +15,18 @@ from typing import Any
 import pytest
 import torch
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from tutelage.consumers import KafkaSource, Student
-from tutelage.deploy.local import Stack
+from tutelage.deploy.local import Stack, StackAddresses
+from tutelage.deploy.local.programs import find_java, kafka_jars
 from tutelage.producers import KafkaSink, Teacher
 from tutelage.producers.kafka_target import TOPIC_SETTINGS, Retention, unsafe_settings
-from tutelage.schemas.errors import ConfigurationError, RegistryUnavailable
+from tutelage.schemas.errors import ConfigurationError, RegistryUnavailable, SchemaError
 from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.schemas.registry import HttpRegistry
 
 Names = Callable[[str], str]
 SAFE = {**TOPIC_SETTINGS, "min.insync.replicas": "2"}
@@ -77,6 +83,31 @@ def test_a_topic_that_is_missing_is_only_asked_for_with_no_create(kafka: dict[st
     asked.create(3, settings=TOPIC_SETTINGS)
     teach(KafkaSink(topic, create=False, **kafka))
     assert sum(asked.end_offsets(3)) == 10 + 3
+
+
+def test_with_auto_register_off_the_schema_is_only_looked_for(
+    addresses: StackAddresses, kafka: dict[str, Any], topic_name: Names
+) -> None:
+    topic = topic_name("registered-by-others")
+    theirs = SchemaRegistryClient({"url": addresses.registry})
+    theirs.register_schema(f"{topic}-value", Schema('{"type": "record", "name": "SomethingElse", "fields": []}', "AVRO"))
+    reader = HttpRegistry(addresses.registry, auto_register=False)
+    with pytest.raises(SchemaError, match=r"version 1"):
+        teach(KafkaSink(topic, **{**kafka, "registry": reader}))
+    theirs.delete_subject(f"{topic}-value")
+    with pytest.raises(SchemaError, match=r"does not have this schema under \S+, and with auto.register.schemas=false") as told:
+        teach(KafkaSink(topic, **{**kafka, "registry": reader}))
+    assert theirs.get_subjects().count(f"{topic}-value") == 0
+    text = json.loads(str(told.value).partition("as AVRO: ")[2])
+    theirs.register_schema(f"{topic}-value", Schema(json.dumps(text, indent=2), "AVRO"))
+    teach(KafkaSink(topic, **{**kafka, "registry": reader}))
+    student = Student(timeout_s=20)
+    student.register_teacher(KafkaSource(topic, **{**kafka, "registry": reader}))
+    with student:
+        assert sum(len(batch["x"]) for batch in student.knowledge(10)) == 95
+    assert theirs.get_versions(f"{topic}-value") == [1]
+    with pytest.raises(SchemaRegistryError):
+        theirs.get_compatibility(f"{topic}-value")
 
 
 def test_an_unsafe_topic_is_written_with_a_line_and_a_compacted_one_is_not(
@@ -139,6 +170,32 @@ def test_operators_see_who_a_client_is(holder: type[KafkaSink | KafkaSource], na
             hello = accepted.recv(4096)
     assert name.encode() in hello
     assert b"\x09tutelage" in hello and version("tutelage").encode() in hello
+
+
+def set_quota(client: str, settings: str, bootstrap_servers: str) -> None:
+    """What an operator types: kafka-configs.sh --alter --entity-type clients."""
+    launch = [find_java(), "-cp", f"{kafka_jars()}/*", "kafka.admin.ConfigCommand", "--bootstrap-server", bootstrap_servers]
+    alter = ["--alter", "--entity-type", "clients", "--entity-name", client, "--add-config", settings]
+    subprocess.run([*launch, *alter], check=True, capture_output=True, timeout=120)
+
+
+def test_a_quota_slows_a_teacher_and_a_student_down_and_loses_nothing(
+    addresses: StackAddresses, kafka: dict[str, Any], topic_name: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the client ids that docs/operations.md names. What is held back goes on by itself, and says why it is slow."""
+    topic = topic_name("quota")
+    for side, quota in (("teacher", "producer_byte_rate=400000"), ("student", "consumer_byte_rate=400000")):
+        set_quota(f"tutelage-{side}-{topic}", quota, addresses.bootstrap_servers)
+    # 5.2 MB against the 4 MB that a window of ten seconds lets through.
+    with Teacher(KafkaSink(topic, **kafka), rows_per_record=1) as teacher:
+        for number in range(52):
+            teacher.write({"x": torch.full((1, 25_000), float(number))})
+    student = Student(timeout_s=120)
+    student.register_teacher(KafkaSource(topic, **kafka))
+    with student:
+        assert [int(batch["x"][0, 0]) for batch in student.knowledge(1)] == list(range(52))
+    for side in ("teacher", "student"):
+        assert f"a quota holds client tutelage-{side}-{topic} back" in caplog.text
 
 
 def test_a_broker_that_starts_again_does_not_end_a_group_s_commits(
