@@ -112,7 +112,7 @@ def _server_for(host: str) -> type[WSGIServer]:
 def _host_and_port(place: str) -> tuple[str, int]:
     match = re.fullmatch(r"(?:(?P<host>[^:]+|\[[0-9a-fA-F:]+\]):)?(?P<port>\d{1,5})", place)
     if match is None or int(match["port"]) > 65535:
-        raise ConfigurationError(f"--metrics-port {place}: give it as PORT or HOST:PORT")
+        raise ConfigurationError(f"--metrics-port {place}: give it as PORT or HOST:PORT, the port from 0 to 65535")
     return (match["host"] or "127.0.0.1").strip("[]"), int(match["port"])
 
 

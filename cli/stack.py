@@ -65,8 +65,8 @@ def down(folder: FolderFlag = None) -> None:
     """End what `up` started, and remove its data."""
     from tutelage.deploy.local import Stack
 
-    ended = Stack(stack_folder(folder)).down()
-    typer.echo("the stack is down" if ended else "no stack was up", err=True)
+    running = Stack(stack_folder(folder))
+    typer.echo("the stack is down" if running.down() else f"no stack was up in {running.folder}", err=True)
 
 
 @stack.command()
@@ -78,7 +78,7 @@ def status(folder: FolderFlag = None) -> None:
     running = Stack(stack_folder(folder))
     addresses = running.status()
     if addresses is None:
-        typer.echo("no stack is up", err=True)
+        typer.echo(f"no stack is up in {running.folder}", err=True)
         raise typer.Exit(NOT_UP)
     _print(addresses)
     for name, pid in running.processes().items():

@@ -68,6 +68,8 @@ def header_bytes(header: Header) -> bytes:
 
 def decode_header(start: bytes, where: str) -> Header:
     """The header at the start of a file; CorruptData naming `where` if there is none, or not all of it."""
+    if not start:
+        raise CorruptData(f"{where} is empty: nothing was written to it, or its writing was cut short")
     if not start.startswith(MAGIC):
         raise CorruptData(f"{where} is not an Avro container file: it begins with {start[:4]!r}, not {MAGIC!r}")
     metadata: dict[str, bytes] = {}

@@ -128,7 +128,7 @@ class HttpRegistry:
         """The id that others registered a schema under, in whatever layout."""
         wanted = json.loads(schema)
         for version in self._versions(subject):
-            if json.loads(version.schema.schema_str or "null") == wanted:
+            if version.schema_id is not None and json.loads(version.schema.schema_str or "null") == wanted:
                 return int(version.schema_id)
         raise SchemaError(
             f"{self!r} does not have this schema under {subject}, and with auto.register.schemas=false somebody else registers it, "

@@ -118,6 +118,7 @@ def test_learn_trains_and_goes_on_from_its_checkpoint(files: Path) -> None:
         (("learn", "t1.avro", "t2.avro", "-m", "result=median"), 2, ("'median' is no merge strategy",)),
         (("learn", "t1.avro", "t1.avro"), 2, ("registered already",)),
         (("learn", "text.avro"), 5, ("text.avro is not an Avro container file",)),
+        (("learn", "empty.avro"), 5, ("empty.avro is empty",)),
         (("learn", "cut.avro"), 5, ("cut.avro, block 0 at byte", "is cut")),
         (("verify", "cut.avro"), 5, ("cut.avro, block 0 at byte", "is cut")),
         (("inspect", "."), 2, ("is a folder",)),
@@ -133,6 +134,7 @@ def test_each_mistake_ends_in_one_clear_line_and_its_exit_code(
     files: Path, arguments: tuple[str, ...], code: int, words: tuple[str, ...]
 ) -> None:
     Path("text.avro").write_text("no avro")
+    Path("empty.avro").touch()
     Path("cut.avro").write_bytes(Path("t1.avro").read_bytes()[:-20000])
     Path("empty.py").write_text("from tutelage.producers import Lesson\nlesson = Lesson(model=lambda b: {'x': b}, inputs=[])\n")
     Path("short.py").write_text(
