@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -65,6 +66,8 @@ def test_a_teacher_killed_again_and_again_ends_with_the_same_run(
         assert ended(teacher)[0] == -signal.SIGKILL
     code, _, err = ended(begin("teach", LESSON, "--topic", topic, environment=environment, cwd=tmp_path))
     assert code == 0, err
+    (written,) = re.findall(r"going on with a run that was begun, in pass 0, ([\d,]+) rows", err)
+    assert 0 < int(written.replace(",", "")) <= ROWS
     assert ended(whole)[0] == 0
     code, out, err = ended(student)
     assert code == 0, err
