@@ -117,11 +117,12 @@ class View:
         if self.student is not None:
             lines += self._of_student(self.student)
         behind = {topic.topic: topic.behind for topic in self.topics if topic.behind is not None}
+        reader = f" (group {self.group})" if self.group is not None else ""
         if any(behind.values()):
             name, records = max(behind.items(), key=lambda item: item[1])
-            lines.append(("plain", f"behind: {records:,} {'record' if records == 1 else 'records'} of {name}"))
+            lines.append(("plain", f"behind: {records:,} {'record' if records == 1 else 'records'} of {name}{reader}"))
         elif behind:
-            lines.append(("good", "behind: nothing, all that is there is read"))
+            lines.append(("good", f"behind: nothing, all that is there is read{reader}"))
         return lines
 
     def _of_student(self, student: StudentView) -> list[tuple[str, str]]:

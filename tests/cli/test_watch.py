@@ -38,6 +38,10 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
         (View(topics=[topic(read=9)], student=None, trouble=[]), "behind: 1 record of t"),
         (View(topics=[topic(read=10)], student=None, trouble=[]), "behind: nothing"),
         (
+            View(topics=[topic(read=10)], student=None, trouble=[], group="g"),
+            "behind: nothing, all that is there is read (group g)",
+        ),
+        (
             View(topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.1}), trouble=[]),
             "waits for batches; the slow one is a",
         ),
@@ -129,7 +133,9 @@ def test_a_real_topic_and_its_reader_are_seen_as_they_are(
     # Committed ten times a second at most: what was read in less than that is not all of it told.
     read = sum(part["read"] or 0 for part in seen["partitions"])
     assert 0 < read <= held
-    assert f"behind: {ROWS // RECORD - read} records of {name}" in [verdict["said"] for verdict in view["verdicts"]]
+    assert f"behind: {ROWS // RECORD - read} records of {name} (group {run.group})" in [
+        verdict["said"] for verdict in view["verdicts"]
+    ]
     assert view["student"]["duplicates"] == 0 and view["student"]["checkpoint_s"] > 0
 
 
