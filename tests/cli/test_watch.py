@@ -200,6 +200,7 @@ def test_a_topic_that_cannot_be_read_does_not_hide_the_others(kafka: dict[str, A
     producer = Producer({"bootstrap.servers": kafka["bootstrap_servers"]})
     producer.produce(foreign, b"no record of ours")
     assert producer.flush(20) == 0
+    producer.close()
     flags = ("--json", "--every", "0.2", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
     result = invoke("watch", foreign, "not-there", "--metrics", "127.0.0.1:1", *flags)
     assert result.code == 1, result.err

@@ -116,6 +116,7 @@ def test_a_student_and_a_stranger_write_nothing(house: House, user: str) -> None
     producer = Producer({"bootstrap.servers": house.locked.address("scram"), **house.locked.scram(user)})
     producer.produce("own-1", b"forged", partition=0, on_delivery=lambda error, message: failed.append(error))
     assert producer.flush(20) == 0 and "authorization failed" in str(failed[0])
+    producer.close()
 
 
 @pytest.mark.parametrize(("user", "topic"), [("stranger", "own-1"), ("student", "other-1"), ("stranger", "nowhere")])
