@@ -1,11 +1,11 @@
-# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, soak, check, bench, profile, clean.
+# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, test-containers, soak, check, bench, profile, clean.
 
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := schemas producers consumers cli deploy/local examples
 TYPED := $(addprefix -p tutelage.,schemas producers consumers cli deploy.local examples.toy examples.digits)
 
-.PHONY: install demo test test-faults soak check bench profile clean FORCE
+.PHONY: install demo test test-faults test-containers soak check bench profile clean FORCE
 
 install: .venv/installed
 
@@ -33,6 +33,11 @@ test: install
 # Kill anything, cut anything: three brokers, twenty minutes.
 test-faults: install
 	$(BIN)/pytest tests/faults
+
+# The compose file in a container engine (docker, with Compose): images, users, volumes, restarts.
+test-containers: install
+	docker compose -f deploy/docker-compose.yml build
+	$(BIN)/pytest tests/deploy/test_containers.py
 
 MINUTES ?= 20
 soak: install

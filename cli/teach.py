@@ -97,7 +97,9 @@ def teach(
     )
     watched = monitored(metrics_port, lambda: _metrics(running), lambda: running.activity)
     with watched, running, Progress(f"teaching to {sink.name}") as progress:
-        if running.run.generation:
+        if running.run.complete:
+            typer.echo(f"{sink.name}: holds this run already, and all of it", err=True)
+        elif running.run.generation:
             begun = f"pass {running.run.pass_index}, {running.run.skip_rows:,} rows of which are written already"
             typer.echo(f"{sink.name}: going on with a run that was begun, in {begun}", err=True)
         running.serve(

@@ -215,6 +215,7 @@ def test_up_runs_the_toy_to_its_end_and_a_second_time(pair: Pair, tmp_path: Path
         said = {name: process.communicate(timeout=120) for name, process in began.items()}
         for name, process in began.items():
             assert process.returncode == 0, (attempt, name, said[name])
+        assert ("topic teacher1: holds this run already, and all of it" in said["teacher1"][1]) == bool(attempt)
         assert f"digest {TOY_DIGEST}" in said["student"][0]
         assert said["student"][0].startswith('{"x": [0], "2x-1": [-1], "result": [0.0], "2x+1": [1]}\n')
 
