@@ -43,16 +43,18 @@ def slow_lesson(topic: str) -> dict[str, Any]:
     }
 
 
+def fails(*command: str) -> bool:
+    """Whether a command ends with an error."""
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode != 0
+
+
 def why_not() -> str | None:
     """What is missing here to run containers."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, timeout=60, check=False).returncode
-    ):
+    if shutil.which("docker") is None or fails("docker", "info"):
         return "needs a container engine (docker)"
-    if subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=60, check=False).returncode:
+    if fails("docker", "compose", "version"):
         return "needs docker's compose plugin"
-    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, timeout=60, check=False).returncode:
+    if fails("docker", "image", "inspect", IMAGE):
         return f"needs the image {IMAGE}: make test-containers builds it"
     return None
 
@@ -63,14 +65,8 @@ class Containers:
     def __init__(self) -> None:
         self.kafka, self.registry = free_ports(2)
         self._environment = {**os.environ, "TUTELAGE_KAFKA_PORT": str(self.kafka), "TUTELAGE_REGISTRY_PORT": str(self.registry)}
-        self._command = [
-            "docker",
-            "compose",
-            "-p",
-            f"tutelage-test-{os.getpid()}",
-            "-f",
-            str(ROOT / "deploy" / "docker-compose.yml"),
-        ]
+        project, file = f"tutelage-test-{os.getpid()}", str(ROOT / "deploy" / "docker-compose.yml")
+        self._command = ["docker", "compose", "-p", project, "-f", file]
 
     def compose(self, *arguments: str, timeout_s: float = 240, overlay: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run `docker compose` with these arguments."""
