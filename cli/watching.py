@@ -82,13 +82,15 @@ class StudentView:
 
 @dataclass(kw_only=True, slots=True)
 class View:
-    """All of it at one moment. `trouble` is what could not be looked at, in words; `groups` are several that read, where none was named."""
+    """All of it at one moment. `trouble` is what could not be looked at, in words; `groups` are several that read, where none was named;
+    `too_many_groups` is how many there are if they were not looked through."""
 
     topics: list[TopicView]
     student: StudentView | None
     trouble: list[str]
     group: str | None = None
     groups: list[str] = field(default_factory=list)
+    too_many_groups: int = 0
 
     def verdicts(self) -> list[tuple[str, str]]:
         """The answers, each with how it is: good, warning or bad."""
@@ -114,6 +116,10 @@ class View:
         ]
         if self.groups:
             lines.append(("plain", f"read by the groups {', '.join(self.groups)}: --group NAME shows how far one is"))
+        if self.too_many_groups:
+            lines.append(
+                ("plain", f"{self.too_many_groups:,} groups are not looked through: --group NAME shows how far one is")
+            )
         if self.student is not None:
             lines += self._of_student(self.student)
         behind = {topic.topic: topic.behind for topic in self.topics if topic.behind is not None}
@@ -172,21 +178,24 @@ class Watcher:
         """Look once; takes as long as the cluster's answers do."""
         trouble: list[str] = []
         topics = []
-        try:
-            self._group.look_for()
-        except TutelageError as error:
-            trouble.append(str(error))
         for name in self._topics:
             try:
-                topics.append(self._topic(name))
+                topics.append(self._topic(name, trouble))
             except TutelageError as error:
                 topics.append(TopicView(topic=name))
                 trouble.append(str(error))
+        group = self._group
+        # Where no topic could be looked at, groups cannot either, after just as long a wait.
+        if any(topic.partitions for topic in topics):
+            group.look_for()
+        if group.trouble is not None:
+            trouble.append(group.trouble)
         return View(
-            topics=topics, student=self._student(trouble), trouble=trouble, group=self._group.name, groups=self._group.others
-        )
+            topics=topics, student=self._student(trouble), trouble=trouble,
+            group=group.name, groups=group.others, too_many_groups=group.too_many,
+        )  # fmt: skip
 
-    def _topic(self, name: str) -> TopicView:
+    def _topic(self, name: str, trouble: list[str]) -> TopicView:
         asked = self._topics[name]
         count = asked.partitions()
         if not count:
@@ -197,7 +206,12 @@ class Watcher:
             return TopicView(topic=name)
         count = stream.partitions
         lows, ends = asked.first_offsets(count), asked.end_offsets(count)
-        read = self._group.committed(name, count)
+        try:
+            read = self._group.committed(name, count)
+        except TutelageError as error:
+            # The topic itself is there to be seen.
+            read = [None] * count
+            trouble.append(str(error))
         history = self._ends.setdefault(name, [])
         _remember(history, ends)
         (began, before), (now, _) = history[0], history[-1]

@@ -9,12 +9,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tutelage.consumers.source import BEGINNING, Opened, Position
 from tutelage.schemas.errors import TransportError
-from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, DENIED, KafkaConnection, describe
+from tutelage.schemas.kafka_connection import DENIED, KafkaConnection, describe
 from tutelage.schemas.kafka_topic import KafkaTopic
 
 log = logging.getLogger(__name__)
 
-# How long the answer to the last commits is waited for.
+# How long the answer to the last commits, and to what they need, is waited for.
 _LAST_ANSWER_S = 5.0
 _SAID_EVERY_S = 60.0
 
@@ -55,7 +55,7 @@ class Group:
             self._latest = (asked, opened, position)
             self._serve(0)
             if not self._denied and not (again and (self._settled or self._pending)):
-                self._send(BROKER_TIMEOUT_S)
+                self._send(_LAST_ANSWER_S)
         except (KafkaException, TransportError) as error:
             self._say(describe(error))
 
@@ -76,6 +76,9 @@ class Group:
             TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets) if offset != BEGINNING
         ]
         if not parts:
+            # The beginning: nothing is committed, and nothing owed once the earlier ones are answered.
+            self._wanted = []
+            self._settled = not self._pending
             return
         if self._consumer is None:
             self._consumer = self._connection.consumer(self._name, settings={"on_commit": self._answered})
@@ -93,7 +96,10 @@ class Group:
             self._say(describe(error))
         else:
             # The client sends a commit again behind a later one where brokers change: the last that was answered is what counts.
-            self._settled = _places(parts) == _places(self._wanted)
+            failed = [part.error for part in parts if part.error is not None]
+            self._settled = not failed and _places(parts) == _places(self._wanted)
+            if failed:
+                self._say(describe(failed[0]))
 
     def _serve(self, timeout_s: float) -> None:
         """Hear what came of earlier commits; nothing is assigned, so no record comes."""
@@ -116,13 +122,14 @@ class Group:
             deadline = time.monotonic() + _LAST_ANSWER_S
             try:
                 while (self._pending or not self._settled) and not self._denied and (left_s := deadline - time.monotonic()) > 0:
-                    if not self._pending:
-                        self._send(left_s)
+                    # Whatever is under way when the client is closed is waited for there, longer than is good.
+                    if not self._pending and left_s > _LAST_ANSWER_S / 4:
+                        self._send(left_s / 4)
                     self._serve(0.1)
             except (KafkaException, TransportError) as error:
                 self._say(describe(error))
             self._consumer.close()
-            self._consumer = None
+        self._begin()
 
 
 def _places(parts: list[TopicPartition]) -> dict[int, int]:

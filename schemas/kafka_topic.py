@@ -100,7 +100,8 @@ class KafkaTopic:
         found: dict[int, Any] = {}
         while True:
             wanted = {TopicPartition(self._name, partition): spec for partition in range(partitions) if partition not in found}
-            for part, future in self.admin.list_offsets(wanted, request_timeout=timeout_s).items():
+            left_s = max(0.1, deadline - time.monotonic())
+            for part, future in self.admin.list_offsets(wanted, request_timeout=left_s).items():
                 doing = f"looking at topic {self._name}, partition {part.partition}"
                 try:
                     found[part.partition] = self._connection.resolved(future, doing)

@@ -142,6 +142,11 @@ def _is(kind: Any, wanted: Mapping[str, Any]) -> bool:
     )
 
 
+def same_schema(one: str, other: str) -> bool:
+    """Whether two schemas' texts say the same; registries lay them out anew, and spell names with or without their namespace."""
+    return bool(_bare(json.loads(one)) == _bare(json.loads(other)))
+
+
 def _bare(schema: Any) -> Any:
     """A schema without what does not change its encoding: documentation, defaults, namespaces of nested names."""
     if isinstance(schema, dict):

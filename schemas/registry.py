@@ -6,14 +6,13 @@ cannot see, a changed dtype or row shape, is refused here.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
 from tutelage.schemas.errors import AccessDenied, RegistryUnavailable, SchemaError, TutelageError
-from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.knowledge_schema import description_of, same_schema
 from tutelage.schemas.record import Description, refuse_changes
 
 if TYPE_CHECKING:
@@ -125,10 +124,9 @@ class HttpRegistry:
             return int(client.register_schema(subject, Schema(schema, "AVRO")))
 
     def _registered(self, subject: str, schema: str) -> int:
-        """The id that others registered a schema under, in whatever layout."""
-        wanted = json.loads(schema)
+        """The id that others registered a schema under, in whatever layout and spelling."""
         for version in self._versions(subject):
-            if version.schema_id is not None and json.loads(version.schema.schema_str or "null") == wanted:
+            if version.schema_id is not None and same_schema(version.schema.schema_str or "null", schema):
                 return int(version.schema_id)
         raise SchemaError(
             f"{self!r} does not have this schema under {subject}, and with auto.register.schemas=false somebody else registers it, "

@@ -122,7 +122,8 @@ def test_a_real_topic_and_its_reader_are_seen_as_they_are(
         several = invoke(*arguments)
     assert (result.code, unnamed.code, several.code) == (0, 0, 0), result.err + unnamed.err + several.err
     view = json.loads(result.out)
-    assert json.loads(unnamed.out)["group"] == view["group"] == run.group
+    assert json.loads(unnamed.out)["group"] == run.group, unnamed.out
+    assert view["group"] == run.group
     found = json.loads(several.out)
     assert (found["group"], found["groups"]) == (None, [run.group, f"{run.group}-2"])
     assert any(f"{run.group}-2: --group NAME" in verdict["said"] for verdict in found["verdicts"])

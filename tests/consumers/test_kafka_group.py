@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from confluent_kafka import KafkaError, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.consumers.kafka_group import Group
-from tutelage.consumers.source import Position
+from tutelage.consumers.source import BEGINNING, Position
 from tutelage.schemas.errors import TransportError
 
 PARTITIONS, PASSES, END = 2, 3, 1000
-# Which of the commits on their way is done next, and whether it is refused.
-Turn = tuple[int, bool]
+# Which of the commits on their way is done next, and how much of it: all, nothing, or only what is of the first partition.
+Turn = tuple[int, Literal["done", "refused", "partly"]]
 
 
 class Brokers:
@@ -25,11 +25,13 @@ class Brokers:
     def __init__(self, turns: list[Turn], silences: int) -> None:
         self.turns, self.silences = turns, silences
         self.underway: list[list[TopicPartition]] = []
-        self.have: list[int] = []
+        self.have: dict[int, int] = {}
+        self.looks = 0
         self.prompt = False
         self.closed = False
 
     def consumer(self, name: str, settings: dict[str, Any]) -> Brokers:
+        self.closed = False
         self.answer: Callable[[KafkaError | None, list[TopicPartition]], None] = settings["on_commit"]
         return self
 
@@ -38,13 +40,23 @@ class Brokers:
         self.underway.append(offsets)
 
     def poll(self, timeout_s: float) -> None:
+        self.looks += 1
         # Without a wait there is not always an answer.
         if self.underway and (self.turns or self.prompt or timeout_s):
-            index, refused = self.turns.pop(0) if self.turns else (0, False)
+            index, outcome = self.turns.pop(0) if self.turns else (0, "done")
             parts = self.underway.pop(index % len(self.underway))
-            if not refused:
-                self.have = [part.offset for part in parts]
-            self.answer(KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS) if refused else None, parts)
+            error = KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
+            if outcome == "refused":
+                self.answer(error, parts)
+                return
+            done = [part for part in parts if outcome == "done" or not part.partition]
+            self.have |= {part.partition: part.offset for part in done}
+            # As the client says it: no error of the whole unless all failed.
+            said = [
+                SimpleNamespace(partition=part.partition, offset=part.offset, error=None if part in done else error)
+                for part in parts
+            ]
+            self.answer(None, cast("Any", said))
 
     def end_offsets(self, partitions: int, timeout_s: float) -> list[int]:
         if self.silences:
@@ -59,7 +71,7 @@ class Brokers:
 @given(
     st.lists(st.integers(0, 99), min_size=1, max_size=8),
     st.booleans(),
-    st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=20),
+    st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["done", "refused", "partly"])), max_size=20),
     st.integers(0, 3),
     st.booleans(),
 )
@@ -74,7 +86,7 @@ def test_the_last_position_is_what_a_group_has_in_the_end(
         places.append(Position(pass_index=PASSES, offsets=places[-1].offsets))
     for place in places:
         group.commit(cast("Any", brokers), opened, place)
-    wanted = [END if over else offsets[-1]] * PARTITIONS
+    wanted = dict.fromkeys(range(PARTITIONS), END if over else offsets[-1])
     if starving:
         # A student that waits for its teacher says now and then where it is; the teacher may wait for that.
         brokers.prompt = True
@@ -84,3 +96,28 @@ def test_the_last_position_is_what_a_group_has_in_the_end(
     group.close()
     assert brokers.closed
     assert brokers.have == wanted
+
+
+def test_a_closed_group_remembers_nothing() -> None:
+    brokers = Brokers([], 0)
+    group = Group(cast("Any", brokers), "g", "t")
+    opened = cast("Any", SimpleNamespace(stream=SimpleNamespace(passes=PASSES), partitions=PARTITIONS))
+    place = Position(pass_index=1, offsets=(7,) * PARTITIONS)
+    for _ in range(2):
+        # Somebody resets the group while nobody looks.
+        brokers.have = {}
+        group.commit(cast("Any", brokers), opened, place)
+        group.close()
+        assert brokers.have == dict.fromkeys(range(PARTITIONS), 7)
+    assert group._latest is None
+
+
+def test_a_pass_begun_again_behind_a_refusal_is_not_waited_for() -> None:
+    brokers = Brokers([(0, "refused")], 0)
+    group = Group(cast("Any", brokers), "g", "t")
+    opened = cast("Any", SimpleNamespace(stream=SimpleNamespace(passes=PASSES), partitions=PARTITIONS))
+    group.commit(cast("Any", brokers), opened, Position(pass_index=1, offsets=(7,) * PARTITIONS))
+    group.commit(cast("Any", brokers), opened, Position(pass_index=1, offsets=(BEGINNING,) * PARTITIONS))
+    looks = brokers.looks
+    group.close()
+    assert brokers.closed and brokers.looks == looks
