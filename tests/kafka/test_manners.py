@@ -89,38 +89,40 @@ def test_with_auto_register_off_the_schema_is_only_looked_for(
     addresses: StackAddresses, kafka: dict[str, Any], topic_name: Names
 ) -> None:
     topic = topic_name("registered-by-others")
-    theirs = SchemaRegistryClient({"url": addresses.registry})
-    theirs.register_schema(f"{topic}-value", Schema('{"type": "record", "name": "SomethingElse", "fields": []}', "AVRO"))
-    sink = {**kafka, "registry": HttpRegistry(addresses.registry, auto_register=False)}
+    with SchemaRegistryClient({"url": addresses.registry}) as theirs:
+        theirs.register_schema(f"{topic}-value", Schema('{"type": "record", "name": "SomethingElse", "fields": []}', "AVRO"))
+        sink = {**kafka, "registry": HttpRegistry(addresses.registry, auto_register=False)}
 
-    def compatibility() -> str | None:
-        try:
-            return str(theirs.get_compatibility(f"{topic}-value"))
-        except SchemaRegistryError:
-            return None
+        def compatibility() -> str | None:
+            try:
+                return str(theirs.get_compatibility(f"{topic}-value"))
+            except SchemaRegistryError:
+                return None
 
-    def teach_two_keys() -> None:
-        with Teacher(KafkaSink(topic, **sink), rows_per_record=10) as teacher:
-            teacher.write({"x": torch.arange(95), "y": torch.arange(95)})
+        def teach_two_keys() -> None:
+            with Teacher(KafkaSink(topic, **sink), rows_per_record=10) as teacher:
+                teacher.write({"x": torch.arange(95), "y": torch.arange(95)})
 
-    with pytest.raises(SchemaError, match=r"version 1"):
+        with pytest.raises(SchemaError, match=r"version 1"):
+            teach_two_keys()
+        theirs.delete_subject(f"{topic}-value")
+        with pytest.raises(
+            SchemaError, match=r"does not have this schema under \S+, and with auto.register.schemas=false"
+        ) as told:
+            teach_two_keys()
+        assert theirs.get_subjects().count(f"{topic}-value") == 0
+        text = json.loads(str(told.value).partition("as AVRO: ")[2])
+        # As Confluent's registry keeps it: laid out anew, names without the namespace they are in.
+        respelled = json.dumps(text, indent=2).replace('"tutelage.Tensor"', '"Tensor"')
+        assert respelled.count('"Tensor"') == 2
+        theirs.register_schema(f"{topic}-value", Schema(respelled, "AVRO"))
         teach_two_keys()
-    theirs.delete_subject(f"{topic}-value")
-    with pytest.raises(SchemaError, match=r"does not have this schema under \S+, and with auto.register.schemas=false") as told:
-        teach_two_keys()
-    assert theirs.get_subjects().count(f"{topic}-value") == 0
-    text = json.loads(str(told.value).partition("as AVRO: ")[2])
-    # As Confluent's registry keeps it: laid out anew, names without the namespace they are in.
-    respelled = json.dumps(text, indent=2).replace('"tutelage.Tensor"', '"Tensor"')
-    assert respelled.count('"Tensor"') == 2
-    theirs.register_schema(f"{topic}-value", Schema(respelled, "AVRO"))
-    teach_two_keys()
-    student = Student(timeout_s=20)
-    student.register_teacher(KafkaSource(topic, **sink))
-    with student:
-        assert sum(len(batch["y"]) for batch in student.knowledge(10)) == 95
-    assert len(theirs.get_versions(f"{topic}-value")) == 1
-    assert compatibility() != COMPATIBILITY
+        student = Student(timeout_s=20)
+        student.register_teacher(KafkaSource(topic, **sink))
+        with student:
+            assert sum(len(batch["y"]) for batch in student.knowledge(10)) == 95
+        assert len(theirs.get_versions(f"{topic}-value")) == 1
+        assert compatibility() != COMPATIBILITY
 
 
 def test_an_unsafe_topic_is_written_with_a_line_and_a_compacted_one_is_not(
