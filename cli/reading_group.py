@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -37,8 +38,6 @@ class ReadingGroup:
         self.too_many = 0
         self.trouble: str | None = None
         self._next_s = 0.0
-        # Kept: once collected, an admin client's futures never resolve.
-        self._client: AdminClient | None = None
 
     def committed(self, topic: str, partitions: int) -> list[int | None]:
         """Each partition's committed offset; None where there is none, or no group. Raises AccessDenied or TransportError."""
@@ -63,7 +62,7 @@ class ReadingGroup:
 
     def _readers(self) -> list[str]:
         doing = "looking for groups"
-        listed = self._connection.resolved(self._admin().list_consumer_groups(request_timeout=BROKER_TIMEOUT_S), doing)
+        listed = self._connection.resolved(self._admin.list_consumer_groups(request_timeout=BROKER_TIMEOUT_S), doing)
         if listed.errors:
             raise self._connection.unavailable(doing, listed.errors[0])
         names = sorted(group.group_id for group in listed.valid)
@@ -84,7 +83,7 @@ class ReadingGroup:
 
     def _asked(self, name: str, parts: list[TopicPartition] | None) -> Future[Any]:
         wanted = [ConsumerGroupTopicPartitions(name, parts)]
-        future: Future[Any] = self._admin().list_consumer_group_offsets(wanted, request_timeout=BROKER_TIMEOUT_S)[name]
+        future: Future[Any] = self._admin.list_consumer_group_offsets(wanted, request_timeout=BROKER_TIMEOUT_S)[name]
         return future
 
     def _answer(self, name: str, future: Future[Any]) -> list[TopicPartition]:
@@ -93,8 +92,7 @@ class ReadingGroup:
         ).topic_partitions
         return parts
 
+    @cached_property
     def _admin(self) -> AdminClient:
-        # Not `or`: a client with nothing in its queue is false.
-        if self._client is None:
-            self._client = self._connection.admin()
-        return self._client
+        # Kept: once collected, an admin client's futures never resolve.
+        return self._connection.admin()

@@ -11,6 +11,7 @@ from tutelage.consumers.source import BEGINNING, Opened, Position
 from tutelage.schemas.errors import TransportError
 from tutelage.schemas.kafka_connection import DENIED, KafkaConnection, describe
 from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.schemas.waiting import NowAndThen
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Group:
         self._latest: tuple[KafkaTopic, Opened, Position] | None = None
         self._wanted: list[TopicPartition] = []
         self._settled = True
-        self._said_s = -_SAID_EVERY_S
+        self._said = NowAndThen(_SAID_EVERY_S)
 
     def __getstate__(self) -> dict[str, object]:
         return {"_connection": self._connection, "_name": self._name, "_topic": self._topic}
@@ -49,7 +50,7 @@ class Group:
         self._begin()
 
     def commit(self, asked: KafkaTopic, opened: Opened, position: Position) -> None:
-        """Commit a position, without waiting for the broker's answer; one that is the last one's, where that came to nothing."""
+        """Commit a position, without waiting for the answer; the same one again only if what was sent of it came to nothing."""
         try:
             again = self._latest is not None and self._latest[2] == position
             self._latest = (asked, opened, position)
@@ -111,9 +112,7 @@ class Group:
             self._say(describe(error))
 
     def _say(self, why: str) -> None:
-        now = time.monotonic()
-        if now - self._said_s >= _SAID_EVERY_S:
-            self._said_s = now
+        if self._said.due():
             log.warning("group %s: progress was not committed (%s); only lag tools and max_ahead notice", self._name, why)
 
     def close(self) -> None:

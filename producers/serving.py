@@ -165,12 +165,9 @@ class Serving:
         self._compare_rows(input_rows, batch.rows)
         self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
         countable = bool(self._keeps_rows) and input_rows is not None
-        self._run.doing.now(
-            f"passing over {self._run.skip_rows} rows that are written" + ("" if countable else ", by computing them again")
-        )
-        log.info(
-            "passing over %d rows that are written%s", self._run.skip_rows, "" if countable else ", by computing them again"
-        )
+        doing = f"passing over {self._run.skip_rows} rows that are written" + ("" if countable else ", by computing them again")
+        self._run.doing.now(doing)
+        log.info("%s", doing)
         for inputs in batches:
             rows = rows_in(inputs) if countable else None
             if rows is None or rows > self._run.skip_rows:

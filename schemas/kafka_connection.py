@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
 from tutelage.schemas.registry import HttpRegistry, Registry
+from tutelage.schemas.waiting import NowAndThen
 
 log = logging.getLogger(__name__)
 # What librdkafka itself says (20 lines a second while a broker is away) is for those who ask for it.
@@ -127,7 +128,7 @@ class KafkaConnection:
         self._last_error = ""
         self._turned_away: deque[str] = deque(maxlen=4)
         self._hung_up = 0
-        self._said_s = self._slowed_s = -_SAID_EVERY_S
+        self._all_down, self._slowed = NowAndThen(_SAID_EVERY_S), NowAndThen(_SAID_EVERY_S)
 
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers!r}, registry={self.registry!r})"
@@ -170,9 +171,7 @@ class KafkaConnection:
 
     def _held_back(self, event: ThrottleEvent) -> None:
         """A quota is kept by waiting: nothing is lost, and whoever wonders why it is slow should know."""
-        now = time.monotonic()
-        if event.throttle_time > 0 and now - self._slowed_s > _SAID_EVERY_S:
-            self._slowed_s = now
+        if event.throttle_time > 0 and self._slowed.due():
             log.warning(
                 "a quota holds client %s back: %s lets it go on after %.1f s",
                 self.client_id,
@@ -187,9 +186,7 @@ class KafkaConnection:
             self._last_error = error.str()
         if error.code() in _TURNING_AWAY or _TLS_ALERT in error.str():
             self._turned_away.append(error.str())
-        now = time.monotonic()
-        if error.code() == KafkaError._ALL_BROKERS_DOWN and now - self._said_s > _SAID_EVERY_S:
-            self._said_s = now
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._all_down.due():
             log.warning("waiting for a broker of %s: none answers (%s)", self.bootstrap_servers, error.str())
 
     def _hear(self, line: str) -> None:

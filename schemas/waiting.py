@@ -56,6 +56,22 @@ class Doing:
         return Activity(doing=what, seconds=now - self.since_s, begun=begun, waiting=not begun, silent_s=silent_s)
 
 
+class NowAndThen:
+    """For what would else be said all the time: due when it is asked first, and then once in so many seconds."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._next_s = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time; if so, the next time is `every_s` from now."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return False
+        self._next_s = now + self._every_s
+        return True
+
+
 class Wait:
     """One wait for `what`. Call `tick` each time round; it warns at growing intervals and raises WaitTimeout at the end."""
 

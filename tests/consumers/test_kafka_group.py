@@ -15,6 +15,7 @@ from tutelage.consumers.source import BEGINNING, Position
 from tutelage.schemas.errors import TransportError
 
 PARTITIONS, PASSES, END = 2, 3, 1000
+OPENED = cast("Any", SimpleNamespace(stream=SimpleNamespace(passes=PASSES), partitions=PARTITIONS))
 # Which of the commits on their way is done next, and how much of it: all, nothing, or only what is of the first partition.
 Turn = tuple[int, Literal["done", "refused", "partly"]]
 
@@ -80,18 +81,17 @@ def test_the_last_position_is_what_a_group_has_in_the_end(
 ) -> None:
     brokers = Brokers(turns, silences)
     group = Group(cast("Any", brokers), "g", "t")
-    opened = cast("Any", SimpleNamespace(stream=SimpleNamespace(passes=PASSES), partitions=PARTITIONS))
     places = [Position(pass_index=1, offsets=(offset,) * PARTITIONS) for offset in offsets]
     if over:
         places.append(Position(pass_index=PASSES, offsets=places[-1].offsets))
     for place in places:
-        group.commit(cast("Any", brokers), opened, place)
+        group.commit(cast("Any", brokers), OPENED, place)
     wanted = dict.fromkeys(range(PARTITIONS), END if over else offsets[-1])
     if starving:
         # A student that waits for its teacher says now and then where it is; the teacher may wait for that.
         brokers.prompt = True
         for _ in range(len(places) + len(turns) + silences + 1):
-            group.commit(cast("Any", brokers), opened, places[-1])
+            group.commit(cast("Any", brokers), OPENED, places[-1])
         assert brokers.have == wanted
     group.close()
     assert brokers.closed
@@ -101,12 +101,11 @@ def test_the_last_position_is_what_a_group_has_in_the_end(
 def test_a_closed_group_remembers_nothing() -> None:
     brokers = Brokers([], 0)
     group = Group(cast("Any", brokers), "g", "t")
-    opened = cast("Any", SimpleNamespace(stream=SimpleNamespace(passes=PASSES), partitions=PARTITIONS))
     place = Position(pass_index=1, offsets=(7,) * PARTITIONS)
     for _ in range(2):
         # Somebody resets the group while nobody looks.
         brokers.have = {}
-        group.commit(cast("Any", brokers), opened, place)
+        group.commit(cast("Any", brokers), OPENED, place)
         group.close()
         assert brokers.have == dict.fromkeys(range(PARTITIONS), 7)
     assert group._latest is None
@@ -115,9 +114,8 @@ def test_a_closed_group_remembers_nothing() -> None:
 def test_a_pass_begun_again_behind_a_refusal_is_not_waited_for() -> None:
     brokers = Brokers([(0, "refused")], 0)
     group = Group(cast("Any", brokers), "g", "t")
-    opened = cast("Any", SimpleNamespace(stream=SimpleNamespace(passes=PASSES), partitions=PARTITIONS))
-    group.commit(cast("Any", brokers), opened, Position(pass_index=1, offsets=(7,) * PARTITIONS))
-    group.commit(cast("Any", brokers), opened, Position(pass_index=1, offsets=(BEGINNING,) * PARTITIONS))
+    group.commit(cast("Any", brokers), OPENED, Position(pass_index=1, offsets=(7,) * PARTITIONS))
+    group.commit(cast("Any", brokers), OPENED, Position(pass_index=1, offsets=(BEGINNING,) * PARTITIONS))
     looks = brokers.looks
     group.close()
     assert brokers.closed and brokers.looks == looks

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from brokers import HOST, Broker, cannot_run, listens
+from commands import TOY_DIGEST
 from confluent_kafka.admin import AdminClient
 from go_tools import go_program
 
@@ -24,7 +25,6 @@ from tutelage.deploy.local.stack import free_ports
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TUTELAGE = Path(sys.executable).parent / "tutelage"
-TOY_DIGEST = "a3d69b9362317bc5c414846d07b1359e"
 COMPOSE = "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"
 
 

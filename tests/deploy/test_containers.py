@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import invoke
+from commands import TOY_DIGEST, invoke
 
 from tutelage.deploy.local.stack import free_ports
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 IMAGE = "tutelage:0.1.0"
-TOY_DIGEST = "a3d69b9362317bc5c414846d07b1359e"
 LESSON = ROOT / "tests" / "kafka" / "slow_lesson.py"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import crds
 import pytest
 from brokers import HOST
+from commands import TOY_DIGEST
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
 from crds import Manifests
@@ -31,7 +32,6 @@ OPERATIONS = {
     "Describe": AclOperation.DESCRIBE,
     "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
 }
-TOY_DIGEST = "a3d69b9362317bc5c414846d07b1359e"
 
 
 @pytest.fixture(scope="module")
