@@ -1,0 +1,57 @@
+"""Threads that are asked to end, and waited for, before the interpreter goes.
+
+A daemon thread that is inside torch when the interpreter is torn down aborts the process, whatever exit code the program asked for
+(`terminate called without an active exception`). Other threads would keep the process from ending at all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+# A forward pass or a block of a file takes seconds; what takes longer hangs, and the program wants to end.
+_EXIT_WAIT_S = 20.0
+
+_started: weakref.WeakSet[BackgroundThread] = weakref.WeakSet()
+
+
+class BackgroundThread(threading.Thread):
+    """A daemon thread with a way to ask it to end.
+
+    Guarantee: at the interpreter's exit every thread that was started is asked to end, and all of them together are waited for, for at
+    most 20 seconds.
+    """
+
+    def __init__(self, target: Callable[[], None], *, name: str, ask_to_end: Callable[[], None]) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+        self._ask_to_end = ask_to_end
+
+    def start(self) -> None:
+        """Start the thread, and have it end before the interpreter does."""
+        _started.add(self)
+        super().start()
+
+    def ask_to_end(self) -> None:
+        """Ask the thread to end; does not wait. May be called from any thread, and more than once."""
+        self._ask_to_end()
+
+
+@atexit.register
+def _end_all() -> None:
+    threads = [thread for thread in _started if thread.is_alive()]
+    for thread in threads:
+        try:
+            thread.ask_to_end()
+        except Exception as error:  # the others are still to be asked
+            log.debug("thread %s could not be asked to end: %s", thread.name, error)
+    deadline = time.monotonic() + _EXIT_WAIT_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            log.warning("thread %s has not ended after %.0f s; the program ends without it", thread.name, _EXIT_WAIT_S)
