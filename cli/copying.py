@@ -10,7 +10,7 @@ from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.producers.sink import Sink
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import CorruptData, SinkExists
+from tutelage.schemas.errors import CorruptData, SinkExists, TutelageError
 from tutelage.schemas.record import Record
 from tutelage.schemas.waiting import Wait
 
@@ -77,10 +77,15 @@ def in_order(
                 hint="its teacher has not finished; started again, it goes on",
             )
             wait.tick()
+    except TutelageError as error:
+        cause = source.explain(error)
+        if cause is error:
+            raise
+        raise cause from error
     finally:
         arrivals.close()
         if counted is not None:
-            counted.duplicates, counted.zombies = order.duplicates, order.zombies
+            counted.duplicates, counted.zombies = order.duplicates, order.zombies + source.stale_records
 
 
 def copy_stream(

@@ -114,7 +114,7 @@ def _of_topic(survey: Survey, source: KafkaSource) -> None:
     survey.partitions = list(zip(lows, ends, strict=True))
     found = read_tail(source.connection, source.label, asked.partitions())
     if found is not None:
-        tail = found[0]
+        tail = found.tail
         survey.passes_ended = tail.pass_index
         survey.missing = (tail.pass_index, tail.sequence)
         if stream.passes == 1:

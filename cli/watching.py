@@ -250,7 +250,7 @@ class Watcher:
         from tutelage.producers.kafka_tail import read_tail
 
         found = read_tail(self._connection, name, self._topics[name].partitions())
-        return found[0] if found is not None else None
+        return found.tail if found is not None else None
 
     def _student(self, trouble: list[str]) -> StudentView | None:
         if not self._metrics:

@@ -24,6 +24,13 @@ def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) 
             log.warning("%s is a file: the message is not sent to its teacher", source.name)
 
 
+def ask(sources: Sequence[Source], value: Any, teacher: int, timeout_s: float) -> Any:
+    """Send a value to the teacher with that number and return its answer. WaitTimeout if none comes in time."""
+    from tutelage.consumers.torch_view import without_torch
+
+    return numbered(sources, teacher).ask(without_torch(value), timeout_s)
+
+
 def numbered(sources: Sequence[Source], index: int) -> Source:
     """The source of the teacher with a number. ConfigurationError if there is none."""
     if not 0 <= index < len(sources):

@@ -11,12 +11,25 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from tutelage.consumers.kafka_beginnings import Beginnings
 from tutelage.consumers.kafka_ends import Ends
 from tutelage.consumers.kafka_group import Group
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
+from tutelage.schemas.arguments import text
 from tutelage.schemas.codec import Codec
-from tutelage.schemas.errors import AccessDenied, RetentionLoss, RunMismatch, TopicIdentityError, TransportError
+from tutelage.schemas.errors import (
+    AccessDenied,
+    ConfigurationError,
+    DataError,
+    RetentionLoss,
+    RunMismatch,
+    TopicIdentityError,
+    TransportError,
+    TutelageError,
+    WaitTimeout,
+)
 from tutelage.schemas.framing import unframe
+from tutelage.schemas.headers import HEADER_PREFIX, check_description, run_of_headers, stream_of_headers
 from tutelage.schemas.kafka_connection import (
     BROKER_TIMEOUT_S,
     DEFAULT_BOOTSTRAP,
@@ -27,21 +40,25 @@ from tutelage.schemas.kafka_connection import (
     describe,
 )
 from tutelage.schemas.kafka_control import KafkaControl
-from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.schemas.kafka_identity import IdentityCheck
+from tutelage.schemas.kafka_runs import FoundRun, TopicRuns
+from tutelage.schemas.kafka_topic import KafkaTopic, is_outage, through_outages
 from tutelage.schemas.kafka_tracing import Tracing, tracing_of
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Stream
 from tutelage.schemas.registry import Registry
-from tutelage.schemas.topic import HEADER_PREFIX, checked_topic, stream_of_headers, to_student_topic, to_teacher_topic
-from tutelage.schemas.waiting import Wait
+from tutelage.schemas.topic import checked_topic, to_student_topic, to_teacher_topic
+from tutelage.schemas.waiting import NowAndThen, Wait
 
 log = logging.getLogger(__name__)
 
 # Copies of messages are made under the interpreter's lock, and are memory: so many bytes at once, but not more messages than this.
 _BYTES_AT_ONCE = 4 << 20
 _MESSAGES_AT_ONCE = 64
-_IDENTITY_CHECK_S = 10.0
+# Looked at while nothing comes: compaction removes records, and refuses ours.
+_SETTINGS_EVERY_S = 10.0
+_LOOK_AGAIN_S = 1.0
 # Errors the client recovers from by itself; anything else ends the student.
 _PASSING = frozenset(
     {
@@ -62,8 +79,9 @@ _INHERITED: list[Any] = []
 
 
 class KafkaSource(Source):
-    """Reads a topic that a `KafkaSink` writes, from its first record or from a position; waits for topic and records.
+    """Reads a run from a topic that a `KafkaSink` writes, from its first record or from a position; waits for topic and records.
 
+    It reads the newest run that the topic holds when it is opened, or the one that `run` names. Records of other runs are passed over.
     `registry` is a URL or a Registry; `options` are librdkafka's, untouched. With a `group`, the student's progress is committed
     there for lag tools and a teacher's `max_ahead`; where it reads from never depends on it.
 
@@ -81,9 +99,11 @@ class KafkaSource(Source):
         registry: Registry | str = DEFAULT_REGISTRY,
         options: Mapping[str, object] | None = None,
         group: str | None = None,
+        run: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._topic = checked_topic(topic)
+        self._run = None if run is None else text("run", run)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
         self._group = Group(self._connection, group, topic) if group is not None else None
@@ -92,14 +112,19 @@ class KafkaSource(Source):
         self._asked = KafkaTopic(self._connection, self._topic)
         self._opened: Opened | None = None
         self._first: Message | None = None
-        self._low: list[int] = []
+        self._lows: list[int] = []
+        self._begins: list[int] = []
+        self._newer = ""
         self._codecs: dict[int, Codec] = {}
         self._headers: list[Any] = []
         self._tracing: Tracing | None = None
         self._identity: dict[str, str] = {}
+        self._identity_check: IdentityCheck | None = None
         self._control: KafkaControl | None = None
         self._ends: Ends | None = None
         self._held: frozenset[int] = frozenset()
+        self._resumed_from: dict[str, str] | None = None
+        self._settings_due = NowAndThen(_SETTINGS_EVERY_S)
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -114,6 +139,7 @@ class KafkaSource(Source):
             "_tracing": None,
             "_opened": None,
             "_first": None,
+            "_identity_check": None,
             "_codecs": {},
         }
         return {**self.__dict__, **fresh}
@@ -141,6 +167,10 @@ class KafkaSource(Source):
     def connect(self) -> None:
         self._connection.registry.connect()
 
+    def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
+        if self._run is None:
+            self._run, self._resumed_from = run_id, dict(identity)
+
     def open(self, timeout_s: float) -> Opened:
         self._leave_inherited()
         if self._opened is not None:
@@ -151,16 +181,16 @@ class KafkaSource(Source):
             log=log,
             hint="is its teacher running, and is this the name it writes to?",
         )
-        while not (partitions := self._asked.partitions()):
+        while not (partitions := through_outages(self._asked.partitions, wait)):
             # Not there, or not to be seen: then waiting would be in vain.
-            self._asked.refuse_hidden()
+            through_outages(self._asked.refuse_hidden, wait)
             wait.tick()
             time.sleep(0.2)
-        consumer = self._new_consumer(partitions)
-        self._identity = self._asked.identity()
-        message = self._first_message(consumer, partitions, timeout_s - wait.waited_s)
+        self._identity = through_outages(self._asked.identity, wait)
+        self._begin_checking()
+        found = self._chosen(partitions, timeout_s - wait.waited_s)
+        stream, message = found.stream, found.message
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
-        stream = stream_of_headers(message.headers() or (), where)
         # Behind those that say who wrote it, others may add some to each record: a trace's, for one.
         self._headers = [header for header in message.headers() or () if header[0].startswith(HEADER_PREFIX)]
         self._tracing = tracing_of(self._topic, self._connection.client_id)
@@ -168,16 +198,62 @@ class KafkaSource(Source):
             raise TopicIdentityError(
                 f"{where}: {stream} has {stream.partitions} partitions, the topic {partitions}; was it recreated?"
             )
-        if stream.partitions < partitions:
-            # Partitions that were added to the topic later hold nothing of this run: reading begins anew, without them.
-            self._first = None
         schema_id, _ = unframe(message.value(), where)
         schema = self._connection.registry.schema(schema_id)
         description = description_of(schema, f"schema {schema_id} of topic {self._topic}", self._limits)
+        check_description(self._headers, description, f"{where}, schema {schema_id}")
         self._codecs[schema_id] = Codec(description, limits=self._limits)
         self._ends = Ends(self._connection, self._topic, stream.partitions)
+        if self._control is not None:
+            self._control.conversation.run_id = stream.run_id
         self._opened = Opened(stream=stream, description=description, schema=schema, partitions=stream.partitions)
         return self._opened
+
+    def _chosen(self, partitions: int, timeout_s: float) -> FoundRun:
+        """The run to read, waited for."""
+        wait = Wait(self._awaited_run, timeout_s=timeout_s, log=log, hint="is its teacher running?")
+        self._lows = through_outages(lambda: self._asked.first_offsets(partitions), wait)
+        ends = through_outages(lambda: self._asked.end_offsets(partitions), wait)
+        first = self._first_message(self._new_consumer(partitions), wait)
+        where = f"topic {self._topic}, partition {first.partition()}, offset {first.offset()}"
+        found = FoundRun(stream=stream_of_headers(first.headers() or (), where), message=first)
+        runs = TopicRuns(self._connection, self._topic)
+        if self._run is None and ends != self._lows:
+            found = through_outages(runs.newest, wait) or found
+        while self._run is not None and found.stream.run_id != self._run:
+            named = through_outages(lambda: runs.named(self._run or ""), wait)
+            if named is not None:
+                found = named
+            elif self._resumed_from is not None:
+                self._check_kept()
+                # A checkpoint of another topic does not fit this one; whoever compares them says so.
+                break
+            else:
+                wait.tick()
+                time.sleep(_LOOK_AGAIN_S)
+        if found.message is not first or found.stream.partitions < partitions:
+            # Reading begins elsewhere: where another run begins, or without partitions that were added to the topic later.
+            self._first = None
+        self._begins = self._lows if found.message is first else through_outages(lambda: runs.starts(found), wait)
+        return found
+
+    @property
+    def _awaited_run(self) -> str:
+        return f"the first record of {'' if self._run is None else f'run {self._run} in '}topic {self._topic}"
+
+    def _check_kept(self) -> None:
+        """RetentionLoss if a checkpoint was taken of this very topic, and its run is no longer in it."""
+        if self._resumed_from == self._identity:
+            raise RetentionLoss(
+                f"run {self._run}, which the checkpoint was taken of, is no longer in topic {self._topic}; it was deleted, by retention say. Begin "
+                "without the checkpoint to read the newest run"
+            )
+
+    def _begin_checking(self) -> None:
+        self._identity_check = IdentityCheck(
+            self._asked, self._topic, self._identity.get("topic_id", ""), doing="it was read",
+            advice="What was not read of it is lost; let the teacher write it again, and begin without a checkpoint",
+        )  # fmt: skip
 
     def _new_consumer(self, partitions: int) -> Consumer:
         """A consumer in place of the one before: one that is assigned again while it fetches may stand still for three seconds."""
@@ -189,10 +265,8 @@ class KafkaSource(Source):
         self._asked.partitions(consumer)
         return consumer
 
-    def _first_message(self, consumer: Consumer, partitions: int, timeout_s: float) -> Message:
-        wait = Wait(f"the first record of topic {self._topic}", timeout_s=timeout_s, log=log, hint="is its teacher running?")
-        self._low = self._asked.first_offsets(partitions)
-        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(self._low)])
+    def _first_message(self, consumer: Consumer, wait: Wait) -> Message:
+        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(self._lows)])
         while True:
             message = consumer.poll(0.1)
             if message is not None and message.error() is None:
@@ -206,43 +280,60 @@ class KafkaSource(Source):
         self._leave_inherited()
         opened = self.open(BROKER_TIMEOUT_S) if self._opened is None else self._opened
         first, self._first = self._first, None
+        messages: list[Message] = []
         if first is not None and all(offset == BEGINNING for offset in position.offsets):
             # Reading goes on behind the message that `open` looked at; nothing has to be asked for or fetched again.
-            unchecked = {partition: low for partition, low in enumerate(self._low[: opened.partitions]) if low}
+            beginnings = Beginnings(self._lows, self._begins)
             messages = [first]
         else:
-            unchecked = self._assign(self._new_consumer(opened.partitions), opened, position)
-            messages = []
+            while (begun := self._assigned(opened, position)) is None:
+                # Its brokers are away, and whoever reads decides how long that may be.
+                yield None
+            beginnings = begun
         consumer = self._consumer
         assert consumer is not None, "open makes the first consumer"
-        checked_s = time.monotonic()
         size = _BYTES_AT_ONCE
         while True:
             came = False
+            rewound: set[int] = set()
             for message in messages:
                 if message.error() is not None:
                     self._refuse(message)
                     continue
                 came = True
+                if message.partition() in rewound or not self._is_of_run(message, opened.stream, beginnings):
+                    continue
                 arrival = self._arrival(message, opened.stream)
+                partition = arrival.partition
                 size = arrival.record.nbytes
-                if arrival.partition in unchecked:
-                    self._refuse_lost_beginning(arrival, unchecked.pop(arrival.partition))
+                if beginnings.awaits(partition):
+                    earlier = beginnings.found(partition, arrival.record.head, arrival.where)
+                    if earlier is not None:
+                        consumer.seek(TopicPartition(self._topic, partition, earlier))
+                        rewound.add(partition)
+                        continue
                 yield arrival
+            if self._identity_check is not None:
+                self._identity_check.look()
             if not came:
-                if time.monotonic() - checked_s > _IDENTITY_CHECK_S:
-                    self._refuse_other_topic()
-                    checked_s = time.monotonic()
+                if self._settings_due.due():
+                    self._asked.check_not_compacted()
                 yield None
             # What was yielded is the caller's alone now: a list that is kept while waiting keeps its messages in memory.
             messages = []
-            messages = _taken(consumer, max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // size)))
+            messages = _taken(consumer, max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // max(1, size))))
 
-    def _assign(self, consumer: Consumer, opened: Opened, position: Position) -> dict[int, int]:
-        """Begin at a position; returns the partitions read from their first record although earlier ones were deleted."""
+    def _assigned(self, opened: Opened, position: Position) -> Beginnings | None:
+        """Begin at a position, with a new consumer; None where no broker answers just now."""
+        try:
+            lows = self._asked.first_offsets(opened.partitions)
+            highs = self._asked.end_offsets(opened.partitions)
+        except TransportError as error:
+            if is_outage(error):
+                return None
+            raise
         offsets = list(position.offsets) or [BEGINNING] * opened.partitions
-        lost: dict[int, int] = {}
-        lows, highs = self._asked.first_offsets(opened.partitions), self._asked.end_offsets(opened.partitions)
+        guesses: list[int | None] = [None] * opened.partitions
         for partition, (offset, low, high) in enumerate(zip(offsets, lows, highs, strict=True)):
             if offset > high:
                 raise TopicIdentityError(
@@ -251,22 +342,29 @@ class KafkaSource(Source):
             if BEGINNING < offset < low:
                 raise RetentionLoss(
                     f"topic {self._topic}, partition {partition}: the broker deleted offsets {offset} to {low - 1} before they were "
-                    "read; raise retention.ms, and start the teacher again on a new topic"
+                    "read; raise retention.ms, and let the teacher write a new run"
                 )
             if offset == BEGINNING:
-                offsets[partition] = low
-                if low:
-                    lost[partition] = low
+                guesses[partition] = offsets[partition] = max(low, self._begins[partition])
+        consumer = self._new_consumer(opened.partitions)
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets)])
-        return lost
+        return Beginnings(lows, guesses)
 
-    def _refuse_lost_beginning(self, arrival: Arrival, low: int) -> None:
-        head = arrival.record.head
-        if (head.pass_index, head.sequence) > (0, arrival.partition):
-            raise RetentionLoss(
-                f"{arrival.where}: the first record that is left is {head}; the broker deleted what was before offset {low}. "
-                "Raise retention.ms, and start the teacher again on a new topic"
-            )
+    def _is_of_run(self, message: Message, stream: Stream, beginnings: Beginnings) -> bool:
+        """Whether a message belongs to the run that is read; of one that does not it is said once if it is a newer run's."""
+        headers: list[Any] = list(message.headers() or ())
+        if headers[: len(self._headers)] == self._headers:
+            return True
+        run = run_of_headers(headers)
+        if run is None or run[0] == stream.run_id:
+            return True
+        if run[1] > stream.created:
+            if run[0] != self._newer:
+                self._newer = run[0]
+                log.warning("topic %s: run %s has begun behind %s, which is still read", self._topic, run[0], stream)
+        elif not beginnings.awaits(message.partition() or 0):
+            self.stale_records += 1
+        return False
 
     def _arrival(self, message: Message, stream: Stream) -> Arrival:
         partition, offset = message.partition(), message.offset()
@@ -280,7 +378,7 @@ class KafkaSource(Source):
                 if getattr(theirs, field) != getattr(stream, field):
                     raise RunMismatch(
                         f"{where}: {field} is {getattr(theirs, field)!r}, but the student reads {stream} with "
-                        f"{getattr(stream, field)!r}; use one topic per run"
+                        f"{getattr(stream, field)!r}; its teacher cut the run anew"
                     )
         schema_id, body = unframe(message.value(), where)
         codec = self._codecs.get(schema_id) or self._other_schema(schema_id, where)
@@ -295,7 +393,7 @@ class KafkaSource(Source):
 
     def _other_schema(self, schema_id: int, where: str) -> Codec:
         known = next(iter(self._codecs.values()))
-        theirs = description_of(self._connection.registry.schema(schema_id), where, self._limits)
+        theirs = description_of(self._connection.registry.schema(schema_id), f"{where}, schema {schema_id}", self._limits)
         if theirs != known.description:
             raise RunMismatch(f"{where}: the schema changed in the middle of a run, from {known.description} to {theirs}")
         self._codecs[schema_id] = known
@@ -308,17 +406,18 @@ class KafkaSource(Source):
         self._consumer.pause([TopicPartition(self._topic, partition) for partition in partitions - before])
         self._consumer.resume([TopicPartition(self._topic, partition) for partition in before - partitions])
 
-    def _refuse_other_topic(self) -> None:
-        """TopicIdentityError if the topic is no longer the one that was opened."""
-        try:
-            now = self._asked.identity()
-        except TransportError as error:
-            log.debug("the identity of topic %s could not be checked: %s", self._topic, error)
-            return
-        if now != self._identity:
-            raise TopicIdentityError(
-                f"topic {self._topic} was {'recreated' if now else 'deleted'} while it was read; what was not read of it is lost"
-            )
+    def explain(self, error: TutelageError) -> TutelageError:
+        if isinstance(error, (DataError, WaitTimeout)) and not isinstance(error, TopicIdentityError):
+            try:
+                if self._identity_check is not None:
+                    self._identity_check.check()
+                self._asked.check_not_compacted()
+            except (TopicIdentityError, ConfigurationError) as cause:
+                cause.__cause__ = error
+                return cause
+            except TransportError as unknown:
+                log.debug("the identity of topic %s could not be checked: %s", self._topic, unknown)
+        return error
 
     def _refuse(self, message: Message) -> None:
         """Turn what the client reports into an error, unless it recovers from it by itself."""
@@ -341,13 +440,16 @@ class KafkaSource(Source):
 
     def commit(self, position: Position) -> None:
         if self._group is not None and self._opened is not None:
-            self._group.commit(self._asked, self._opened, position)
+            self._group.commit(self._asked, self._opened, position, followed=bool(self._newer))
 
     def send(self, value: Any) -> None:
         self._controls().send(value)
 
     def recv(self, timeout_s: float) -> Any:
         return self._controls().recv(timeout_s=timeout_s, frm=f"the teacher of {self._topic}")
+
+    def ask(self, value: Any, timeout_s: float) -> Any:
+        return self._controls().ask(value, timeout_s=timeout_s, frm=f"the teacher of {self._topic}")
 
     def _controls(self) -> KafkaControl:
         if self._control is None:
@@ -356,7 +458,10 @@ class KafkaSource(Source):
                 outbox=to_teacher_topic(self._topic),
                 inbox=to_student_topic(self._topic),
                 sender=f"student of {self._topic}",
+                is_teacher=False,
             )
+            if self._opened is not None:
+                self._control.conversation.run_id = self._opened.stream.run_id
         return self._control
 
     def _leave_inherited(self) -> None:
@@ -369,7 +474,7 @@ class KafkaSource(Source):
             self._pid = os.getpid()
 
     def _forget_clients(self) -> None:
-        self._consumer = self._control = self._ends = self._opened = self._first = None
+        self._consumer = self._control = self._ends = self._opened = self._first = self._identity_check = None
         self._asked = KafkaTopic(self._connection, self._topic)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.consumers.tally import StudentTally, TeacherTally
-from tutelage.schemas.errors import LengthMismatch
+from tutelage.schemas.errors import LengthMismatch, TutelageError
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class _Teacher:
         self.source = source
         self.tally = tally
         self._dropped_before = (tally.duplicates, tally.zombies)
+        self._stale_before = source.stale_records
         self.order = Order(opened.stream, opened.partitions, position)
         budget_bytes = options.budget_bytes
         self.channel: Channel[Loading | PassEnd] = Channel(min(budget_bytes, source.ahead_bytes or budget_bytes))
@@ -91,6 +92,11 @@ class _Teacher:
     def is_late(self) -> bool:
         """Whether nothing of it is there to be brought in."""
         return self.awaited is None and not len(self.channel)
+
+    @property
+    def zombies(self) -> int:
+        """Records of this pass that a writer wrote that was thought dead: of this run, or of an older one."""
+        return self.order.zombies + self.source.stale_records - self._stale_before
 
     @property
     def rows_ready(self) -> int:
@@ -126,7 +132,7 @@ class _Teacher:
                 self._give(waiting=True)
             except Closed:
                 return
-            self.channel.fail(error)
+            self.channel.fail(self.source.explain(error) if isinstance(error, TutelageError) else error)
         finally:
             arrivals.close()
 
@@ -137,7 +143,7 @@ class _Teacher:
         tally.rows[partition] += record.head.rows
         tally.nbytes[partition] += record.nbytes
         duplicates, zombies = self._dropped_before
-        tally.duplicates, tally.zombies = duplicates + self.order.duplicates, zombies + self.order.zombies
+        tally.duplicates, tally.zombies = duplicates + self.order.duplicates, zombies + self.zombies
 
     def _give(self, *, waiting: bool = False) -> None:
         """Hand on the chunks that are full, and where somebody waits what there is of the next."""
@@ -229,8 +235,7 @@ class Pipeline:
     @property
     def dropped(self) -> list[dict[str, int]]:
         """Per teacher: duplicates and zombies' records dropped so far."""
-        orders = [teacher.order for teacher in self._teachers]
-        return [{"duplicates": order.duplicates, "zombies": order.zombies} for order in orders]
+        return [{"duplicates": teacher.order.duplicates, "zombies": teacher.zombies} for teacher in self._teachers]
 
     def _merge_all(self) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.consumers.agreement import names_of, refuse_unlike
 from tutelage.consumers.channel import Closed
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.consumers.conversation import numbered, send
+from tutelage.consumers.conversation import ask, numbered, send
 from tutelage.consumers.merge import Batch, Merge, RaggedOptions
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
 from tutelage.consumers.place import Place, place_of, settings_of, state_of
@@ -316,7 +316,9 @@ class Student:
             self._pid, self._opened, self._pipeline = os.getpid(), None, None
         if self._opened is None or self._merge is None:
             opened = []
-            for source in self._sources:
+            for source, saved in zip(self._sources, (self._saved or {}).get("sources", [{}] * len(self._sources)), strict=True):
+                if isinstance(saved.get("run_id"), str) and isinstance(saved.get("identity"), Mapping):
+                    source.choose_run(saved["run_id"], saved["identity"])
                 self._doing.now(f"waiting for {source.name} to appear", begun=False)
                 opened.append(source.open(self._timeout_s))
             self._doing.now("all teachers' streams are there")
@@ -359,6 +361,15 @@ class Student:
         """The next control message of the teacher with that number, tensors as numpy arrays. WaitTimeout if none comes."""
         self._refuse_unstarted()
         return numbered(self._sources, teacher).recv(timeout_s or self._timeout_s)
+
+    def ask(self, value: Any, *, teacher: int = 0, timeout_s: float | None = None) -> Any:
+        """Send a control message to the teacher with that number and return its answer, tensors as numpy arrays.
+
+        The answer is what the teacher sends next after it has received the question; an older answer is never taken for it. WaitTimeout if
+        none comes in time.
+        """
+        self._refuse_unstarted()
+        return ask(self._sources, value, teacher, self._timeout_s if timeout_s is None else timeout_s)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the student is, behind the last batch it delivered: JSON-like, for `load_state_dict` or `save`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -15,10 +16,12 @@ from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_tail import read_tail
 from tutelage.producers.kafka_target import Retention, Wish, looked_at, made
 from tutelage.producers.kafka_transactions import Transactions, transactional_options
+from tutelage.producers.kafka_watch import TopicWatch
 from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
 from tutelage.schemas.framing import frame
+from tutelage.schemas.headers import stream_headers
 from tutelage.schemas.kafka_connection import (
     DEFAULT_BOOTSTRAP,
     DEFAULT_REGISTRY,
@@ -26,7 +29,8 @@ from tutelage.schemas.kafka_connection import (
     KafkaConnection,
 )
 from tutelage.schemas.kafka_control import KafkaControl
-from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.schemas.kafka_runs import TopicRuns
+from tutelage.schemas.kafka_topic import KafkaTopic, through_outages
 from tutelage.schemas.kafka_tracing import Tracing, tracing_of
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
@@ -34,7 +38,6 @@ from tutelage.schemas.registry import Registry, register_description
 from tutelage.schemas.topic import (
     checked_topic,
     partition_of,
-    stream_headers,
     to_student_topic,
     to_teacher_topic,
     value_subject,
@@ -60,6 +63,7 @@ class KafkaSink(Sink):
     """
 
     linger_s = 0.02
+    holds_runs = True
 
     def __init__(
         self,
@@ -111,6 +115,14 @@ class KafkaSink(Sink):
         self._schemas: list[str] = []
         self._missing: list[tuple[int, int]] = []
         self._deliveries = Deliveries(topic, delivery_timeout_s)
+        self._watch: TopicWatch | None = None
+        self._run_id = ""
+        self._created_ms = 0
+        # The time of the newest record of older runs, where each partition ended when the topic was looked at, and from where this run's
+        # records lie there.
+        self._newest_s = self._control_since_s = 0.0
+        self._ends: list[int] = []
+        self._begins: list[int] = []
 
     def __repr__(self) -> str:
         return f"KafkaSink({self._topic!r}, {self._connection.bootstrap_servers!r})"
@@ -141,28 +153,51 @@ class KafkaSink(Sink):
         wish = Wish(
             partitions=self._asked_partitions, replication=self._replication, settings=self._topic_settings, create=self._create
         )
-        target = looked_at(asked, self._topic, producer, wish)
+        self.wait = wait = Wait(
+            f"the brokers at {self._connection.bootstrap_servers}", timeout_s=self._delivery_timeout_s, log=log,
+            hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, and is this their address?",
+        )  # fmt: skip
+        target = through_outages(lambda: looked_at(asked, self._topic, producer, wish), wait)
         # Asked before the first record, which then need not wait for it.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         if self._transactional:
             # Before anything is read: this ends whoever wrote before, and aborts what he left open.
             self._transactions = Transactions(producer, self._topic)
-        found = read_tail(self._connection, self._topic, target.partitions) if target is not None else None
+        found = None
+        if target is not None:
+            there = target.partitions
+            found = through_outages(lambda: read_tail(self._connection, self._topic, there), wait)
         # Only now: whatever else is missing was said before, and left nothing behind.
-        target = target or made(asked, wish)
+        target = target or through_outages(lambda: made(asked, wish), wait)
+        topic_id = through_outages(lambda: asked.topic_id(asked.described()), wait)
+        self.wait = None
         self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
         self._retention_s = target.retention_s
-        self.partitions = self._asked_partitions or target.partitions
-        if self.partitions > target.partitions:
-            raise SinkExists(
-                f"topic {self._topic} has {target.partitions} partitions, fewer than the {self.partitions} asked for"
-            )
+        self._watch = TopicWatch(self._connection, self._topic, topic_id=topic_id, transactional=self._transactional)
+        self._deliveries.on_offset = self._watch.delivered
+        self._ends = found.ends if found is not None else [0] * target.partitions
+        self._begin(self._asked_partitions or target.partitions, target.partitions)
         if found is None:
-            self._missing = [(0, partition) for partition in range(self.partitions)]
             return None
-        tail, self._missing = found
-        self.partitions = tail.stream.partitions
-        return tail
+        self._missing, self.partitions = found.missing, found.tail.stream.partitions
+        self._begins, self._newest_s = found.begins, found.tail.newest_s
+        return found.tail
+
+    def begin_run(self, run_id: str | None) -> None:
+        if run_id is not None and TopicRuns(self._connection, self._topic).named(run_id) is not None:
+            raise SinkExists(
+                f"topic {self._topic} holds run {run_id}, and a newer one behind it; only the newest run of a topic is continued"
+            )
+        self._begin(self._asked_partitions or len(self._ends), len(self._ends))
+        self._control_since_s = self._newest_s
+
+    def _begin(self, partitions: int, there: int) -> None:
+        """Have a run begin at the topic's end, in so many of its partitions."""
+        if partitions > there:
+            raise SinkExists(f"topic {self._topic} has {there} partitions, fewer than the {partitions} asked for")
+        self.partitions = partitions
+        self._missing = [(0, partition) for partition in range(partitions)]
+        self._begins = self._ends[:partitions]
 
     def open(self, stream: Stream, description: Description) -> None:
         if stream.partitions != self.partitions:
@@ -173,7 +208,7 @@ class KafkaSink(Sink):
             self._pace = Pace(
                 self._connection,
                 self._topic,
-                self.partitions,
+                self._begins,
                 group=self._student_group,
                 max_ahead=self._max_ahead,
                 timeout_s=self._student_timeout_s,
@@ -181,7 +216,10 @@ class KafkaSink(Sink):
         self._retention = Retention(self._topic, self._retention_s, stream.created)
         self._tracing = tracing_of(self._topic, self._connection.client_id)
         self._frame = frame(schema_id)
-        self._headers = list(stream_headers(stream))
+        self._headers = list(stream_headers(stream, description))
+        self._created_ms = round(stream.created * 1000)
+        if self._watch is not None:
+            self._watch.begin(stream, self._ends)
 
     def pack(self, encoded: Encoded) -> Array:
         limit = self.max_record_bytes
@@ -227,6 +265,8 @@ class KafkaSink(Sink):
     def _produce(self, partition: int, packed: Array, head: RecordHead) -> None:
         producer = self._opened()
         headers, on_delivery = self._headers, self._deliveries.delivered
+        # By its records' times a run is found in its topic: none is earlier than the run, whatever this machine's clock says.
+        timestamp = max(round(time.time() * 1000), self._created_ms)
         if self._tracing is not None:
             carried, ended = self._tracing.sent(partition, head)
             headers, on_delivery = headers + carried, partial(self._deliveries.delivered, ended=ended)
@@ -236,7 +276,9 @@ class KafkaSink(Sink):
             try:
                 # The client takes any buffer; its type hints do not say so.
                 value: Any = packed
-                producer.produce(self._topic, value=value, partition=partition, headers=headers, on_delivery=on_delivery)
+                producer.produce(
+                    self._topic, value=value, partition=partition, headers=headers, on_delivery=on_delivery, timestamp=timestamp
+                )
             except BufferError:
                 self._await_broker(producer)
             except KafkaException as error:
@@ -271,6 +313,8 @@ class KafkaSink(Sink):
             self._in_transaction(self._transactions.commit_if_due)
         if self._deliveries.in_flight:
             self._deliveries.refuse_silence()
+        if self._watch is not None:
+            self._watch.look()
         if self._retention is not None:
             self._retention.look()
 
@@ -287,6 +331,13 @@ class KafkaSink(Sink):
         self._deliveries.refuse_failure()
         if self._transactions is not None:
             self._in_transaction(self._transactions.commit)
+        if self._watch is not None:
+            # What was acknowledged lies in this topic only if it is still the same.
+            self._watch.look()
+            wait = Wait(
+                f"the brokers to say whether topic {self._topic} is still the same", timeout_s=self._delivery_timeout_s, log=log
+            )
+            through_outages(self._watch.check_identity, wait)
 
     def close(self) -> None:
         if self._pace is not None:
@@ -319,6 +370,14 @@ class KafkaSink(Sink):
     def recv(self, timeout_s: float) -> Any:
         return self._controls().recv(timeout_s=timeout_s, frm="the student")
 
+    def ask(self, value: Any, timeout_s: float) -> Any:
+        return self._controls().ask(value, timeout_s=timeout_s, frm="the student")
+
+    def speak_of(self, run_id: str) -> None:
+        self._run_id = run_id
+        if self._control is not None:
+            self._control.conversation.run_id = run_id
+
     def _controls(self) -> KafkaControl:
         if self._control is None:
             self._control = KafkaControl(
@@ -326,9 +385,12 @@ class KafkaSink(Sink):
                 outbox=to_student_topic(self._topic),
                 inbox=to_teacher_topic(self._topic),
                 sender=f"teacher of {self._topic}",
+                is_teacher=True,
+                since_s=self._control_since_s,
                 replication=self._replication,
                 create=self._create,
             )
+            self._control.conversation.run_id = self._run_id
         return self._control
 
     def _opened(self) -> Producer:

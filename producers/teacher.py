@@ -18,6 +18,7 @@ from tutelage.producers.run import Identity, Run, Work
 from tutelage.producers.serving import Serving
 from tutelage.producers.sink import Sink
 from tutelage.producers.transfer import WireOptions, start_transfer, without_torch
+from tutelage.schemas.arguments import flag, seconds
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.waiting import Activity, Doing
 
@@ -39,6 +40,8 @@ class Teacher:
     wire              {"logits": "float16"}, or "float16" for all floats: how keys travel; the student gets the model's dtype back
     ragged            keys whose rows differ in their first dimension, where batches come padded
     run_id            names the run, so that a restart after its end is no error but a run that is complete
+    new_run           begin a new run behind the one that the topic holds; with `run_id`, unless the topic's newest run has that name:
+                      the same call then begins a run, and goes on with it when it is repeated
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Teacher:
         wire: Mapping[str, str] | str = "",
         ragged: Iterable[str] = (),
         run_id: str | None = None,
+        new_run: bool = False,
     ) -> None:
         for what, number in (("passes", passes), ("rows_per_record", rows_per_record)):
             if number is not None and (not isinstance(number, int) or not 1 <= number < 2**31):
@@ -65,6 +69,7 @@ class Teacher:
             passes=passes,
             rows_per_record=rows_per_record,
             run_id=run_id,
+            new_run=flag("new_run", new_run),
         )
         self._options = WireOptions(encodings=wire, ragged=frozenset(ragged))
         self._run: Run | None = None
@@ -151,6 +156,14 @@ class Teacher:
         """The student's next control message, tensors as numpy arrays. WaitTimeout if none comes in time."""
         self._started()
         return self._sink.recv(timeout_s)
+
+    def ask(self, value: Any, *, timeout_s: float = 600.0) -> Any:
+        """Send a control message to the student and return its answer to it, tensors as numpy arrays. Needs a topic.
+
+        The answer is what the student sends next after it has received the question. WaitTimeout if none comes in time.
+        """
+        self._started()
+        return self._sink.ask(without_torch(value), seconds("timeout_s", timeout_s, zero=True))
 
     def write(self, knowledge: Mapping[str, Any]) -> None:
         """Write one batch by hand: key -> tensor [rows, ...], the same keys each time. Its memory is free again on return.

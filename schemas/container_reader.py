@@ -18,10 +18,10 @@ import numpy as np
 from tutelage.schemas.codec import Codec, DenseLayout, decode_head
 from tutelage.schemas.container_format import MAX_BUFFERS, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
+from tutelage.schemas.headers import CHECKSUM_KEY, HEADER_PREFIX, check_format, identity_checksum, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Record, RecordHead
-from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_of_headers
 from tutelage.schemas.varint import decode_long
 
 # What is read of a block first: its head, and of the record in it as much as says how it lies there.
@@ -60,6 +60,9 @@ class ContainerReader:
             self.header = decode_header(_read_header(self._fd), str(path))
             schema = self.header.metadata.get("avro.schema", b"").decode("utf-8", "replace")
             self.schema = schema
+            if any(name.startswith(HEADER_PREFIX) for name in self.header.metadata):
+                # Before the schema: what a newer version of the format may hold there is not for this reader to judge.
+                check_format(self.header.metadata, str(path))
             self.description = description_of(schema, str(path), limits)
             self.stream = stream_of_headers(self.header.metadata, str(path))
             if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(self.stream, self.description):

@@ -16,9 +16,9 @@ from typing import Any
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_format import MAX_BUFFERS, Header, checked_codec, compress, encode_header, header_bytes
 from tutelage.schemas.errors import SinkExists, TransportError
+from tutelage.schemas.headers import CHECKSUM_KEY, identity_checksum, stream_headers
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Description, Stream
-from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_headers
 from tutelage.schemas.varint import encode_long
 
 
@@ -46,7 +46,7 @@ class ContainerWriter:
         fields = {
             "avro.schema": schema_of(description).encode(),
             "avro.codec": checked_codec(codec).encode(),
-            **dict(stream_headers(stream)),
+            **dict(stream_headers(stream, description)),
             CHECKSUM_KEY: identity_checksum(stream, description),
         }
         header = encode_header(fields)
