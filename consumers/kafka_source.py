@@ -9,44 +9,36 @@ from collections.abc import Generator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from tutelage.consumers.kafka_beginnings import Beginnings
+from tutelage.consumers.kafka_choice import RunChoice
 from tutelage.consumers.kafka_ends import Ends
 from tutelage.consumers.kafka_group import Group
+from tutelage.consumers.kafka_messages import RunMessages
+from tutelage.consumers.kafka_polling import check_reported, taken
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
 from tutelage.schemas.arguments import text
-from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import (
-    AccessDenied,
     ConfigurationError,
     DataError,
     RetentionLoss,
-    RunMismatch,
     TopicIdentityError,
     TransportError,
     TutelageError,
     WaitTimeout,
 )
-from tutelage.schemas.framing import unframe
-from tutelage.schemas.headers import HEADER_PREFIX, check_description, run_of_headers, stream_of_headers
 from tutelage.schemas.kafka_connection import (
     BROKER_TIMEOUT_S,
     DEFAULT_BOOTSTRAP,
     DEFAULT_REGISTRY,
-    DENIED,
-    NEEDS_ACL,
     KafkaConnection,
-    describe,
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.kafka_identity import IdentityCheck
-from tutelage.schemas.kafka_runs import FoundRun, TopicRuns
+from tutelage.schemas.kafka_runs import FoundRun
 from tutelage.schemas.kafka_topic import KafkaTopic, is_outage, through_outages
-from tutelage.schemas.kafka_tracing import Tracing, tracing_of
-from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
-from tutelage.schemas.record import Stream
 from tutelage.schemas.registry import Registry
 from tutelage.schemas.topic import checked_topic, to_student_topic, to_teacher_topic
 from tutelage.schemas.waiting import NowAndThen, Wait
@@ -58,22 +50,6 @@ _BYTES_AT_ONCE = 4 << 20
 _MESSAGES_AT_ONCE = 64
 # Looked at while nothing comes: compaction removes records, and refuses ours.
 _SETTINGS_EVERY_S = 10.0
-_LOOK_AGAIN_S = 1.0
-# Errors the client recovers from by itself; anything else ends the student.
-_PASSING = frozenset(
-    {
-        KafkaError._PARTITION_EOF,
-        KafkaError._TRANSPORT,
-        KafkaError._ALL_BROKERS_DOWN,
-        KafkaError._TIMED_OUT,
-        KafkaError._RESOLVE,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        # The client asks for a coordinator, although no group is joined.
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-    }
-)
-
 # Clients a forked child inherited: they belong to the parent, and even freeing them could hang.
 _INHERITED: list[Any] = []
 
@@ -103,9 +79,9 @@ class KafkaSource(Source):
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._topic = checked_topic(topic)
-        self._run = None if run is None else text("run", run)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
+        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run))
         self._group = Group(self._connection, group, topic) if group is not None else None
         self._limits = limits
         self._consumer: Consumer | None = None
@@ -114,16 +90,12 @@ class KafkaSource(Source):
         self._first: Message | None = None
         self._lows: list[int] = []
         self._begins: list[int] = []
-        self._newer = ""
-        self._codecs: dict[int, Codec] = {}
-        self._headers: list[Any] = []
-        self._tracing: Tracing | None = None
+        self._messages: RunMessages | None = None
         self._identity: dict[str, str] = {}
         self._identity_check: IdentityCheck | None = None
         self._control: KafkaControl | None = None
         self._ends: Ends | None = None
         self._held: frozenset[int] = frozenset()
-        self._resumed_from: dict[str, str] | None = None
         self._settings_due = NowAndThen(_SETTINGS_EVERY_S)
         self._pid = os.getpid()
 
@@ -136,11 +108,10 @@ class KafkaSource(Source):
             "_asked": KafkaTopic(self._connection, self._topic),
             "_control": None,
             "_ends": None,
-            "_tracing": None,
             "_opened": None,
             "_first": None,
             "_identity_check": None,
-            "_codecs": {},
+            "_messages": None,
         }
         return {**self.__dict__, **fresh}
 
@@ -168,8 +139,7 @@ class KafkaSource(Source):
         self._connection.registry.connect()
 
     def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
-        if self._run is None:
-            self._run, self._resumed_from = run_id, dict(identity)
+        self._choice.resume(run_id, identity)
 
     def open(self, timeout_s: float) -> Opened:
         self._leave_inherited()
@@ -189,65 +159,35 @@ class KafkaSource(Source):
         self._identity = through_outages(self._asked.identity, wait)
         self._begin_checking()
         found = self._chosen(partitions, timeout_s - wait.waited_s)
-        stream, message = found.stream, found.message
-        where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
-        # Behind those that say who wrote it, others may add some to each record: a trace's, for one.
-        self._headers = [header for header in message.headers() or () if header[0].startswith(HEADER_PREFIX)]
-        self._tracing = tracing_of(self._topic, self._connection.client_id)
+        stream = found.stream
         if stream.partitions > partitions:
             raise TopicIdentityError(
-                f"{where}: {stream} has {stream.partitions} partitions, the topic {partitions}; was it recreated?"
+                f"topic {self._topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
             )
-        schema_id, _ = unframe(message.value(), where)
-        schema = self._connection.registry.schema(schema_id)
-        description = description_of(schema, f"schema {schema_id} of topic {self._topic}", self._limits)
-        check_description(self._headers, description, f"{where}, schema {schema_id}")
-        self._codecs[schema_id] = Codec(description, limits=self._limits)
+        self._messages = run = RunMessages(self._connection, self._topic, found, self._limits)
         self._ends = Ends(self._connection, self._topic, stream.partitions)
         if self._control is not None:
             self._control.conversation.run_id = stream.run_id
-        self._opened = Opened(stream=stream, description=description, schema=schema, partitions=stream.partitions)
+        self._opened = Opened(
+            stream=stream,
+            description=run.description,
+            schema=run.schema,
+            partitions=stream.partitions,
+        )
         return self._opened
 
     def _chosen(self, partitions: int, timeout_s: float) -> FoundRun:
-        """The run to read, waited for."""
-        wait = Wait(self._awaited_run, timeout_s=timeout_s, log=log, hint="is its teacher running?")
+        """The run to read, waited for, and where it begins."""
+        wait = Wait(self._choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?")
         self._lows = through_outages(lambda: self._asked.first_offsets(partitions), wait)
         ends = through_outages(lambda: self._asked.end_offsets(partitions), wait)
         first = self._first_message(self._new_consumer(partitions), wait)
-        where = f"topic {self._topic}, partition {first.partition()}, offset {first.offset()}"
-        found = FoundRun(stream=stream_of_headers(first.headers() or (), where), message=first)
-        runs = TopicRuns(self._connection, self._topic)
-        if self._run is None and ends != self._lows:
-            found = through_outages(runs.newest, wait) or found
-        while self._run is not None and found.stream.run_id != self._run:
-            named = through_outages(lambda: runs.named(self._run or ""), wait)
-            if named is not None:
-                found = named
-            elif self._resumed_from is not None:
-                self._check_kept()
-                # A checkpoint of another topic does not fit this one; whoever compares them says so.
-                break
-            else:
-                wait.tick()
-                time.sleep(_LOOK_AGAIN_S)
+        found = self._choice.find(first, alone=ends == self._lows, identity=self._identity, wait=wait)
         if found.message is not first or found.stream.partitions < partitions:
             # Reading begins elsewhere: where another run begins, or without partitions that were added to the topic later.
             self._first = None
-        self._begins = self._lows if found.message is first else through_outages(lambda: runs.starts(found), wait)
+        self._begins = self._lows if found.message is first else self._choice.begins(found, wait)
         return found
-
-    @property
-    def _awaited_run(self) -> str:
-        return f"the first record of {'' if self._run is None else f'run {self._run} in '}topic {self._topic}"
-
-    def _check_kept(self) -> None:
-        """RetentionLoss if a checkpoint was taken of this very topic, and its run is no longer in it."""
-        if self._resumed_from == self._identity:
-            raise RetentionLoss(
-                f"run {self._run}, which the checkpoint was taken of, is no longer in topic {self._topic}; it was deleted, by retention say. Begin "
-                "without the checkpoint to read the newest run"
-            )
 
     def _begin_checking(self) -> None:
         self._identity_check = IdentityCheck(
@@ -273,7 +213,7 @@ class KafkaSource(Source):
                 self._first = message
                 return message
             if message is not None:
-                self._refuse(message)
+                check_reported(message, self._topic)
             wait.tick()
 
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
@@ -290,21 +230,25 @@ class KafkaSource(Source):
                 # Its brokers are away, and whoever reads decides how long that may be.
                 yield None
             beginnings = begun
-        consumer = self._consumer
-        assert consumer is not None, "open makes the first consumer"
+        consumer, run = self._consumer, self._messages
+        assert consumer is not None and run is not None, "open makes them"
         size = _BYTES_AT_ONCE
         while True:
             came = False
             rewound: set[int] = set()
             for message in messages:
                 if message.error() is not None:
-                    self._refuse(message)
+                    check_reported(message, self._topic)
                     continue
                 came = True
-                if message.partition() in rewound or not self._is_of_run(message, opened.stream, beginnings):
+                partition = message.partition() or 0
+                if partition in rewound:
                     continue
-                arrival = self._arrival(message, opened.stream)
-                partition = arrival.partition
+                if (older := run.is_of_older_run(message)) is not None:
+                    # Before the run's first record such a message is where it belongs.
+                    self.stale_records += older and not beginnings.awaits(partition)
+                    continue
+                arrival = run.arrival(message)
                 size = arrival.record.nbytes
                 if beginnings.awaits(partition):
                     earlier = beginnings.found(partition, arrival.record.head, arrival.where)
@@ -321,7 +265,7 @@ class KafkaSource(Source):
                 yield None
             # What was yielded is the caller's alone now: a list that is kept while waiting keeps its messages in memory.
             messages = []
-            messages = _taken(consumer, max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // max(1, size))))
+            messages = taken(consumer, max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // max(1, size))))
 
     def _assigned(self, opened: Opened, position: Position) -> Beginnings | None:
         """Begin at a position, with a new consumer; None where no broker answers just now."""
@@ -350,55 +294,6 @@ class KafkaSource(Source):
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets)])
         return Beginnings(lows, guesses)
 
-    def _is_of_run(self, message: Message, stream: Stream, beginnings: Beginnings) -> bool:
-        """Whether a message belongs to the run that is read; of one that does not it is said once if it is a newer run's."""
-        headers: list[Any] = list(message.headers() or ())
-        if headers[: len(self._headers)] == self._headers:
-            return True
-        run = run_of_headers(headers)
-        if run is None or run[0] == stream.run_id:
-            return True
-        if run[1] > stream.created:
-            if run[0] != self._newer:
-                self._newer = run[0]
-                log.warning("topic %s: run %s has begun behind %s, which is still read", self._topic, run[0], stream)
-        elif not beginnings.awaits(message.partition() or 0):
-            self.stale_records += 1
-        return False
-
-    def _arrival(self, message: Message, stream: Stream) -> Arrival:
-        partition, offset = message.partition(), message.offset()
-        assert partition is not None and offset is not None, "a message that was read has a place"
-        where = f"topic {self._topic}, partition {partition}, offset {offset}"
-        # A list, whatever the type hints say.
-        headers: list[Any] = list(message.headers() or ())
-        if headers[: len(self._headers)] != self._headers:
-            theirs = stream_of_headers(headers, where)
-            for field in ("run_id", "partitions", "rows_per_record"):
-                if getattr(theirs, field) != getattr(stream, field):
-                    raise RunMismatch(
-                        f"{where}: {field} is {getattr(theirs, field)!r}, but the student reads {stream} with "
-                        f"{getattr(stream, field)!r}; its teacher cut the run anew"
-                    )
-        schema_id, body = unframe(message.value(), where)
-        codec = self._codecs.get(schema_id) or self._other_schema(schema_id, where)
-        began = time.perf_counter()
-        if self._tracing is None:
-            record = codec.decode(body, where)
-        else:
-            with self._tracing.processed(headers, partition, offset):
-                record = codec.decode(body, where)
-        seconds = time.perf_counter() - began
-        return Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where, decode_s=seconds)
-
-    def _other_schema(self, schema_id: int, where: str) -> Codec:
-        known = next(iter(self._codecs.values()))
-        theirs = description_of(self._connection.registry.schema(schema_id), f"{where}, schema {schema_id}", self._limits)
-        if theirs != known.description:
-            raise RunMismatch(f"{where}: the schema changed in the middle of a run, from {known.description} to {theirs}")
-        self._codecs[schema_id] = known
-        return known
-
     def hold(self, partitions: frozenset[int]) -> None:
         if self._consumer is None or partitions == self._held:
             return
@@ -419,28 +314,15 @@ class KafkaSource(Source):
                 log.debug("the identity of topic %s could not be checked: %s", self._topic, unknown)
         return error
 
-    def _refuse(self, message: Message) -> None:
-        """Turn what the client reports into an error, unless it recovers from it by itself."""
-        error = message.error()
-        assert error is not None, "only called for errors"
-        where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise RetentionLoss(f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms")
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-            raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
-        if error.code() in DENIED - _PASSING:
-            raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
-        if error.code() not in _PASSING and not error.retriable():
-            raise TransportError(f"{where}: {error.str()}")
-        log.debug("%s: %s", where, error.str())
-
     @property
     def commits(self) -> bool:
         return self._group is not None
 
     def commit(self, position: Position) -> None:
         if self._group is not None and self._opened is not None:
-            self._group.commit(self._asked, self._opened, position, followed=bool(self._newer))
+            self._group.commit(
+                self._asked, self._opened, position, followed=self._messages is not None and self._messages.followed
+            )
 
     def send(self, value: Any) -> None:
         self._controls().send(value)
@@ -474,7 +356,7 @@ class KafkaSource(Source):
             self._pid = os.getpid()
 
     def _forget_clients(self) -> None:
-        self._consumer = self._control = self._ends = self._opened = self._first = self._identity_check = None
+        self._consumer = self._control = self._ends = self._opened = self._first = self._identity_check = self._messages = None
         self._asked = KafkaTopic(self._connection, self._topic)
 
     def close(self) -> None:
@@ -487,14 +369,3 @@ class KafkaSource(Source):
             self._control.close()
         self._forget_clients()
         self._connection.registry.close()
-
-
-def _taken(consumer: Consumer, most: int) -> list[Message]:
-    """The messages that are there, at most so many; none if none comes for a moment.
-
-    `consume` with a timeout would wait for all of them, and a lone record with it.
-    """
-    first = consumer.poll(0.1)
-    if first is None:
-        return []
-    return [first, *consumer.consume(most - 1, 0)] if most > 1 else [first]
