@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
 
 if TYPE_CHECKING:
     from tutelage.cli.key_statistics import KeyStatistics
-    from tutelage.cli.survey import Survey
+    from tutelage.cli.survey import RunSummary, Survey
     from tutelage.schemas.record import Column, Record
 
 # Of a long row so many numbers are shown.
@@ -34,6 +34,7 @@ def inspect(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for a topic's first record.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run: RunFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -65,7 +66,7 @@ def inspect(
             raise ConfigurationError(f"--plot {plot}: name a file that ends in {', '.join(_PLOTS)}")
         if not plot.parent.is_dir():
             raise ConfigurationError(f"--plot {plot}: there is no folder {plot.parent}")
-    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
+    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
     try:
         survey = survey_of(read, timeout)
         statistics = {key: KeyStatistics() for key in survey.opened.description}
@@ -113,6 +114,7 @@ def _as_json(
         "source": name,
         **asdict(survey.opened.stream),
         "holds": holds,
+        "runs": [asdict(run) for run in survey.runs],
         "looked_at": looked_at,
         "keys": keys,
         "first_rows": first,
@@ -147,6 +149,8 @@ def _print(
     ):
         if value:
             console.print(Text(f"  {label:10} {value}", style="red" if label == "not whole" else ""), soft_wrap=True)
+    for index, run in enumerate(survey.runs if len(survey.runs) > 1 else ()):
+        console.print(Text(f"  {'' if index else 'runs':10} {_said_of_run(run)}"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("  key", "values", "min", "mean", "max", "NaN, inf", "histogram"):
         numeric = title in ("min", "mean", "max", "NaN, inf")
@@ -165,6 +169,14 @@ def _print(
     )
     for row in first:
         console.print(Text("  " + _said(row)), soft_wrap=True)
+
+
+def _said_of_run(run: RunSummary) -> str:
+    from datetime import UTC, datetime
+
+    begun = datetime.fromtimestamp(run.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    whole = "whole" if run.whole else "not whole"
+    return f"{run.run_id}  teacher {run.teacher}, begun {begun}, {run.rows:,} rows, {run.passes_ended} of {run.passes} passes, {whole}"
 
 
 def _holds(survey: Survey) -> str:

@@ -50,6 +50,16 @@ OptionFlag = Annotated[
     ),
 ]
 
+RunFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="RUN_ID",
+        help="Read this run of the topic, not the newest; `tutelage inspect TOPIC` lists its runs.",
+        show_default=False,
+    ),
+]
+
 CreateFlag = Annotated[
     bool, typer.Option("--create/--no-create", help="Whether to create the topic where it is missing, or only to check it.")
 ]

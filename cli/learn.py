@@ -64,6 +64,15 @@ def learn(
     allow_other_inputs: Annotated[
         bool, typer.Option("--allow-other-inputs", help="Merge although the teachers' input fingerprints differ.")
     ] = False,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run",
+            metavar="[TOPIC=]RUN_ID",
+            help="Read this run of a topic, not the newest; may be repeated. `tutelage inspect TOPIC` lists its runs.",
+            show_default=False,
+        ),
+    ] = None,
     group: Annotated[
         str | None, typer.Option(help="Commit progress to this consumer group, for lag tools.", show_default=False)
     ] = None,
@@ -87,7 +96,7 @@ def learn(
     """
     from tutelage.cli.digest import Digest
     from tutelage.cli.progress import Progress
-    from tutelage.cli.sources import pairs, source_of
+    from tutelage.cli.sources import pairs, runs_of, source_of
     from tutelage.cli.targets import target_of
     from tutelage.consumers import RaggedOptions, Student
     from tutelage.schemas.errors import ConfigurationError
@@ -106,8 +115,9 @@ def learn(
         timeout_s=timeout,
         ragged=RaggedOptions(padded=False) if out is not None else None,
     )
+    runs = runs_of(sources, run)
     for text in sources:
-        student.register_teacher(source_of(text, kafka, group=group))
+        student.register_teacher(source_of(text, kafka, group=group, run=runs.get(text)))
     if checkpoint is not None and checkpoint.exists():
         student.load(checkpoint)
         typer.echo(f"going on from {checkpoint}", err=True)

@@ -16,18 +16,37 @@ def is_file(text: str) -> bool:
     return "/" in text or text.endswith((".avro", ".partial")) or Path(text).exists()
 
 
-def source_of(text: str, kafka: KafkaSettings, *, group: str | None = None) -> Source:
-    """The source a SOURCE names; `file:NAME` and `topic:NAME` leave no doubt."""
+def source_of(text: str, kafka: KafkaSettings, *, group: str | None = None, run: str | None = None) -> Source:
+    """The source a SOURCE names; `file:NAME` and `topic:NAME` leave no doubt. `run` names one run of a topic."""
     name = text.removeprefix("file:").removeprefix("topic:")
     if not name:
         raise ConfigurationError(f"{text!r} names no file or topic")
     if is_file(text):
+        if run is not None:
+            raise ConfigurationError(f"--run is about a topic; the file {name} holds one run")
         from tutelage.consumers.file_source import FileSource
 
         return FileSource(name)
     from tutelage.consumers.kafka_source import KafkaSource
 
-    return KafkaSource(name, group=group, **kafka.arguments())
+    return KafkaSource(name, group=group, run=run, **kafka.arguments())
+
+
+def runs_of(sources: list[str], given: list[str] | None) -> dict[str, str]:
+    """SOURCE -> the run that --run names for it: as TOPIC=RUN_ID, or RUN_ID alone where there is one topic."""
+    topics = {text.removeprefix("topic:"): text for text in sources if not is_file(text)}
+    found: dict[str, str] = {}
+    for value in given or ():
+        topic, equals, run = value.partition("=")
+        if equals and topic in topics:
+            found[topics[topic]] = run
+        elif len(topics) == 1:
+            found[next(iter(topics.values()))] = value
+        else:
+            raise ConfigurationError(
+                f"--run {value}: give it as TOPIC=RUN_ID, with one of the topics {', '.join(topics) or '(there are none)'}"
+            )
+    return found
 
 
 def pairs(given: list[str] | None, flag: str) -> dict[str, str]:

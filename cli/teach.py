@@ -41,7 +41,18 @@ def teach(
     run_id: Annotated[
         str | None, typer.Option(help="Name the run: started again after its end, it is then simply done.", show_default=False)
     ] = None,
+    new_run: Annotated[
+        bool,
+        typer.Option(
+            "--new-run",
+            help="Begin a new run behind the one that the topic holds, as a daily capture does. With --run-id the same command goes on with "
+            "its run when it is repeated.",
+        ),
+    ] = False,
     create: CreateFlag = True,
+    delivery_timeout: Annotated[
+        float, typer.Option(help="Seconds that the brokers may be away, at the start and later, before the teacher stops.")
+    ] = 120.0,
     transactional: Annotated[
         bool, typer.Option("--transactional", help="Write in Kafka transactions, for foreign readers of committed data.")
     ] = False,
@@ -70,6 +81,8 @@ def teach(
         raise ConfigurationError("say where to write: --out FILE.avro or --topic TOPIC, one of them")
     if topic is not None and (overwrite or codec != "null"):
         raise ConfigurationError("--codec and --overwrite are about a file; with --topic there is none")
+    if out is not None and new_run:
+        raise ConfigurationError("--new-run is about a topic, which may hold several runs; a file holds one")
     if out is not None and not create:
         raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
     lesson = target_of(teacher, "teacher")
@@ -83,7 +96,14 @@ def teach(
         sink = FileSink(out, codec=codec, overwrite=overwrite)
     else:
         kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-        sink = KafkaSink(str(topic), partitions=partitions, create=create, transactional=transactional, **kafka.arguments())
+        sink = KafkaSink(
+            str(topic),
+            partitions=partitions,
+            create=create,
+            transactional=transactional,
+            delivery_timeout_s=delivery_timeout,
+            **kafka.arguments(),
+        )
     running = Teacher(
         sink,
         name=name or lesson.name,
@@ -94,6 +114,7 @@ def teach(
         wire=wire or lesson.wire,
         ragged=lesson.ragged,
         run_id=run_id,
+        new_run=new_run,
     )
     watched = monitored(metrics_port, lambda: _metrics(running), lambda: running.activity)
     with watched, running, Progress(f"teaching to {sink.name}") as progress:

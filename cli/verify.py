@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
 
 if TYPE_CHECKING:
     from tutelage.cli.copying import Copied
@@ -19,6 +19,7 @@ def verify(
         float, typer.Option(help="Seconds to wait for a topic's next record before it counts as missing.")
     ] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run: RunFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -37,7 +38,7 @@ def verify(
     from tutelage.cli.sources import source_of
     from tutelage.schemas.errors import TutelageError
 
-    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
+    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
     seen = Copied()
     try:
         opened = read.open(timeout)

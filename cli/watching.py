@@ -235,10 +235,13 @@ class Watcher:
         if self._whole.get(name, ([], False))[0] != ends:
             tail = self._tail(name)
             self._whole[name] = (ends, tail is not None and tail.complete)
+            if tail is not None:
+                # A newer run may have begun.
+                self._streams[name] = tail.stream
         return self._whole[name][1]
 
     def _stream(self, name: str) -> Stream | None:
-        """Who writes a topic, by the headers of its tail; read once."""
+        """Who writes a topic, by the headers of its tail."""
         if name not in self._streams:
             tail = self._tail(name)
             if tail is None:

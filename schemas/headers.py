@@ -101,7 +101,7 @@ def run_of_headers(headers: Headers) -> tuple[str, float] | None:
     run_id, created = json_or_none(found.get(f"{HEADER_PREFIX}run_id")), json_or_none(found.get(f"{HEADER_PREFIX}created"))
     if not isinstance(run_id, str) or isinstance(created, bool) or not isinstance(created, (int, float)):
         return None
-    return run_id, float(created)
+    return run_id, created
 
 
 def json_or_none(value: Any) -> Any:
@@ -125,7 +125,7 @@ def _value(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise CorruptData(f"{where}: header {header} is {_shown(found[header])}, not {_KINDS[kind]}")
     try:
-        return kind(value)
+        return float(value) if kind is float else value
     except OverflowError as error:
         raise CorruptData(f"{where}: header {header} is a number without end") from error
 
