@@ -116,6 +116,7 @@ def _value(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     header = HEADER_PREFIX + name
     if found.get(header) is None:
         raise CorruptData(f"{where}: header {header} is missing; no Tutelage teacher wrote this")
+    value: Any
     try:
         value = json.loads(found[header])
         # Text that no encoding can carry again and times that are no numbers are as broken as what is no JSON.
@@ -124,8 +125,9 @@ def _value(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
         raise CorruptData(f"{where}: header {header} is not JSON in UTF-8 ({_shown(found[header])})") from error
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise CorruptData(f"{where}: header {header} is {_shown(found[header])}, not {_KINDS[kind]}")
+    number: Any = value
     try:
-        return float(value) if kind is float else value
+        return float(number) if kind is float else number
     except OverflowError as error:
         raise CorruptData(f"{where}: header {header} is a number without end") from error
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from tutelage.schemas.errors import TransportError
@@ -28,8 +28,9 @@ _FURTHER = 8
 # What a writer of an older run may have sent after a newer one began, until it notices.
 _LOOK_BYTES = 16 << 20
 _MOST_MESSAGES = 1024
-# Of topics whose records have the broker's time: how far its clock may be behind the teacher's.
-_MARGIN_S = 300.0
+# Looked at before an offset: more than one, because control records of transactions take offsets too. And how far to step back.
+_BEFORE = 2
+_BACK = 16
 # The last because the client asks for a group's coordinator, needed or not.
 _PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
@@ -82,18 +83,24 @@ class TopicRuns:
         return next((found for found in self.all() if found.stream.run_id == run_id), None)
 
     def starts(self, run: FoundRun) -> list[int]:
-        """Per partition of a run, an offset at or before its first record, and behind what older runs held then.
+        """Per partition of a run, an offset at or before its first record, and behind what older runs held when it began.
 
-        Where the broker gives records their time, its clock may be behind the teacher's by more than the margin: a reader that finds
-        another record than the run's first looks earlier.
+        Found by the time of records; where a record of the run lies before that, the clock it was written by says nothing, and the
+        offset is looked for further back.
         """
         stream = run.stream
-        margin_s = _MARGIN_S if run.message.timestamp()[0] == TIMESTAMP_LOG_APPEND_TIME else 0.0
-        since = OffsetSpec.for_timestamp(max(0, round((stream.created - margin_s) * 1000)))
-        found = self._asked.offsets(stream.partitions, since)
-        ends = self._asked.end_offsets(stream.partitions)
-        # No record is as late as that: none of the run's is there yet.
-        return [end if offset < 0 else offset for offset, end in zip(found, ends, strict=True)]
+        lows, ends = self._asked.first_offsets(stream.partitions), self._asked.end_offsets(stream.partitions)
+        found = self._asked.offsets(stream.partitions, OffsetSpec.for_timestamp(max(0, round(stream.created * 1000))))
+        # Where no record is as late as that, none of the run's seems to be there.
+        starts = [end if offset < 0 else offset for offset, end in zip(found, ends, strict=True)]
+        step, unsure = _BACK, set(range(stream.partitions))
+        while unsure := {partition for partition in unsure if starts[partition] > lows[partition]}:
+            before = self.messages({part: (max(lows[part], starts[part] - _BEFORE), starts[part]) for part in unsure})
+            unsure = {partition for partition in unsure if any(_is_of(message, stream) for message in before[partition])}
+            for partition in unsure:
+                starts[partition] = max(lows[partition], starts[partition] - step)
+            step *= _FURTHER
+        return starts
 
     def last_messages(self, ranges: Mapping[int, tuple[int, int]], look: int = FIRST_LOOK) -> dict[int, list[Message]]:
         """The last few messages of each partition within its range of offsets, past control records of transactions.
@@ -120,6 +127,11 @@ class TopicRuns:
             return _read(consumer, self._topic, ranges)
         finally:
             consumer.close()
+
+
+def _is_of(message: Message, stream: Stream) -> bool:
+    run = run_of_headers(message.headers() or ())
+    return run is not None and run[0] == stream.run_id
 
 
 def newest_of(messages: Sequence[Message]) -> FoundRun | None:
