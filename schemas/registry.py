@@ -134,8 +134,18 @@ class HttpRegistry:
         )
 
     def schema(self, schema_id: int) -> str:
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
         with self._translated(f"fetch schema {schema_id}") as client:
-            found = client.get_schema(schema_id).schema_str
+            try:
+                found = client.get_schema(schema_id).schema_str
+            except SchemaRegistryError as error:
+                if error.http_status_code == NOT_FOUND_STATUS:
+                    raise SchemaError(
+                        f"{self!r} no longer has schema {schema_id}, which the records were written with, or it is another registry than "
+                        "their teacher's: restore it, or have the teacher write them again"
+                    ) from error
+                raise
         if not found:
             raise SchemaError(f"{self!r} has no text for schema {schema_id}")
         return str(found)

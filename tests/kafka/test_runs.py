@@ -105,9 +105,8 @@ def test_the_newest_run_is_continued_and_an_older_one_is_not(kafka: dict[str, An
 def test_runs_may_differ_in_partitions_keys_and_passes(kafka: dict[str, Any], topic_name: Names) -> None:
     topic = topic_name("differ")
     capture(topic, kafka, 0, partitions=2)
-    AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]}).create_partitions([NewPartitions(topic, 5)])[topic].result(
-        20
-    )
+    admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+    admin.create_partitions([NewPartitions(topic, 5)])[topic].result(20)
     time.sleep(1)
     with Teacher(KafkaSink(topic, **kafka), rows_per_record=3, passes=2, new_run=True) as teacher:
         for _ in range(2):
