@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
-from confluent_kafka import KafkaException, Producer
 
 from tutelage.producers.kafka_deliveries import Deliveries
 from tutelage.producers.kafka_pace import Pace
+from tutelage.producers.kafka_sending import Sending
 from tutelage.producers.kafka_tail import read_tail
 from tutelage.producers.kafka_target import Retention, Wish, looked_at, made
-from tutelage.producers.kafka_transactions import Transactions, transactional_options
+from tutelage.producers.kafka_transactions import transactional_options
 from tutelage.producers.kafka_watch import TopicWatch
 from tutelage.producers.sink import Sink, Tail, is_missing
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
+from tutelage.schemas.errors import ConfigurationError, RecordTooLarge, SinkExists
 from tutelage.schemas.framing import frame
 from tutelage.schemas.headers import stream_headers
 from tutelage.schemas.kafka_connection import (
@@ -31,7 +29,7 @@ from tutelage.schemas.kafka_connection import (
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.kafka_runs import TopicRuns
 from tutelage.schemas.kafka_topic import KafkaTopic, through_outages
-from tutelage.schemas.kafka_tracing import Tracing, tracing_of
+from tutelage.schemas.kafka_tracing import tracing_of
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
 from tutelage.schemas.registry import Registry, register_description
@@ -99,17 +97,14 @@ class KafkaSink(Sink):
         self._topic_settings = dict(topic_settings or {})
         self._retention_s: float | None = None
         self._retention: Retention | None = None
-        self._tracing: Tracing | None = None
         self._delivery_timeout_s = delivery_timeout_s
         self._max_ahead = max_ahead
         self._student_group = student_group
         self._student_timeout_s = student_timeout_s
         self._transactional = transactional
-        self._transactions: Transactions | None = None
         self._pace: Pace | None = None
-        self._producer: Producer | None = None
+        self._sending: Sending | None = None
         self._control: KafkaControl | None = None
-        self._headers: list[tuple[str, str | bytes | None]] = []
         self._frame = b""
         self._buffers: list[Array] = []
         self._schemas: list[str] = []
@@ -117,7 +112,6 @@ class KafkaSink(Sink):
         self._deliveries = Deliveries(topic, delivery_timeout_s)
         self._watch: TopicWatch | None = None
         self._run_id = ""
-        self._created_ms = 0
         # The time of the newest record of older runs, where each partition ended when the topic was looked at, and from where this run's
         # records lie there.
         self._newest_s = self._control_since_s = 0.0
@@ -139,6 +133,10 @@ class KafkaSink(Sink):
         self._deliveries.on_delivery = observe
 
     @property
+    def wait(self) -> Wait | None:
+        return self._wait or (self._sending.wait if self._sending is not None else None)
+
+    @property
     def queued(self) -> tuple[int, int]:
         return self._deliveries.in_flight, self._deliveries.bytes_in_flight
 
@@ -148,12 +146,13 @@ class KafkaSink(Sink):
 
     def tail(self) -> Tail | None:
         settings = transactional_options(self._topic) if self._transactional else None
-        self._producer = producer = self._connection.producer(settings)
+        producer = self._connection.producer(settings)
+        self._sending = Sending(producer, self._topic, self._deliveries, delivery_timeout_s=self._delivery_timeout_s)
         asked = KafkaTopic(self._connection, self._topic)
         wish = Wish(
             partitions=self._asked_partitions, replication=self._replication, settings=self._topic_settings, create=self._create
         )
-        self.wait = wait = Wait(
+        self._wait = wait = Wait(
             f"the brokers at {self._connection.bootstrap_servers}", timeout_s=self._delivery_timeout_s, log=log,
             hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, and is this their address?",
         )  # fmt: skip
@@ -161,8 +160,8 @@ class KafkaSink(Sink):
         # Asked before the first record, which then need not wait for it.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         if self._transactional:
-            # Before anything is read: this ends whoever wrote before, and aborts what he left open.
-            self._transactions = Transactions(producer, self._topic)
+            # Before anything is read: what others left open hides what they wrote.
+            self._sending.take_over()
         found = None
         if target is not None:
             there = target.partitions
@@ -170,7 +169,7 @@ class KafkaSink(Sink):
         # Only now: whatever else is missing was said before, and left nothing behind.
         target = target or through_outages(lambda: made(asked, wish), wait)
         topic_id = through_outages(lambda: asked.topic_id(asked.described()), wait)
-        self.wait = None
+        self._wait = None
         self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
         self._retention_s = target.retention_s
         self._watch = TopicWatch(self._connection, self._topic, topic_id=topic_id, transactional=self._transactional)
@@ -214,10 +213,9 @@ class KafkaSink(Sink):
                 timeout_s=self._student_timeout_s,
             )
         self._retention = Retention(self._topic, self._retention_s, stream.created)
-        self._tracing = tracing_of(self._topic, self._connection.client_id)
         self._frame = frame(schema_id)
-        self._headers = list(stream_headers(stream, description))
-        self._created_ms = round(stream.created * 1000)
+        tracing = tracing_of(self._topic, self._connection.client_id)
+        self._opened().begin(dict(stream_headers(stream, description)), created=stream.created, tracing=tracing)
         if self._watch is not None:
             self._watch.begin(stream, self._ends)
 
@@ -244,100 +242,40 @@ class KafkaSink(Sink):
     def write(self, head: RecordHead, packed: Array) -> None:
         if self._pace is not None and head.end is None:
             self._await_student(self._pace)
-        if self._transactions is not None:
-            self._in_transaction(self._transactions.begin)
+        sending = self._opened()
+        sending.begin_transaction()
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
             if is_missing(head, self._missing[partition]):
-                self._produce(partition, packed, head)
+                sending.send(partition, packed, head)
+                if self._pace is not None:
+                    self._pace.written()
         self._buffers.append(packed if packed.base is None else packed.base)
         self.poll()
 
     def _await_student(self, pace: Pace) -> None:
-        self.wait = pace.wait()
+        self._wait = pace.wait()
         try:
-            while self.wait is not None and not pace.has_room_after_a_moment():
+            while self._wait is not None and not pace.has_room_after_a_moment():
                 self.poll()
-                self.wait.tick()
+                self._wait.tick()
         finally:
-            self.wait = None
-
-    def _produce(self, partition: int, packed: Array, head: RecordHead) -> None:
-        producer = self._opened()
-        headers, on_delivery = self._headers, self._deliveries.delivered
-        # By its records' times a run is found in its topic: none is earlier than the run, whatever this machine's clock says.
-        timestamp = max(round(time.time() * 1000), self._created_ms)
-        if self._tracing is not None:
-            carried, ended = self._tracing.sent(partition, head)
-            headers, on_delivery = headers + carried, partial(self._deliveries.delivered, ended=ended)
-        self._deliveries.begin()
-        while True:
-            self._deliveries.refuse_failure()
-            try:
-                # The client takes any buffer; its type hints do not say so.
-                value: Any = packed
-                producer.produce(
-                    self._topic, value=value, partition=partition, headers=headers, on_delivery=on_delivery, timestamp=timestamp
-                )
-            except BufferError:
-                self._await_broker(producer)
-            except KafkaException as error:
-                # Why is for the deliveries to say that failed before this one.
-                self._served(lambda: producer.poll(0))
-                if self._tracing is not None:
-                    ended(str(error))
-                self._deliveries.fail(f", partition {partition}", error.args[0])
-                self._deliveries.refuse_failure()
-            else:
-                self._deliveries.sent(partition, packed.nbytes)
-                if self._pace is not None:
-                    self._pace.written()
-                self.wait = None
-                return
-
-    def _await_broker(self, producer: Producer) -> None:
-        """The client's queue is full: let it send, and say so if that takes long."""
-        if self.wait is None:
-            # Its own limit is further away than that of silence, which knows more to say.
-            what = f"the broker to take what was sent to topic {self._topic}"
-            self.wait = Wait(what, timeout_s=2 * self._delivery_timeout_s, log=log)
-        self._served(lambda: producer.poll(0.1))
-        self._deliveries.refuse_silence()
-        if self._deliveries.in_flight:
-            self.wait.tick()
+            self._wait = None
 
     def poll(self) -> None:
-        producer = self._opened()
-        self._served(lambda: producer.poll(0))
-        if self._transactions is not None:
-            self._in_transaction(self._transactions.commit_if_due)
-        if self._deliveries.in_flight:
-            self._deliveries.refuse_silence()
+        self._opened().serve()
         if self._watch is not None:
             self._watch.look()
         if self._retention is not None:
             self._retention.look()
 
     def finish(self) -> None:
-        producer = self._opened()
-        told = False
-        while self._served(lambda: producer.flush(0.5)):
-            self._deliveries.refuse_silence()
-            if not told and self._deliveries.silent_s > 5:
-                log.warning(
-                    "waiting for the broker to acknowledge %d records of topic %s", self._deliveries.in_flight, self._topic
-                )
-                told = True
-        self._deliveries.refuse_failure()
-        if self._transactions is not None:
-            self._in_transaction(self._transactions.commit)
+        self._opened().flush()
         if self._watch is not None:
             # What was acknowledged lies in this topic only if it is still the same.
             self._watch.look()
-            wait = Wait(
-                f"the brokers to say whether topic {self._topic} is still the same", timeout_s=self._delivery_timeout_s, log=log
-            )
-            through_outages(self._watch.check_identity, wait)
+            what = f"the brokers to say whether topic {self._topic} is still the same"
+            through_outages(self._watch.check_identity, Wait(what, timeout_s=self._delivery_timeout_s, log=log))
 
     def close(self) -> None:
         if self._pace is not None:
@@ -346,22 +284,9 @@ class KafkaSink(Sink):
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._producer is not None:
-            producer, transactions = self._producer, self._transactions
-            self._producer = self._transactions = None
-            try:
-                if self._deliveries.failure is None:
-                    if transactions is not None:
-                        transactions.abort()
-                    # What is not delivered by now is given up: a restart finds the tail and writes it again.
-                    producer.flush(0.5)
-                producer.purge()
-                if transactions is None:
-                    producer.close()
-                # A transactional client is only let go of: closing it would abort what is open, and wait for that without end.
-            except (KafkaException, SystemError) as error:
-                # After a fatal error the client reports it again from wherever it is called, even from its own callbacks.
-                log.debug("closing the client of topic %s: %s", self._topic, error)
+        if self._sending is not None:
+            self._sending.close()
+            self._sending = None
         self._connection.registry.close()
 
     def send(self, value: Any) -> None:
@@ -393,27 +318,9 @@ class KafkaSink(Sink):
             self._control.conversation.run_id = self._run_id
         return self._control
 
-    def _opened(self) -> Producer:
-        assert self._producer is not None, "tail comes before write"
-        return self._producer
-
-    def _in_transaction(self, call: Callable[[], None]) -> None:
-        """Do something with the transaction; after a failure nothing more is sent."""
-        try:
-            call()
-        except DeliveryFailed as error:
-            self._deliveries.failure = self._deliveries.failure or str(error)
-            raise
-
-    def _served(self, call: Callable[[], int]) -> int:
-        """Let the client call back, and refuse what it reports; what is fatal it raises itself, from whichever call it is in."""
-        try:
-            left = call()
-        except KafkaException as error:
-            self._deliveries.fail("", error.args[0])
-            left = 0
-        self._deliveries.refuse_failure()
-        return left
+    def _opened(self) -> Sending:
+        assert self._sending is not None, "tail comes before write"
+        return self._sending
 
 
 def _joined(target: Array, buffers: Iterable[Any]) -> Array:

@@ -71,8 +71,7 @@ class Sink(ABC):
     partitions: int = 1
     #: Whether a new run may begin behind a finished one.
     holds_runs: bool = False
-    #: The wait for a student or a broker that is under way in `write`, if one is.
-    wait: Wait | None = None
+    _wait: Wait | None = None
 
     @property
     @abstractmethod
@@ -83,6 +82,11 @@ class Sink(ABC):
     @abstractmethod
     def label(self) -> str:
         """What a teacher that writes here is called unless it has a name."""
+
+    @property
+    def wait(self) -> Wait | None:
+        """The wait for a student or a broker that is under way, if one is. May be asked from any thread."""
+        return self._wait
 
     @abstractmethod
     def tail(self) -> Tail | None:

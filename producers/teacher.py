@@ -112,10 +112,10 @@ class Teacher:
     def activity(self) -> Activity:
         """What the teacher does right now. May be asked from any thread."""
         run, wait = self._run, self._sink.wait
+        if wait is not None:
+            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, begun=run is not None, waiting=True)
         if run is None:
             return self._starting.activity
-        if wait is not None:
-            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, waiting=True)
         return run.doing.activity
 
     @property
