@@ -72,7 +72,7 @@ class Order:
         head, partition = arrival.record.head, arrival.partition
         if head.run_id != self._stream.run_id:
             raise RunMismatch(
-                f"{arrival.where}: a record of run {head.run_id}, but the student reads {self._stream}; use one topic per run"
+                f"{arrival.where}: a record of run {head.run_id}, although its place and headers are of {self._stream}"
             )
         key = (head.pass_index, head.sequence)
         expected = self._expected[partition]

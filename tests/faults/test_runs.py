@@ -88,7 +88,8 @@ def test_26_compaction_is_turned_on(running: Cluster, outcome: Outcome, tmp_path
     running.await_records(topic, 10)
     entry = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    running.connection().admin().incremental_alter_configs([resource])[resource].result(30)
+    admin = running.connection().admin()
+    admin.incremental_alter_configs([resource])[resource].result(30)
     code, _, err = teacher.ended(90)
     assert code == 4, err
     one_line(err, topic, "cleanup.policy=compact")
