@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -13,6 +14,8 @@ from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_runs import FoundRun, TopicRuns
 from tutelage.schemas.kafka_topic import through_outages
 from tutelage.schemas.waiting import Wait
+
+log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 1.0
 
@@ -55,6 +58,15 @@ class RunChoice:
             newest = None if alone else through_outages(runs.newest, wait)
             return found if newest is None or newest.stream.run_id == found.stream.run_id else newest
         name = self._run
+        if self._resumed_from is not None and not alone:
+            newest = through_outages(runs.newest, wait)
+            if newest is not None and newest.stream.run_id != name:
+                log.warning(
+                    "topic %s: the checkpoint is of run %s, which is read; the newest run is %s",
+                    self._topic,
+                    name,
+                    newest.stream,
+                )
         while found.stream.run_id != name:
             named = through_outages(lambda: runs.named(name), wait)
             if named is not None:

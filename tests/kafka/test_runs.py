@@ -138,8 +138,10 @@ def test_a_student_goes_on_with_the_run_of_its_checkpoint_while_a_newer_one_is_t
     student = Student(timeout_s=20)
     student.register_teacher(KafkaSource(topic, **kafka))
     student.load(tmp_path / "state.json")
+    caplog.clear()
     with student:
         assert seen + [int(x) for batch in student.knowledge(7) for x in batch["x"]] == list(range(40))
+    assert "the checkpoint is of run mon, which is read; the newest run is run tue" in caplog.text
     student = Student(timeout_s=20)
     student.register_teacher(KafkaSource(topic, run="tue", **kafka))
     student.load(tmp_path / "state.json")
