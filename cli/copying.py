@@ -69,9 +69,9 @@ def in_order(
             if arrival is not None:
                 order.push(made_sure(order, arrival))
                 continue
-            partition, sequence = order.waiting_for
+            partition, what = order.waiting_for
             wait = wait or Wait(
-                f"{source.name}, partition {partition}, record {sequence} of pass {passes}",
+                f"{source.name}, partition {partition}, {what}",
                 timeout_s=timeout_s,
                 log=log,
                 hint="its teacher has not finished; started again, it goes on",

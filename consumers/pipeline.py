@@ -161,7 +161,7 @@ class _Teacher:
     def _hold(self) -> None:
         """Where other partitions run far ahead of the one that is awaited, fetch only that one until it has caught up."""
         if self._holding:
-            self._holding = self.order.pending_bytes >= self._budget_bytes // 2
+            self._holding = self.order.pending_bytes > self._budget_bytes // 2
             self.source.hold(self.order.others() if self._holding else frozenset())
         elif self.order.pending_bytes > self._budget_bytes:
             self._holding = True
@@ -228,8 +228,8 @@ class Pipeline:
         for index in self._align.starving():
             teacher = self._teachers[index]
             if not len(teacher.channel):
-                partition, sequence = teacher.order.waiting_for
-                return f"{teacher.source.name}, partition {partition}, record {sequence}"
+                partition, what = teacher.order.waiting_for
+                return f"{teacher.source.name}, partition {partition}, {what}"
         return "the next batch to be merged"
 
     @property

@@ -111,7 +111,7 @@ class Source(ABC):
         """The records from a position on, without end; None each time nothing came for a moment."""
 
     def hold(self, partitions: frozenset[int]) -> None:
-        """Fetch nothing from these partitions for now: too much of them waits for another."""
+        """Fetch nothing from these partitions for now: too much of them waits for another. A new `read` holds none."""
         return
 
     def explain(self, error: TutelageError) -> TutelageError:
