@@ -17,16 +17,20 @@ _quiet.addHandler(logging.NullHandler())
 
 
 def brokers_answer(bootstrap_servers: str) -> bool:
-    """Whether a client is told of all brokers."""
+    """Whether every broker answers and knows of all: of one that was just killed, the others still say that it is there."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers}, logger=_quiet)
-    try:
-        found = admin.list_topics(timeout=_ASK_TIMEOUT_S)
-    except KafkaException:
-        return False
-    return len(found.brokers) == len(bootstrap_servers.split(","))
+    servers = bootstrap_servers.split(",")
+    for server in servers:
+        admin = AdminClient({"bootstrap.servers": server}, logger=_quiet)
+        try:
+            found = admin.list_topics(timeout=_ASK_TIMEOUT_S)
+        except KafkaException:
+            return False
+        if len(found.brokers) != len(servers):
+            return False
+    return True
 
 
 def registry_answers(registry: str) -> bool:
