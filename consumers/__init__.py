@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.file_source import FileSource
     from tutelage.consumers.kafka_source import KafkaSource
-    from tutelage.consumers.merge import RaggedOptions
+    from tutelage.consumers.ragged import RaggedOptions
     from tutelage.consumers.source import MemorySource, Source
     from tutelage.consumers.student import Student
     from tutelage.schemas.limits import Limits
@@ -26,7 +26,7 @@ _HOMES = {
     "Limits": "tutelage.schemas.limits",
     "MemorySource": "tutelage.consumers.source",
     "MemoryTopic": "tutelage.schemas.memory_topic",
-    "RaggedOptions": "tutelage.consumers.merge",
+    "RaggedOptions": "tutelage.consumers.ragged",
     "Source": "tutelage.consumers.source",
     "Student": "tutelage.consumers.student",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from tutelage.consumers.merge import Batch
+from tutelage.consumers.batches import Batch
 
 if TYPE_CHECKING:
     from tutelage.consumers.student import Student

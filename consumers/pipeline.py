@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tutelage.consumers.align import Align
+from tutelage.consumers.batches import Batches
 from tutelage.consumers.channel import Channel, Closed
 from tutelage.consumers.loader import Loader, Loading
-from tutelage.consumers.merge import Batches, Merge
+from tutelage.consumers.merge import Merge
 from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
 from tutelage.consumers.source import Arrival, Opened, Position, Source

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from tutelage.consumers.checkpoint import VERSION
-from tutelage.consumers.merge import RaggedOptions
+from tutelage.consumers.ragged import RaggedOptions
 from tutelage.consumers.source import Opened, Position, Source
 from tutelage.consumers.strategies import MergeStrategy
 from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError

@@ -11,12 +11,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tutelage.consumers.agreement import names_of, refuse_unlike
+from tutelage.consumers.batches import Batch
 from tutelage.consumers.channel import Closed
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.consumers.conversation import numbered, send
-from tutelage.consumers.merge import Batch, Merge, RaggedOptions
+from tutelage.consumers.merge import Merge
 from tutelage.consumers.pipeline import Merged, Pipeline, PipelineOptions
 from tutelage.consumers.place import Place, place_of, settings_of, state_of
+from tutelage.consumers.ragged import RaggedOptions
 from tutelage.consumers.rebatch import CHUNK_BYTES
 from tutelage.consumers.source import Opened, Source
 from tutelage.consumers.strategies import MergeStrategy, parsed
