@@ -67,6 +67,7 @@ class Merge:
         for key in (*strategies, *([sample_id] if sample_id is not None else [])):
             if key not in known:
                 raise MergeError(f"no teacher has key {key!r}; they have {', '.join(map(repr, sorted(known)))}")
+        self._ragged.refuse_unfit({plan.key: plan.result.dtype for plan in self._keys if plan.result.ragged}, list(known))
         for plan in self._keys:
             if plan.result.ragged and plan.key + LENGTHS_SUFFIX in known:
                 raise MergeError(
@@ -163,7 +164,11 @@ class Merge:
             # Of their own, in one piece: these rows lie in records, which must not be kept alive by a batch.
             values = self._merged(plan, [joined([piece.values for piece in one]) for one in pieces])
             counts = torch.from_numpy(lengths)
-            all_values.append(self._given(padded(values, counts, self._ragged)) if self._ragged.padded else values)
+            all_values.append(
+                self._given(padded(values, counts, self._ragged.value_of(plan.key), left=self._ragged.pad_left))
+                if self._ragged.padded
+                else values
+            )
             all_lengths.append(self._given(counts))
         return all_values, all_lengths
 

@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from tutelage.consumers.checkpoint import VERSION
-from tutelage.consumers.ragged import RaggedOptions
 from tutelage.consumers.source import Opened, Position, Source
-from tutelage.consumers.strategies import MergeStrategy
 from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError
 
 
@@ -47,12 +45,6 @@ class Place:
             self.positions, self.merged = self.merged.after(self.index), None
         return self.positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
 
-    def seen(self, sources: int) -> tuple[Position, ...]:
-        """The same, for another thread: changes nothing, and may be a batch behind or ahead."""
-        merged, index = self.merged, self.index
-        positions = merged.after(index) if merged is not None else self.positions
-        return positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
-
     def begun_again(self) -> Place:
         """The beginning of this pass."""
         return Place(pass_index=self.pass_index, began=self.began, positions=self.began)
@@ -86,23 +78,6 @@ class Place:
         differs = [f"{name} was {then!r}, is {now!r}" for name, then, now in asked if then is not None and then != now]
         if differs:
             raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
-
-
-def settings_of(
-    strategies: Mapping[str, MergeStrategy], *, sample_id: str | None, truncate: bool, ragged: RaggedOptions
-) -> dict[str, Any]:
-    """What the batches depend on besides the streams, as plain values; a merge function is known by its name alone."""
-    return {
-        "merge": {
-            key: strategy
-            if isinstance(strategy, str)
-            else f"function {getattr(strategy, '__qualname__', type(strategy).__name__)}"
-            for key, strategy in sorted(strategies.items())
-        },
-        "sample_id": sample_id,
-        "on_length_mismatch": "truncate" if truncate else "error",
-        "ragged": asdict(ragged),
-    }
 
 
 def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened], settings: Mapping[str, Any]) -> dict[str, Any]:
