@@ -56,6 +56,8 @@ class Merge:
         self._sample_id = sample_id
         self._ragged = ragged or RaggedOptions()
         self._pin_memory = pin_memory
+        #: The number in its pass of the first row that is merged, for errors.
+        self._first_row = 0
         self._pools: dict[tuple[str, torch.dtype], Buffers] = {}
         if sample_id is not None:
             refuse_missing_ids(sample_id, names, descriptions)
@@ -91,6 +93,7 @@ class Merge:
     def batches(self, aligned: Aligned, batch_size: int) -> Batches:
         """The merged batches of aligned rows; only the last may have fewer rows than `batch_size`."""
         columns: dict[str, torch.Tensor | list[torch.Tensor]] = {}
+        self._first_row = aligned.first_row
         for plan in self._keys:
             shares = [aligned.shares[teacher] for teacher in plan.teachers]
             if plan.key == self._sample_id:
@@ -103,7 +106,7 @@ class Merge:
                 arrays = [share.dense(plan.key) for share in shares]
                 columns[plan.key] = [self._merged(plan, [array[cut.start : cut.stop] for array in arrays]) for cut in cuts]
             else:
-                columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares], aligned.first_row)
+                columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])
         return Batches(columns, aligned.rows, batch_size)
 
     def _memory(self, key: str, shape: Sequence[int], dtype: torch.dtype, *, pinned: bool) -> torch.Tensor:
@@ -114,9 +117,11 @@ class Merge:
         pool = self._pools.setdefault((key, dtype), Buffers())
         return torch.from_numpy(pool.take(nbytes)).view(dtype).reshape(tuple(shape))
 
-    def _merged(self, plan: KeyPlan, arrays: Sequence[Array], first_row: int | None = None) -> torch.Tensor:
-        """One key's tensor [rows, *inner] of each teacher's array, which is not changed; `first_row` is for errors."""
+    def _merged(self, plan: KeyPlan, arrays: Sequence[Array]) -> torch.Tensor:
+        """One key's tensor [rows, *inner] of each teacher's array, which is not changed."""
         strategy, views, length = plan.strategy, plan.views, len(arrays[0])
+        # The elements of ragged rows have no row number of their own.
+        first_row = None if plan.result.ragged else self._first_row
         if strategy.name == "first":
             decoded = views[0].view(arrays[0])
             return self._given(decoded if decoded.dtype == plan.dtypes[0] else decoded.to(plan.dtypes[0]))
