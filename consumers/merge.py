@@ -16,7 +16,7 @@ from tutelage.consumers.align import Aligned, Share
 from tutelage.consumers.batches import Batch, Batches
 from tutelage.consumers.buffers import Buffers
 from tutelage.consumers.planning import KeyPlan, planned, refuse_missing_ids
-from tutelage.consumers.ragged import RaggedOptions, carried, joined, padded
+from tutelage.consumers.ragged import RaggedOptions, joined, padded
 from tutelage.consumers.strategies import (
     MergeStrategy,
     accumulate,
@@ -27,6 +27,7 @@ from tutelage.consumers.strategies import (
     refuse_inexact,
     result_dtype,
 )
+from tutelage.consumers.torch_view import carried
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Array, Description
 
@@ -107,7 +108,7 @@ class Merge:
                 columns[plan.key] = [self._merged(plan, [array[cut.start : cut.stop] for array in arrays]) for cut in cuts]
             else:
                 columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])
-        return Batches(columns, aligned.rows, batch_size)
+        return Batches(columns, aligned.rows, batch_size, pinned=self._pin_memory)
 
     def _memory(self, key: str, shape: Sequence[int], dtype: torch.dtype, *, pinned: bool) -> torch.Tensor:
         """Memory for a key's merged rows, used again once nobody holds a batch of them; pinned memory is torch's own to reuse."""

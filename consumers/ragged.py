@@ -12,7 +12,7 @@ import torch
 
 from tutelage.consumers.overflow import limits
 from tutelage.consumers.strategies import torch_dtype
-from tutelage.consumers.torch_view import carrier_of
+from tutelage.consumers.torch_view import carried, carrier_of
 from tutelage.schemas.arguments import flag, text
 from tutelage.schemas.codec import as_bytes
 from tutelage.schemas.dtypes import DTYPES
@@ -138,11 +138,6 @@ def padded(values: torch.Tensor, lengths: torch.Tensor, value: PadValue, *, left
     # As integers of their width: torch cannot index all dtypes that it can hold.
     carried(out)[used] = carried(values)
     return out
-
-
-def carried(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in a dtype of the same width that can be copied whatever the elements mean."""
-    return tensor.view(carrier_of(tensor.dtype))
 
 
 def joined(arrays: Sequence[Array]) -> Array:
