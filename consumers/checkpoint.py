@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,10 +19,12 @@ VERSION = 2
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write a student's state: the file is the old or the new one, never half of either, whatever dies."""
     target = Path(path)
+    # Before a file is there: what cannot be written as JSON leaves none behind.
+    content = json.dumps({**state, "checksum": _checksum(state)}, indent=1, allow_nan=False)
     temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump({**state, "checksum": _checksum(state)}, file, indent=1)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -31,6 +34,8 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
         finally:
             os.close(folder)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ConfigurationError(f"checkpoint {target} cannot be written: {error.strerror}") from error
 
 

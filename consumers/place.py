@@ -5,6 +5,7 @@ Pure: no I/O, threads or clocks.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -117,9 +118,9 @@ def place_of(
     )
     try:
         place = Place(
-            pass_index=int(state["pass_index"]),
-            batches=int(state["batches"]),
-            rows=int(state["rows"]),
+            pass_index=_count(state["pass_index"]),
+            batches=_count(state["batches"]),
+            rows=_count(state["rows"]),
             positions=positions,
             batch_size=state["batch_size"],
             drop_last=state["drop_last"],
@@ -131,6 +132,13 @@ def place_of(
     for source, found, position in zip(sources, opened, positions, strict=True):
         _refuse_implausible(source.name, found, position, place)
     return place
+
+
+def _count(value: Any) -> int:
+    """A whole number, from a state; TypeError for anything else, such as a text or a fraction."""
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number")
+    return operator.index(value)
 
 
 def _source_state(name: str, opened: Opened, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
@@ -162,8 +170,8 @@ def _restored_position(saved: Mapping[str, Any], name: str, opened: Opened, iden
         )
     try:
         position = dict(saved["position"])
-        numbers = {name: int(position[name]) for name in ("pass_index", "sequence", "row")}
-        return Position(**numbers, offsets=tuple(int(offset) for offset in position["offsets"]))
+        numbers = {name: _count(position[name]) for name in ("pass_index", "sequence", "row")}
+        return Position(**numbers, offsets=tuple(_count(offset) for offset in position["offsets"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error
 

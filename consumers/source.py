@@ -86,6 +86,10 @@ class Source(ABC):
         """Its name alone, without saying what it is: for metrics."""
         return self.name.removeprefix("topic ")
 
+    def is_same(self, other: Source) -> bool:
+        """Whether another source reads the same stream."""
+        return self is other or repr(self) == repr(other)
+
     def ends(self) -> Sequence[tuple[int, int]]:
         """Each partition's first offset and its end, as last seen; empty where nobody knows. Asks for newer ones without waiting for them.
 
@@ -152,6 +156,10 @@ class MemorySource(Source):
     @property
     def name(self) -> str:
         return self._topic.name
+
+    def is_same(self, other: Source) -> bool:
+        # Topics in memory have no address: two of the same name are two.
+        return isinstance(other, MemorySource) and self._topic is other._topic
 
     @property
     def online(self) -> bool:

@@ -26,7 +26,7 @@ from tutelage.consumers.source import Opened, Source
 from tutelage.consumers.strategies import MergeStrategy
 from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
 from tutelage.consumers.whereabouts import Whereabouts
-from tutelage.schemas.arguments import flag, whole_number
+from tutelage.schemas.arguments import absolute_path, flag, seconds, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.record import Description
 from tutelage.schemas.waiting import Activity, Doing
@@ -112,9 +112,13 @@ class Student:
 
         Raises ConfigurationError after `start`, or for a source that is registered already.
         """
+        if not isinstance(source, Source):
+            raise ConfigurationError(
+                f"{source!r} is no source; use FileSource(path), KafkaSource(topic) or MemorySource(topic)"
+            )
         if self._started:
             raise ConfigurationError(f"{source.name}: teachers are registered before start()")
-        if any(source is known or repr(source) == repr(known) for known in self._sources):
+        if any(source.is_same(known) for known in self._sources):
             raise ConfigurationError(f"{source.name} is registered already")
         self._sources.append(source)
         self._teacher_tallies.append(TeacherTally())
@@ -329,6 +333,7 @@ class Student:
         """The same batches as a torch IterableDataset, one pass each time it is iterated; use DataLoader(dataset, batch_size=None)."""
         from tutelage.consumers.dataset import KnowledgeDataset
 
+        batch_size, drop_last = whole_number("batch_size", batch_size), flag("drop_last", drop_last)
         # Made before workers are, which share them.
         _ = self._where.epochs
         return KnowledgeDataset(self, batch_size, drop_last=drop_last)
@@ -339,9 +344,18 @@ class Student:
         send(self._sources, value, teachers)
 
     def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
-        """The next control message of the teacher with that number, tensors as numpy arrays. WaitTimeout if none comes."""
+        """The next control message of the teacher with that number, tensors as numpy arrays.
+
+        Args:
+            teacher: The teacher's number, from 0.
+            timeout_s: How long to wait, in seconds: 0 takes only what is there; the student's `timeout_s` unless given.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
         self._refuse_unstarted()
-        return numbered(self._sources, teacher).recv(timeout_s or self._settings.timeout_s)
+        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s, zero=True)
+        return numbered(self._sources, teacher).recv(wait_s)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the student is, behind the last batch it delivered: JSON-like, for `load_state_dict` or `save`."""
@@ -362,12 +376,12 @@ class Student:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `state_dict` to a file, atomically."""
-        save_checkpoint(path, self.state_dict())
+        save_checkpoint(absolute_path("path", path), self.state_dict())
         self._tally.saved = time.time()
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """`load_state_dict` from a file."""
-        self.load_state_dict(load_checkpoint(path))
+        self.load_state_dict(load_checkpoint(absolute_path("path", path)))
 
     def close(self) -> None:
         """End all threads and release the sources. May be called twice; `start` begins anew."""

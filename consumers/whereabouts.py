@@ -89,7 +89,9 @@ class Whereabouts:
 
     def load(self, state: Any, teachers: int) -> None:
         """Go on from a state. CorruptData if it is no student's, ConfigurationError if it is of another number of teachers."""
-        sources = state.get("sources") if isinstance(state, Mapping) else None
+        if not isinstance(state, Mapping):
+            raise ConfigurationError(f"the state is {state!r}; it must be what state_dict() gave")
+        sources = state.get("sources")
         if not isinstance(sources, list) or not all(isinstance(part, Mapping) for part in sources):
             raise CorruptData("the state names no sources; it is no student's")
         if len(sources) != teachers:
