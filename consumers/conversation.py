@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tutelage.consumers.source import Source
+from tutelage.schemas.arguments import whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -16,8 +17,10 @@ def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) 
     """Send a value to all teachers, or to those with these numbers; teachers of files are passed over with a warning."""
     from tutelage.consumers.torch_view import without_torch
 
-    for index in range(len(sources)) if teachers is None else teachers:
-        source = numbered(sources, index)
+    if teachers is not None and (isinstance(teachers, (str, bytes)) or not isinstance(teachers, Iterable)):
+        raise ConfigurationError(f"teachers is {teachers!r}; it must be a list of teachers' numbers, such as [0]")
+    # All of them are looked up before anything is sent: a wrong number must not leave half of the messages on their way.
+    for source in list(sources) if teachers is None else [numbered(sources, index) for index in teachers]:
         if source.online:
             source.send(without_torch(value))
         else:
@@ -31,8 +34,9 @@ def ask(sources: Sequence[Source], value: Any, teacher: int, timeout_s: float) -
     return numbered(sources, teacher).ask(without_torch(value), timeout_s)
 
 
-def numbered(sources: Sequence[Source], index: int) -> Source:
+def numbered(sources: Sequence[Source], index: Any) -> Source:
     """The source of the teacher with a number. ConfigurationError if there is none."""
-    if not 0 <= index < len(sources):
-        raise ConfigurationError(f"there is no teacher {index}; {len(sources)} are registered, from 0")
-    return sources[index]
+    number = whole_number("the teacher's number", index, least=0)
+    if number >= len(sources):
+        raise ConfigurationError(f"there is no teacher {number}; {len(sources)} are registered, from 0")
+    return sources[number]
