@@ -56,7 +56,7 @@ def test_preprocessing_a_batch_in_place_leaves_the_backward_pass_of_others_alone
             assert given._version == 0
             expected = expected + (given - 0.5).sum()
             loss = loss + (weight * given.sub_(0.5)).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     assert weight.grad is not None
     assert weight.grad.item() == expected.item()
 
@@ -70,7 +70,7 @@ def test_ragged_batches_may_be_changed_in_place_too(tmp_path: Path) -> None:
             for tensor in batch.values():
                 tensor.detach_()
                 assert tensor._version == 0
-            batch["r"].requires_grad_().sum().backward()  # type: ignore[no-untyped-call]
+            batch["r"].requires_grad_().sum().backward()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn", "bool", "int64", "uint16", "complex128"])

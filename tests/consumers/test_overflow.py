@@ -52,10 +52,10 @@ def test_means_and_sums_of_finite_values_are_right_or_an_error(
     strategy = data.draw(st.sampled_from(["mean", "sum", "weighted_mean:" + ",".join(map(str, weights))]))
     factors = weights if strategy.startswith("weighted") else [1] * len(columns)
     divisor = {"mean": len(columns), "sum": 1}.get(strategy, sum(weights))
-    exact = []
+    exact: list[tuple[Fraction, Fraction]] = []
     for row in zip(*columns, strict=True):
         terms = [factor * Fraction(float(value)) / divisor for factor, value in zip(factors, row, strict=True)]
-        exact.append((sum(terms), sum(map(abs, terms))))
+        exact.append((sum(terms, Fraction(0)), sum(map(abs, terms), Fraction(0))))
     most = Fraction(float(torch.finfo(getattr(torch, dtype)).max))
     # What rounds to the largest number fits; near there either answer is right.
     step = Fraction(STEPS[dtype])

@@ -57,7 +57,8 @@ def test_ragged_options_of_another_kind_are_refused(options: dict[str, Any]) -> 
 
 
 def test_calls_with_arguments_of_another_kind_are_refused_and_change_nothing(topic: MemoryTopic, tmp_path: Path) -> None:
-    with student_of(topic) as student:
+    student: Any = student_of(topic)
+    with student:
         calls: list[Callable[[Any], Any]] = [
             student.knowledge,
             student.dataset,
@@ -78,26 +79,27 @@ def test_calls_with_arguments_of_another_kind_are_refused_and_change_nothing(top
                 with pytest.raises(ConfigurationError):
                     student.knowledge(4, **asked)
             with pytest.raises(ConfigurationError):
-                student.dataset(4, drop_last=wrong)  # type: ignore[arg-type]
+                student.dataset(4, drop_last=wrong)
         for pass_index in (-1, True, 0.0, "0", NAN):
             with pytest.raises(ConfigurationError, match="pass_index"):
-                student.knowledge(4, pass_index=pass_index)  # type: ignore[arg-type]
+                student.knowledge(4, pass_index=pass_index)
         for teachers in (0, "0", True, [0.0]):
             with pytest.raises(ConfigurationError, match="teacher"):
-                student.send("hello", teachers=teachers)  # type: ignore[arg-type]
+                student.send("hello", teachers=teachers)
         for path in (None, 5, "", b"s.json", ["s.json"], "a\0b"):
             for keep in (student.save, student.load):
                 with pytest.raises(ConfigurationError, match="path"):
-                    keep(path)  # type: ignore[arg-type]
-        for state in (None, 5, [], "state"):
+                    keep(path)
+        states: list[Any] = [None, 5, [], "state"]
+        for state in states:
             with pytest.raises(TutelageError):
-                student.load_state_dict(state)  # type: ignore[arg-type]
+                student.load_state_dict(state)
         with pytest.raises(WaitTimeout):
             student.recv(0, timeout_s=0)
         assert not topic.to_teacher
         assert len(xs(student.knowledge(4))) == 5
     with pytest.raises(ConfigurationError, match="no source; use FileSource"):
-        Student().register_teacher("a.avro")  # type: ignore[arg-type]
+        student.register_teacher("a.avro")
 
 
 def test_a_message_to_a_teacher_that_is_not_there_is_sent_to_nobody(topic: MemoryTopic) -> None:
@@ -109,7 +111,8 @@ def test_a_message_to_a_teacher_that_is_not_there_is_sent_to_nobody(topic: Memor
 @pytest.mark.parametrize("size", [np.int64(4), np.uint8(4), torch.tensor(4), np.array(4)], ids=str)
 def test_any_kind_of_integer_is_a_batch_size_and_is_kept_as_a_plain_one(topic: MemoryTopic, tmp_path: Path, size: Any) -> None:
     path = tmp_path / "s.json"
-    with student_of(topic, prefetch=np.int32(3), budget_bytes=np.int64(1 << 20), timeout_s=np.float32(5)) as student:
+    student: Any = student_of(topic, prefetch=np.int32(3), budget_bytes=np.int64(1 << 20), timeout_s=np.float32(5))
+    with student:
         batches = student.knowledge(size, pass_index=np.int64(0))
         next(batches)
         student.save(path)

@@ -6,6 +6,7 @@ import gc
 import json
 import pickle  # noqa: TID251 - copies of our own, to see that they can be made
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +132,12 @@ def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_ze
         assert b"tutelage_consumer_delivered_batches_total 0.0" in generate_latest(registry)
         batches = iter(loader_of(student, num_workers=2))
         next(batches), next(batches)
+        names = ("tally", "teacher_tallies", "queue_size", "dropped", "pass_index", "batches_delivered")
         asks: dict[str, Callable[[], Any]] = {
             "state_dict": student.state_dict,
             "save": lambda: student.save(tmp_path / "s.json"),
             "commit": student.commit,
-            **{
-                name: lambda name=name: getattr(student, name)
-                for name in ("tally", "teacher_tallies", "queue_size", "dropped", "pass_index", "batches_delivered")
-            },
+            **{name: partial(getattr, student, name) for name in names},
         }
         for name, ask in asks.items():
             with pytest.raises(
