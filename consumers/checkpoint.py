@@ -30,7 +30,7 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     target, name = file_path("checkpoint", path), os.fspath(path)
     try:
         # As it will be read: what becomes another value in JSON would fail its checksum.
-        plain = json.loads(json.dumps(dict(state), default=_number))
+        plain = json.loads(json.dumps(dict(state), default=_number, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"checkpoint {name} cannot be written: the state is not JSON: {error}") from error
     text = json.dumps({**plain, "checksum": _checksum(plain)}, indent=1)

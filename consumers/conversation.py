@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tutelage.consumers.settings import Settings
 from tutelage.consumers.source import Source
-from tutelage.schemas.arguments import whole_number
+from tutelage.schemas.arguments import seconds, whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -40,3 +41,52 @@ def numbered(sources: Sequence[Source], index: Any) -> Source:
     if number >= len(sources):
         raise ConfigurationError(f"there is no teacher {number}; {len(sources)} are registered, from 0")
     return sources[number]
+
+
+class Messages:
+    """A student's messages to and from its teachers."""
+
+    _sources: list[Source]
+    _settings: Settings
+    _started: bool
+
+    def _refuse_unstarted(self) -> None:
+        """ConfigurationError unless the student is started."""
+        if not self._started:
+            raise ConfigurationError("the student is not started; use `with student:` or start()")
+
+    def send(self, value: Any, teachers: Sequence[int] | None = None) -> None:
+        """Send a control message to all teachers, or to those with these numbers. Teachers of files are passed over with a warning."""
+        self._refuse_unstarted()
+        send(self._sources, value, teachers)
+
+    def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
+        """The next control message of the teacher with that number, tensors as numpy arrays.
+
+        Args:
+            teacher: The teacher's number, from 0.
+            timeout_s: How long to wait, in seconds: 0 takes only what is there; the student's `timeout_s` unless given.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
+        self._refuse_unstarted()
+        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s, zero=True)
+        return numbered(self._sources, teacher).recv(wait_s)
+
+    def ask(self, value: Any, *, teacher: int = 0, timeout_s: float | None = None) -> Any:
+        """Send a control message to a teacher and return its answer, tensors as numpy arrays.
+
+        The answer is what the teacher sends next after it has received the question; an older answer is never taken for it.
+
+        Args:
+            value: JSON-like, with tensors and bytes.
+            teacher: The teacher's number, from 0.
+            timeout_s: How long to wait for the answer, in seconds; the student's `timeout_s` unless given.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
+        self._refuse_unstarted()
+        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
+        return ask(self._sources, value, teacher, wait_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tutelage.consumers.batches import Batch
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.consumers.commits import Commits
-from tutelage.consumers.conversation import ask, numbered, send
+from tutelage.consumers.conversation import Messages
 from tutelage.consumers.delivery import Delivery, UnderWay
 from tutelage.consumers.merge import Merge
 from tutelage.consumers.opening import open_all
@@ -26,7 +26,7 @@ from tutelage.consumers.source import Opened, Source
 from tutelage.consumers.strategies import MergeStrategy
 from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
 from tutelage.consumers.whereabouts import Whereabouts
-from tutelage.schemas.arguments import absolute_path, flag, seconds, whole_number
+from tutelage.schemas.arguments import absolute_path, flag, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.record import Description
 from tutelage.schemas.waiting import Activity, Doing
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Student:
+class Student(Messages):
     """Merges what its teachers wrote and gives it as batches of torch tensors.
 
     Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's stream comes from a topic or a file, in
@@ -313,10 +313,6 @@ class Student:
             self._opened, self._merge = open_all(self._sources, self._settings, self._doing, self._where.saved)
         return self._merge
 
-    def _refuse_unstarted(self) -> None:
-        if not self._started:
-            raise ConfigurationError("the student is not started; use `with student:` or start()")
-
     def _refuse_second(self) -> None:
         if self._under_way is None or self._pid != os.getpid():
             return
@@ -337,42 +333,6 @@ class Student:
         # Made before workers are, which share them.
         _ = self._where.epochs
         return KnowledgeDataset(self, batch_size, drop_last=drop_last)
-
-    def send(self, value: Any, teachers: Sequence[int] | None = None) -> None:
-        """Send a control message to all teachers, or to those with these numbers. Teachers of files are passed over with a warning."""
-        self._refuse_unstarted()
-        send(self._sources, value, teachers)
-
-    def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
-        """The next control message of the teacher with that number, tensors as numpy arrays.
-
-        Args:
-            teacher: The teacher's number, from 0.
-            timeout_s: How long to wait, in seconds: 0 takes only what is there; the student's `timeout_s` unless given.
-
-        Raises:
-            WaitTimeout: None came in time.
-        """
-        self._refuse_unstarted()
-        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s, zero=True)
-        return numbered(self._sources, teacher).recv(wait_s)
-
-    def ask(self, value: Any, *, teacher: int = 0, timeout_s: float | None = None) -> Any:
-        """Send a control message to a teacher and return its answer, tensors as numpy arrays.
-
-        The answer is what the teacher sends next after it has received the question; an older answer is never taken for it.
-
-        Args:
-            value: JSON-like, with tensors and bytes.
-            teacher: The teacher's number, from 0.
-            timeout_s: How long to wait for the answer, in seconds; the student's `timeout_s` unless given.
-
-        Raises:
-            WaitTimeout: None came in time.
-        """
-        self._refuse_unstarted()
-        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
-        return ask(self._sources, value, teacher, wait_s)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the student is, behind the last batch it delivered: JSON-like, for `load_state_dict` or `save`."""
