@@ -93,9 +93,11 @@ class FileSink(Sink):
     def pack(self, encoded: Encoded) -> list[Any]:
         assert self._writer is not None, "open comes before pack"
         if encoded.nbytes > self.max_record_bytes:
+            fit = encoded.head.rows * self.max_record_bytes // encoded.nbytes
+            advice = f"rows_per_record={fit} would fit" if fit else "a single row does not fit"
             raise RecordTooLarge(
-                f"{self._path}, {encoded.head}: {encoded.nbytes} bytes are over the {self.max_record_bytes} a block may have; "
-                f"rows_per_record={encoded.head.rows * self.max_record_bytes // encoded.nbytes} would fit"
+                f"{self._path}, {encoded.head}: {encoded.nbytes} bytes are over the {self.max_record_bytes} a block may have; {advice}; "
+                "wire of the Teacher sends a key in a narrower dtype"
             )
         return self._writer.pack(encoded)
 
