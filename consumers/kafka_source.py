@@ -30,8 +30,6 @@ from tutelage.schemas.errors import (
 )
 from tutelage.schemas.kafka_connection import (
     BROKER_TIMEOUT_S,
-    DEFAULT_BOOTSTRAP,
-    DEFAULT_REGISTRY,
     KafkaConnection,
 )
 from tutelage.schemas.kafka_control import KafkaControl
@@ -58,8 +56,9 @@ class KafkaSource(Source):
     """Reads a run from a topic that a `KafkaSink` writes, from its first record or from a position; waits for topic and records.
 
     It reads the newest run that the topic holds when it is opened, or the one that `run` names. Records of other runs are passed over.
-    `registry` is a URL or a Registry; `options` are librdkafka's, untouched. With a `group`, the student's progress is committed
-    there for lag tools and a teacher's `max_ahead`; where it reads from never depends on it.
+    `bootstrap_servers` is `HOST:PORT`, or several; `registry` is a URL or a Registry. Unless given, TUTELAGE_BOOTSTRAP_SERVER and
+    TUTELAGE_REGISTRY name them, else they are this machine's. `options` are librdkafka's, untouched. With a `group`, the student's
+    progress is committed there for lag tools and a teacher's `max_ahead`; where it reads from never depends on it.
 
     Guarantee: records that are gone (retention, a recreated topic) raise RetentionLoss or TopicIdentityError; none is skipped.
     """
@@ -71,8 +70,8 @@ class KafkaSource(Source):
         self,
         topic: str,
         *,
-        bootstrap_servers: str = DEFAULT_BOOTSTRAP,
-        registry: Registry | str = DEFAULT_REGISTRY,
+        bootstrap_servers: str | Sequence[str] | None = None,
+        registry: Registry | str | None = None,
         options: Mapping[str, object] | None = None,
         group: str | None = None,
         run: str | None = None,
@@ -82,7 +81,9 @@ class KafkaSource(Source):
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
         self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run))
-        self._group = Group(self._connection, group, topic) if group is not None else None
+        self._group = Group(self._connection, text("group", group), topic) if group is not None else None
+        if not isinstance(limits, Limits):
+            raise ConfigurationError(f"limits is {limits!r}; it must be a Limits")
         self._limits = limits
         self._consumer: Consumer | None = None
         self._asked = KafkaTopic(self._connection, self._topic)
@@ -147,7 +148,7 @@ class KafkaSource(Source):
         if self._opened is not None:
             return self._opened
         wait = Wait(
-            f"topic {self._topic} at {self._connection.bootstrap_servers}",
+            f"topic {self._topic} at {self._connection.where}",
             timeout_s=timeout_s,
             log=log,
             hint="is its teacher running, and is this the name it writes to?",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,16 @@ from tutelage.producers.kafka_deliveries import Deliveries
 from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_sending import Sending
 from tutelage.producers.kafka_tail import read_tail
-from tutelage.producers.kafka_target import Retention, Wish, looked_at, made
+from tutelage.producers.kafka_target import Retention, Wish, checked_settings, looked_at, made, too_large
 from tutelage.producers.kafka_transactions import transactional_options
 from tutelage.producers.kafka_watch import TopicWatch
 from tutelage.producers.sink import Sink, Tail, is_missing
+from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import ConfigurationError, RecordTooLarge, SinkExists
+from tutelage.schemas.errors import ConfigurationError, SinkExists
 from tutelage.schemas.framing import frame
 from tutelage.schemas.headers import stream_headers
 from tutelage.schemas.kafka_connection import (
-    DEFAULT_BOOTSTRAP,
-    DEFAULT_REGISTRY,
     MESSAGE_HEADROOM_BYTES,
     KafkaConnection,
 )
@@ -51,7 +50,8 @@ class KafkaSink(Sink):
     """Writes a topic. Creates it where it is missing, with `partitions` (4 unless given) and `topic_settings` over our own; with
     `create=False` it must be there. What is unsafe about the settings of one that is there is said in a warning each.
 
-    `registry` is a URL or a Registry; `options` are librdkafka's, untouched. A delivery that takes longer than
+    `bootstrap_servers` is `HOST:PORT`, or several; `registry` is a URL or a Registry. Unless given, TUTELAGE_BOOTSTRAP_SERVER and
+    TUTELAGE_REGISTRY name them, else they are this machine's. `options` are librdkafka's, untouched. A delivery that takes longer than
     `delivery_timeout_s` ends the run. With `max_ahead` the teacher stays at most so many records ahead of what the student of
     `student_group` (a `KafkaSource`'s group) has committed, and waits for it at most `student_timeout_s`. `transactional` writes in
     transactions of about a second, for foreign readers of committed data; a second writer then ends the first.
@@ -67,12 +67,12 @@ class KafkaSink(Sink):
         self,
         topic: str,
         *,
-        bootstrap_servers: str = DEFAULT_BOOTSTRAP,
-        registry: Registry | str = DEFAULT_REGISTRY,
+        bootstrap_servers: str | Sequence[str] | None = None,
+        registry: Registry | str | None = None,
         partitions: int | None = None,
         replication: int = -1,
         create: bool = True,
-        topic_settings: Mapping[str, str] | None = None,
+        topic_settings: Mapping[str, str | int | float] | None = None,
         options: Mapping[str, object] | None = None,
         delivery_timeout_s: float = 120.0,
         max_ahead: int | None = None,
@@ -80,27 +80,25 @@ class KafkaSink(Sink):
         student_timeout_s: float = 3600.0,
         transactional: bool = False,
     ) -> None:
-        if partitions is not None and partitions < 1:
-            raise ConfigurationError(f"partitions is {partitions}; it must be at least 1")
-        if (max_ahead is None) != (student_group is None) or (max_ahead is not None and max_ahead < 1):
+        if (max_ahead is None) != (student_group is None):
             raise ConfigurationError(
                 "max_ahead is a number of records, at least 1, and goes with the student's group, student_group"
             )
-        if transactional and max_ahead is not None:
+        if flag("transactional", transactional) and max_ahead is not None:
             raise ConfigurationError("max_ahead counts records, and transactions add some of their own: use one or the other")
         self._topic = checked_topic(topic)
         client_id = f"tutelage-teacher-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._asked_partitions = partitions
-        self._replication = replication
-        self._create = create
-        self._topic_settings = dict(topic_settings or {})
+        self._asked_partitions = whole_number("partitions", partitions) if partitions is not None else None
+        self._replication = whole_number("replication", replication) if replication != -1 else -1
+        self._create = flag("create", create)
+        self._topic_settings = checked_settings(topic_settings)
         self._retention_s: float | None = None
         self._retention: Retention | None = None
-        self._delivery_timeout_s = delivery_timeout_s
-        self._max_ahead = max_ahead
-        self._student_group = student_group
-        self._student_timeout_s = student_timeout_s
+        self._delivery_timeout_s = seconds("delivery_timeout_s", delivery_timeout_s)
+        self._max_ahead = whole_number("max_ahead", max_ahead) if max_ahead is not None else None
+        self._student_group = text("student_group", student_group) if student_group is not None else None
+        self._student_timeout_s = seconds("student_timeout_s", student_timeout_s)
         self._transactional = transactional
         self._pace: Pace | None = None
         self._sending: Sending | None = None
@@ -109,7 +107,7 @@ class KafkaSink(Sink):
         self._buffers: list[Array] = []
         self._schemas: list[str] = []
         self._missing: list[tuple[int, int]] = []
-        self._deliveries = Deliveries(topic, delivery_timeout_s)
+        self._deliveries = Deliveries(topic, self._delivery_timeout_s)
         self._watch: TopicWatch | None = None
         self._run_id = ""
         # The time of the newest record of older runs, where each partition ended when the topic was looked at, and from where this run's
@@ -153,7 +151,7 @@ class KafkaSink(Sink):
             partitions=self._asked_partitions, replication=self._replication, settings=self._topic_settings, create=self._create
         )
         self._wait = wait = Wait(
-            f"the brokers at {self._connection.bootstrap_servers}", timeout_s=self._delivery_timeout_s, log=log,
+            f"the brokers at {self._connection.where}", timeout_s=self._delivery_timeout_s, log=log,
             hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, and is this their address?",
         )  # fmt: skip
         target = through_outages(lambda: looked_at(asked, self._topic, producer, wish), wait)
@@ -222,12 +220,7 @@ class KafkaSink(Sink):
     def pack(self, encoded: Encoded) -> Array:
         limit = self.max_record_bytes
         if limit is not None and encoded.nbytes > limit and encoded.head.rows:
-            rows, fit = encoded.head.rows, encoded.head.rows * limit // encoded.nbytes
-            advice = f"rows_per_record={fit} would fit" if fit else "a single row does not fit"
-            raise RecordTooLarge(
-                f"topic {self._topic}, {encoded.head}: {rows} rows have {encoded.nbytes} bytes, over the {limit} that its "
-                f"max.message.bytes allows; {advice}, or raise max.message.bytes"
-            )
+            raise too_large(self._topic, encoded, limit)
         # Into memory that was used before: fresh pages cost as much as the copy. The client copies it once more, so it is free again
         # when `write` returns.
         size = len(self._frame) + encoded.nbytes

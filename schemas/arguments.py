@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -87,6 +87,16 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ConfigurationError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
     return value
+
+
+def option_mapping(name: str, value: Any) -> dict[str, object]:
+    """Options by name, as a dict of their own; None is none of them. ConfigurationError for anything but a mapping with texts as names."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        # Its value is not shown: options may hold a password.
+        raise ConfigurationError(f"{name} is of type {type(value).__name__}; it must be a mapping of option to value")
+    return {text(f"the name of an option in {name}", key): each for key, each in value.items()}
 
 
 def absolute_path(name: str, value: Any) -> Path:

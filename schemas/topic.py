@@ -11,7 +11,7 @@ _LEGAL_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 def checked_topic(topic: str) -> str:
     """The topic name itself; ConfigurationError unless Kafka and the names derived from it allow it."""
-    if not _LEGAL_TOPIC.fullmatch(topic) or topic in (".", ".."):
+    if not isinstance(topic, str) or not _LEGAL_TOPIC.fullmatch(topic) or topic in (".", ".."):
         raise ConfigurationError(
             f"{topic!r} is no topic name: use 1 to 200 letters, digits, '.', '_' or '-' (the control topics add to it)"
         )
