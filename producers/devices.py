@@ -6,7 +6,9 @@ to device i mod D; futures come back in order, so D never shows in the output.
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,13 +18,22 @@ from typing import Any
 import torch
 
 from tutelage.producers.inputs import rows_in
+from tutelage.producers.ownership import Returned
+from tutelage.producers.placing import give_back, replicas
+from tutelage.producers.structures import rebuilt
+from tutelage.producers.surroundings import Surroundings, is_about_threads
 from tutelage.producers.transfer import HostBatch
 from tutelage.producers.worker import Worker
 from tutelage.schemas.errors import ConfigurationError
 
+log = logging.getLogger(__name__)
+
 Model = Callable[[Any], Any]
 #: Knowledge of a group of batches, and the stream for copies -> the same on its way to the host.
 Transfer = Callable[[list[Any], Any], list[HostBatch]]
+
+# How long a forward pass that is under way when `serve` ends is waited for, before the caller's module is given back.
+_END_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,27 +46,22 @@ class Forwarded:
 
 
 class Devices:
-    """Replicas of a model, one a device. Close it; it ends its threads.
+    """Replicas of a model, one a device. Close it; it ends its threads and gives the caller's modules back as they were.
 
     A torch module is copied to each device and put in eval mode. Any other callable is called as it is, by one thread a device;
     give a list with one callable per device where it keeps state. `devices=None` is every visible CUDA device for a module
     (as CUDA_VISIBLE_DEVICES allows), else the CPU; for other callables it is one thread, and batches are handed over where they are.
     """
 
-    def __init__(self, model: Model | Sequence[Model], devices: Sequence[str | torch.device] | None = None) -> None:
-        names = [torch.device(name) for name in devices] if devices is not None else _default_devices(model)
-        if not names:
-            raise ConfigurationError("devices is empty; name at least one, such as 'cpu'")
-        for device in names:
-            if device is not None and device.type == "cuda" and not torch.cuda.is_available():
-                raise ConfigurationError(f"device {device} was asked for, but torch sees no CUDA device here")
-        models = list(model) if isinstance(model, Sequence) else [model] * len(names)
-        if len(models) != len(names):
-            raise ConfigurationError(f"{len(models)} models for {len(names)} devices; give one each, or one for all")
-        self._replicas = [
-            _Replica(_placed(one, device, shared=index > 0 and not isinstance(model, Sequence)), device)
-            for index, (one, device) in enumerate(zip(models, names, strict=True))
-        ]
+    def __init__(
+        self, model: Model | Sequence[Model], devices: Sequence[str | torch.device] | None = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:  # fmt: skip
+        _check_callable(model)
+        names = _named(devices) if devices is not None else _default_devices(model)
+        surroundings = surroundings or Surroundings.here()
+        models, self._lent = replicas(model, names)
+        self._replicas = [_Replica(one, device, surroundings) for one, device in zip(models, names, strict=True)]
         self._next = 0
         #: Whether anybody wants to know how many rows the inputs have.
         self.counts_rows = True
@@ -63,30 +69,69 @@ class Devices:
     def __len__(self) -> int:
         return len(self._replicas)
 
-    def submit(self, group: list[Any], transfer: Transfer) -> Future[Forwarded]:
-        """Queue a group of batches on the next device; `transfer(group, stream)` begins the copy to the host."""
+    def submit(self, group: list[Any], transfer: Transfer, *, owning: bool = False) -> Future[Forwarded]:
+        """Queue a group of batches on the next device; `transfer(group, stream)` begins the copy to the host.
+
+        `owning`: whoever made the inputs may change them once this group is done, so nothing may refer to them then.
+        """
         replica = self._replicas[self._next % len(self._replicas)]
         self._next += 1
-        return replica.thread.submit(replica.forward, group, transfer, counts_rows=self.counts_rows)
+        return replica.thread.submit(replica.forward, group, transfer, counts_rows=self.counts_rows, owning=owning)
 
     def close(self) -> None:
-        """Drop what is queued and end the threads; does not wait for a forward pass that is under way."""
+        """Drop what is queued, end the threads, and give the caller's modules back.
+
+        A module's forward pass that is under way is waited for, for at most 10 seconds; modules are given back when it is done.
+        """
+        giving_back = _Once(lambda: give_back(self._lent), len(self._replicas))
         for replica in self._replicas:
-            replica.thread.close()
+            replica.thread.drop(giving_back)
+        deadline = time.monotonic() + _END_WAIT_S
+        for replica in self._replicas if self._lent else ():
+            if not replica.thread.join(max(0.0, deadline - time.monotonic())):
+                log.warning("the model has not ended its last batch after %.0f s; it goes on behind", _END_WAIT_S)
+
+
+class _Once:
+    """Calls a function when the last of several threads calls this."""
+
+    def __init__(self, function: Callable[[], None], callers: int) -> None:
+        self._function = function
+        self._left = callers
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        self._function()
 
 
 class _Replica:
-    def __init__(self, model: Model, device: torch.device | None) -> None:
+    def __init__(self, model: Model, device: torch.device | None, surroundings: Surroundings) -> None:
         self._model = model
         self._device = device
+        self._returned = Returned()
         self._stream: Any = None
-        self.thread = Worker(f"tutelage-{device or 'model'}")
+        self.thread = Worker(f"tutelage-{device or 'model'}", surroundings)
 
-    def forward(self, group: list[Any], transfer: Transfer, *, counts_rows: bool) -> Forwarded:
+    def forward(self, group: list[Any], transfer: Transfer, *, counts_rows: bool, owning: bool) -> Forwarded:
         began = time.perf_counter()
-        # A callable that is no module may train or keep tensors: it gets the milder of the two modes.
-        with torch.inference_mode() if isinstance(self._model, torch.nn.Module) else torch.no_grad():
-            batches = transfer([self._model(moved(batch, self._device)) for batch in group], self._copy_stream())
+        stream = self._copy_stream()
+        self._returned.begin_group()
+        # Not in inference mode, unless the caller is: what a module makes and keeps must be of use to a later training.
+        with contextlib.nullcontext() if torch.is_inference_mode_enabled() else torch.no_grad():
+            try:
+                knowledge = [self._returned.kept(self._model(moved(batch, self._device)), owning=owning) for batch in group]
+            except Exception as error:
+                if is_about_threads(error):
+                    raise ConfigurationError(
+                        f"the model raised {type(error).__name__}: {error}. It is called in a thread of its own: make the connection there, at "
+                        "its first call"
+                    ) from error
+                raise
+            batches = transfer(knowledge, stream)
         input_rows: list[int | None] = [rows_in(batch) if counts_rows else None for batch in group]
         return Forwarded(batches=batches, input_rows=input_rows, seconds=time.perf_counter() - began)
 
@@ -98,30 +143,68 @@ class _Replica:
 
 
 def moved(batch: Any, device: torch.device | None) -> Any:
-    """The batch with its tensors on the device, in the same lists, tuples and dicts; anything else stays."""
+    """The batch with its tensors on the device, in the same structure; what has no tensors, or no `to`, stays as it is."""
     if device is None:
         return batch
-    if isinstance(batch, torch.Tensor):
+    if type(batch) is torch.Tensor:
         return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return type(batch)({key: moved(value, device) for key, value in batch.items()})
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(moved(value, device) for value in batch))
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(moved(value, device) for value in batch)
-    return batch
+    return rebuilt(batch, lambda item: _moved_item(item, device), moves=_moves)
 
 
-def _default_devices(model: Model | Sequence[Model]) -> list[Any]:
+def _moves(value: Any) -> bool:
+    """Whether an object knows itself how it is moved (`PackedSequence`, `TensorDict`, a batch class of the user's)."""
+    return callable(getattr(type(value), "to", None))
+
+
+def _moved_item(item: Any, device: torch.device) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.to(device, non_blocking=True)
+    if isinstance(item, torch.nn.Module) or not _moves(item):
+        return item
+    try:
+        there = item.to(device)
+    except (TypeError, ValueError, AttributeError):
+        # Its `to` means something else.
+        return item
+    # Some move themselves and return nothing.
+    return item if there is None else there
+
+
+def _named(devices: Any) -> list[torch.device | None]:
+    if isinstance(devices, (str, torch.device)) or not isinstance(devices, Sequence):
+        raise ConfigurationError(f"devices is {devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']")
+    if not devices:
+        raise ConfigurationError("devices is empty; name at least one, such as 'cpu'")
+    named: list[torch.device | None] = []
+    for name in devices:
+        try:
+            if isinstance(name, bool):
+                raise TypeError("a bool is no device")
+            device = torch.device(name)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"devices holds {name!r}, which names no device: {str(error).splitlines()[0]}") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError(f"device {device} was asked for, but torch sees no CUDA device here")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigurationError(
+                f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices here"
+            )
+        named.append(device)
+    return named
+
+
+def _check_callable(model: Any) -> None:
+    models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+    if not models:
+        raise ConfigurationError("model is an empty list; give one callable per device")
+    for one in models:
+        if not callable(one):
+            raise ConfigurationError(f"model is a {type(one).__name__}; give a module or a function: batch -> {{key: tensor}}")
+
+
+def _default_devices(model: Model | Sequence[Model]) -> list[torch.device | None]:
     if isinstance(model, Sequence):
         return [None] * len(model)
     if not isinstance(model, torch.nn.Module):
         return [None]
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [torch.device("cpu")]
-
-
-def _placed(model: Model, device: torch.device | None, *, shared: bool) -> Model:
-    if not isinstance(model, torch.nn.Module) or device is None:
-        return model
-    # The first replica is the user's own module; each other device has a copy, so that threads share no state.
-    return (copy.deepcopy(model) if shared else model).to(device).eval()

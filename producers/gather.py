@@ -43,6 +43,11 @@ class Gather:
         """How many rows are still to be dropped."""
         return self._skip
 
+    @property
+    def waiting(self) -> int:
+        """How many rows wait for a record to fill."""
+        return self._pending_rows
+
     def add(self, columns: Mapping[str, Column], rows: int) -> list[RecordRows]:
         """The records a batch completes."""
         self.rows += rows

@@ -196,10 +196,20 @@ class Run:
         waited_s = time.monotonic() - self._opening_began
         return self._opening_bytes >= self._sink.target_record_bytes or (linger_s is not None and waited_s >= linger_s)
 
-    def settle(self) -> list[Work]:
-        """Fix R and open the sink, by what came in so far."""
+    @property
+    def rows_waiting(self) -> int:
+        """Rows that wait for others, since a record is not full."""
+        return sum(rows for _, rows in self._opening) + (self._gather.waiting if self._gather is not None else 0)
+
+    @property
+    def rows_per_record(self) -> int | None:
+        """R, once it is chosen."""
+        return self._stream.rows_per_record if self._stream is not None else None
+
+    def settle(self, *, at_once: bool = False) -> list[Work]:
+        """Fix R and open the sink, by what came in so far; `at_once` makes R small enough for what is there to go."""
         if self._stream is None:
-            self._open(self._tail.stream if self._tail is not None else self._new_stream())
+            self._open(self._tail.stream if self._tail is not None else self._new_stream(at_once=at_once))
         opening, self._opening = self._opening, []
         gather = self._gathering()
         return self._work([record for columns, rows in opening for record in gather.add(columns, rows)])
@@ -274,7 +284,7 @@ class Run:
         self.description = description
         self.codec = Codec(description)
 
-    def _new_stream(self) -> Stream:
+    def _new_stream(self, *, at_once: bool = False) -> Stream:
         identity = self._identity
         return Stream(
             run_id=self._run_id,
@@ -283,12 +293,12 @@ class Run:
             inputs=identity.inputs,
             passes=identity.passes,
             partitions=self._sink.partitions,
-            rows_per_record=identity.rows_per_record or self._chosen_rows(),
+            rows_per_record=identity.rows_per_record or self._chosen_rows(at_once=at_once),
             created=round(max(time.time(), self._created_after + 0.001), 3),
             version=version("tutelage"),
         )
 
-    def _chosen_rows(self) -> int:
+    def _chosen_rows(self, *, at_once: bool) -> int:
         rows = sum(count for _, count in self._opening)
         # A student holds a record of each partition while it puts them in order.
         target = min(self._sink.target_record_bytes, _ROUND_BYTES // self._sink.partitions)
@@ -296,7 +306,7 @@ class Run:
             # Ragged rows differ in size: leave room for records of longer rows than the first.
             target = min(target, self._sink.max_record_bytes // 4)
         by_size = max(1, target * rows // max(1, self._opening_bytes))
-        return min(by_size, rows) if self._sink.linger_s is not None else by_size
+        return min(by_size, rows) if at_once or self._sink.linger_s is not None else by_size
 
     def _open_resumed(self) -> None:
         if self._stream is None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from tutelage.producers.devices import Devices, Forwarded
 from tutelage.producers.encoding import Encoding
-from tutelage.producers.inputs import GROUP_SECONDS, MAX_GROUP, ReadAhead, rows_in
+from tutelage.producers.inputs import GROUP_SECONDS, MAX_GROUP, Inputs, ReadAhead, rows_in
 from tutelage.producers.run import Run, nbytes_of
 from tutelage.producers.transfer import HostBatch, WireOptions, start_transfers
+from tutelage.producers.worker import Executor
 from tutelage.schemas.errors import SchemaError
 from tutelage.schemas.waiting import Wait
 
@@ -30,6 +30,12 @@ _POLL_S = 0.25
 _LINGER_POLL_S = 0.005
 # A wait for inputs or model is told from their ordinary pace by this.
 _NOTICED_S = 1.0
+# A batch that takes so many times as long as the slowest before it is worth a line.
+_SLOWER = 3.0
+# Batches that are read together where they are only counted.
+_GROUP_PASSED_OVER = 16
+
+_Result = TypeVar("_Result")
 
 
 class Serving:
@@ -37,7 +43,7 @@ class Serving:
 
     def __init__(
         self, run: Run, devices: Devices, encoding: Encoding, options: WireOptions,
-        *, keeps_rows: bool | None, timeout_s: float, progress: Callable[[Run], None],
+        *, keeps_rows: bool | None, timeout_s: float, progress: Callable[[Run], None], thread: Executor, read_ahead: bool,
     ) -> None:  # fmt: skip
         self._run = run
         self._devices = devices
@@ -46,12 +52,33 @@ class Serving:
         self._keeps_rows = keeps_rows
         self._timeout_s = timeout_s
         self._progress = progress
+        self._thread = thread
+        self._read_ahead = read_ahead
+        # The longest that inputs and model took for something so far.
+        self._pace_s = 0.0
         self._forwards: deque[Future[Forwarded]] = deque()
 
-    def one_pass(self, batches: Iterator[Any]) -> None:
-        """Serve a pass's batches and write its end."""
-        reader = ReadAhead(self._after_written(batches) if self._run.skip_rows else batches)
+    def read_through(self, inputs: Inputs, index: int) -> None:
+        """Read a pass that the sink holds to its end and drop it: it brings the inputs to the pass behind it."""
+        doing = f"reading through pass {index}, which is written, to come to pass {self._run.pass_index}"
+        self._run.doing.now(doing)
+        log.info("%s", doing)
+        reader = ReadAhead(inputs.one_pass(index), thread=self._thread, ahead=self._read_ahead)
         try:
+            while self._done(reader.read_through()):
+                self._run.doing.beat()
+        finally:
+            reader.close()
+
+    def one_pass(self, inputs: Inputs) -> None:
+        """Serve the inputs' pass that comes next in the run, and write its end."""
+        reader = ReadAhead(
+            inputs.one_pass(self._run.pass_index), depth=2 if self._read_ahead else 1, thread=self._thread, ahead=self._read_ahead,
+            new_memory=lambda: inputs.new_memory,
+        )  # fmt: skip
+        try:
+            if self._run.skip_rows:
+                self._pass_over_written(reader)
             self._loop(reader)
             self._encoding.add(self._run.end_pass())
             while self._encoding.oldest is not None:
@@ -68,13 +95,13 @@ class Serving:
         doing.now("teaching", beats=True)
         while True:
             doing.beat()
+            if reader.waits and not self._forwards:
+                reader.release()
             group = reader.next_group() if len(self._forwards) < depth else None
             forward = self._forwards[0] if self._forwards and self._encoding.has_room else None
             record = self._encoding.oldest
             if group is not None and group.done():
-                taken = reader.take()
-                if taken:
-                    self._forwards.append(self._devices.submit(taken, self._transfer))
+                self._submit(reader.take(), reader)
             elif forward is not None and forward.done():
                 # Before writing, which may take long: what is encoded meanwhile is there when it is done.
                 self._take(self._forwards.popleft().result(), reader)
@@ -89,8 +116,8 @@ class Serving:
                 began = time.perf_counter()
                 soon = self._run.undecided or (group is not None and reader.holds_part)
                 wait(pending, timeout=_LINGER_POLL_S if soon else _POLL_S, return_when=FIRST_COMPLETED)
-                if group is not None and not group.done() and (part := reader.take_part()):
-                    self._forwards.append(self._devices.submit(part, self._transfer))
+                if group is not None and not group.done():
+                    self._submit(reader.take_part(), reader)
                 if pending == [group]:
                     # Nothing is under way behind the inputs: they are what is waited for.
                     tally.input_wait_s += time.perf_counter() - began
@@ -99,11 +126,22 @@ class Serving:
                 if waiting.waited_s > _NOTICED_S:
                     doing.wait = waiting
                 continue
+            self._pace_s = max(self._pace_s, waiting.waited_s)
             waiting = self._new_wait()
             doing.wait = None
 
+    def _submit(self, group: list[Any], reader: ReadAhead) -> None:
+        if group:
+            self._forwards.append(self._devices.submit(group, self._transfer, owning=reader.blocked))
+
     def _new_wait(self) -> Wait:
-        return Wait("the teacher's inputs or model to give the next batch", timeout_s=self._timeout_s, log=log)
+        # What takes about as long as it took before is no news.
+        return Wait(
+            "the teacher's inputs or model to give the next batch",
+            timeout_s=self._timeout_s,
+            log=log,
+            quiet_s=_SLOWER * self._pace_s,
+        )
 
     def _transfer(self, group: list[Any], stream: Any) -> list[HostBatch]:
         return start_transfers(group, self._options, self._run.promised, stream)
@@ -118,9 +156,8 @@ class Serving:
         self._run.tally.forward_s += forwarded.seconds
         nbytes = 0
         for batch in forwarded.batches:
-            columns = batch.columns()
-            nbytes += sum(nbytes_of(column) for column in columns.values())
-            self._encoding.add(self._run.add(columns, batch.rows, batch.description))
+            nbytes += sum(nbytes_of(column) for column in batch.columns().values())
+            self._add(batch)
         size = max(1, len(counts))
         reader.group_size = max(
             1,
@@ -146,31 +183,60 @@ class Serving:
         self._encoding.write_oldest()
         self._progress(self._run)
 
-    def _after_written(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches that hold rows which are not written yet.
+    def _pass_over_written(self, reader: ReadAhead) -> None:
+        """Read up to the first batch with rows that are not written yet.
 
         The first batch of the pass goes through the model all the same: it shows whether the teacher still gives what it gave,
         and how input rows and knowledge rows relate. If its knowledge has as many rows as its input, the others are passed
         over by counting inputs; if not, they are computed again and dropped by their rows.
         """
-        first = next(batches, None)
-        if first is None:
-            return iter(())
-        waiting = self._new_wait()
-        future = self._devices.submit([first], self._transfer)
-        while not wait([future], timeout=_POLL_S).done:
-            waiting.tick()
-        forwarded = future.result()
+        group = self._next_group(reader)
+        if not group:
+            return
+        forwarded = self._done(self._devices.submit(group[:1], self._transfer, owning=reader.blocked))
         ((batch,), (input_rows,)) = forwarded.batches, forwarded.input_rows
         self._compare_rows(input_rows, batch.rows)
-        self._encoding.add(self._run.add(batch.columns(), batch.rows, batch.description))
+        self._add(batch)
         countable = bool(self._keeps_rows) and input_rows is not None
         doing = f"passing over {self._run.skip_rows} rows that are written" + ("" if countable else ", by computing them again")
         self._run.doing.now(doing)
         log.info("%s", doing)
-        for inputs in batches:
-            rows = rows_in(inputs) if countable else None
-            if rows is None or rows > self._run.skip_rows:
-                return chain((inputs,), batches)
-            self._run.pass_over(rows)
-        return iter(())
+        reader.group_size = _GROUP_PASSED_OVER
+        rest = group[1:]
+        while True:
+            for index, inputs in enumerate(rest):
+                rows = rows_in(inputs) if countable else None
+                if rows is None or rows > self._run.skip_rows:
+                    self._submit(rest[index:], reader)
+                    reader.group_size = 1
+                    return
+                self._run.pass_over(rows)
+            rest = self._next_group(reader)
+            if not rest:
+                return
+
+    def _next_group(self, reader: ReadAhead) -> list[Any]:
+        """The next batches, waiting for them; none at the inputs' end. What was taken before is done with."""
+        while True:
+            if reader.waits:
+                reader.release()
+            future = reader.next_group()
+            if future is None:
+                return []
+            self._done(future)
+            if group := reader.take():
+                return group
+
+    def _done(self, future: Future[_Result]) -> _Result:
+        """What a future gives, waiting for it with signs of life."""
+        waiting = self._new_wait()
+        while not wait([future], timeout=_POLL_S).done:
+            self._run.doing.beat()
+            self._run.poll()
+            waiting.tick()
+        return future.result()
+
+    def _add(self, batch: HostBatch) -> None:
+        columns = batch.columns()
+        if batch.described:
+            self._encoding.add(self._run.add(columns, batch.rows, batch.description))

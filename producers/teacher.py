@@ -17,14 +17,19 @@ from tutelage.producers.inputs import Inputs
 from tutelage.producers.run import Identity, Run, Work
 from tutelage.producers.serving import Serving
 from tutelage.producers.sink import Sink
-from tutelage.producers.transfer import WireOptions, start_transfer, without_torch
-from tutelage.schemas.arguments import flag, seconds
+from tutelage.producers.surroundings import Surroundings
+from tutelage.producers.transfer import start_transfer, without_torch
+from tutelage.producers.wire_options import wire_options
+from tutelage.producers.worker import CallingThread, Executor, Worker
+from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.waiting import Activity, Doing
 
 log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S = 3600.0
+# How long the inputs' generator has to come to its end when `serve` ends in an error.
+_END_WAIT_S = 2.0
 
 
 class Teacher:
@@ -58,26 +63,26 @@ class Teacher:
         run_id: str | None = None,
         new_run: bool = False,
     ) -> None:
-        for what, number in (("passes", passes), ("rows_per_record", rows_per_record)):
-            if number is not None and (not isinstance(number, int) or not 1 <= number < 2**31):
-                raise ConfigurationError(f"{what} is {number!r}; it must be a whole number of at least 1")
+        if not isinstance(sink, Sink):
+            raise ConfigurationError(f"sink is a {type(sink).__name__}; give a FileSink, KafkaSink or MemorySink")
         self._sink = sink
         self._identity = Identity(
-            teacher=name or sink.label,
-            revision=revision,
-            inputs=inputs,
-            passes=passes,
-            rows_per_record=rows_per_record,
-            run_id=run_id,
+            teacher=sink.label if name is None else text("name", name),
+            revision=text("revision", revision, empty=True),
+            inputs=text("inputs", inputs, empty=True),
+            passes=whole_number("passes", passes),
+            rows_per_record=None if rows_per_record is None else whole_number("rows_per_record", rows_per_record),
+            run_id=None if run_id is None else text("run_id", run_id),
             new_run=flag("new_run", new_run),
         )
-        self._options = WireOptions(encodings=wire, ragged=frozenset(ragged))
+        self._options = wire_options(wire, ragged)
         self._run: Run | None = None
         self._starting = Doing(f"connecting to {sink.name}")
         self._wrote_by_hand = False
         self._passes_by_hand = 0
         self._passes_held = 0
         self._failed = False
+        self._warned = False
         self._closed = False
         self._pid = os.getpid()
 
@@ -142,19 +147,31 @@ class Teacher:
             raise ConfigurationError("the teacher was started already; a Teacher is one run")
         try:
             self._run = Run(self._sink, self._identity)
+            if self._run.promised is not None:
+                self._options.refuse_other(self._run.promised, self._sink.name)
             self._passes_held = self._run.pass_index
         except BaseException:
             self.close()
             raise
 
     def send(self, value: Any) -> None:
-        """Send a control message, a JSON-like value that may hold tensors, to the student. Needs a topic."""
+        """Send a control message, a JSON-like value that may hold tensors, to the student. Needs a topic.
+
+        What was written before is on its way before it.
+        """
         self._started()
-        self._sink.send(without_torch(value))
+        message = without_torch(value)
+        self._write_what_waits()
+        self._sink.send(message)
 
     def recv(self, *, timeout_s: float = 600.0) -> Any:
-        """The student's next control message, tensors as numpy arrays. WaitTimeout if none comes in time."""
+        """The student's next control message, tensors as numpy arrays. WaitTimeout if none comes in time; 0 only looks.
+
+        What was written before is on its way before the wait begins.
+        """
         self._started()
+        timeout_s = seconds("timeout_s", timeout_s, zero=True)
+        self._write_what_waits()
         return self._sink.recv(timeout_s)
 
     def ask(self, value: Any, *, timeout_s: float = 600.0) -> Any:
@@ -179,7 +196,8 @@ class Teacher:
             return
         batch = start_transfer(knowledge, self._options, run.promised)
         columns = batch.columns()
-        self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
+        if batch.described:
+            self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
 
     def end_pass(self) -> None:
         """End the pass that `write` filled; after the last one, the run is complete. Leaving the `with` block does it too."""
@@ -190,6 +208,20 @@ class Teacher:
         self._encode_and_write(run.end_pass)
         if run.complete:
             self._sink.finish()
+
+    def _write_what_waits(self) -> None:
+        """Before somebody waits for the other side: choose R if that is still open, and write the records that are full."""
+        run = self._started()
+        if not self._wrote_by_hand or self._failed or run.complete:
+            return
+        self._encode_and_write(lambda: run.settle(at_once=True) if run.undecided else [])
+        waiting = run.rows_waiting
+        if waiting and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: %d rows wait for more, since a record has %d; the student does not get them before; Teacher(rows_per_record=1), or a "
+                "divisor of the rows that are written before each send and recv, lets them go", self._sink.name, waiting, run.rows_per_record,
+            )  # fmt: skip
 
     def _encode_and_write(self, made: Callable[[], list[Work]]) -> None:
         """Write the records that come of a call. Once that failed, rows are missing and nothing more may follow them."""
@@ -220,34 +252,55 @@ class Teacher:
         threads: int | None = None,
         keeps_rows: bool | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        read_ahead: bool = True,
         progress: Callable[[Run], None] = lambda run: None,
     ) -> None:
         """Run the model over the inputs and write what it returns, all passes of the run.
 
-        model      module or callable: batch -> {key: tensor [rows, ...]}, new tensors each time; or one callable per device
-        inputs     batches: a DataLoader or other iterable, a function that returns one, an iterator, or an array with `batch_size`
+        Inputs are read and the model is called in other threads, within what is set here: autocast, default device, grad and inference
+        mode, context variables. A module is put in eval mode and comes back as it was.
+
+        model      module or callable: batch -> {key: tensor [rows, ...]}; or one callable per device
+        inputs     batches: a DataLoader or other iterable, a function that returns one, an iterator, or an array with `batch_size`.
+                   Where inputs, or what they consist of, have `set_epoch`, it is called before each pass if there are several
         devices    as in torch; every visible CUDA device unless given, else the CPU
         threads    that encode; NUM_POSTPROCESS_THREADS or 8 unless given
         keeps_rows whether every batch's knowledge has as many rows as its input, so that a restarted teacher can pass over what is
                    written without computing it; decided by the first batch, and then required, unless given
         timeout_s  how long inputs and model may take for one batch
+        read_ahead False reads the inputs in the calling thread, each batch when the one before it is done: for what must not be read
+                   in another thread
 
         An exception in the model, the inputs or the sink ends everything and is raised here. What was written stays; a new Teacher
         with the same arguments goes on from there.
         """
+        timeout_s = seconds("timeout_s", timeout_s)
+        keeps_rows = None if keeps_rows is None else flag("keeps_rows", keeps_rows)
+        read_ahead = flag("read_ahead", read_ahead)
+        encoders = postprocess_threads(threads)
+        if not callable(progress):
+            raise ConfigurationError(f"progress is a {type(progress).__name__}; give a function that takes the run")
+        given = Inputs(inputs, batch_size=batch_size, passes=self._identity.passes)
         run = self._started() if self._run is not None else self._start_and_run()
-        passes = Inputs(inputs, batch_size=batch_size, passes=self._identity.passes)
         if run.complete:
             log.info("%s holds all of the run; nothing is left to do", self._sink.name)
             return
-        replicas = Devices(model, devices)
-        encoding = Encoding(run, postprocess_threads(threads))
+        surroundings = Surroundings.here()
+        devices_lent = Devices(model, devices, surroundings)
+        encoding = Encoding(run, encoders)
+        reading: Executor = Worker("tutelage-inputs", surroundings) if read_ahead else CallingThread()
+
+        def serving() -> Serving:
+            return Serving(
+                run, devices_lent, encoding, self._options,
+                keeps_rows=keeps_rows, timeout_s=timeout_s, progress=progress, thread=reading, read_ahead=read_ahead,
+            )  # fmt: skip
+
         try:
+            for index in range(0 if given.stateless else self._passes_held):
+                serving().read_through(given, index)
             for _ in range(run.pass_index, self._identity.passes):
-                serving = Serving(
-                    run, replicas, encoding, self._options, keeps_rows=keeps_rows, timeout_s=timeout_s, progress=progress
-                )
-                serving.one_pass(passes.one_pass())
+                serving().one_pass(given)
             run.doing.now("waiting for the last deliveries")
             self._sink.finish()
             run.doing.now("done")
@@ -256,7 +309,9 @@ class Teacher:
             raise
         finally:
             encoding.close()
-            replicas.close()
+            reading.close()
+            devices_lent.close()
+            reading.join(_END_WAIT_S)
 
     def close(self) -> None:
         """Release everything. A run that is not complete can be continued. May be called twice."""

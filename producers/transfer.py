@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from tutelage.producers.carried import plain, ragged_rows
 from tutelage.producers.joining import joined
-from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
+from tutelage.producers.wire_options import WireOptions as WireOptions
+from tutelage.schemas.dtypes import DTYPES, WIRE_ENCODINGS, DType, dtype_named
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Array, Column, Description, KeySpec, Ragged
 
@@ -24,20 +26,6 @@ _SAME_IN_NUMPY = frozenset(
     (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64)
 )
 _CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WireOptions:
-    """What the user asked for: an encoding per key (or one for all floats), and which keys are ragged."""
-
-    encodings: Mapping[str, str] | str
-    ragged: frozenset[str]
-
-    def encoding(self, key: str, dtype: str) -> str:
-        """The wire dtype of a key whose model dtype is `dtype`."""
-        if isinstance(self.encodings, str):
-            return self.encodings if self.encodings and dtype in ("float32", "float64") else dtype
-        return self.encodings.get(key, dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +44,10 @@ class HostBatch:
     def __init__(self, parts: Sequence[_Part], stream: Any = None) -> None:
         self.rows = parts[0].rows
         self.counts = [self.rows]
+        #: Whether it is known what the batch holds: of no rows, `[]` under each key, it is not.
+        self.described = True
         self.description = Description(tuple(part.spec for part in parts))
-        self._overflows: list[tuple[str, str, Any]] = []
+        self._overflows: list[tuple[KeySpec, Any]] = []
         self._columns: Mapping[str, Column] = {}
         self._started = {part.spec.key: self._start(part, stream) for part in parts}
         self._event = stream.record_event() if stream is not None else None
@@ -66,8 +56,16 @@ class HostBatch:
     def there(cls, description: Description, columns: Mapping[str, Column], rows: int) -> HostBatch:
         """A batch that is on the host already."""
         batch = cls.__new__(cls)
-        batch.rows, batch.counts, batch.description = rows, [rows], description
+        batch.rows, batch.counts, batch.described, batch.description = rows, [rows], True, description
         batch._overflows, batch._columns, batch._started, batch._event = [], columns, {}, None
+        return batch
+
+    @classmethod
+    def empty(cls) -> HostBatch:
+        """A batch of no rows, of which nobody knows what they would be like."""
+        batch = cls.__new__(cls)
+        batch.rows, batch.counts, batch.described = 0, [0], False
+        batch._overflows, batch._columns, batch._started, batch._event = [], {}, {}, None
         return batch
 
     def columns(self) -> Mapping[str, Column]:
@@ -75,9 +73,9 @@ class HostBatch:
         if self._event is not None:
             self._event.synchronize()
             self._event = None
-        for key, wire, overflowed in self._overflows:
+        for spec, overflowed in self._overflows:
             if bool(overflowed):
-                raise SchemaError(f"key {key!r}: a finite value does not fit {wire}; send it as bfloat16, or as it is")
+                raise SchemaError(f"key {spec.key!r}: a finite value does not fit {spec.wire}{_advice(spec)}")
         if self._started:
             self._columns = {key: _numpy_column(value) for key, value in self._started.items()}
             self._started = {}
@@ -87,7 +85,7 @@ class HostBatch:
         values, lengths, spec = part.values, part.lengths, part.spec
         if spec.wire != spec.dtype:
             cast = _cast(values, spec.wire)
-            self._overflows.append((spec.key, spec.wire, _overflowed(values, cast)))
+            self._overflows.append((spec, _overflowed(values, cast)))
             values = cast
         return spec, _to_host(values, stream), _to_host(lengths, stream)
 
@@ -97,22 +95,31 @@ def start_transfer(
 ) -> HostBatch:
     """Begin to bring a batch of knowledge to the host.
 
-    `knowledge` maps keys to torch tensors or numpy arrays [rows, ...], or for ragged keys to `Ragged`, a nested tensor or a list of
-    tensors. Raises SchemaError if it is no such mapping, DescriptionChanged if it differs from what was promised.
+    `knowledge` maps keys to torch tensors or numpy arrays [rows, ...], or for ragged keys to `Ragged`, a nested tensor or, if they were
+    declared, a list of tensors. Raises SchemaError if it is no such mapping, DescriptionChanged if it differs from what was promised.
     """
     if not isinstance(knowledge, Mapping):
-        raise SchemaError(f"the model returned a {type(knowledge).__name__}; it must return a dict of key -> tensor")
+        raise SchemaError(
+            f"the model returned a {type(knowledge).__name__}; it must return a dict of key -> tensor [rows, ...]: "
+            "lambda batch: {'logits': model(batch)}"
+        )
+    for key in knowledge:
+        if not isinstance(key, str):
+            raise SchemaError(f"the model returned a key that is no text: {key!r}; keys are texts")
     if promised is not None and knowledge.keys() != set(promised):
         raise DescriptionChanged(
-            f"the keys differ between batches: {sorted(knowledge)} after {sorted(promised)}; every batch holds the same keys"
+            f"the keys differ between batches: {sorted(knowledge, key=str)} after {sorted(promised)}; every batch holds the same keys"
         )
     keys = list(promised or knowledge)
     if not keys:
         raise SchemaError("the model returned an empty dict; a batch must hold at least one tensor")
     if promised is None:
-        asked = set(options.ragged) | (set() if isinstance(options.encodings, str) else set(options.encodings))
-        if asked - set(keys):
-            raise SchemaError(f"wire or ragged names {sorted(asked - set(keys))}, but the model returned {sorted(keys)}")
+        unknown = sorted(options.named - set(keys))
+        if unknown:
+            raise SchemaError(f"wire or ragged names {unknown}, but the model returned {sorted(keys)}")
+        if all(isinstance(value, (list, tuple)) and not value for value in knowledge.values()):
+            # No rows, and nothing that says what they would be like.
+            return HostBatch.empty()
     parts = [_part(key, knowledge[key], options, promised[key] if promised is not None else None) for key in keys]
     if len({part.rows for part in parts}) > 1:
         raise SchemaError(
@@ -152,7 +159,9 @@ def _as_promised(knowledge: Any, promised: Description) -> HostBatch | None:
             tensor = knowledge[key]
             if type(tensor) is not torch.Tensor or tensor.dtype is not dtype:
                 return None
-            # Refused by torch for what is on a device, sparse, conjugated or part of a graph.
+            # Refused by torch for what is on a device, sparse, conjugated or part of a graph; freed memory has no address.
+            if not tensor.data_ptr() and tensor.numel():
+                return None
             array = tensor.numpy() if carrier is None else tensor.view(carrier).numpy().view(storage)
             if array.shape[1:] != shape or not array.flags.c_contiguous or (rows >= 0 and len(array) != rows):
                 return None
@@ -182,21 +191,18 @@ def _host_plan(promised: Description) -> list[tuple[str, torch.dtype, tuple[int,
 
 def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) -> _Part:
     where = f"key {key!r}"
-    values, lengths = _ragged_parts(value, where)
-    if isinstance(values, torch.Tensor):
-        name = str(values.dtype).removeprefix("torch.")
-        dtype = dtype_named(name, where)
-        if values.layout != torch.strided:
-            raise SchemaError(f"{where}: a tensor of layout {values.layout} cannot be carried; make it dense")
-    elif isinstance(values, np.ndarray):
-        dtype = dtype_of_array(values, where)
-        values = values.astype(dtype.storage, copy=False)
-    else:
-        raise SchemaError(f"{where} is a {type(value).__name__}; knowledge is torch tensors or numpy arrays")
+    declared = key in options.ragged or (promised is not None and promised.ragged)
+    rows_of_it = ragged_rows(value, key, declared=declared, promised=promised)
+    lengths = None
+    if rows_of_it is not None:
+        value, lengths = rows_of_it
+    elif promised is not None and isinstance(value, (list, tuple)) and not value:
+        value = np.empty((0, *promised.shape), dtype_named(promised.dtype, where).storage)
+    values, dtype = _with_dtype(value, where, promised)
     if values.ndim == 0:
         raise SchemaError(f"{where} is a single number; its first dimension must be the batch's rows")
     inner = tuple(values.shape[1:])
-    if lengths is None and (key in options.ragged or (promised is not None and promised.ragged)) and inner:
+    if lengths is None and declared and inner:
         lengths = np.full(values.shape[0], inner[0], np.int64)
         values = values.reshape(values.shape[0] * inner[0], *inner[1:])
         inner = inner[1:]
@@ -213,31 +219,14 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
     return _Part(spec=spec, rows=rows, values=values, lengths=lengths)
 
 
-def _ragged_parts(value: Any, where: str) -> tuple[Any, Any]:
-    """Values and lengths; no lengths where rows are all alike."""
-    if isinstance(value, Ragged):
-        return value.values, _checked_lengths(value, where)
-    if isinstance(value, torch.Tensor) and value.is_nested:
-        value = list(value.unbind())
-    if isinstance(value, (list, tuple)) and value and all(isinstance(row, (torch.Tensor, np.ndarray)) for row in value):
-        if any(row.ndim == 0 for row in value):
-            return value, None
-        lengths = np.array([len(row) for row in value], np.int64)
-        try:
-            return (torch.cat(list(value)) if isinstance(value[0], torch.Tensor) else np.concatenate(value)), lengths
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise SchemaError(f"{where}: its ragged rows do not fit together: {error}") from error
-    return value, None
-
-
-def _checked_lengths(ragged: Ragged, where: str) -> Array:
-    # Users give torch tensors here too, on any device.
-    given: Any = ragged.lengths
-    lengths: Any = given.cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-    fits = lengths.ndim == 1 and lengths.dtype.kind in "iu" and (not lengths.size or int(lengths.min()) >= 0)
-    if not fits or int(lengths.sum()) != len(ragged.values) or (lengths.size and int(lengths.max()) >= 2**31):
-        raise SchemaError(f"{where}: lengths must be whole numbers from 0 on that add up to the {len(ragged.values)} elements")
-    return np.asarray(lengths, np.int64)
+def _with_dtype(value: Any, where: str, promised: KeySpec | None) -> tuple[Any, DType]:
+    values, dtype = plain(value, where)
+    if promised is not None and isinstance(value, np.ndarray) and dtype.name != promised.dtype and not value.size:
+        # Storage that several dtypes share (float4 is stored as bytes), made here for no elements.
+        named = dtype_named(promised.dtype, where)
+        if named.storage == dtype.storage:
+            return values, named
+    return values, dtype
 
 
 def _cast(values: Any, wire: str) -> Any:
@@ -253,6 +242,16 @@ def _overflowed(values: Any, cast: Any) -> Any:
     return (np.isinf(cast) & np.isfinite(values)).any()
 
 
+def _advice(spec: KeySpec) -> str:
+    """What to send a key as instead of a wire dtype that is too small: one of a clearly larger range, if the key's dtype allows one."""
+    largest = float(np.finfo(np.float16).max) if spec.wire == "float16" else None
+    if largest is None:
+        # bfloat16 and float32 have the same range, but for a last step.
+        return f"; send it as it is, {spec.dtype}: no smaller dtype holds larger values than {spec.wire}"
+    larger = [name for name in WIRE_ENCODINGS[spec.dtype] if name != spec.wire]
+    return f", which ends at {largest:.0f}; send it as {' or '.join(larger)}, which end at 3.4e38, or as it is, {spec.dtype}"
+
+
 def _to_host(values: Any, stream: Any) -> Any:
     if not isinstance(values, torch.Tensor):
         return values
@@ -262,7 +261,7 @@ def _to_host(values: Any, stream: Any) -> Any:
         return values
     if stream is None:
         return values.cpu()
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
     stream.wait_stream(torch.cuda.current_stream(values.device))
     with torch.cuda.stream(stream):
         host.copy_(values, non_blocking=True)

@@ -73,16 +73,19 @@ class NowAndThen:
 
 
 class Wait:
-    """One wait for `what`. Call `tick` each time round; it warns at growing intervals and raises WaitTimeout at the end."""
+    """One wait for `what`. Call `tick` each time round; it warns at growing intervals and raises WaitTimeout at the end.
 
-    def __init__(self, what: str, *, timeout_s: float, log: logging.Logger, hint: str = "") -> None:
+    It does not warn before `quiet_s`: for waits that are known to take so long.
+    """
+
+    def __init__(self, what: str, *, timeout_s: float, log: logging.Logger, hint: str = "", quiet_s: float = 0.0) -> None:
         self.what = what
         self._hint = f"; {hint}" if hint else ""
         self._timeout_s = timeout_s
         self._log = log
         self._began = time.monotonic()
         self._speaks = iter(_SPEAKS_AFTER_S)
-        self._next_s = next(self._speaks)
+        self._next_s = max(quiet_s, next(self._speaks))
 
     @property
     def waited_s(self) -> float:
@@ -96,4 +99,5 @@ class Wait:
             raise WaitTimeout(f"waited {waited_s:.0f} s for {self.what}{self._hint}")
         if waited_s >= self._next_s:
             self._log.warning("waiting for %s (%.0f s of at most %.0f s)", self.what, waited_s, self._timeout_s)
-            self._next_s = next(self._speaks, waited_s + _SPEAKS_AFTER_S[-1])
+            while self._next_s <= waited_s:
+                self._next_s = next(self._speaks, waited_s + _SPEAKS_AFTER_S[-1])

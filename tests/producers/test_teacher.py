@@ -47,7 +47,7 @@ def test_each_device_has_its_own_replica_of_a_module_and_it_is_in_eval_mode() ->
     class Model(torch.nn.Module):
         def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
             assert not self.training
-            assert torch.is_inference_mode_enabled()
+            assert not torch.is_grad_enabled()
             seen.add(id(self))
             return {"x": batch}
 

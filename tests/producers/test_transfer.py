@@ -25,7 +25,8 @@ def columns(knowledge: Any, options: WireOptions = PLAIN, promised: Description 
 
 def test_a_description_follows_from_the_first_batch() -> None:
     knowledge = {"a": torch.zeros(2, 3), "b": np.zeros(2, np.int16), "c": [torch.zeros(1, 4), torch.zeros(3, 4)]}
-    assert described(knowledge) == "'a': float32[3], 'b': int16[], 'c': float32[-1, 4]"
+    options = WireOptions(encodings="", ragged=frozenset({"c"}))
+    assert described(knowledge, options) == "'a': float32[3], 'b': int16[], 'c': float32[-1, 4]"
 
 
 def test_host_tensors_are_viewed_not_copied() -> None:
@@ -47,7 +48,9 @@ def test_tensors_that_are_not_contiguous_arrive_as_they_look() -> None:
 def test_ragged_rows_come_in_three_ways() -> None:
     rows = [torch.tensor([1, 2]), torch.tensor([3])]
     wanted = ([1, 2, 3], [2, 1])
-    ways: list[Any] = [rows, Ragged(np.array([1, 2, 3]), np.array([2, 1])), torch.nested.nested_tensor(rows)]
+    declared = WireOptions(encodings="", ragged=frozenset({"r"}))
+    assert columns({"r": rows}, declared)["r"].values.tolist() == wanted[0]
+    ways: list[Any] = [Ragged(np.array([1, 2, 3]), np.array([2, 1])), torch.nested.nested_tensor(rows)]
     ways.append(torch.nested.nested_tensor(rows, layout=torch.jagged))
     for way in ways:
         found = columns({"r": way})["r"]

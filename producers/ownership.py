@@ -1,0 +1,214 @@
+"""Memory that others may fill again -> memory of our own.
+
+In a plain loop nobody reads a batch while the next one is made, so inputs and models may use one buffer for all of them. Here several
+batches are under way at once: what may change is copied first.
+"""
+
+from __future__ import annotations
+
+import array
+import enum
+import types
+import weakref
+from collections.abc import Mapping
+from datetime import date, time, timedelta, tzinfo
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import torch
+
+from tutelage.producers.structures import PLAIN, rebuilt
+from tutelage.producers.surroundings import has_cuda
+from tutelage.schemas.errors import SchemaError
+from tutelage.schemas.record import Ragged
+
+_FIXED: tuple[type, ...] = (
+    *PLAIN, np.number, np.bool_, np.str_, np.bytes_, np.datetime64, np.timedelta64, np.dtype, torch.dtype, torch.device, torch.Size,
+    range, enum.Enum, date, time, timedelta, tzinfo, Decimal, Fraction, PurePath, UUID, type, types.FunctionType,
+)  # fmt: skip
+_MANY_OBJECTS = 100_000
+
+
+class CannotCopy(Exception):
+    """An object whose content cannot be seen, so that nobody knows what to copy."""
+
+
+def owned(batch: Any) -> Any:
+    """A copy of the batch that shares no memory that can change with it. CannotCopy where its content cannot be seen."""
+    if type(batch) is torch.Tensor:
+        return _tensor_copy(batch)
+    return rebuilt(batch, _copied, anew=True)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _tensor_copy(value)
+    if isinstance(value, np.ndarray):
+        return _array_copy(value)
+    if isinstance(value, _FIXED):
+        return value
+    if type(value) in (bytearray, array.array):
+        return value[:]
+    if type(value) in (set, frozenset):
+        if all(isinstance(item, _FIXED) for item in value):
+            return type(value)(value)
+        raise CannotCopy
+    if isinstance(value, Ragged):
+        return Ragged(_copied(value.values), _copied(value.lengths))
+    raise CannotCopy
+
+
+def _tensor_copy(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.requires_grad and tensor.is_leaf:
+        return tensor.detach().clone().requires_grad_()
+    if tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_contiguous() and 0 in tensor.stride():
+        # Rows that repeat (`expand`) stay one row.
+        once = tuple(slice(0, 1) if not stride else slice(None) for stride in tensor.stride())
+        return tensor[once].clone().expand(tensor.shape)
+    if tensor.device.type == "cpu" and has_cuda() and tensor.is_pinned():
+        return torch.empty_like(tensor, pin_memory=True).copy_(tensor)
+    return tensor.clone()
+
+
+def _array_copy(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    made = value.copy(order="K")
+    if value.dtype.hasobject:
+        if value.dtype != np.dtype(object) or value.size > _MANY_OBJECTS:
+            raise CannotCopy
+        for index, item in enumerate(value.flat):
+            made.flat[index] = rebuilt(item, _copied, anew=True)
+    return made
+
+
+# A model's memory that comes back shows within so many calls, or so many bytes of what it returned.
+_WATCHED_CALLS = 64
+_WATCHED_BYTES = 64 << 20
+# Up to this size a batch's tensors may be joined with others' (`joining.py`).
+_SMALL_BYTES = 128 << 10
+# Beyond this a copy beside the original may be more than a GPU has left.
+_LARGEST_WATCHED_ON_DEVICE = 256 << 20
+
+
+class Returned:
+    """What one replica of a model returned, call by call; used by one thread.
+
+    The first calls' tensors are copied, and kept to compare with. If their memory comes back with other content, everything is copied
+    from then on. If it does not, tensors are used where they are, and memory that is filled again later, while it is still in use,
+    is an error. Anything but plain tensors is always copied.
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._copying = False
+        # By address: the tensor, its version, and the copy that was made of it.
+        self._watched: dict[int, tuple[torch.Tensor, int | None, torch.Tensor]] = {}
+        self._watched_bytes = 0
+        # After the first calls, by address: the versions of the group's small tensors, which are joined when the group is done, and
+        # large tensors, which are in use as long as they live.
+        self._in_group: dict[int, int] = {}
+        self._live: dict[int, tuple[weakref.ref[torch.Tensor], int | None]] = {}
+
+    def begin_group(self) -> None:
+        """Begin a group of calls; what earlier ones returned was joined, copied or is watched for itself."""
+        self._in_group.clear()
+
+    def kept(self, knowledge: Any, *, owning: bool = False) -> Any:
+        """The knowledge, in memory that the next calls do not change. `owning`: whoever made the inputs may change it too."""
+        if self._calls > _WATCHED_CALLS and not self._copying and not owning and self._small_and_new(knowledge):
+            return knowledge
+        if not isinstance(knowledge, Mapping):
+            return knowledge
+        self._calls += 1
+        watching = self._calls <= _WATCHED_CALLS
+        if not watching and self._watched:
+            self._watched.clear()
+        changed = False
+        made: dict[Any, Any] = {}
+        for key, value in knowledge.items():
+            if type(value) is not torch.Tensor or value.is_nested or value.layout is not torch.strided:
+                kept = _owned_if_seen(value)
+            elif self._copying or owning:
+                kept = _tensor_copy(value)
+            elif watching and not (value.device.type != "cpu" and value.nbytes > _LARGEST_WATCHED_ON_DEVICE):
+                kept = self._watch(value)
+            else:
+                self._refuse_refilled(key, value)
+                kept = value
+            made[key] = kept
+            changed = changed or kept is not value
+        return made if changed else knowledge
+
+    def _small_and_new(self, knowledge: Any) -> bool:
+        """Whether it is a dict of small plain tensors, none of which was filled again within the group: looked at for each batch, so fast."""
+        if type(knowledge) is not dict:
+            return False
+        versions = self._in_group
+        for value in knowledge.values():
+            if type(value) is not torch.Tensor or value.layout is not torch.strided or value.nbytes > _SMALL_BYTES:
+                return False
+            try:
+                version = value._version
+                if versions.setdefault(value.data_ptr(), version) != version:
+                    return False
+            except RuntimeError:
+                # An inference tensor has no version; others have no address.
+                return False
+        return True
+
+    def _watch(self, value: torch.Tensor) -> torch.Tensor:
+        copied = _tensor_copy(value)
+        address, version = value.data_ptr(), _version(value)
+        before = self._watched.pop(address, None)
+        if before is not None:
+            tensor, old_version, content = before
+            self._watched_bytes -= tensor.nbytes
+            if version is None or version != old_version or tensor.shape != value.shape or not _same(content, copied):
+                # Filled again, or nobody can tell.
+                self._copying = True
+                self._watched.clear()
+                return copied
+        self._watched[address] = (value, version, copied)
+        self._watched_bytes += value.nbytes
+        while self._watched_bytes > _WATCHED_BYTES and len(self._watched) > 1:
+            tensor, _, _ = self._watched.pop(next(iter(self._watched)))
+            self._watched_bytes -= tensor.nbytes
+        return copied
+
+    def _refuse_refilled(self, key: Any, value: torch.Tensor) -> None:
+        address, version = value.data_ptr(), _version(value)
+        in_group = self._in_group.get(address, version)
+        before = self._live.get(address)
+        lives = before is not None and before[0]() is not None
+        if in_group != version or (lives and before is not None and (version is None or version != before[1])):
+            raise SchemaError(
+                f"key {key!r}: the model returned memory that it returned before and has filled again, after {self._calls} calls, while the "
+                "earlier values were still to be written; return new tensors each time: tensor.clone()"
+            )
+        self._live[address] = (weakref.ref(value), version)
+        if len(self._live) > 2048:
+            self._live = {at: one for at, one in self._live.items() if one[0]() is not None}
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often it was changed in place; None where torch does not count it."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    # By bytes, so that NaN is equal to itself.
+    try:
+        return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
+    except (RuntimeError, TypeError):
+        return False
+
+
+def _owned_if_seen(value: Any) -> Any:
+    try:
+        return owned(value)
+    except CannotCopy:
+        # Nothing that can be carried; what is wrong with it is said where it is looked at.
+        return value
