@@ -22,7 +22,8 @@ _TOP = 12
 
 def main() -> None:
     """Profile batches of 768 B and of 256 KB."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
+    # py-spy takes whole seconds.
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with opened() as bench:
         for shape, per_second in ((TOY, 120_000), (KB256, 900)):
             topic = bench.topic(4)
@@ -41,12 +42,14 @@ def main() -> None:
                     subprocess.Popen(
                         [str(Path(sys.executable).parent / "py-spy"), "record", "-r", "200", "-d", str(seconds), "-f", "raw",
                          "-p", str(pid), "-o", str(out)],
-                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                     )
                     for _, pid, out in watched
                 ]  # fmt: skip
                 for spy in spies:
-                    spy.wait(seconds + 60)
+                    _, said = spy.communicate(timeout=seconds + 60)
+                    if spy.returncode:
+                        raise RuntimeError(f"py-spy ended with code {spy.returncode}: {said.strip()[-500:]}")
                 for actor, _, _ in jobs:
                     actor.done()
                 for name, _, out in watched:

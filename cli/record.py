@@ -31,7 +31,9 @@ def record(
     from tutelage.cli.copy_command import copied_with_progress
     from tutelage.consumers import KafkaSource
     from tutelage.producers import FileSink
+    from tutelage.schemas.arguments import seconds
 
+    timeout_s = seconds("--timeout", timeout)
+    sink = FileSink(file, codec=codec, overwrite=overwrite)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-    source = KafkaSource(topic, run=run, **kafka.arguments())
-    copied_with_progress(source, FileSink(file, codec=codec, overwrite=overwrite), timeout_s=timeout)
+    copied_with_progress(KafkaSource(topic, run=run, **kafka.arguments()), sink, timeout_s=timeout_s)

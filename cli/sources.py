@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from tutelage.cli.kafka_flags import KafkaSettings
+from tutelage.cli.printing import typed_text
 from tutelage.consumers.source import Source
 from tutelage.schemas.errors import ConfigurationError
 
@@ -13,7 +14,7 @@ def is_file(text: str) -> bool:
     """Whether a SOURCE names a file: by `file:`, by a slash or .avro in it, or because there is such a file."""
     if text.startswith(("file:", "topic:")):
         return text.startswith("file:")
-    return "/" in text or text.endswith((".avro", ".partial")) or Path(text).exists()
+    return "/" in text or text.endswith((".avro", ".partial")) or os.path.exists(text)
 
 
 def source_of(text: str, kafka: KafkaSettings, *, group: str | None = None, run: str | None = None) -> Source:
@@ -52,7 +53,8 @@ def runs_of(sources: list[str], given: list[str] | None) -> dict[str, str]:
 def pairs(given: list[str] | None, flag: str) -> dict[str, str]:
     """KEY=VALUE flags as a dict; the last `=` separates, because keys may hold any text."""
     found: dict[str, str] = {}
-    for text in given or ():
+    for argument in given or ():
+        text = typed_text(flag, argument)
         key, equals, value = text.rpartition("=")
         if not equals or not value:
             raise ConfigurationError(f"{flag} {text}: give it as KEY=VALUE")

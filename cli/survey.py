@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tutelage.cli.copying import in_order
@@ -70,7 +70,7 @@ def survey_of(source: Source, timeout_s: float) -> Survey:
     """Look at a source's extent: a file's heads are walked, a topic's ends are asked for and its tails read."""
     survey = Survey(opened=source.open(timeout_s))
     if isinstance(source, FileSource):
-        _of_file(survey, Path(source.name))
+        _of_file(survey, source)
     elif isinstance(source, KafkaSource):
         _of_topic(survey, source)
     return survey
@@ -79,7 +79,7 @@ def survey_of(source: Source, timeout_s: float) -> Survey:
 def sampled(source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float) -> Iterator[Record]:
     """Records, ends left out: all of them, or of a file about so many bytes spread evenly over it, of a topic as many from its beginning."""
     if isinstance(source, FileSource):
-        yield from _of_blocks(Path(source.name), sample_bytes)
+        yield from _of_blocks(source, sample_bytes)
         return
     try:
         yield from _in_order(source, survey, sample_bytes, timeout_s)
@@ -103,9 +103,9 @@ def _in_order(source: Source, survey: Survey, sample_bytes: int | None, timeout_
             return
 
 
-def _of_file(survey: Survey, path: Path) -> None:
+def _of_file(survey: Survey, source: FileSource) -> None:
     records = rows = passes = unread = 0
-    with ContainerReader(path) as reader:
+    with ContainerReader(source.path, name=source.name) as reader:
         small = reader.nbytes <= SAMPLE_BYTES
         last = None
         try:
@@ -128,8 +128,10 @@ def _of_file(survey: Survey, path: Path) -> None:
         survey.nbytes = reader.nbytes
         survey.records, survey.rows, survey.passes_ended = records, None if unread else rows, passes
         if survey.flaw is None and passes < reader.stream.passes:
-            survey.flaw = f"{path} ends after {passes} of {reader.stream.passes} passes: its teacher has not finished"
-        survey.seconds = max(0.0, os.stat(path).st_mtime - reader.stream.created) or None
+            survey.flaw = f"{source.name} ends after {passes} of {reader.stream.passes} passes: its teacher has not finished"
+        # The writer's clock, which may say anything, and this file system's.
+        with contextlib.suppress(OSError, OverflowError):
+            survey.seconds = max(0.0, os.stat(source.path).st_mtime - reader.stream.created) or None
 
 
 def _of_topic(survey: Survey, source: KafkaSource) -> None:
@@ -156,7 +158,8 @@ def _of_topic(survey: Survey, source: KafkaSource) -> None:
             survey.rows = end.rows if end is not None else tail.sequence * stream.rows_per_record
         if not tail.complete:
             survey.flaw = f"{source.name} holds {stream} up to record {tail.sequence} of pass {tail.pass_index}: its teacher has not finished"
-        survey.seconds = tail.newest_s - stream.created if tail.newest_s > stream.created else None
+        with contextlib.suppress(OverflowError):
+            survey.seconds = tail.newest_s - stream.created if tail.newest_s > stream.created else None
 
 
 def _tails(source: KafkaSource, partitions: int, ends: list[int]) -> Iterator[TopicTail]:
@@ -188,8 +191,8 @@ def _summary(tail: Tail) -> RunSummary:
     )
 
 
-def _of_blocks(path: Path, sample_bytes: int | None) -> Iterator[Record]:
-    with ContainerReader(path) as reader:
+def _of_blocks(source: FileSource, sample_bytes: int | None) -> Iterator[Record]:
+    with ContainerReader(source.path, name=source.name) as reader:
         share = 1.0 if sample_bytes is None else min(1.0, sample_bytes / max(1, reader.nbytes))
         due = 1.0
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -268,7 +269,7 @@ class Watcher:
             except (OSError, HTTPException, ValueError) as error:
                 trouble.append(f"no metrics at {place}: {error}")
                 continue
-            for sample in (sample for family in families for sample in family.samples):
+            for sample in (sample for family in families for sample in family.samples if math.isfinite(sample.value)):
                 key = (sample.name, sample.labels.get("teacher", ""))
                 before = values.get(key, 0.0)
                 # Of several students the sum, but of ages the oldest.
@@ -297,8 +298,8 @@ class Watcher:
         return StudentView(
             starved=starved,
             waits={teacher: min(1.0, grown("wait_seconds_total", teacher) / elapsed) for teacher in teachers},
-            duplicates=int(sum(values[prefix + "duplicates_total", teacher] for teacher in teachers)),
-            zombies=int(sum(values[prefix + "zombie_records_total", teacher] for teacher in teachers)),
+            duplicates=int(sum(values.get((prefix + "duplicates_total", teacher), 0.0) for teacher in teachers)),
+            zombies=int(sum(values.get((prefix + "zombie_records_total", teacher), 0.0) for teacher in teachers)),
             checkpoint_s=values.get(("tutelage_checkpoint_age_seconds", "")),
             rows_rate=grown("delivered_rows_total") / elapsed if now > began else None,
         )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tutelage.consumers.file_source import FileSource
     from tutelage.consumers.kafka_source import KafkaSource
     from tutelage.consumers.memory_source import MemorySource
-    from tutelage.consumers.merge import RaggedOptions
+    from tutelage.consumers.ragged import RaggedOptions
     from tutelage.consumers.source import Source
     from tutelage.consumers.student import Student
     from tutelage.schemas.limits import Limits
@@ -27,7 +27,7 @@ _HOMES = {
     "Limits": "tutelage.schemas.limits",
     "MemorySource": "tutelage.consumers.memory_source",
     "MemoryTopic": "tutelage.schemas.memory_topic",
-    "RaggedOptions": "tutelage.consumers.merge",
+    "RaggedOptions": "tutelage.consumers.ragged",
     "Source": "tutelage.consumers.source",
     "Student": "tutelage.consumers.student",
 }

@@ -35,6 +35,11 @@ class RunChoice:
             self._run, self._resumed_from = run_id, dict(identity)
 
     @property
+    def named(self) -> str | None:
+        """The run that was asked for; None for the newest, or a checkpoint's."""
+        return self._run if self._resumed_from is None else None
+
+    @property
     def awaited(self) -> str:
         """What is waited for, in words."""
         return f"the first record of {'' if self._run is None else f'run {self._run} in '}topic {self._topic}"

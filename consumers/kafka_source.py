@@ -101,7 +101,8 @@ class KafkaSource(Source):
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
-        return f"KafkaSource({self._topic!r}, {self._connection.bootstrap_servers!r})"
+        run = self._choice.named
+        return f"KafkaSource({self._topic!r}, {self._connection.bootstrap_servers!r}{'' if run is None else f', run={run!r}'})"
 
     def __getstate__(self) -> dict[str, object]:
         fresh: dict[str, object] = {

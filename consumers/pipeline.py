@@ -14,13 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tutelage.consumers.align import Align
+from tutelage.consumers.batches import Batches
 from tutelage.consumers.channel import Channel, Closed
 from tutelage.consumers.loader import Loader, Loading
-from tutelage.consumers.merge import Batches, Merge
+from tutelage.consumers.merge import Merge
 from tutelage.consumers.order import Order, PassEnd, made_sure
+from tutelage.consumers.progress import Trails
 from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.consumers.tally import StudentTally, TeacherTally
+from tutelage.schemas.background import BackgroundThread
 from tutelage.schemas.errors import LengthMismatch, TutelageError
 
 log = logging.getLogger(__name__)
@@ -52,11 +55,15 @@ class Merged:
     shares: tuple[tuple[Trail, int], ...] = field(default=(), repr=False)
     positions: tuple[Position, ...] = ()
 
+    @property
+    def trails(self) -> Trails:
+        """Where the batches' rows lay."""
+        assert self.batches is not None, "only batches have something behind them"
+        return Trails(batch_size=self.batches.batch_size, rows=self.batches.rows, shares=self.shares)
+
     def after(self, index: int) -> tuple[Position, ...]:
         """The teachers' positions behind a batch."""
-        assert self.batches is not None, "only batches have something behind them"
-        rows = min((index + 1) * self.batches.batch_size, self.batches.rows)
-        return tuple(trail.after(start + rows) for trail, start in self.shares)
+        return self.trails.after(index)
 
 
 class _Teacher:
@@ -86,7 +93,7 @@ class _Teacher:
         self._position = position
         self._budget_bytes = budget_bytes
         self._holding = False
-        self.thread = threading.Thread(target=self._fetch, name=f"tutelage-fetch-{source.name}", daemon=True)
+        self.thread = BackgroundThread(self._fetch, name=f"tutelage-fetch-{source.name}", ask_to_end=self.channel.close)
 
     @property
     def is_late(self) -> bool:
@@ -193,10 +200,9 @@ class Pipeline:
         names = [found.stream.teacher for found in opened]
         self._align = Align(names, options.batch_size, positions, first_row=first_row, truncate=options.truncate)
         self._out: Channel[Merged] = Channel(options.prefetch)
-        self._thread = threading.Thread(target=self._merge_all, name="tutelage-merge", daemon=True)
         self._threads = [teacher.thread for teacher in self._teachers]
         if not merge.passes_through:
-            self._threads.append(self._thread)
+            self._threads.append(BackgroundThread(self._merge_all, name="tutelage-merge", ask_to_end=self._out.close))
         for thread in self._threads:
             thread.start()
 
@@ -327,6 +333,9 @@ class Pipeline:
         for teacher in self._teachers:
             teacher.channel.close()
         for thread in self._threads:
+            if thread is threading.current_thread():
+                # The garbage collector may let go of an iterator in any thread.
+                continue
             thread.join(timeout=30)
             if thread.is_alive():
                 log.warning("thread %s has not ended after 30 s", thread.name)

@@ -82,6 +82,10 @@ class Source(ABC):
         """Its name alone, without saying what it is: for metrics."""
         return self.name.removeprefix("topic ")
 
+    def is_same(self, other: Source) -> bool:
+        """Whether another source reads the same stream."""
+        return self is other or repr(self) == repr(other)
+
     def ends(self) -> Sequence[tuple[int, int]]:
         """Each partition's first offset and its end, as last seen; empty where nobody knows. Asks for newer ones without waiting for them.
 

@@ -70,9 +70,15 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any, *, empty: bool = False) -> str:
-    """A text, not empty unless `empty` allows it. ConfigurationError for anything else."""
+    """A text, not empty unless `empty` allows it. ConfigurationError for anything else, and for text that UTF-8 cannot hold."""
     if not isinstance(value, str) or not (value or empty):
         raise ConfigurationError(f"{name} is {value!r}; it must be a text{'' if empty else ', not empty'}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{name} is {value!r}, which holds half a character (a lone surrogate); it must be text"
+        ) from None
     return value
 
 
@@ -97,7 +103,7 @@ def absolute_path(name: str, value: Any) -> Path:
     """The path as an absolute one: what a relative one names must not change with the working directory.
 
     Raises:
-        ConfigurationError: The value is no path, is empty, or holds a null character.
+        ConfigurationError: The value is no path, is empty, holds a null character, or is relative to a folder that was removed.
     """
     try:
         given = os.fspath(value)
@@ -105,4 +111,9 @@ def absolute_path(name: str, value: Any) -> Path:
         given = b""
     if not isinstance(given, str) or not given or "\0" in given:
         raise ConfigurationError(f"{name} is {value!r}; it must be the path of a file")
-    return Path(os.path.abspath(given))
+    try:
+        return Path(os.path.abspath(given))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{name} is {value!r}, but the working directory is gone ({error.strerror}); name the whole path"
+        ) from error

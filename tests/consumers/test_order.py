@@ -136,11 +136,11 @@ def test_a_missing_end_is_what_is_waited_for() -> None:
     assert order.waiting_for == (0, "record 0 of pass 0")
     order.push(arrivals[0][0])
     assert isinstance(order.pop(), Arrival)
-    assert (order.waiting_for, order.others()) == ((1, "record 1 of pass 0"), {0, 2})
+    assert (order.waiting_for, order.others()) == ((1, "record 1 of pass 0"), frozenset({0, 2}))
     order.push(arrivals[1][0])
-    assert (order.waiting_for, order.others()) == ((0, "the end of pass 0"), {1})
+    assert (order.waiting_for, order.others()) == ((0, "the end of pass 0"), frozenset({1}))
     order.push(arrivals[0][1])
-    assert (order.waiting_for, order.others()) == ((2, "the end of pass 0"), {0, 1})
+    assert (order.waiting_for, order.others()) == ((2, "the end of pass 0"), frozenset({0, 1}))
 
 
 def pushed(stream: Stream, logs: list[list[bytes]]) -> None:
