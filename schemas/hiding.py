@@ -12,17 +12,11 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 _SHOWN_INSTEAD = "***"
 # A shorter text says too little to be a secret, and would be found in words that have nothing to do with it.
 _SHORTEST = 4
-# Both names of the HTTP client that the registry's client uses, and of what does its work. A filter of a logger is not its children's.
-_CLIENT_LOGGERS = [
-    f"{library}{suffix}"
-    for library, suffixes in (
-        ("httpx", ("",)),
-        ("httpcore", ("", ".connection", ".http11", ".http2", ".proxy", ".socks")),
-    )
-    for version in ("", "2")
-    for suffix in suffixes
-    for library in (library + version,)
-]
+# The HTTP client that the registry's client uses has had two names, and so has what does its work. A logger's filter is not its children's.
+_CLIENT_LOGGERS = (
+    *("httpx", "httpx2"),
+    *(f"{core}.{part}" for core in ("httpcore", "httpcore2") for part in ("connection", "http11", "http2", "proxy", "socks")),
+)
 
 
 class Hiding(logging.Filter):

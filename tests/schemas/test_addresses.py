@@ -138,7 +138,7 @@ def test_an_option_that_names_the_brokers_is_the_address() -> None:
         KafkaConnection(options={"bootstrap.servers": ":1"})
 
 
-def test_an_address_keeps_who_named_it_in_another_process() -> None:
+def test_a_copy_of_an_address_keeps_who_named_it() -> None:
     again = copy.deepcopy(Address("a:1", "flag --bootstrap-server"))
     assert (again, again.origin) == ("a:1", "flag --bootstrap-server")
     assert registry_address("http://given").origin == "argument registry"
