@@ -119,11 +119,11 @@ class _Replica:
     def forward(self, group: list[Any], transfer: Transfer, *, counts_rows: bool, owning: bool) -> Forwarded:
         began = time.perf_counter()
         stream = self._copy_stream()
-        self._returned.begin_group()
         # Not in inference mode, unless the caller is: what a module makes and keeps must be of use to a later training.
         with contextlib.nullcontext() if torch.is_inference_mode_enabled() else torch.no_grad():
             try:
-                knowledge = [self._returned.kept(self._model(moved(batch, self._device)), owning=owning) for batch in group]
+                calls = (self._model(moved(batch, self._device)) for batch in group)
+                knowledge = self._returned.of_calls(calls, len(group), owning=owning)
             except Exception as error:
                 if is_about_threads(error):
                     raise ConfigurationError(

@@ -190,7 +190,7 @@ class ReadAhead:
         began = time.perf_counter()
         while not self.blocked and not self._closed:
             batch = self._next()
-            blocks = not self._ahead
+            blocks = batch is not _END and not self._ahead
             if batch is not _END and self._ahead and not self._new_memory():
                 try:
                     batch = owned(batch)
@@ -199,8 +199,8 @@ class ReadAhead:
                     self._say_once(batch)
             with self._lock:
                 self._group.append(batch)
-                self.blocked = blocks and batch is not _END
-                if self.blocked or batch is _END or len(self._group) >= size or time.perf_counter() - began > GROUP_SECONDS:
+                self.blocked = blocks
+                if blocks or batch is _END or len(self._group) >= size or time.perf_counter() - began > GROUP_SECONDS:
                     group, self._group = self._group, []
                     return group
         # Blocked by the group before, or closed.

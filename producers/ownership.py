@@ -10,7 +10,7 @@ import array
 import enum
 import types
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
 from fractions import Fraction
@@ -31,6 +31,7 @@ _FIXED: tuple[type, ...] = (
     range, enum.Enum, date, time, timedelta, tzinfo, Decimal, Fraction, PurePath, UUID, type, types.FunctionType,
 )  # fmt: skip
 _MANY_OBJECTS = 100_000
+_MANY_LIVE = 1024
 
 
 class CannotCopy(Exception):
@@ -39,8 +40,15 @@ class CannotCopy(Exception):
 
 def owned(batch: Any) -> Any:
     """A copy of the batch that shares no memory that can change with it. CannotCopy where its content cannot be seen."""
-    if type(batch) is torch.Tensor:
+    kind = type(batch)
+    if kind is torch.Tensor:
         return _tensor_copy(batch)
+    if kind is dict:
+        # The usual batch, without the general way's cost.
+        return {
+            key: _tensor_copy(item) if type(item) is torch.Tensor else rebuilt(item, _copied, anew=True)
+            for key, item in batch.items()
+        }
     return rebuilt(batch, _copied, anew=True)
 
 
@@ -63,6 +71,8 @@ def _copied(value: Any) -> Any:
 
 
 def _tensor_copy(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.requires_grad and not has_cuda():
+        return tensor.clone()
     if tensor.requires_grad and tensor.is_leaf:
         return tensor.detach().clone().requires_grad_()
     if tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_contiguous() and 0 in tensor.stride():
@@ -84,9 +94,10 @@ def _array_copy(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return made
 
 
-# A model's memory that comes back shows within so many calls, or so many bytes of what it returned.
+# A model's memory that comes back shows within so many calls, or so many bytes of what it returned (and some calls at least).
 _WATCHED_CALLS = 64
-_WATCHED_BYTES = 64 << 20
+_WATCHED_BYTES = 16 << 20
+_LEAST_CALLS = 8
 # Up to this size a batch's tensors may be joined with others' (`joining.py`).
 _SMALL_BYTES = 128 << 10
 # Beyond this a copy beside the original may be more than a GPU has left.
@@ -103,28 +114,52 @@ class Returned:
 
     def __init__(self) -> None:
         self._calls = 0
+        self._bytes = 0
         self._copying = False
+        self._settled = False
+        self._small = False
         # By address: the tensor, its version, and the copy that was made of it.
         self._watched: dict[int, tuple[torch.Tensor, int | None, torch.Tensor]] = {}
         self._watched_bytes = 0
-        # After the first calls, by address: the versions of the group's small tensors, which are joined when the group is done, and
-        # large tensors, which are in use as long as they live.
-        self._in_group: dict[int, int] = {}
+        # After the first calls, by address: tensors that are in use as long as they live, and their versions.
         self._live: dict[int, tuple[weakref.ref[torch.Tensor], int | None]] = {}
 
-    def begin_group(self) -> None:
-        """Begin a group of calls; what earlier ones returned was joined, copied or is watched for itself."""
-        self._in_group.clear()
+    def of_calls(self, calls: Iterator[Any], count: int, *, owning: bool) -> list[Any]:
+        """What a group of calls returns, in memory that the calls behind do not change.
 
-    def kept(self, knowledge: Any, *, owning: bool = False) -> Any:
-        """The knowledge, in memory that the next calls do not change. `owning`: whoever made the inputs may change it too."""
-        if self._calls > _WATCHED_CALLS and not self._copying and not owning and self._small_and_new(knowledge):
-            return knowledge
+        Args:
+            calls: Makes a call each time it is asked for its result.
+            count: How many there are.
+            owning: Whether the results may lie in the inputs' memory, which somebody else fills again.
+        """
+        if self._settled and self._small and count > 1 and not self._copying and not owning:
+            group = list(calls)
+            self._refuse_one_memory(group)
+        else:
+            group = [self._kept(knowledge, owning=owning) for knowledge in calls]
+        self._small = all(map(_is_small, group[-1:]))
+        return group
+
+    def _refuse_one_memory(self, group: list[Any]) -> None:
+        """Small results are joined, and so copied, when their group is done: until then each must have memory of its own.
+
+        Asked for every small batch, so it is fast. Tensors that were never changed in place, as those of a table, may come twice.
+        """
+        try:
+            for key in group[0]:
+                places = {knowledge[key].data_ptr(): knowledge[key] for knowledge in group}
+                if len(places) < len(group) and any(_version(value) != 0 for value in places.values()):
+                    raise _filled_again(key, self._calls)
+        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError):
+            # No plain tensors. What is wrong is said where they are looked at; what is not is copied from here on.
+            self._copying = True
+
+    def _kept(self, knowledge: Any, *, owning: bool) -> Any:
         if not isinstance(knowledge, Mapping):
             return knowledge
         self._calls += 1
-        watching = self._calls <= _WATCHED_CALLS
-        if not watching and self._watched:
+        if not self._settled and self._calls > _LEAST_CALLS and (self._calls > _WATCHED_CALLS or self._bytes > _WATCHED_BYTES):
+            self._settled = True
             self._watched.clear()
         changed = False
         made: dict[Any, Any] = {}
@@ -133,7 +168,7 @@ class Returned:
                 kept = _owned_if_seen(value)
             elif self._copying or owning:
                 kept = _tensor_copy(value)
-            elif watching and not (value.device.type != "cpu" and value.nbytes > _LARGEST_WATCHED_ON_DEVICE):
+            elif not self._settled and (value.device.type == "cpu" or value.nbytes <= _LARGEST_WATCHED_ON_DEVICE):
                 kept = self._watch(value)
             else:
                 self._refuse_refilled(key, value)
@@ -141,23 +176,6 @@ class Returned:
             made[key] = kept
             changed = changed or kept is not value
         return made if changed else knowledge
-
-    def _small_and_new(self, knowledge: Any) -> bool:
-        """Whether it is a dict of small plain tensors, none of which was filled again within the group: looked at for each batch, so fast."""
-        if type(knowledge) is not dict:
-            return False
-        versions = self._in_group
-        for value in knowledge.values():
-            if type(value) is not torch.Tensor or value.layout is not torch.strided or value.nbytes > _SMALL_BYTES:
-                return False
-            try:
-                version = value._version
-                if versions.setdefault(value.data_ptr(), version) != version:
-                    return False
-            except RuntimeError:
-                # An inference tensor has no version; others have no address.
-                return False
-        return True
 
     def _watch(self, value: torch.Tensor) -> torch.Tensor:
         copied = _tensor_copy(value)
@@ -173,6 +191,7 @@ class Returned:
                 return copied
         self._watched[address] = (value, version, copied)
         self._watched_bytes += value.nbytes
+        self._bytes += value.nbytes
         while self._watched_bytes > _WATCHED_BYTES and len(self._watched) > 1:
             tensor, _, _ = self._watched.pop(next(iter(self._watched)))
             self._watched_bytes -= tensor.nbytes
@@ -180,17 +199,31 @@ class Returned:
 
     def _refuse_refilled(self, key: Any, value: torch.Tensor) -> None:
         address, version = value.data_ptr(), _version(value)
-        in_group = self._in_group.get(address, version)
         before = self._live.get(address)
-        lives = before is not None and before[0]() is not None
-        if in_group != version or (lives and before is not None and (version is None or version != before[1])):
-            raise SchemaError(
-                f"key {key!r}: the model returned memory that it returned before and has filled again, after {self._calls} calls, while the "
-                "earlier values were still to be written; return new tensors each time: tensor.clone()"
-            )
+        if before is not None and before[0]() is not None and version != before[1]:
+            raise _filled_again(key, self._calls)
         self._live[address] = (weakref.ref(value), version)
-        if len(self._live) > 2048:
+        if len(self._live) > _MANY_LIVE:
             self._live = {at: one for at, one in self._live.items() if one[0]() is not None}
+
+
+def _is_small(knowledge: Any) -> bool:
+    """Whether it is a dict of plain tensors that may be joined with others."""
+    if type(knowledge) is not dict:
+        return False
+    nbytes = 0
+    for value in knowledge.values():
+        if type(value) is not torch.Tensor or value.layout is not torch.strided or value.is_nested:
+            return False
+        nbytes += value.nbytes
+    return nbytes <= _SMALL_BYTES
+
+
+def _filled_again(key: Any, calls: int) -> SchemaError:
+    return SchemaError(
+        f"key {key!r}: the model returned memory that it returned before and has changed since, while the earlier values were still to be "
+        f"written (it did not in its first {calls} calls); return new tensors each time: tensor.clone()"
+    )
 
 
 def _version(tensor: torch.Tensor) -> int | None:

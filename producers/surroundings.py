@@ -60,7 +60,7 @@ class Surroundings:
 
 
 def has_cuda() -> bool:
-    """Whether CUDA is in use in this process already; asking does not begin it."""
+    """Whether CUDA is in use in this process already; asking does not begin to use it."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's own gap
 
 
