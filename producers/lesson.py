@@ -6,10 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tutelage.producers.wire_options import wire_options
+from tutelage.schemas.arguments import text, whole_number
+from tutelage.schemas.errors import ConfigurationError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
-    """A model and its inputs, with what `Teacher` and `Teacher.serve` take; see there."""
+    """A model and its inputs, with what `Teacher` and `Teacher.serve` take; see there.
+
+    Raises:
+        ConfigurationError: An argument is of another kind.
+    """
 
     model: Any
     inputs: Any
@@ -22,3 +30,16 @@ class Lesson:
     rows_per_record: int | None = None
     wire: Mapping[str, str] | str = ""
     ragged: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "passes", "rows_per_record"):
+            value = getattr(self, name)
+            if value is not None or name == "passes":
+                object.__setattr__(self, name, whole_number(name, value))
+        if self.name is not None:
+            text("name", self.name)
+        text("revision", self.revision, empty=True)
+        text("fingerprint", self.fingerprint, empty=True)
+        if self.devices is not None and (isinstance(self.devices, str) or not isinstance(self.devices, Sequence)):
+            raise ConfigurationError(f"devices is {self.devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']")
+        wire_options(self.wire, self.ragged)

@@ -21,6 +21,7 @@ from uuid import UUID
 import numpy as np
 import torch
 
+from tutelage.producers.carried import plain
 from tutelage.producers.structures import PLAIN, rebuilt
 from tutelage.producers.surroundings import has_cuda
 from tutelage.schemas.errors import SchemaError
@@ -54,7 +55,10 @@ def owned(batch: Any) -> Any:
 
 def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return _tensor_copy(value)
+        try:
+            return _tensor_copy(value)
+        except Exception as error:  # a tensor of a class that does things in its own way
+            raise CannotCopy from error
     if isinstance(value, np.ndarray):
         return _array_copy(value)
     if isinstance(value, _FIXED):
@@ -148,6 +152,11 @@ class Returned:
         try:
             for key in group[0]:
                 places = {knowledge[key].data_ptr(): knowledge[key] for knowledge in group}
+                without = places.pop(0, None)
+                if without is not None:
+                    # Tensors without elements have no address; others without one are refused, and joining would not survive them.
+                    plain(without, f"key {key!r}")
+                    continue
                 if len(places) < len(group) and any(_version(value) != 0 for value in places.values()):
                     raise _filled_again(key, self._calls)
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError):
@@ -166,6 +175,9 @@ class Returned:
         for key, value in knowledge.items():
             if type(value) is not torch.Tensor or value.is_nested or value.layout is not torch.strided:
                 kept = _owned_if_seen(value)
+            elif not value.numel() or not value.data_ptr():
+                # No elements, or no memory any more.
+                kept = value
             elif self._copying or owning:
                 kept = _tensor_copy(value)
             elif not self._settled and (value.device.type == "cpu" or value.nbytes <= _LARGEST_WATCHED_ON_DEVICE):
