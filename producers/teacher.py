@@ -180,7 +180,9 @@ class Teacher:
         The answer is what the student sends next after it has received the question. WaitTimeout if none comes in time.
         """
         self._started()
-        return self._sink.ask(without_torch(value), seconds("timeout_s", timeout_s, zero=True))
+        question, timeout_s = without_torch(value), seconds("timeout_s", timeout_s)
+        self._write_what_waits()
+        return self._sink.ask(question, timeout_s)
 
     def write(self, knowledge: Mapping[str, Any]) -> None:
         """Write one batch by hand: key -> tensor [rows, ...], the same keys each time. Its memory is free again on return.
