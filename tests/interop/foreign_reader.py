@@ -89,8 +89,10 @@ def messages(bootstrap_servers: str, topic: str, partitions: int, seconds: float
             message = consumer.poll(0.5)
             assert time.monotonic() < deadline, left
             if message is not None and message.error() is None:
-                if message.offset() + 1 == left[message.partition()]:
-                    left[message.partition()] = 0
+                partition, offset = message.partition(), message.offset()
+                assert partition is not None and offset is not None, "a message that was read has a place"
+                if offset + 1 == left[partition]:
+                    left[partition] = 0
                 yield message
     finally:
         consumer.close()
@@ -121,7 +123,7 @@ def _read(
         value = message.value()
         magic, schema_id = struct.unpack(">bI", value[:5])
         assert magic == 0
-        schema = json.loads(client.get_schema(schema_id).schema_str)
+        schema = json.loads(client.get_schema(schema_id).schema_str or "")
         assert stream["description"] == xxhash.xxh3_64_hexdigest(description_of(schema))
         record: Any = deserialize(value, None)
         assert record["run_id"] == stream["run_id"]

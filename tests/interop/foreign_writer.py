@@ -159,7 +159,7 @@ def write_topic(
     parsed = fastavro.parse_schema(avro)
     run_id = f"run of {topic}"
     right = headers_of(run_id, keys, partitions=partitions, rows_per_record=rows_per_record, passes=passes)
-    sent = list((headers if headers is not None else right).items())
+    sent: list[tuple[str, str | bytes | None]] = list((headers if headers is not None else right).items())
     producer = Producer({"bootstrap.servers": bootstrap_servers, "enable.idempotence": True})
 
     def send(record: dict[str, Any], partition: int) -> None:
