@@ -130,7 +130,7 @@ def test_inputs_that_begin_to_fill_again_late_are_read_as_in_a_plain_loop() -> N
 def test_a_batch_that_is_cleared_before_the_next_is_made_is_read_as_it_was() -> None:
     def inputs() -> Iterator[Any]:
         for index in range(BATCHES):
-            batch = {"x": torch.full((2,), index), "names": ["a", "b"]}
+            batch: dict[str, Any] = {"x": torch.full((2,), index), "names": ["a", "b"]}
             yield batch
             batch["x"].zero_()
             batch["names"].clear()
@@ -235,7 +235,7 @@ def test_a_table_of_knowledge_may_be_returned_again_and_again_without_copies() -
 
 def test_a_copy_has_the_batchs_classes_and_shares_no_memory_with_it() -> None:
     x = torch.arange(6.0).reshape(2, 3)
-    batch = {
+    batch: dict[str, Any] = {
         "x": x,
         "wide": x[:1].expand(1000, 3),
         "leaf": x.clone().requires_grad_(),
@@ -251,7 +251,7 @@ def test_a_copy_has_the_batchs_classes_and_shares_no_memory_with_it() -> None:
     for one, other in ((copied["x"], x), (copied["wide"], batch["wide"]), (copied["pair"].x, x)):
         assert torch.equal(one, other)
         assert one.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
-    assert not np.shares_memory(copied["n"], batch["n"])  # type: ignore[arg-type]
+    assert not np.shares_memory(copied["n"], batch["n"])
     assert copied["words"] is not batch["words"]
     for odd in (Opaque(), {"x": Opaque()}, [memoryview(b"a")], np.array([Opaque()], object)):
         with pytest.raises(CannotCopy):
