@@ -1,43 +1,113 @@
-"""python -m benchmarks [NAME ...] [--rounds N] [--quick] [--out FOLDER]"""
+"""python -m benchmarks [NAME ...] [--rounds N] [--quick | --tiny] [--out FOLDER]"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
-from collections.abc import Iterable
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from benchmarks.bench import Bench, opened
 from benchmarks.measure import Comparison, shown
+from benchmarks.plots import drawn
+from benchmarks.scale import FULL, QUICK, TINY, Scale
 
 NAMES = ("offline", "online", "growth", "start", "training")
+FAILED = 1
 
 
-def main() -> None:
-    """Run the benchmarks named, or all; print tables, keep figures and plots."""
+def main(arguments: Sequence[str] | None = None, bench: Callable[[], AbstractContextManager[Bench]] = opened) -> int:
+    """Run the benchmarks named, or all: print tables, keep figures and plots.
+
+    A comparison that fails does not end the others; what failed is listed at the end.
+
+    Args:
+        arguments: The command's; those of this program unless given.
+        bench: Opens what one benchmark runs on.
+
+    Returns:
+        The exit code: 1 if anything failed.
+    """
+    given = _parsed(arguments)
+    scale = TINY if given.tiny else QUICK if given.quick else FULL
+    given.out.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    failures: list[str] = []
+    for name in given.names or NAMES:
+        try:
+            with bench() as made:
+                failures += _ran(name, made, given.rounds, scale, given.out)
+        except Exception as error:
+            failures.append(_failed(f"{name}, as a whole", error))
+    print(f"all of it took {_minutes(time.monotonic() - began)}")
+    for failure in failures:
+        print(f"FAILED: {failure}", file=sys.stderr)
+    return FAILED if failures else 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Tutelage against the disk, the broker and its peers."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all unless given")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="less data, fewer cases: a look, not a measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side of a comparison runs; 5 unless given")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--quick", action="store_true", help="less data, fewer cases: a look, not a measurement")
+    amount.add_argument(
+        "--tiny", action="store_true", help="every case with next to no data: shows that it runs, measures nothing"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder for JSON and PNG")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     unknown = set(given.names) - set(NAMES)
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    given.out.mkdir(parents=True, exist_ok=True)
-    for name in given.names or NAMES:
-        found: Iterable[Comparison] = importlib.import_module(f"benchmarks.{name}").run(given.rounds, quick=given.quick)
-        kept: list[Comparison] = []
-        for comparison in found:
-            shown(comparison)
-            kept.append(comparison)
+    if given.rounds < 1:
+        parser.error(f"--rounds must be 1 or more, not {given.rounds}")
+    return given
+
+
+def comparisons_of(name: str, bench: Bench, scale: Scale) -> Iterator[Comparison]:
+    """What one benchmark compares, one after the other; each is to be measured before the next is asked for."""
+    found: Iterator[Comparison] = importlib.import_module(f"benchmarks.{name}").comparisons(bench, scale)
+    return found
+
+
+def _ran(name: str, bench: Bench, rounds: int, scale: Scale, out: Path) -> list[str]:
+    """Measure one benchmark's comparisons; what failed of them, in words."""
+    began = time.monotonic()
+    failures: list[str] = []
+    kept: list[Comparison] = []
+    figures, plot = out / f"{name}.json", out / f"{name}.png"
+    for old in (figures, plot):
+        old.unlink(missing_ok=True)
+    for comparison in comparisons_of(name, bench, scale):
+        try:
+            shown(comparison.measured(rounds))
+            text = json.dumps([one.as_json() for one in (*kept, comparison)], indent=1, allow_nan=False)
             # After each, so that what was measured is not lost with what fails later.
-            (given.out / f"{name}.json").write_text(json.dumps([one.as_json() for one in kept], indent=1), encoding="utf-8")
-        importlib.import_module("benchmarks.plots").drawn(name, kept, given.out / f"{name}.png")
-        print(f"kept in {given.out}/{name}.json and {name}.png")
+            figures.write_text(text, encoding="utf-8")
+            kept.append(comparison)
+        except Exception as error:
+            failures.append(_failed(comparison.title, error))
+    drawn(name, kept, plot)
+    print(f"{name} took {_minutes(time.monotonic() - began)}; its figures lie in {figures}")
+    return failures
+
+
+def _failed(what: str, error: Exception) -> str:
+    traceback.print_exception(error)
+    return f"{what}: {type(error).__name__}: {error}"
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,15 +10,16 @@ import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 TIMEOUT_S = 300.0
+_END_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +49,24 @@ class Gate:
         self.began = time.monotonic()
 
 
+class ActorError(Exception):
+    """A job failed, its process ended, or it said nothing for too long."""
+
+
 class Actor:
     """One process. Close it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._start()
+
+    def __repr__(self) -> str:
+        return f"Actor({self.name!r}, process {self.pid})"
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_act, args=(theirs,), name=name)
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_act, args=(theirs,), name=self.name)
         self._process.start()
         # Then it ends when this process does, whatever happens: it waits for its next job at the other end of the pipe.
         theirs.close()
@@ -66,44 +77,94 @@ class Actor:
         assert self._process.pid is not None
         return self._process.pid
 
-    def prepare(self, job: Any, *arguments: Any) -> None:
+    def prepare(self, job: Callable[..., Any], *arguments: Any) -> None:
         """Begin a job; returns when it is ready."""
-        self._pipe.send((job.__module__, job.__name__, arguments))
-        self._expect("ready")
+        self._send((job.__module__, job.__name__, arguments))
+        if self._heard() != "ready":
+            raise ActorError(f"the benchmark's process {self.name} ended {job.__name__} before it was ready")
 
     def go(self) -> None:
         """Let it work."""
-        self._pipe.send("go")
+        self._send("go")
 
     def done(self) -> Done:
         """Wait until it is done."""
-        found = self._expect(None)
+        found = self._heard()
         assert isinstance(found, Done)
         return found
 
-    def _expect(self, wanted: str | None) -> Any:
-        if not self._pipe.poll(TIMEOUT_S):
-            raise TimeoutError(f"the benchmark's process {self.name} said nothing for {TIMEOUT_S:.0f} s")
-        found = self._pipe.recv()
-        if isinstance(found, Exception) or (wanted is not None and found != wanted):
-            raise RuntimeError(f"the benchmark's process {self.name} failed: {found}")
+    def _send(self, what: object) -> None:
+        try:
+            self.pipe.send(what)
+        except OSError as error:
+            raise self._ended() from error
+
+    def _heard(self) -> Any:
+        try:
+            if not self.pipe.poll(TIMEOUT_S):
+                raise ActorError(f"the benchmark's process {self.name} said nothing for {TIMEOUT_S:.0f} s")
+            found = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if isinstance(found, Exception):
+            raise ActorError(f"the benchmark's process {self.name} failed: {found}") from found
         return found
+
+    def _ended(self) -> ActorError:
+        self._process.join(_END_TIMEOUT_S)
+        return ActorError(f"the benchmark's process {self.name} ended with exit code {self._process.exitcode}")
+
+    def restart(self) -> None:
+        """End the process, whatever it does, and start another: of a failed job it may still hold anything."""
+        self._process.kill()
+        self._process.join(_END_TIMEOUT_S)
+        self.pipe.close()
+        self._start()
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.join(20)
+        self.pipe.close()
+        self._process.join(_END_TIMEOUT_S)
         if self._process.is_alive():
             self._process.kill()
+            self._process.join(_END_TIMEOUT_S)
 
 
-def together(jobs: Sequence[tuple[Actor, Any, tuple[Any, ...]]]) -> dict[str, Done]:
-    """Prepare the jobs in order, let all go at once, and wait for all; by their actors' names."""
-    for actor, job, arguments in jobs:
-        actor.prepare(job, *arguments)
-    for actor, _, _ in jobs:
-        actor.go()
-    return {actor.name: actor.done() for actor, _, _ in jobs}
+Job = tuple[Actor, Callable[..., Any], tuple[Any, ...]]
+
+
+def together(jobs: Sequence[Job]) -> dict[str, Done]:
+    """Prepare the jobs in order, let all go at once, and wait for all; by their actors' names.
+
+    Raises:
+        ActorError: One failed. The others are not waited for; all of the jobs' processes are started anew.
+    """
+    try:
+        for actor, job, arguments in jobs:
+            actor.prepare(job, *arguments)
+        for actor, _, _ in jobs:
+            actor.go()
+        return _all_done({actor.pipe: actor for actor, _, _ in jobs})
+    except BaseException:
+        for actor, _, _ in jobs:
+            actor.restart()
+        raise
+
+
+def _all_done(waiting: dict[Connection, Actor]) -> dict[str, Done]:
+    """What came of all; the first that failed ends the wait, for the others may wait for it."""
+    found: dict[str, Done] = {}
+    deadline = time.monotonic() + TIMEOUT_S
+    while waiting:
+        ready = wait(list(waiting), max(0.0, deadline - time.monotonic()))
+        if not ready:
+            silent = " and ".join(actor.name for actor in waiting.values())
+            raise ActorError(f"the benchmark's process {silent} said nothing for {TIMEOUT_S:.0f} s")
+        for pipe in ready:
+            assert isinstance(pipe, Connection)
+            actor = waiting.pop(pipe)
+            found[actor.name] = actor.done()
+    return found
 
 
 def cpu_of(pid: int) -> float:

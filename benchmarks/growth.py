@@ -9,49 +9,47 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.actors import Actor, Gate, together
+from benchmarks.actors import Gate
+from benchmarks.bench import Bench
 from benchmarks.knowledge import KB64, TOY, Shape
 from benchmarks.measure import Comparison, Sample, Side
-from benchmarks.online import Bench, bench
+from benchmarks.online import ours
+from benchmarks.scale import Scale
+
+PARTITIONS = (1, 4, 16, 64)
 
 
-def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
+def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
     """Offline by batches, keys and teachers; online by partitions."""
-    actor = Actor("process")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            counts = [10**3, 10**4, 10**5] + ([] if quick else [10**6])
-            yield _offline(actor, Path(folder), "batches of 768 B", [(f"{n:,} batches", TOY, n, 1) for n in counts]).measured(
-                rounds
-            )
-            keys = [(f"{n} keys", _keyed(n), max(1000, 20_000 // n), 1) for n in (1, 10, 100)]
-            yield _offline(actor, Path(folder), "keys of 64 x int64", keys).measured(rounds)
-            teachers = [(f"{n} teachers", KB64, 2000, n) for n in (1, 2, 4, 8)]
-            yield _offline(actor, Path(folder), "teachers merged by mean, batches of 64 KB", teachers).measured(rounds)
-    finally:
-        actor.close()
-    with bench() as made:
-        partitions = (1, 4, 16, 64)
-        yield Comparison(
-            title="growth: partitions, batches of 64 KB, online",
-            sides=[Side(name=f"{n} partitions", run=_online(made, n, 300 if quick else 3000)) for n in partitions],
-        ).measured(rounds)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        counts = [(f"{n:,} batches", TOY, n, 1) for n in scale.growth_batches]
+        yield _offline(bench, folder, "batches of 768 B", counts)
+        # Few batches of many keys would measure the start.
+        keys = [(f"{n} keys", _keyed(n), max(scale.growth_values // 20, scale.growth_values // n), 1) for n in (1, 10, 100)]
+        yield _offline(bench, folder, "keys of 64 x int64", keys)
+        teachers = [(f"{n} teachers", KB64, scale.teacher_batches, n) for n in (1, 2, 4, 8)]
+        yield _offline(bench, folder, "teachers merged by mean, batches of 64 KB", teachers)
+    yield Comparison(
+        title="growth: partitions, batches of 64 KB, online",
+        sides=[Side(name=f"{n} partitions", run=_online(bench, n, scale.partition_batches)) for n in PARTITIONS],
+    )
 
 
-def _online(made: Bench, partitions: int, count: int) -> Callable[[], Sample]:
-    return lambda: made.ours(KB64, count, partitions)
+def _online(bench: Bench, partitions: int, count: int) -> Callable[[], Sample]:
+    return lambda: ours(bench, KB64, count, partitions)
 
 
 def _keyed(keys: int) -> Shape:
     return Shape(name=f"{keys} keys", rows=64, keys={f"k{index}": ((), "int64") for index in range(keys)})
 
 
-def _offline(actor: Actor, folder: Path, what: str, cases: list[tuple[str, Shape, int, int]]) -> Comparison:
+def _offline(bench: Bench, folder: Path, what: str, cases: list[tuple[str, Shape, int, int]]) -> Comparison:
     """Written and read again in one process, each case as often as its batches say."""
 
     def side(name: str, shape: Shape, count: int, teachers: int) -> Side:
         def one() -> Sample:
-            done = together([(actor, teach_and_learn, (str(folder), shape, count, teachers))])[actor.name]
+            done = bench.one("files", teach_and_learn, str(folder), shape, count, teachers)
             return Sample(
                 seconds=done.value,
                 nbytes=teachers * count * shape.nbytes,

@@ -11,11 +11,12 @@ import torch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """Batches of one size: key -> row shape and dtype, and rows a batch."""
+    """Batches of one size: key -> row shape and dtype, and rows a batch. There are at most `at_most` different ones."""
 
     name: str
     rows: int
     keys: Mapping[str, tuple[tuple[int, ...], str]]
+    at_most: int = 64
 
     @property
     def nbytes(self) -> int:
@@ -29,9 +30,14 @@ class Shape:
             key: (torch.randn(self.rows, *shape) * 100).to(getattr(torch, dtype)) for key, (shape, dtype) in self.keys.items()
         }
 
+    @property
+    def distinct(self) -> int:
+        """How many different batches there are: some 16 MB of them, if so many are allowed."""
+        return max(2, min(self.at_most, (16 << 20) // self.nbytes))
+
     def batches(self) -> list[dict[str, torch.Tensor]]:
-        """A few, which are sent again and again."""
-        return [self.batch(seed) for seed in range(max(2, min(64, (16 << 20) // self.nbytes)))]
+        """All different batches, which are sent again and again."""
+        return [self.batch(seed) for seed in range(self.distinct)]
 
 
 def dense(name: str, rows: int, width: int, dtype: str = "float32") -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -76,7 +77,7 @@ class Comparison:
         for round_ in range(rounds):
             for index in range(len(self.sides)):
                 side = self.sides[(index + round_) % len(self.sides)]
-                side.samples.append(side.run())
+                side.samples.append(_checked(side.name, side.run()))
         return self
 
     def side(self, name: str) -> Side:
@@ -112,6 +113,15 @@ class Comparison:
                 for side in self.sides
             ],
         }
+
+
+def _checked(side: str, sample: Sample) -> Sample:
+    """A sample that means something; ValueError otherwise."""
+    if not (math.isfinite(sample.seconds) and sample.seconds > 0):
+        raise ValueError(f"{side!r} took {sample.seconds} seconds")
+    if sample.nbytes <= 0 or sample.units <= 0:
+        raise ValueError(f"{side!r} moved {sample.units} batches of {sample.nbytes} bytes together")
+    return sample
 
 
 def shown(comparison: Comparison) -> None:

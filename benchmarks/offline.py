@@ -12,26 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import offline_sides as sides
-from benchmarks.actors import Actor, Done, together
+from benchmarks.actors import Done
+from benchmarks.bench import Bench
 from benchmarks.knowledge import KB256, MB8, Shape
 from benchmarks.measure import Comparison, Goal, Sample, Side
+from benchmarks.scale import Scale
 
 RAW = "raw system calls"
 PEERS = ("npy", "safetensors", "arrow", "hdf5", "parquet", "webdataset")
 _BLOCK_BYTES = 4 << 20
 
 
-class Bench:
-    """A process and a folder; each side writes anew before it is read."""
+class Files:
+    """A folder, and the process that writes and reads there; each side writes anew before it is read."""
 
-    def __init__(self, actor: Actor, folder: Path) -> None:
-        self.actor = actor
+    def __init__(self, bench: Bench, folder: Path) -> None:
+        self._bench = bench
         self.folder = folder
 
     def sample(self, shape: Shape, count: int, job: Any, *arguments: Any) -> Sample:
         """One job's sample."""
-        done = together([(self.actor, job, arguments)])[self.actor.name]
-        return _sample(done, shape, count)
+        return _sample(self._bench.one("files", job, *arguments), shape, count)
 
     def writes(self, shape: Shape, count: int, job: Any, *arguments: Any) -> Callable[[], Sample]:
         """A side that writes, into an empty folder."""
@@ -49,9 +50,8 @@ class Bench:
 
         def run() -> Sample:
             self.clear()
-            together(
-                [(self.actor, write, (str(self.folder / "r"), shape, count, *(("null",) if write in _TAKES_CODEC else ())))]
-            )
+            codec = ("null",) if write in _TAKES_CODEC else ()
+            self._bench.one("files", write, str(self.folder / "r"), shape, count, *codec)
             if cold:
                 for path in self.folder.iterdir():
                     sides.drop_caches(str(path))
@@ -78,85 +78,81 @@ def _sample(done: Done, shape: Shape, count: int) -> Sample:
     )
 
 
-def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
+def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
     """Write, read, codecs, cold."""
     memory = Path("/dev/shm")
-    total = (600 if quick else 1500) * 1000 * 1000
-    actor = Actor("offline")
-    try:
-        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-            made = Bench(actor, Path(folder))
-            for shape in (KB256,) if quick else (KB256, MB8):
-                yield _write(made, shape, total // shape.nbytes).measured(rounds)
-                yield _read(made, shape, total // shape.nbytes).measured(rounds)
-            for comparison in _codecs(made, KB256, total // 2 // KB256.nbytes):
-                yield comparison.measured(rounds)
-        with tempfile.TemporaryDirectory() as folder:
-            yield _cold(Bench(actor, Path(folder)), KB256, total // KB256.nbytes).measured(rounds)
-    finally:
-        actor.close()
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        files = Files(bench, Path(folder))
+        for shape in scale.shapes((KB256, MB8) if scale.all_cases else (KB256,)):
+            yield _write(files, shape, scale.offline(shape))
+            yield _read(files, shape, scale.offline(shape))
+        (shape,) = scale.shapes([KB256])
+        # One block at least.
+        yield from _codecs(files, shape, max(scale.offline(shape) // 2, _BLOCK_BYTES // shape.nbytes))
+    with tempfile.TemporaryDirectory() as folder:
+        yield _cold(Files(bench, Path(folder)), shape, scale.offline(shape))
 
 
-def _write(made: Bench, shape: Shape, count: int) -> Comparison:
+def _write(files: Files, shape: Shape, count: int) -> Comparison:
     found = [
-        Side(name=RAW, run=made.writes(shape, count, sides.write_raw)),
+        Side(name=RAW, run=files.writes(shape, count, sides.write_raw)),
         Side(
             name="tutelage, checksummed",
-            run=made.writes(shape, count, sides.write_ours, "null"),
+            run=files.writes(shape, count, sides.write_ours, "null"),
             goals=(Goal(other=RAW, at_least=0.95),),
         ),
-        Side(name="fastavro", run=made.writes(shape, count, sides.write_fastavro, "null")),
+        Side(name="fastavro", run=files.writes(shape, count, sides.write_fastavro, "null")),
     ]
-    found += [Side(name=peer, run=made.writes(shape, count, getattr(sides, f"write_{peer}"))) for peer in PEERS]
+    found += [Side(name=peer, run=files.writes(shape, count, getattr(sides, f"write_{peer}"))) for peer in PEERS]
     return Comparison(title=f"offline: write, batches of {shape.name}, synced", sides=found)
 
 
-def _read(made: Bench, shape: Shape, count: int) -> Comparison:
+def _read(files: Files, shape: Shape, count: int) -> Comparison:
     ours = sides.write_ours
     owned = ("safetensors", "arrow", "hdf5", "parquet", "webdataset")
     goals = (Goal(other=RAW, at_least=0.7), *(Goal(other=peer, at_least=2.3) for peer in owned))
     found = [
-        Side(name=RAW, run=made.reads(shape, count, sides.write_raw, sides.read_raw)),
-        Side(name="tutelage, verified", run=made.reads(shape, count, ours, sides.read_ours, True), goals=goals),
+        Side(name=RAW, run=files.reads(shape, count, sides.write_raw, sides.read_raw)),
+        Side(name="tutelage, verified", run=files.reads(shape, count, ours, sides.read_ours, True), goals=goals),
         Side(
             name="tutelage, not verified",
-            run=made.reads(shape, count, ours, sides.read_ours, False),
+            run=files.reads(shape, count, ours, sides.read_ours, False),
             goals=(Goal(other=RAW, at_least=0.9),),
         ),
-        Side(name="tutelage, verified and copied", run=made.reads(shape, count, ours, sides.read_ours_copied)),
-        Side(name="fastavro", run=made.reads(shape, count, sides.write_fastavro, sides.read_fastavro)),
+        Side(name="tutelage, verified and copied", run=files.reads(shape, count, ours, sides.read_ours_copied)),
+        Side(name="fastavro", run=files.reads(shape, count, sides.write_fastavro, sides.read_fastavro)),
     ]
     found += [
-        Side(name=peer, run=made.reads(shape, count, getattr(sides, f"write_{peer}"), getattr(sides, f"read_{peer}")))
+        Side(name=peer, run=files.reads(shape, count, getattr(sides, f"write_{peer}"), getattr(sides, f"read_{peer}")))
         for peer in PEERS
     ]
     return Comparison(title=f"offline: read to torch, warm, batches of {shape.name}", sides=found)
 
 
-def _codecs(made: Bench, shape: Shape, count: int) -> Iterator[Comparison]:
+def _codecs(files: Files, shape: Shape, count: int) -> Iterator[Comparison]:
     """Compressed files: against zstandard by itself on one thread; ours on one thread and on two."""
     alone = "zstandard alone, one thread"
 
     def ours(threads: int, codec: str = "zstandard") -> Callable[[], Sample]:
-        return made.writes(shape, count, write_threads, codec, threads)
+        return files.writes(shape, count, write_threads, codec, threads)
 
     yield Comparison(
         title=f"offline: write zstandard and deflate, batches of {shape.name}",
         sides=[
-            Side(name=alone, run=lambda: made.sample(shape, count, sides.compress_alone, shape, count, _BLOCK_BYTES)),
+            Side(name=alone, run=lambda: files.sample(shape, count, sides.compress_alone, shape, count, _BLOCK_BYTES)),
             Side(name="tutelage, 1 thread", run=ours(1), goals=(Goal(other=alone, at_least=0.9),)),
             Side(name="tutelage, 2 threads", run=ours(2)),
             Side(name="tutelage, deflate, 2 threads", run=ours(2, "deflate")),
-            Side(name="fastavro, zstandard", run=made.writes(shape, count, sides.write_fastavro, "zstandard")),
+            Side(name="fastavro, zstandard", run=files.writes(shape, count, sides.write_fastavro, "zstandard")),
         ],
     )
     yield Comparison(
         title=f"offline: read zstandard, batches of {shape.name}",
         sides=[
-            Side(name=alone, run=lambda: made.sample(shape, count, sides.decompress_alone, shape, count, _BLOCK_BYTES)),
+            Side(name=alone, run=lambda: files.sample(shape, count, sides.decompress_alone, shape, count, _BLOCK_BYTES)),
             Side(
                 name="tutelage, as many threads as processors",
-                run=made.reads(shape, count, write_zstandard, sides.read_ours, True),
+                run=files.reads(shape, count, write_zstandard, sides.read_ours, True),
                 goals=(Goal(other=alone, at_least=0.9),),
             ),
         ],
@@ -177,12 +173,12 @@ def write_zstandard(gate: Any, path: str, shape: Shape, count: int) -> None:
     sides.write_ours(gate, path, shape, count, "zstandard")
 
 
-def _cold(made: Bench, shape: Shape, count: int) -> Comparison:
+def _cold(files: Files, shape: Shape, count: int) -> Comparison:
     return Comparison(
         title=f"offline: read to torch from disk, cold, batches of {shape.name}",
         sides=[
-            Side(name=RAW, run=made.reads(shape, count, sides.write_raw, sides.read_raw, cold=True)),
-            Side(name="tutelage, verified", run=made.reads(shape, count, sides.write_ours, sides.read_ours, True, cold=True)),
-            Side(name="safetensors", run=made.reads(shape, count, sides.write_safetensors, sides.read_safetensors, cold=True)),
+            Side(name=RAW, run=files.reads(shape, count, sides.write_raw, sides.read_raw, cold=True)),
+            Side(name="tutelage, verified", run=files.reads(shape, count, sides.write_ours, sides.read_ours, True, cold=True)),
+            Side(name="safetensors", run=files.reads(shape, count, sides.write_safetensors, sides.read_safetensors, cold=True)),
         ],
     )

@@ -107,12 +107,12 @@ def read_npy(gate: Gate, path: str, shape: Shape, count: int) -> None:
 
 
 def write_safetensors(gate: Gate, path: str, shape: Shape, count: int) -> None:
-    """Shards of 64 batches, as people do: a safetensors file is written whole."""
+    """Shards of some 16 MB: a safetensors file is written whole, and must not hold the same tensor twice."""
     from safetensors.torch import save_file
 
     given = shape.batches()
     gate.ready()
-    for shard, indices in _shards(count):
+    for shard, indices in _shards(shape, count):
         save_file(
             {f"{index}.{key}": value for index in indices for key, value in given[index % len(given)].items()},
             f"{path}.{shard}",
@@ -126,7 +126,7 @@ def read_safetensors(gate: Gate, path: str, shape: Shape, count: int) -> None:
 
     target = _target(shape)
     gate.ready()
-    for shard, indices in _shards(count):
+    for shard, indices in _shards(shape, count):
         with safe_open(f"{path}.{shard}", framework="pt") as file:
             for index in indices:
                 for key, tensor in target.items():
@@ -328,9 +328,10 @@ def _safe(key: str) -> str:
     return "k" + "".join(char if char.isalnum() else "_" for char in key)
 
 
-def _shards(count: int) -> Iterator[tuple[int, range]]:
-    for shard, first in enumerate(range(0, count, 64)):
-        yield shard, range(first, min(count, first + 64))
+def _shards(shape: Shape, count: int) -> Iterator[tuple[int, range]]:
+    """As many batches a shard as there are different ones."""
+    for shard, first in enumerate(range(0, count, shape.distinct)):
+        yield shard, range(first, min(count, first + shape.distinct))
 
 
 def _synced(file: io.BufferedWriter) -> None:

@@ -13,22 +13,24 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks import online_sides as sides
+from benchmarks.actors import Job
+from benchmarks.bench import opened
 from benchmarks.knowledge import KB256, TOY, Shape
-from benchmarks.online import bench
 
 _TOP = 12
 
 
 def main() -> None:
     """Profile batches of 768 B and of 256 KB."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 5.0
-    with bench() as made:
+    # py-spy takes whole seconds.
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with opened() as bench:
         for shape, per_second in ((TOY, 120_000), (KB256, 900)):
-            topic = made.topic(4)
+            topic = bench.topic(4)
             count = int(per_second * (seconds + 3))
-            jobs = [
-                (made.student, sides.learn, (made.kafka, [topic], shape, count)),
-                (made.teacher, sides.teach, (made.kafka, topic, shape, count)),
+            jobs: list[Job] = [
+                (bench.actor("student"), sides.learn, (bench.kafka, [topic], shape, count)),
+                (bench.actor("teacher"), sides.teach, (bench.kafka, topic, shape, count)),
             ]
             for actor, job, arguments in jobs:
                 actor.prepare(job, *arguments)
@@ -40,12 +42,14 @@ def main() -> None:
                     subprocess.Popen(
                         [str(Path(sys.executable).parent / "py-spy"), "record", "-r", "200", "-d", str(seconds), "-f", "raw",
                          "-p", str(pid), "-o", str(out)],
-                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                     )
                     for _, pid, out in watched
                 ]  # fmt: skip
                 for spy in spies:
-                    spy.wait(seconds + 60)
+                    _, said = spy.communicate(timeout=seconds + 60)
+                    if spy.returncode:
+                        raise RuntimeError(f"py-spy ended with code {spy.returncode}: {said.strip()[-500:]}")
                 for actor, _, _ in jobs:
                     actor.done()
                 for name, _, out in watched:

@@ -10,21 +10,28 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import online_sides as sides
 from benchmarks.actors import Gate, together
+from benchmarks.bench import Bench
 from benchmarks.knowledge import KB256
 from benchmarks.measure import Comparison, Goal, Sample, Side
-from benchmarks.online import Bench, bench
+from benchmarks.scale import Scale
 
 _COMMAND = str(Path(sys.executable).parent / "tutelage")
-_LATENCY_BATCHES = 200
 _LATENCY_EVERY_S = 0.02
+# The first few open the stream.
+_OPENING_BATCHES = 10
+QUANTILES: Mapping[str, Callable[[list[float]], float]] = {
+    "p50": statistics.median,
+    "p99": lambda values: sorted(values)[int(0.99 * len(values))],
+    "slowest": max,
+}
 
 
-def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
+def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
     """Commands, then latency."""
     yield Comparison(
         title="start: `tutelage --help` (goal: 300 ms)",
@@ -33,34 +40,65 @@ def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
             Side(name="python -c pass", run=lambda: _timed([sys.executable, "-c", "pass"])),
             Side(name="tutelage --help", run=lambda: _timed([_COMMAND, "--help"])),
         ],
-    ).measured(rounds)
-    with bench() as made:
-        topic = made.topic(4)
-        made.student.close()
-        together([(made.teacher, sides.teach, (made.kafka, topic, KB256, 2000))])
-        environment = {
-            "TUTELAGE_BOOTSTRAP_SERVER": made.kafka["bootstrap_servers"],
-            "TUTELAGE_REGISTRY": made.kafka["registry"],
-        }
-        learn = [_COMMAND, "learn", f"topic:{topic}", "--rows", "1"]
-        yield Comparison(
-            title="start: from `tutelage learn` typed to the first batch of a full topic (goal: 1 s)",
-            times=True,
-            sides=[
-                Side(name="python -c 'import torch'", run=lambda: _timed([sys.executable, "-c", "import torch"])),
-                Side(
-                    name="tutelage learn, first row",
-                    run=lambda: _first_line(learn, environment),
-                    # Torch's own second (or three) cannot be had back; what is ours to keep small is the rest.
-                    goals=(Goal(other="python -c 'import torch'", at_most=1.33, what="seconds"),),
-                ),
-            ],
-        ).measured(rounds)
-        yield Comparison(
-            title="start: a lone batch, 50 a second: from written to merged (goal: p99 20 ms)",
-            times=True,
-            sides=_latencies(made, rounds, quick=quick),
+    )
+    topic = bench.topic(4)
+    bench.one("teacher", sides.teach, bench.kafka, topic, KB256, scale.topic_batches)
+    environment = {
+        "TUTELAGE_BOOTSTRAP_SERVER": bench.kafka["bootstrap_servers"],
+        "TUTELAGE_REGISTRY": bench.kafka["registry"],
+    }
+    learn = [_COMMAND, "learn", f"topic:{topic}", "--rows", "1"]
+    yield Comparison(
+        title="start: from `tutelage learn` typed to the first batch of a full topic (goal: 1 s)",
+        times=True,
+        sides=[
+            Side(name="python -c 'import torch'", run=lambda: _timed([sys.executable, "-c", "import torch"])),
+            Side(
+                name="tutelage learn, first row",
+                run=lambda: _first_line(learn, environment),
+                # Torch's own second (or three) cannot be had back; what is ours to keep small is the rest.
+                goals=(Goal(other="python -c 'import torch'", at_most=1.33, what="seconds"),),
+            ),
+        ],
+    )
+    lone = LoneBatches(bench, scale.lone_batches)
+    yield Comparison(
+        title="start: a lone batch, 50 a second: from written to merged (goal: p99 20 ms)",
+        times=True,
+        sides=[Side(name=name, run=lone.quantile(name)) for name in QUANTILES],
+    )
+
+
+class LoneBatches:
+    """How long lone batches took; each round of a comparison sends them once, and each of its sides is a quantile of that round."""
+
+    def __init__(self, bench: Bench, count: int) -> None:
+        self._bench = bench
+        self._count = count
+        self._rounds: list[list[float]] = []
+
+    def quantile(self, name: str) -> Callable[[], Sample]:
+        """A side: its nth call is about the nth round."""
+        calls = iter(range(sys.maxsize))
+
+        def one() -> Sample:
+            round_ = next(calls)
+            while len(self._rounds) <= round_:
+                self._rounds.append(self._sent())
+            return _sample(QUANTILES[name](self._rounds[round_]))
+
+        return one
+
+    def _sent(self) -> list[float]:
+        topic = self._bench.topic(4)
+        done = together(
+            [
+                (self._bench.actor("student"), arrive, (self._bench.kafka, topic, self._count)),
+                (self._bench.actor("teacher"), depart, (self._bench.kafka, topic, self._count)),
+            ]
         )
+        times = [came - went for came, went in zip(done["student"].value, done["teacher"].value, strict=True)]
+        return times[_OPENING_BATCHES:]
 
 
 def _timed(command: Sequence[str]) -> Sample:
@@ -85,34 +123,6 @@ def _first_line(command: Sequence[str], environment: dict[str, str]) -> Sample:
 
 def _sample(seconds: float) -> Sample:
     return Sample(seconds=seconds, nbytes=1, units=1)
-
-
-def _latencies(made: Bench, rounds: int, *, quick: bool) -> list[Side]:
-    from benchmarks.actors import Actor
-
-    student = Actor("student")
-    found: list[float] = []
-    for _ in range(2 if quick else rounds):
-        topic = made.topic(4)
-        done = together(
-            [
-                (student, arrive, (made.kafka, topic, _LATENCY_BATCHES)),
-                (made.teacher, depart, (made.kafka, topic, _LATENCY_BATCHES)),
-            ]
-        )
-        # The first few open the stream.
-        found += [came - went for came, went in zip(done["student"].value, done["teacher"].value, strict=True)][10:]
-    student.close()
-    found.sort()
-    quantiles: dict[str, Callable[[list[float]], float]] = {
-        "p50": statistics.median,
-        "p99": lambda values: values[int(0.99 * len(values))],
-        "slowest": max,
-    }
-    sides_ = [Side(name=name, run=lambda: _sample(1)) for name in quantiles]
-    for side in sides_:
-        side.samples.append(_sample(quantiles[side.name](found)))
-    return sides_
 
 
 def depart(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[float]:

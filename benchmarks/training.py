@@ -10,36 +10,35 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks import online_sides as sides
-from benchmarks.actors import Gate, together
+from benchmarks.actors import Gate
+from benchmarks.bench import Bench
 from benchmarks.knowledge import MB1
 from benchmarks.measure import Comparison, Goal, Sample, Side
-from benchmarks.online import Bench, bench
+from benchmarks.scale import Scale
 
 STEP_S = 0.02
 _ALONE = "steps without data"
 
 
-def run(rounds: int, *, quick: bool) -> Iterator[Comparison]:
+def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
     """The student itself, and a DataLoader with one worker."""
-    count = 100 if quick else 300
-    with bench() as made:
-        topic = made.topic(4)
-        together([(made.teacher, sides.teach, (made.kafka, topic, MB1, count))])
-        goals = (Goal(other=_ALONE, at_least=0.99),)
-        yield Comparison(
-            title="training: steps of 20 ms on batches of 1 MB from a topic",
-            sides=[
-                Side(name=_ALONE, run=_side(made, topic, count, "nothing")),
-                Side(name="student.knowledge(64)", run=_side(made, topic, count, "student"), goals=goals),
-                Side(name="DataLoader, num_workers=0", run=_side(made, topic, count, "loader 0"), goals=goals),
-                Side(name="DataLoader, num_workers=1", run=_side(made, topic, count, "loader 1"), goals=goals),
-            ],
-        ).measured(rounds)
+    topic, count = bench.topic(4), scale.training_steps
+    bench.one("teacher", sides.teach, bench.kafka, topic, MB1, count)
+    goals = (Goal(other=_ALONE, at_least=0.99),)
+    yield Comparison(
+        title="training: steps of 20 ms on batches of 1 MB from a topic",
+        sides=[
+            Side(name=_ALONE, run=_side(bench, topic, count, "nothing")),
+            Side(name="student.knowledge(64)", run=_side(bench, topic, count, "student"), goals=goals),
+            Side(name="DataLoader, num_workers=0", run=_side(bench, topic, count, "loader 0"), goals=goals),
+            Side(name="DataLoader, num_workers=1", run=_side(bench, topic, count, "loader 1"), goals=goals),
+        ],
+    )
 
 
-def _side(made: Bench, topic: str, count: int, way: str) -> Callable[[], Sample]:
+def _side(bench: Bench, topic: str, count: int, way: str) -> Callable[[], Sample]:
     def one() -> Sample:
-        done = together([(made.student, train, (made.kafka, topic, count, way))])["student"]
+        done = bench.one("student", train, bench.kafka, topic, count, way)
         return Sample(
             seconds=done.value,
             nbytes=count * MB1.nbytes,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from tutelage.cli.copying import copy_stream
+from tutelage.cli.printing import say
 from tutelage.cli.progress import Progress, said
 from tutelage.consumers.source import Source
 from tutelage.producers.sink import Sink
@@ -19,7 +18,7 @@ def copied_with_progress(source: Source, sink: Sink, *, timeout_s: float) -> Non
             )
         dropped = f"; {copied.duplicates} duplicates dropped" if copied.duplicates else ""
         total = said(copied.rows, copied.records, "records", copied.nbytes, progress.seconds)
-        typer.echo(f"{sink.name}: {total}{dropped}")
+        say(f"{sink.name}: {total}{dropped}")
     finally:
         source.close()
         sink.close()

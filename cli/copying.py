@@ -10,8 +10,8 @@ from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.producers.sink import Sink
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import CorruptData, SinkExists
-from tutelage.schemas.record import Record
+from tutelage.schemas.errors import CorruptData, SinkExists, TutelageError
+from tutelage.schemas.record import End, Record, RecordHead, Stream
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,28 @@ class Copied:
         self.nbytes += record.nbytes
 
 
+class PassRows:
+    """Counts the rows of one pass after the other, and compares each count with the pass's end.
+
+    `start` is the record of the first pass from which counting begins; what comes before it fills whole records.
+    """
+
+    def __init__(self, stream: Stream, start: int = 0) -> None:
+        self.rows = start * stream.rows_per_record
+        # Only the last record of a pass may be shorter: behind it there is no telling.
+        self._unknown_at = start or None
+
+    def add(self, head: RecordHead) -> None:
+        """Count a record."""
+        self.rows += head.rows
+
+    def end(self, head: RecordHead, end: End, where: str) -> None:
+        """Begin with the next pass. CorruptData naming `where` if the end says another number of rows than came."""
+        if self.rows != end.rows and end.records != self._unknown_at:
+            raise CorruptData(f"{where}: pass {head.pass_index} ends with {end.rows:,} rows, but {self.rows:,} came")
+        self.rows, self._unknown_at = 0, None
+
+
 def in_order(
     source: Source, opened: Opened, *, timeout_s: float, start: tuple[int, int] = (0, 0), counted: Copied | None = None
 ) -> Iterator[Record]:
@@ -49,8 +71,7 @@ def in_order(
     order = Order(opened.stream, opened.partitions, position)
     arrivals = source.read(position)
     passes = start[0]
-    # Rows before the start are not seen; they fill whole records, unless the start is a pass's end itself.
-    rows = start[1] * opened.stream.rows_per_record
+    counted_rows = PassRows(opened.stream, start[1])
     wait: Wait | None = None
     try:
         while passes < opened.stream.passes:
@@ -58,29 +79,33 @@ def in_order(
             if item is not None:
                 wait = None
                 if isinstance(item, PassEnd):
-                    if rows != item.end.rows and not (passes == start[0] and item.end.records == start[1]):
-                        raise CorruptData(f"{source.name}: pass {passes} ends with {item.end.rows} rows, but {rows} came")
-                    passes, rows = passes + 1, 0
+                    counted_rows.end(item.record.head, item.end, source.name)
+                    passes += 1
                 else:
-                    rows += item.record.head.rows
+                    counted_rows.add(item.record.head)
                 yield item.record.load()
                 continue
             arrival = next(arrivals)
             if arrival is not None:
                 order.push(made_sure(order, arrival))
                 continue
-            partition, sequence = order.waiting_for
+            partition, what = order.waiting_for
             wait = wait or Wait(
-                f"{source.name}, partition {partition}, record {sequence} of pass {passes}",
+                f"{source.name}, partition {partition}, {what}",
                 timeout_s=timeout_s,
                 log=log,
                 hint="its teacher has not finished; started again, it goes on",
             )
             wait.tick()
+    except TutelageError as error:
+        cause = source.explain(error)
+        if cause is error:
+            raise
+        raise cause from error
     finally:
         arrivals.close()
         if counted is not None:
-            counted.duplicates, counted.zombies = order.duplicates, order.zombies
+            counted.duplicates, counted.zombies = order.duplicates, order.zombies + source.stale_records
 
 
 def copy_stream(

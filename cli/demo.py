@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tutelage.cli.printing import say
+
 if TYPE_CHECKING:
     from tutelage.consumers import Source
     from tutelage.deploy.local import StackAddresses
@@ -31,15 +33,23 @@ def demo(
 
     Starts a broker and a registry of its own and stops them. Without Java or Maven it runs what needs no broker and exits with 8.
     """
+    from tutelage.schemas.arguments import absolute_path
+    from tutelage.schemas.errors import ConfigurationError
+
+    out_folder = absolute_path("--out-folder", out_folder)
+    try:
+        out_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--out-folder {out_folder} cannot be made: {error.strerror}") from error
     with _stack() as addresses, tempfile.TemporaryDirectory() as folder:
         same = _toy(Path(folder), addresses)
-        typer.echo("")
+        say("")
         _distil(seeds, out_folder, addresses)
     if not same:
-        typer.echo("the modes differ; that must not be", err=True)
+        say("the modes differ; that must not be", error=True)
         raise typer.Exit(5)
     if addresses is None:
-        typer.echo("only the offline part ran: see above for what is missing", err=True)
+        say("only the offline part ran: see above for what is missing", error=True)
         raise typer.Exit(OFFLINE_ONLY)
 
 
@@ -50,10 +60,10 @@ def _stack() -> Iterator[StackAddresses | None]:
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder) / "stack")
         try:
-            typer.echo("starting a broker and a registry ...", err=True)
+            say("starting a broker and a registry ...", error=True)
             addresses = stack.up()
         except StackError as error:
-            typer.echo(f"{error}", err=True)
+            say(f"{error}", error=True)
             yield None
             return
         try:
@@ -137,9 +147,9 @@ def _distil(seeds: int, folder: Path, addresses: StackAddresses | None) -> None:
 
         from tutelage.examples.digits.run import experiment
     except ImportError as error:
-        typer.echo(f"the distillation needs {error.name}: pip install 'tutelage[demo]'", err=True)
+        say(f"the distillation needs {error.name}: pip install 'tutelage[demo]'", error=True)
         return
-    typer.echo(f"digits: three experts, one small student, {seeds} seeds")
+    say(f"digits: three experts, one small student, {seeds} seeds")
     online = (addresses.bootstrap_servers, addresses.registry) if addresses is not None else None
-    typer.echo(experiment(seeds, folder, online, lambda line: typer.echo(f"  {line}")))
-    typer.echo(f"table and plot: {folder}/results.md, {folder}/results.png")
+    say(experiment(seeds, folder, online, lambda line: say(f"  {line}")))
+    say(f"table and plot: {folder}/results.md, {folder}/results.png")

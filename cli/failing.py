@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -11,7 +12,8 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
-from tutelage.schemas.errors import TutelageError
+from tutelage.cli.printing import say
+from tutelage.schemas.errors import TransportError, TutelageError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -42,17 +44,39 @@ def one_line_errors(command: Callable[Parameters, Result]) -> Callable[Parameter
         try:
             return command(*args, **kwargs)
         except TutelageError as error:
-            sys.stderr.write(f"error: {error}\n")
+            say(f"error: {error}", error=True)
             raise typer.Exit(error.exit_code) from None
         except Terminated:
-            sys.stderr.write("terminated\n")
+            say("terminated", error=True)
             raise typer.Exit(TERMINATED) from None
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
+            say("interrupted", error=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # Whoever read our output has left; there is nobody to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _write_nothing_more()
             raise typer.Exit(NOBODY_READS) from None
 
     return guarded
+
+
+def flushed(code: int) -> int:
+    """The exit code, once what was printed is out; another one where a command that did well could not say so."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _write_nothing_more()
+        return code or NOBODY_READS
+    except OSError as error:
+        _write_nothing_more()
+        if not code:
+            say(f"error: standard output cannot be written: {error.strerror}", error=True)
+        return code or TransportError.exit_code
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    return code
+
+
+def _write_nothing_more() -> None:
+    """What is left in standard output's buffer would fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

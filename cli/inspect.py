@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
+from tutelage.cli.printing import is_shown, say
 
 if TYPE_CHECKING:
     from tutelage.cli.key_statistics import KeyStatistics
-    from tutelage.cli.survey import Survey
+    from tutelage.cli.survey import RunSummary, Survey
     from tutelage.schemas.record import Column, Record
 
 # Of a long row so many numbers are shown.
 _SHOWN = 6
 _PLOTS = (".png", ".svg", ".pdf")
+# A picture may be so high, in dots, and no higher.
+_DRAWN_AT_MOST = 200
 # Where no terminal says how wide it is.
 _WIDTH = 120
 
@@ -33,7 +35,8 @@ def inspect(
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw each key's histogram.", show_default=False)
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for a topic's first record.")] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    print_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run: RunFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -53,7 +56,9 @@ def inspect(
     """
     from tutelage.cli.key_statistics import KeyStatistics
     from tutelage.cli.sources import source_of
+    from tutelage.cli.strict_json import as_json
     from tutelage.cli.survey import SAMPLE_BYTES, sampled, survey_of
+    from tutelage.schemas.arguments import absolute_path, seconds
     from tutelage.schemas.errors import ConfigurationError
 
     if plot is not None:
@@ -61,37 +66,43 @@ def inspect(
             import matplotlib  # noqa: F401
         except ImportError as error:
             raise ConfigurationError("--plot needs matplotlib: pip install 'tutelage[demo]'") from error
-        if plot.suffix not in _PLOTS:
+        if plot.suffix.lower() not in _PLOTS:
             raise ConfigurationError(f"--plot {plot}: name a file that ends in {', '.join(_PLOTS)}")
-        if not plot.parent.is_dir():
+        if not os.path.isdir(plot.parent):
             raise ConfigurationError(f"--plot {plot}: there is no folder {plot.parent}")
-    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
+        if os.path.isdir(plot):
+            raise ConfigurationError(f"--plot {plot} is a folder; name a file in it")
+        plot = absolute_path("--plot", plot)
+    seconds("--timeout", timeout, zero=True)
+    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
     try:
         survey = survey_of(read, timeout)
         statistics = {key: KeyStatistics() for key in survey.opened.description}
+        # Packed values are none to calculate with.
+        opaque = {spec.key for spec in survey.opened.description.specs if spec.storage.kind == "opaque"}
         first: list[dict[str, Any]] = []
         looked_at = {"records": 0, "rows": 0}
         for record in sampled(read, survey, None if everything else SAMPLE_BYTES, timeout):
             looked_at["records"] += 1
             looked_at["rows"] += record.head.rows
             for key, column in record.columns.items():
-                statistics[key].add(column)
+                if key not in opaque:
+                    statistics[key].add(column)
             if len(first) < rows:
                 first += _rows(record, rows - len(first))
     finally:
         read.close()
     if plot is not None:
         _draw(read.name, statistics, plot)
-    if as_json:
-        said = _as_valid_json(_as_json(read.name, survey, statistics, looked_at, first))
-        typer.echo(json.dumps(said, ensure_ascii=False, default=str, allow_nan=False))
+    if print_json:
+        say(as_json(_findings(read.name, survey, statistics, looked_at, first)))
     else:
         _print(read.name, survey, statistics, looked_at, first)
         if plot is not None:
-            typer.echo(f"histograms: {plot}", err=True)
+            say(f"histograms: {plot}", error=True)
 
 
-def _as_json(
+def _findings(
     name: str, survey: Survey, statistics: dict[str, KeyStatistics], looked_at: dict[str, int], first: list[dict[str, Any]]
 ) -> dict[str, Any]:
     from dataclasses import asdict
@@ -113,6 +124,7 @@ def _as_json(
         "source": name,
         **asdict(survey.opened.stream),
         "holds": holds,
+        "runs": [asdict(run) for run in survey.runs],
         "looked_at": looked_at,
         "keys": keys,
         "first_rows": first,
@@ -122,8 +134,6 @@ def _as_json(
 def _print(
     name: str, survey: Survey, statistics: dict[str, KeyStatistics], looked_at: dict[str, int], first: list[dict[str, Any]]
 ) -> None:
-    from datetime import UTC, datetime
-
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -132,12 +142,11 @@ def _print(
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
     stream = survey.opened.stream
-    created = datetime.fromtimestamp(stream.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     console.print(Text(name, style="bold"))
     cut = f"{stream.passes} passes, {stream.partitions} partitions, {stream.rows_per_record} rows per record"
     for label, value in (
         ("teacher", stream.teacher),
-        ("run", f"{stream.run_id}, created {created} by tutelage {stream.version}"),
+        ("run", f"{stream.run_id}, created {_date_of(stream.created)} by tutelage {stream.version}"),
         ("revision", stream.revision),
         ("inputs", stream.inputs),
         ("cut in", cut),
@@ -147,6 +156,8 @@ def _print(
     ):
         if value:
             console.print(Text(f"  {label:10} {value}", style="red" if label == "not whole" else ""), soft_wrap=True)
+    for index, run in enumerate(survey.runs if len(survey.runs) > 1 else ()):
+        console.print(Text(f"  {'' if index else 'runs':10} {_said_of_run(run)}"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("  key", "values", "min", "mean", "max", "NaN, inf", "histogram"):
         numeric = title in ("min", "mean", "max", "NaN, inf")
@@ -156,7 +167,7 @@ def _print(
         odd = (found.nan + found.infinite) / found.count if found.count else 0.0
         lengths = f", {found.lengths[0]} to {found.lengths[1]} long" if found.lengths else ""
         numbers = [f"{number:.4g}" if number is not None else "" for number in (found.low, found.mean, found.high)]
-        table.add_row(f"  {spec.key}", f"{spec}{lengths}", *numbers, f"{odd:.2%}" if odd else "0", found.sparkline())
+        table.add_row(f"  {spec.key}", f"{spec}{lengths}", *numbers, f"{odd:.2%}" if odd else "0", found.sparkline(is_shown))
     console.print(table)
     whole = survey.records is not None and looked_at["records"] >= survey.records
     console.print(
@@ -165,6 +176,22 @@ def _print(
     )
     for row in first:
         console.print(Text("  " + _said(row)), soft_wrap=True)
+
+
+def _said_of_run(run: RunSummary) -> str:
+    whole = "whole" if run.whole else "not whole"
+    passes = f"{run.passes_ended} of {run.passes} passes"
+    return f"{run.run_id}  teacher {run.teacher}, begun {_date_of(run.created)}, {run.rows:,} rows, {passes}, {whole}"
+
+
+def _date_of(created: float) -> str:
+    """When a run was begun, as its writer says: any number may stand there."""
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"at {created} s, which is no date,"
 
 
 def _holds(survey: Survey) -> str:
@@ -197,20 +224,13 @@ def _row_values(column: Column, count: int) -> list[Any]:
 
 
 def _plain(values: Any) -> Any:
-    """A row as Python's numbers; what numpy alone knows (bfloat16, float8) as floats."""
+    """A row as Python's numbers; what numpy alone knows (bfloat16, float8, half complex numbers) as floats or complex numbers."""
     import numpy as np
 
-    array = np.asarray(values)
+    from tutelage.cli.key_statistics import whole_complex
+
+    array = whole_complex(np.asarray(values))
     return (array if array.dtype.kind in "biufc" else array.astype(np.float64)).tolist()
-
-
-def _as_valid_json(value: Any) -> Any:
-    """What JSON can hold: NaN and infinities are null."""
-    if isinstance(value, dict):
-        return {key: _as_valid_json(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_valid_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _said(row: dict[str, Any]) -> str:
@@ -220,21 +240,36 @@ def _said(row: dict[str, Any]) -> str:
 def _short(value: Any) -> str:
     if not isinstance(value, list):
         return f"{value:.4g}" if isinstance(value, float) else str(value)
-    more = f", … {len(value)}" if len(value) > _SHOWN else ""
+    more = f", {'…' if is_shown('…') else '...'} {len(value)}" if len(value) > _SHOWN else ""
     return f"[{', '.join(_short(item) for item in value[:_SHOWN])}{more}]"
 
 
 def _draw(name: str, statistics: dict[str, KeyStatistics], file: Path) -> None:
+    import warnings
+
     import matplotlib
+
+    from tutelage.schemas.errors import ConfigurationError
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(len(statistics), 1, figsize=(7, 2.2 * len(statistics)), squeeze=False, layout="constrained")
-    for axis, (key, found) in zip(axes[:, 0], statistics.items(), strict=True):
+    drawn = dict(list(statistics.items())[:_DRAWN_AT_MOST])
+    if len(drawn) < len(statistics):
+        say(f"--plot draws the first {len(drawn)} of {len(statistics):,} keys", error=True)
+    figure, axes = pyplot.subplots(len(drawn), 1, figsize=(7, 2.2 * len(drawn)), squeeze=False, layout="constrained")
+    for axis, (key, found) in zip(axes[:, 0], drawn.items(), strict=True):
         axis.stairs(*found.histogram(), fill=True)
-        axis.set_title(f"{key}: {found.count:,} values", fontsize=10, loc="left")
+        # Keys are any text, and none of it is a formula.
+        axis.set_title(f"{key}: {found.count:,} values", fontsize=10, loc="left", parse_math=False)
         axis.set_yticks([])
-    figure.suptitle(name)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    figure.suptitle(os.fsencode(name).decode(errors="backslashreplace"), parse_math=False)
+    try:
+        with warnings.catch_warnings():
+            # Characters that the font lacks are drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(file, dpi=120)
+    except OSError as error:
+        raise ConfigurationError(f"--plot {file} cannot be written: {error.strerror}") from error
+    finally:
+        pyplot.close(figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.secrets import is_secret, refuse_on_command_line, refuse_open_file, resolved
+from tutelage.schemas.addresses import (
+    BOOTSTRAP_VARIABLE,
+    FILE_VARIABLE,
+    REGISTRY_VARIABLE,
+    Address,
+    bootstrap_address,
+    named_by,
+    registry_address,
+)
 from tutelage.schemas.errors import ConfigurationError
 
-BOOTSTRAP_VARIABLE = "TUTELAGE_BOOTSTRAP_SERVER"
-REGISTRY_VARIABLE = "TUTELAGE_REGISTRY"
-FILE_VARIABLE = "TUTELAGE_CONFIG"
 _PANEL = "Kafka"
+_REGISTRY = "schema.registry."
 # The one setting of Confluent's serializers that concerns us.
 _AUTO_REGISTER = "auto.register.schemas"
 
@@ -50,6 +58,16 @@ OptionFlag = Annotated[
     ),
 ]
 
+RunFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="RUN_ID",
+        help="Read this run of the topic, not the newest; `tutelage inspect TOPIC` lists its runs.",
+        show_default=False,
+    ),
+]
+
 CreateFlag = Annotated[
     bool, typer.Option("--create/--no-create", help="Whether to create the topic where it is missing, or only to check it.")
 ]
@@ -59,7 +77,7 @@ CreateFlag = Annotated[
 class KafkaSettings:
     """Where Kafka is and how to speak to it, as keyword arguments for `KafkaSink` and `KafkaSource`."""
 
-    bootstrap_servers: str
+    bootstrap_servers: Address
     registry: Any
     options: dict[str, object] = field(repr=False)
 
@@ -74,34 +92,46 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
     Raises ConfigurationError for a line or option that is no key=value, for a file with secrets that others may read, and for secrets on the
     command line.
     """
-    from tutelage.schemas.kafka_connection import DEFAULT_BOOTSTRAP, DEFAULT_REGISTRY
     from tutelage.schemas.registry import HttpRegistry
 
-    given = resolved(_properties(file), str(file)) if file is not None else {}
+    in_file = resolved(_properties(file), str(file)) if file is not None else {}
+    with_x: dict[str, str] = {}
     for option in options or ():
         key, equals, value = (part.strip() for part in option.partition("="))
         if not equals or not key:
             raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")
         refuse_on_command_line(key, value)
-        given |= resolved({key: value}, "-X")
+        with_x |= resolved({key: value}, "-X")
     if is_secret("", registry or ""):
         raise ConfigurationError(
             "the registry's URL holds a user, and perhaps a password, for others to read in process lists and environments; give them as "
             "schema.registry.basic.auth.user.info=@FILE, with -X or in the file of -F"
         )
-    in_file = given.pop("bootstrap.servers", None)
-    prefix = "schema.registry."
-    registry_settings = {key.removeprefix(prefix): given.pop(key) for key in list(given) if key.startswith(prefix)}
-    url = registry or registry_settings.pop("url", DEFAULT_REGISTRY)
-    registry_settings.pop("url", None)
+    sources = (("-X", with_x), (str(file), in_file))
+    servers = _first_of(named_by(bootstrap, BOOTSTRAP_VARIABLE, "flag --bootstrap-server"), "bootstrap.servers", sources)
+    url = _first_of(named_by(registry, REGISTRY_VARIABLE, "flag --registry"), _REGISTRY + "url", sources)
+    given = {key: value for key, value in {**in_file, **with_x}.items() if key not in ("bootstrap.servers", _REGISTRY + "url")}
+    registry_settings = {key.removeprefix(_REGISTRY): given.pop(key) for key in list(given) if key.startswith(_REGISTRY)}
     auto_register = given.pop(_AUTO_REGISTER, "true").lower()
     if auto_register not in ("true", "false"):
         raise ConfigurationError(f"{_AUTO_REGISTER}={auto_register}: it is true or false")
     return KafkaSettings(
-        bootstrap_servers=bootstrap or in_file or DEFAULT_BOOTSTRAP,
-        registry=HttpRegistry(url, settings=dict(registry_settings), auto_register=auto_register == "true"),
+        bootstrap_servers=bootstrap_address(servers),
+        registry=HttpRegistry(registry_address(url), settings=dict(registry_settings), auto_register=auto_register == "true"),
         options=dict(given),
     )
+
+
+def _first_of(flag: Address | None, key: str, sources: Sequence[tuple[str, Mapping[str, str]]]) -> Address | None:
+    """An address that a flag, -X, the environment or the file names: the first of them in this order."""
+    named = [
+        Address(held[key], f"{key} in {place}" if place != "-X" else f"-X {key}") for place, held in sources if key in held
+    ]
+    if flag is None:
+        return named[0] if named else None
+    # What typer takes from the environment comes as the flag's value.
+    over = named and "environment" in flag.origin and key in sources[0][1]
+    return named[0] if over else flag
 
 
 def _properties(file: Path) -> dict[str, str]:

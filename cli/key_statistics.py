@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +12,12 @@ import numpy as np
 from tutelage.schemas.record import Array, Column, Ragged
 
 BINS = 16
+_LARGEST = sys.float_info.max
 _KEPT, _KEPT_OF_A_RECORD = 1 << 20, 4096
 _FLOAT32_BYTES = 4
 # Values this near, by their size, cannot be told apart by so many edges.
 _TOO_NEAR = 1e-12
-_BLOCKS = " ▁▂▃▄▅▆▇█"
+_BLOCKS, _PLAIN_BLOCKS = " ▁▂▃▄▅▆▇█", " .,:-=+*#"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,7 +32,7 @@ class KeyStatistics:
     infinite: int = 0
     low: float | None = None
     high: float | None = None
-    total: float = 0.0
+    mean: float | None = None
     lengths: list[int] = field(default_factory=list)
     _kept: list[Array] = field(default_factory=list)
     _kept_count: int = 0
@@ -55,7 +58,11 @@ class KeyStatistics:
         low, high = float(finite.min()), float(finite.max())
         self.low = low if self.low is None else min(self.low, low)
         self.high = high if self.high is None else max(self.high, high)
-        self.total += float(finite.sum(dtype=np.float64))
+        known = self.count - self.nan - self.infinite
+        mean = _mean(finite)
+        # Step by step, because the sum of the largest numbers is none.
+        share = finite.size / known
+        self.mean = mean if self.mean is None else self.mean * (1 - share) + mean * share
         # A copy: a view would keep the whole record.
         some = finite[:: max(1, finite.size // _KEPT_OF_A_RECORD)].copy()
         self._kept.append(some)
@@ -64,31 +71,26 @@ class KeyStatistics:
             self._kept = [np.concatenate(self._kept)[::2]]
             self._kept_count = self._kept[0].size
 
-    @property
-    def mean(self) -> float | None:
-        """The mean of the finite values."""
-        finite = self.count - self.nan - self.infinite
-        return self.total / finite if finite else None
-
     def histogram(self) -> tuple[Array, Array]:
         """Counts [BINS] and edges [BINS + 1], from the lowest to the highest value."""
         low, high = self.low or 0.0, self.high or 0.0
         if high - low <= abs(low) * _TOO_NEAR:
             # One value only, or as good as: it has the first bin.
-            high = low + max(1.0, abs(low))
+            low, high = (low, low + max(1.0, abs(low))) if low < 0 or low < _LARGEST / 2 else (low / 2, low)
         kept = (np.concatenate(self._kept) if self._kept else np.empty(0)).astype(np.float64)
         # Halved, the range of the largest numbers is a number too.
         counts, edges = np.histogram(kept / 2, BINS, (low / 2, high / 2))
         return counts, edges * 2
 
-    def sparkline(self) -> str:
-        """The histogram in one line of text."""
+    def sparkline(self, is_shown: Callable[[str], bool] = lambda text: True) -> str:
+        """The histogram in one line of text; in ASCII where blocks are not shown."""
         counts, _ = self.histogram()
         if not counts.max():
             return ""
         # What is there at all is seen.
-        heights = np.ceil(counts * (len(_BLOCKS) - 1) / counts.max()).astype(int)
-        return "".join(_BLOCKS[height] for height in heights)
+        blocks = _BLOCKS if is_shown(_BLOCKS) else _PLAIN_BLOCKS
+        heights = np.ceil(counts * (len(blocks) - 1) / counts.max()).astype(int)
+        return "".join(blocks[height] for height in heights)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, as JSON-like values."""
@@ -105,9 +107,29 @@ class KeyStatistics:
         }
 
 
+def whole_complex(values: Array) -> Array:
+    """Half complex numbers, which numpy knows only as pairs, as complex64; any other array as it is."""
+    if values.dtype.names is None:
+        return values
+    whole = np.empty(values.shape, np.complex64)
+    whole.real, whole.imag = values["real"], values["imag"]
+    return whole
+
+
+def _mean(finite: Array) -> float:
+    with np.errstate(over="ignore"):
+        mean = float(finite.mean(dtype=np.float64))
+    return (
+        mean if np.isfinite(mean) else float((finite.astype(np.float64) / finite.size).sum().clip(finite.min(), finite.max()))
+    )
+
+
 def _numbers(values: Array) -> Array:
     """The values as numbers one can calculate with, flat: float32 where that holds them, else float64."""
+    values = whole_complex(values)
     if values.dtype.kind == "c":
-        values = np.abs(values)
+        # The magnitude of a finite number may be infinite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.abs(values)
     exact = np.float32 if values.dtype.kind not in "iu" and values.dtype.itemsize <= _FLOAT32_BYTES else np.float64
     return values.astype(exact, copy=False).ravel()

@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.demo import demo
-from tutelage.cli.failing import end_on_sigterm, one_line_errors
+from tutelage.cli.failing import end_on_sigterm, flushed, one_line_errors
 from tutelage.cli.inspect import inspect
 from tutelage.cli.learn import learn
+from tutelage.cli.printing import prepare_output, say
 from tutelage.cli.record import record
 from tutelage.cli.repair import repair
 from tutelage.cli.replay import replay
@@ -46,7 +47,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"tutelage {version('tutelage')}")
+        say(f"tutelage {version('tutelage')}")
         raise typer.Exit
 
 
@@ -69,6 +70,7 @@ def tutelage(
 def run() -> None:
     """The entry point: never a traceback for a user's mistake, never a hang after Ctrl-C."""
     end_on_sigterm()
+    prepare_output()
     try:
         app()
     except SystemExit as leaving:
@@ -77,8 +79,7 @@ def run() -> None:
 
 def _leave(code: int) -> None:
     """Exit, at once if a thread is still inside a forward pass or a broken loader: Python would wait for it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    code = flushed(code)
     if code == 0:
         sys.exit(0)
     for thread in threading.enumerate():

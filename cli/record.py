@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
 
 
 def record(
@@ -16,6 +16,7 @@ def record(
     codec: Annotated[str, typer.Option(help="null, deflate or zstandard.")] = "null",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, finished or not.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the teacher's next record.")] = 600.0,
+    run: RunFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -30,7 +31,9 @@ def record(
     from tutelage.cli.copy_command import copied_with_progress
     from tutelage.consumers import KafkaSource
     from tutelage.producers import FileSink
+    from tutelage.schemas.arguments import seconds
 
+    timeout_s = seconds("--timeout", timeout)
+    sink = FileSink(file, codec=codec, overwrite=overwrite)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-    source = KafkaSource(topic, **kafka.arguments())
-    copied_with_progress(source, FileSink(file, codec=codec, overwrite=overwrite), timeout_s=timeout)
+    copied_with_progress(KafkaSource(topic, run=run, **kafka.arguments()), sink, timeout_s=timeout_s)

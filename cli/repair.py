@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 def repair(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is cut or damaged, finished or partial.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.avro", help="Where what is whole of it goes; must not be there.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    print_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write what is whole of a damaged file, from its beginning on, and say what is missing and how to get it.
 
@@ -23,12 +22,14 @@ def repair(
 
       tutelage repair teacher1.avro mended.avro
     """
+    from tutelage.cli.printing import say
     from tutelage.cli.repairing import repaired
+    from tutelage.cli.strict_json import as_json
 
     found = repaired(file, out)
-    if as_json:
-        typer.echo(json.dumps(found.as_json()))
+    if print_json:
+        say(as_json(found.as_json()))
     else:
-        typer.echo(found.said())
+        say(found.said())
     if not found.complete:
         raise typer.Exit(5)

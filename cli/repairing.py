@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.cli.copying import PassRows
 from tutelage.consumers.order import Order, PassEnd
 from tutelage.consumers.source import Arrival, Position
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_reader import ContainerReader
-from tutelage.schemas.container_writer import ContainerWriter, partial_path
-from tutelage.schemas.errors import DataError, SinkExists
+from tutelage.schemas.container_writer import ContainerWriter, finished_path, partial_path
+from tutelage.schemas.errors import ConfigurationError, DataError, SinkExists
+from tutelage.schemas.record import Record, Stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,54 +50,109 @@ class Repaired:
 
 
 def repaired(file: Path, out: Path) -> Repaired:
-    """Copy a file's records in order up to the first that is not whole. SinkExists if `out` is there, DataError if not even the header is."""
-    for taken in (out, partial_path(out)):
-        if taken.exists():
-            raise SinkExists(f"{taken} is there already; name another file")
+    """Copy a file's records in order up to the first that is not whole.
+
+    Raises:
+        ConfigurationError: `out` is no name for a finished file, or its folder is missing.
+        SinkExists: `out` is there.
+        DataError: Not even the header of `file` is whole.
+    """
+    target = finished_path("OUT", out)
+    for taken, name in ((target, out), (partial_path(target), partial_path(out))):
+        if os.path.lexists(taken):
+            raise SinkExists(f"{name} is there already; name another file")
+    if not os.path.isdir(target.parent):
+        raise ConfigurationError(f"{out}: there is no folder {target.parent}; make it first")
     with ContainerReader(file) as reader:
-        stream = reader.stream
-        order = Order(stream, 1, Position())
-        writer = ContainerWriter.create(out, stream, reader.description, reader.header.codec)
-        passes = records = rows = sequence = pass_rows = 0
+        writer = ContainerWriter.create(target, reader.stream, reader.description, reader.header.codec, replace=False)
+        copy = _Copy(reader.stream, writer)
         stopped = f"{file} ends at byte {reader.nbytes}"
         try:
-            for block in reader.blocks():
-                where = f"{file}, block {block.index} at byte {block.offset}"
-                for record in block.records:
+            try:
+                copy.take(reader)
+            except DataError as error:
+                stopped = str(error)
+            copy.write_held()
+            if copy.complete:
+                writer.finish()
+            else:
+                writer.sync()
+        finally:
+            writer.close()
+    return Repaired(
+        source=str(file),
+        target=str(out if copy.complete else partial_path(out)),
+        complete=copy.complete,
+        passes=copy.passes,
+        of_passes=reader.stream.passes,
+        records=copy.records,
+        rows=copy.rows,
+        next_pass=copy.passes,
+        next_record=copy.sequence,
+        next_row=copy.pass_rows,
+        stopped="" if copy.complete else stopped,
+    )
+
+
+class _Copy:
+    """Writes a file's records in order, as far as they are whole, and counts them.
+
+    A record that is shorter than the others is held back until what follows proves it to be its pass's last: a teacher could not go
+    on behind one that is not.
+    """
+
+    def __init__(self, stream: Stream, writer: ContainerWriter) -> None:
+        self._stream = stream
+        self._writer = writer
+        self._held: Record | None = None
+        self.passes = self.records = self.rows = self.sequence = self.pass_rows = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether all passes were written to their end."""
+        return self.passes == self._stream.passes
+
+    def take(self, reader: ContainerReader) -> None:
+        """Write what is whole. DataError at the first record that is not."""
+        order, counted = Order(self._stream, 1, Position()), PassRows(self._stream)
+        for block in reader.blocks():
+            where = f"{reader.name}, block {block.index} at byte {block.offset}"
+            for record in block.records:
+                try:
                     order.push(
                         Arrival(partition=0, offset=block.offset, next_offset=block.next_offset, record=record, where=where)
                     )
                     while (item := order.pop()) is not None:
-                        kept = item.record.load()
-                        writer.append(writer.pack(Encoded(head=kept.head, buffers=[kept.raw], nbytes=kept.nbytes)))
-                        if isinstance(item, PassEnd):
-                            passes, sequence, pass_rows = passes + 1, 0, 0
-                        else:
-                            records, rows = records + 1, rows + kept.head.rows
-                            sequence, pass_rows = sequence + 1, pass_rows + kept.head.rows
-                if passes == stream.passes:
-                    break
-        except DataError as error:
-            stopped = str(error)
-        except BaseException:
-            writer.close()
-            raise
-        complete = passes == stream.passes
-        if complete:
-            writer.finish()
+                        self._take_one(item, counted, where)
+                except DataError:
+                    # What follows contradicts the record that was held back.
+                    self._held = None
+                    raise
+            if self.complete:
+                return
+
+    def _take_one(self, item: Arrival | PassEnd, counted: PassRows, where: str) -> None:
+        record = item.record.load()
+        if isinstance(item, PassEnd):
+            counted.end(record.head, item.end, where)
+            self.write_held()
+            self._write(record)
+            self.passes, self.sequence, self.pass_rows = self.passes + 1, 0, 0
+            return
+        counted.add(record.head)
+        if record.head.rows < self._stream.rows_per_record:
+            self._held = record
         else:
-            writer.sync()
-            writer.close()
-    return Repaired(
-        source=str(file),
-        target=str(out if complete else partial_path(out)),
-        complete=complete,
-        passes=passes,
-        of_passes=stream.passes,
-        records=records,
-        rows=rows,
-        next_pass=passes,
-        next_record=sequence,
-        next_row=pass_rows,
-        stopped="" if complete else stopped,
-    )
+            self._write(record)
+
+    def write_held(self) -> None:
+        """Write the record that was held back, if one was."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._write(held)
+
+    def _write(self, record: Record) -> None:
+        self._writer.append(self._writer.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes)))
+        if record.head.end is None:
+            self.records, self.rows = self.records + 1, self.rows + record.head.rows
+            self.sequence, self.pass_rows = self.sequence + 1, self.pass_rows + record.head.rows

@@ -16,6 +16,8 @@ from tutelage.schemas.errors import ConfigurationError
 # Settings whose value lets somebody in. Places (ssl.key.location) and names are none.
 _SECRET = re.compile(r"password|passphrase|secret|user\.info|jaas|auth\.token|key\.pem|oauthbearer\.config")
 _USER_IN_URL = re.compile(r"://[^/\s]*@")
+# In a URL's query, where a registry behind a gateway may want it.
+_KEY_IN_URL = re.compile(r"://[^\s?]*\?(?:.*&)?[^=&]*(?:key|token|secret|password|auth|sig)[^=&]*=", re.IGNORECASE)
 _FROM_ENVIRONMENT = re.compile(r"\$\{env:([^}]+)\}")
 _MOST_BYTES = 1 << 20
 
@@ -68,6 +70,6 @@ def refuse_on_command_line(key: str, value: str) -> None:
 
 def refuse_open_file(file: Path, settings: Mapping[str, str]) -> None:
     """ConfigurationError for a file that holds a secret as it is and that others may read."""
-    held = next((key for key, value in settings.items() if is_secret(key, value)), None)
+    held = next((key for key, value in settings.items() if is_secret(key, value) or _KEY_IN_URL.search(value)), None)
     if held is not None and os.name == "posix" and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ConfigurationError(f"{file} holds {held} and others may read it; chmod 600 {file}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tutelage.cli.failing import one_line_errors
-from tutelage.cli.kafka_flags import BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE
+from tutelage.schemas.addresses import BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE
 
 if TYPE_CHECKING:
     from tutelage.deploy.local import StackAddresses
@@ -48,6 +48,8 @@ def up(
 ) -> None:
     """Start broker and registry and wait until they answer. The first time, Maven fetches them (200 MB).
 
+    A stack that was stopped, or that the machine's restart ended, continues with its topics, schemas and ports.
+
     [bold]Examples[/bold]
 
       tutelage stack up
@@ -62,11 +64,29 @@ def up(
 @stack.command()
 @one_line_errors
 def down(folder: FolderFlag = None) -> None:
-    """End what `up` started, and remove its data."""
+    """End what `up` started, and remove its topics, schemas and logs. What Maven fetched stays."""
     from tutelage.deploy.local import Stack
 
     running = Stack(stack_folder(folder))
     typer.echo("the stack is down" if running.down() else f"no stack was up in {running.folder}", err=True)
+
+
+@stack.command()
+@one_line_errors
+def stop(folder: FolderFlag = None) -> None:
+    """End what `up` started, and keep its topics and schemas: the next `up` continues with them.
+
+    [bold]Examples[/bold]
+
+      tutelage stack stop
+
+      tutelage stack up
+    """
+    from tutelage.deploy.local import Stack
+
+    running = Stack(stack_folder(folder))
+    said = f"the stack is stopped; its data lies in {running.folder}"
+    typer.echo(said if running.stop() else f"no stack was up in {running.folder}", err=True)
 
 
 @stack.command()
@@ -78,7 +98,8 @@ def status(folder: FolderFlag = None) -> None:
     running = Stack(stack_folder(folder))
     addresses = running.status()
     if addresses is None:
-        typer.echo(f"no stack is up in {running.folder}", err=True)
+        kept = "; its data is kept, and `tutelage stack up` continues with it" if running.is_kept() else ""
+        typer.echo(f"no stack is up in {running.folder}{kept}", err=True)
         raise typer.Exit(NOT_UP)
     _print(addresses)
     for name, pid in running.processes().items():

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import inspect
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tutelage.schemas.arguments import absolute_path
 from tutelage.schemas.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tutelage.producers import Lesson
 
 
 def target_of(text: str, what: str) -> Any:
     """The object that `module:name` or `path/file.py:name` names. ConfigurationError, saying why, if there is none."""
     module_name, colon, name = text.rpartition(":")
-    if not colon or not module_name or not name:
+    if not colon or not module_name or not name or "\0" in text:
         raise ConfigurationError(f"{text!r}: name the {what} as MODULE:NAME or FILE.py:NAME")
     module = _module(module_name, text)
     found: Any = module
@@ -25,14 +32,44 @@ def target_of(text: str, what: str) -> Any:
     return found
 
 
+def callable_of(text: str, what: str) -> Any:
+    """The function, or other callable, that a text names. ConfigurationError, saying why, if there is none."""
+    found = target_of(text, what)
+    if not callable(found):
+        raise ConfigurationError(f"{text!r} is a {type(found).__name__}; the {what} must be a function")
+    return found
+
+
+def lesson_of(text: str) -> Lesson:
+    """The lesson that a text names, or that the function it names returns. ConfigurationError, saying why, if there is none."""
+    from tutelage.producers import Lesson
+
+    found = target_of(text, "teacher")
+    if not isinstance(found, Lesson) and callable(found):
+        with contextlib.suppress(ValueError):  # a callable that does not say what it takes
+            try:
+                inspect.signature(found).bind()
+            except TypeError as error:
+                raise ConfigurationError(f"{text!r} must be a function without arguments: {error}") from error
+        found = found()
+    if not isinstance(found, Lesson):
+        raise ConfigurationError(
+            f"{text!r} is a {type(found).__name__}; it must be a tutelage.producers.Lesson, or a function that returns one"
+        )
+    return found
+
+
 def _module(name: str, text: str) -> Any:
-    folder = str(Path.cwd())
+    # Absolute, for imports that come after the program has gone elsewhere.
+    folder = str(absolute_path("the working directory", "."))
     if folder not in sys.path:
         sys.path.insert(0, folder)
     if name.endswith(".py"):
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ConfigurationError(f"{text!r}: there is no file {path}")
+        if not os.access(path, os.R_OK):
+            raise ConfigurationError(f"{text!r}: the file {path} may not be read")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None:
             raise ConfigurationError(f"{text!r}: {path} is no Python file")
@@ -41,6 +78,8 @@ def _module(name: str, text: str) -> Any:
         sys.path.insert(0, str(path.resolve().parent))
         spec.loader.exec_module(module)
         return module
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigurationError(f"{text!r}: {name} is no module's name; a file's ends in .py")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -41,7 +41,18 @@ def teach(
     run_id: Annotated[
         str | None, typer.Option(help="Name the run: started again after its end, it is then simply done.", show_default=False)
     ] = None,
+    new_run: Annotated[
+        bool,
+        typer.Option(
+            "--new-run",
+            help="Begin a new run behind the one that the topic holds, as a daily capture does. With --run-id the same command goes on with "
+            "its run when it is repeated.",
+        ),
+    ] = False,
     create: CreateFlag = True,
+    delivery_timeout: Annotated[
+        float, typer.Option(help="Seconds that the brokers may be away, at the start and later, before the teacher stops.")
+    ] = 120.0,
     transactional: Annotated[
         bool, typer.Option("--transactional", help="Write in Kafka transactions, for foreign readers of committed data.")
     ] = False,
@@ -61,47 +72,61 @@ def teach(
 
       tutelage teach tutelage.examples.toy.lessons:teacher1 --topic toy1 --device cpu --device cpu
     """
+    from tutelage.cli.printing import say, typed_text
     from tutelage.cli.progress import Progress, said
-    from tutelage.cli.targets import target_of
-    from tutelage.producers import FileSink, KafkaSink, Lesson, Sink, Teacher
+    from tutelage.cli.targets import lesson_of
+    from tutelage.producers import FileSink, KafkaSink, Sink, Teacher
+    from tutelage.schemas.arguments import seconds, text, whole_number
     from tutelage.schemas.errors import ConfigurationError
 
     if (out is None) == (topic is None):
         raise ConfigurationError("say where to write: --out FILE.avro or --topic TOPIC, one of them")
     if topic is not None and (overwrite or codec != "null"):
         raise ConfigurationError("--codec and --overwrite are about a file; with --topic there is none")
+    if out is not None and new_run:
+        raise ConfigurationError("--new-run is about a topic, which may hold several runs; a file holds one")
     if out is not None and not create:
         raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
-    lesson = target_of(teacher, "teacher")
-    lesson = lesson if isinstance(lesson, Lesson) else lesson() if callable(lesson) else lesson
-    if not isinstance(lesson, Lesson):
-        raise ConfigurationError(
-            f"{teacher!r} is a {type(lesson).__name__}; it must be a tutelage.producers.Lesson, or a function that returns one"
-        )
+    for flag, number in (("--partitions", partitions), ("--rows-per-record", rows_per_record), ("--passes", passes)):
+        if number is not None:
+            whole_number(flag, number)
+    for flag, given in (("--name", name), ("--run-id", run_id), ("--wire", wire), *(("--device", one) for one in device or ())):
+        if given is not None:
+            text(flag, typed_text(flag, given))
     sink: Sink
+    # Before the lesson is looked up: what its module does with the working directory must not move the file.
     if out is not None:
         sink = FileSink(out, codec=codec, overwrite=overwrite)
     else:
         kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-        sink = KafkaSink(str(topic), partitions=partitions, create=create, transactional=transactional, **kafka.arguments())
+        sink = KafkaSink(
+            str(topic),
+            partitions=partitions,
+            create=create,
+            transactional=transactional,
+            delivery_timeout_s=seconds("--delivery-timeout", delivery_timeout),
+            **kafka.arguments(),
+        )
+    lesson = lesson_of(teacher)
     running = Teacher(
         sink,
-        name=name or lesson.name,
+        name=typed_text("--name", name) if name is not None else lesson.name,
         revision=lesson.revision,
         inputs=lesson.fingerprint,
-        passes=passes or lesson.passes,
-        rows_per_record=rows_per_record or lesson.rows_per_record,
-        wire=wire or lesson.wire,
+        passes=passes if passes is not None else lesson.passes,
+        rows_per_record=rows_per_record if rows_per_record is not None else lesson.rows_per_record,
+        wire=wire if wire is not None else lesson.wire,
         ragged=lesson.ragged,
-        run_id=run_id,
+        run_id=typed_text("--run-id", run_id) if run_id is not None else None,
+        new_run=new_run,
     )
     watched = monitored(metrics_port, lambda: _metrics(running), lambda: running.activity)
     with watched, running, Progress(f"teaching to {sink.name}") as progress:
         if running.run.complete:
-            typer.echo(f"{sink.name}: holds this run already, and all of it", err=True)
+            say(f"{sink.name}: holds this run already, and all of it", error=True)
         elif running.run.generation:
             begun = f"pass {running.run.pass_index}, {running.run.skip_rows:,} rows of which are written already"
-            typer.echo(f"{sink.name}: going on with a run that was begun, in {begun}", err=True)
+            say(f"{sink.name}: going on with a run that was begun, in {begun}", error=True)
         running.serve(
             lesson.model,
             lesson.inputs,
@@ -111,7 +136,7 @@ def teach(
         )
         run = running.run
         total = said(run.rows_written, run.records_written, "records", run.bytes_written, progress.seconds)
-    typer.echo(f"{sink.name}: {total}", err=True)
+    say(f"{sink.name}: {total}", error=True)
 
 
 def _metrics(teacher: Teacher) -> Collector:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
 
 if TYPE_CHECKING:
     from tutelage.cli.copying import Copied
@@ -18,7 +17,8 @@ def verify(
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for a topic's next record before it counts as missing.")
     ] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    print_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run: RunFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
@@ -33,11 +33,15 @@ def verify(
       tutelage verify teacher1 -b localhost:9092
     """
     from tutelage.cli.copying import Copied, in_order
+    from tutelage.cli.printing import say
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.sources import source_of
+    from tutelage.cli.strict_json import as_json
+    from tutelage.schemas.arguments import seconds
     from tutelage.schemas.errors import TutelageError
 
-    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x))
+    seconds("--timeout", timeout, zero=True)
+    read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
     seen = Copied()
     try:
         opened = read.open(timeout)
@@ -47,16 +51,16 @@ def verify(
                 progress.show(seen.rows, seen.records, "records", seen.nbytes)
             total = said(seen.rows, seen.records, "records", seen.nbytes, progress.seconds)
     except TutelageError as error:
-        if as_json:
-            typer.echo(json.dumps({"source": read.name, "whole": False, "error": str(error), **_counts(seen)}))
+        if print_json:
+            say(as_json({"source": read.name, "whole": False, "error": str(error), **_counts(seen)}))
         raise
     finally:
         read.close()
-    if as_json:
-        typer.echo(json.dumps({"source": read.name, "whole": True, "run_id": opened.stream.run_id, **_counts(seen)}))
+    if print_json:
+        say(as_json({"source": read.name, "whole": True, "run_id": opened.stream.run_id, **_counts(seen)}))
     else:
-        dropped = f"; {seen.duplicates} records written twice are passed over" if seen.duplicates else ""
-        typer.echo(f"{read.name} is whole: {opened.stream}, {seen.passes} passes, {total}{dropped}")
+        dropped = f"; {seen.duplicates} duplicate records are ignored" if seen.duplicates else ""
+        say(f"{read.name} is whole: {opened.stream}, {seen.passes} passes, {total}{dropped}")
 
 
 def _counts(seen: Copied) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.printing import say
 
 if TYPE_CHECKING:
     from tutelage.cli.watching import Watcher
@@ -38,10 +38,10 @@ def watch(
             show_default=False,
         ),
     ] = None,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks.")] = 1.0,
     web: Annotated[bool, typer.Option("--web", help="Show the same screen in the browser, on this machine.")] = False,
     web_port: Annotated[int, typer.Option(help="Where the browser finds it.")] = 8000,
-    as_json: Annotated[
+    print_json: Annotated[
         bool,
         typer.Option("--json", help="Look twice, print what was seen as JSON, and end; with 1 if not all could be looked at."),
     ] = False,
@@ -59,15 +59,18 @@ def watch(
       tutelage watch teacher1 teacher2 --group student --metrics localhost:9404 --web
     """
     from tutelage.cli.watching import Watcher
+    from tutelage.schemas.arguments import seconds, whole_number
     from tutelage.schemas.errors import ConfigurationError
     from tutelage.schemas.topic import checked_topic
 
+    seconds("--every", every)
+    whole_number("--web-port", web_port, most=65535)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     names = [checked_topic(topic.removeprefix("topic:")) for topic in topics]
     if web:
         _serve(web_port)
         return
-    if not as_json:
+    if not print_json:
         try:
             from tutelage.cli.watch_screen import WatchScreen
         except ImportError as error:
@@ -77,7 +80,7 @@ def watch(
             raise ConfigurationError("watch draws on a terminal, and this is none; --json prints what it sees")
     watcher = Watcher(kafka, names, group=group, metrics=metrics or ())
     try:
-        if as_json:
+        if print_json:
             _print_json(watcher, every)
         else:
             screen = WatchScreen(watcher.look, every_s=every, title=f"tutelage watch {' '.join(names)}")
@@ -89,12 +92,14 @@ def watch(
 
 
 def _print_json(watcher: Watcher, every_s: float) -> None:
+    from tutelage.cli.strict_json import as_json
+
     # Rates need two looks.
     watcher.look()
     time.sleep(every_s)
     view = watcher.look()
     said = [{"how": how, "said": line} for how, line in view.verdicts()]
-    typer.echo(json.dumps({**asdict(view), "verdicts": said}, ensure_ascii=False))
+    say(as_json({**asdict(view), "verdicts": said}))
     if view.trouble:
         raise typer.Exit(1)
 
@@ -108,5 +113,5 @@ def _serve(port: int) -> None:
     except ImportError as error:
         raise ConfigurationError(_HINT) from error
     arguments = [argument for argument in sys.argv if argument != "--web"]
-    typer.echo(f"open http://localhost:{port} (Ctrl-C ends)", err=True)
+    say(f"open http://localhost:{port} (Ctrl-C ends)", error=True)
     Server(shlex.join(arguments), host="localhost", port=port, title="tutelage watch").serve()

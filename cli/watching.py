@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -235,10 +236,13 @@ class Watcher:
         if self._whole.get(name, ([], False))[0] != ends:
             tail = self._tail(name)
             self._whole[name] = (ends, tail is not None and tail.complete)
+            if tail is not None:
+                # A newer run may have begun.
+                self._streams[name] = tail.stream
         return self._whole[name][1]
 
     def _stream(self, name: str) -> Stream | None:
-        """Who writes a topic, by the headers of its tail; read once."""
+        """Who writes a topic, by the headers of its tail."""
         if name not in self._streams:
             tail = self._tail(name)
             if tail is None:
@@ -250,7 +254,7 @@ class Watcher:
         from tutelage.producers.kafka_tail import read_tail
 
         found = read_tail(self._connection, name, self._topics[name].partitions())
-        return found[0] if found is not None else None
+        return found.tail if found is not None else None
 
     def _student(self, trouble: list[str]) -> StudentView | None:
         if not self._metrics:
@@ -265,7 +269,7 @@ class Watcher:
             except (OSError, HTTPException, ValueError) as error:
                 trouble.append(f"no metrics at {place}: {error}")
                 continue
-            for sample in (sample for family in families for sample in family.samples):
+            for sample in (sample for family in families for sample in family.samples if math.isfinite(sample.value)):
                 key = (sample.name, sample.labels.get("teacher", ""))
                 before = values.get(key, 0.0)
                 # Of several students the sum, but of ages the oldest.
@@ -294,8 +298,8 @@ class Watcher:
         return StudentView(
             starved=starved,
             waits={teacher: min(1.0, grown("wait_seconds_total", teacher) / elapsed) for teacher in teachers},
-            duplicates=int(sum(values[prefix + "duplicates_total", teacher] for teacher in teachers)),
-            zombies=int(sum(values[prefix + "zombie_records_total", teacher] for teacher in teachers)),
+            duplicates=int(sum(values.get((prefix + "duplicates_total", teacher), 0.0) for teacher in teachers)),
+            zombies=int(sum(values.get((prefix + "zombie_records_total", teacher), 0.0) for teacher in teachers)),
             checkpoint_s=values.get(("tutelage_checkpoint_age_seconds", "")),
             rows_rate=grown("delivered_rows_total") / elapsed if now > began else None,
         )

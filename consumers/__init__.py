@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.file_source import FileSource
     from tutelage.consumers.kafka_source import KafkaSource
-    from tutelage.consumers.merge import RaggedOptions
-    from tutelage.consumers.source import MemorySource, Source
+    from tutelage.consumers.memory_source import MemorySource
+    from tutelage.consumers.ragged import RaggedOptions
+    from tutelage.consumers.source import Source
     from tutelage.consumers.student import Student
     from tutelage.schemas.limits import Limits
     from tutelage.schemas.memory_topic import MemoryTopic
@@ -24,9 +25,9 @@ _HOMES = {
     "KafkaSource": "tutelage.consumers.kafka_source",
     "KnowledgeDataset": "tutelage.consumers.dataset",
     "Limits": "tutelage.schemas.limits",
-    "MemorySource": "tutelage.consumers.source",
+    "MemorySource": "tutelage.consumers.memory_source",
     "MemoryTopic": "tutelage.schemas.memory_topic",
-    "RaggedOptions": "tutelage.consumers.merge",
+    "RaggedOptions": "tutelage.consumers.ragged",
     "Source": "tutelage.consumers.source",
     "Student": "tutelage.consumers.student",
 }

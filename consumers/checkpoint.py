@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import operator
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import xxhash
 
+from tutelage.schemas.arguments import absolute_path
+from tutelage.schemas.disk import file_path, sync_file, sync_folder
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 VERSION = 2
+_numbers = itertools.count()
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a student's state: the file is the old or the new one, never half of either, whatever dies."""
-    target = Path(path)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    """Write a student's state: the file is the old or the new one, never half of either, whatever dies.
+
+    Raises:
+        ConfigurationError: The file cannot be written, or the state holds what JSON cannot; nothing is left behind, and an older
+            checkpoint stays as it is.
+    """
+    target, name = file_path("checkpoint", path), os.fspath(path)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({**state, "checksum": _checksum(state)}, file, indent=1)
+        # As it will be read: what becomes another value in JSON would fail its checksum.
+        plain = json.loads(json.dumps(dict(state), default=_number, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"checkpoint {name} cannot be written: the state is not JSON: {error}") from error
+    text = json.dumps({**plain, "checksum": _checksum(plain)}, indent=1)
+    # Of its own, so that two threads, or students, do not write one file.
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.{next(_numbers)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            sync_file(file.fileno(), target)
         os.replace(temporary, target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise ConfigurationError(f"checkpoint {name} cannot be written: {error.strerror}") from error
+        raise
+    try:
+        sync_folder(target.parent)
     except OSError as error:
-        raise ConfigurationError(f"checkpoint {target} cannot be written: {error.strerror}") from error
+        raise ConfigurationError(f"checkpoint {name} cannot be kept for good: {error.strerror}") from error
+
+
+def _number(value: Any) -> int | float:
+    """A number of another library, such as numpy's, as one of Python's. TypeError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if isinstance(value, SupportsFloat):
+            return float(value)
+        raise TypeError(f"it holds a {type(value).__name__}") from None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The state a checkpoint holds. ConfigurationError if there is none, CorruptData if the file is no checkpoint."""
     try:
-        state = json.loads(Path(path).read_text(encoding="utf-8"))
+        state = json.loads(absolute_path("checkpoint", path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tutelage.consumers.settings import Settings
 from tutelage.consumers.source import Source
+from tutelage.schemas.arguments import seconds, whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -16,16 +18,75 @@ def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) 
     """Send a value to all teachers, or to those with these numbers; teachers of files are passed over with a warning."""
     from tutelage.consumers.torch_view import without_torch
 
-    for index in range(len(sources)) if teachers is None else teachers:
-        source = numbered(sources, index)
+    if teachers is not None and (isinstance(teachers, (str, bytes)) or not isinstance(teachers, Iterable)):
+        raise ConfigurationError(f"teachers is {teachers!r}; it must be a list of teachers' numbers, such as [0]")
+    # All of them are looked up before anything is sent: a wrong number must not leave half of the messages on their way.
+    for source in list(sources) if teachers is None else [numbered(sources, index) for index in teachers]:
         if source.online:
             source.send(without_torch(value))
         else:
             log.warning("%s is a file: the message is not sent to its teacher", source.name)
 
 
-def numbered(sources: Sequence[Source], index: int) -> Source:
+def ask(sources: Sequence[Source], value: Any, teacher: int, timeout_s: float) -> Any:
+    """Send a value to the teacher with that number and return its answer. WaitTimeout if none comes in time."""
+    from tutelage.consumers.torch_view import without_torch
+
+    return numbered(sources, teacher).ask(without_torch(value), timeout_s)
+
+
+def numbered(sources: Sequence[Source], index: Any) -> Source:
     """The source of the teacher with a number. ConfigurationError if there is none."""
-    if not 0 <= index < len(sources):
-        raise ConfigurationError(f"there is no teacher {index}; {len(sources)} are registered, from 0")
-    return sources[index]
+    number = whole_number("the teacher's number", index, least=0)
+    if number >= len(sources):
+        raise ConfigurationError(f"there is no teacher {number}; {len(sources)} are registered, from 0")
+    return sources[number]
+
+
+class Messages:
+    """A student's messages to and from its teachers."""
+
+    _sources: list[Source]
+    _settings: Settings
+    _started: bool
+
+    def _refuse_unstarted(self) -> None:
+        """ConfigurationError unless the student is started."""
+        if not self._started:
+            raise ConfigurationError("the student is not started; use `with student:` or start()")
+
+    def send(self, value: Any, teachers: Sequence[int] | None = None) -> None:
+        """Send a control message to all teachers, or to those with these numbers. Teachers of files are passed over with a warning."""
+        self._refuse_unstarted()
+        send(self._sources, value, teachers)
+
+    def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
+        """The next control message of the teacher with that number, tensors as numpy arrays.
+
+        Args:
+            teacher: The teacher's number, from 0.
+            timeout_s: How long to wait, in seconds: 0 takes only what is there; the student's `timeout_s` unless given.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
+        self._refuse_unstarted()
+        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s, zero=True)
+        return numbered(self._sources, teacher).recv(wait_s)
+
+    def ask(self, value: Any, *, teacher: int = 0, timeout_s: float | None = None) -> Any:
+        """Send a control message to a teacher and return its answer, tensors as numpy arrays.
+
+        The answer is what the teacher sends next after it has received the question; an older answer is never taken for it.
+
+        Args:
+            value: JSON-like, with tensors and bytes.
+            teacher: The teacher's number, from 0.
+            timeout_s: How long to wait for the answer, in seconds; the student's `timeout_s` unless given.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
+        self._refuse_unstarted()
+        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
+        return ask(self._sources, value, teacher, wait_s)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from tutelage.consumers.merge import Batch
+from tutelage.consumers.batches import Batch
+from tutelage.consumers.worker_epochs import InWorker
 
 if TYPE_CHECKING:
     from tutelage.consumers.student import Student
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 class KnowledgeDataset(IterableDataset[Batch]):
     """Yields merged batches; give it to `DataLoader(dataset, batch_size=None)`.
 
-    Guarantee: with any number of workers the loader gives the same batches in the same order as `Student.knowledge`: each of W
-    workers reads the stream and yields every W-th batch, which the loader takes in turn. One worker is enough to overlap reading with
-    training; the student itself reads ahead in threads, so none is needed. `state_dict` is what StatefulDataLoader asks for.
+    Guarantee: with any number of workers the loader gives the same batches in the same order as `Student.knowledge`, epoch after epoch.
+    The first worker reads; more than one are of no use, and none is needed, since the student itself reads ahead in threads. An epoch
+    that was left early is given again from its beginning; it counts as read once its last batch has come to the main process.
+
+    Beside workers the student in the main process does not know where they are: what asks it is a ConfigurationError. `state_dict` is
+    what torchdata's StatefulDataLoader asks for, with workers and without.
     """
 
     def __init__(self, student: Student, batch_size: int, *, drop_last: bool = False) -> None:
@@ -27,22 +31,57 @@ class KnowledgeDataset(IterableDataset[Batch]):
         self._student = student
         self._batch_size = batch_size
         self._drop_last = drop_last
+        self._loaded = False
+        self._in_worker: InWorker | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        # What a worker gives is moved to shared memory, with all of the memory it is a view of.
-        batches = self._student.knowledge(self._batch_size, drop_last=self._drop_last, own_memory=worker is not None)
         if worker is None:
-            yield from batches
-        else:
-            # Resumed in the middle of a pass, the next batch of this worker's is not its first.
-            first = (worker.id - self._student.batches_delivered) % worker.num_workers
-            yield from islice(batches, first, None, worker.num_workers)
+            return _WhenAsked(self._student, self._batch_size, self._drop_last)
+        if worker.id:
+            return iter(())
+        if self._in_worker is not None:
+            # A worker that stays begins an epoch before it lets go of the one before.
+            self._in_worker.close()
+        loaded, self._loaded = self._loaded, False
+        self._in_worker = InWorker(
+            partial(self._student.knowledge_in_worker, self._batch_size, drop_last=self._drop_last, loaded=loaded)
+        )
+        return self._in_worker
 
     def state_dict(self) -> dict[str, Any]:
-        """The student's state, behind the last batch yielded here."""
-        return self._student.state_dict()
+        """The student's state, behind the last batch yielded here; empty in a worker that reads nothing."""
+        return self._student.state_dict() if _reads_here() else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self._student.load_state_dict(state)
+        if _reads_here():
+            self._student.load_state_dict(state)
+            # In the main process the student is moved; in a worker only this copy, for the epoch that it begins.
+            self._loaded = get_worker_info() is not None
+
+
+def _reads_here() -> bool:
+    worker = get_worker_info()
+    return worker is None or not worker.id
+
+
+class _WhenAsked(Iterator[Batch]):
+    """A pass of a student that is begun when its first batch is asked for."""
+
+    def __init__(self, student: Student, batch_size: int, drop_last: bool) -> None:
+        self._student = student
+        self._batch_size = batch_size
+        self._drop_last = drop_last
+        self._batches: Iterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = self._student.knowledge(self._batch_size, drop_last=self._drop_last)
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the pass, as leaving its loop does."""
+        batches, self._batches = self._batches, iter(())
+        if batches is not None:
+            batches.close()  # type: ignore[attr-defined]

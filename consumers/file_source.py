@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from tutelage.consumers.source import Arrival, Opened, Position, Source
+from tutelage.schemas.arguments import absolute_path, flag
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock, StoredRecord
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import ConfigurationError, TruncatedData
@@ -29,20 +30,29 @@ class FileSource(Source):
     ahead_bytes = 24 << 20
 
     def __init__(self, path: str | os.PathLike[str], *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
-        self._path = Path(path)
-        self._verify = verify
+        # The path as it was given is for messages; what it names must not change with the working directory.
+        self._path = absolute_path("path", path)
+        self._name = os.fspath(path)
+        self._verify = flag("verify", verify)
+        if not isinstance(limits, Limits):
+            raise ConfigurationError(f"limits is {limits!r}; it must be a Limits")
         self._limits = limits
         self._reader: ContainerReader | None = None
 
     def __repr__(self) -> str:
-        return f"FileSource({str(self._path)!r})"
+        return f"FileSource({self._name!r})"
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_reader": None}
 
     @property
     def name(self) -> str:
-        return str(self._path)
+        return self._name
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies: absolute, whatever the working directory is now."""
+        return self._path
 
     def connect(self) -> None:
         # A file that is not there is said at once, not after a wait for another teacher's topic.
@@ -55,14 +65,14 @@ class FileSource(Source):
     def _opened(self) -> ContainerReader:
         if self._reader is None:
             self._refuse_missing()
-            self._reader = ContainerReader(self._path, verify=self._verify, limits=self._limits)
+            self._reader = ContainerReader(self._path, verify=self._verify, limits=self._limits, name=self._name)
         return self._reader
 
     def _refuse_missing(self) -> None:
-        if not self._path.exists():
-            partial = partial_path(self._path)
-            hint = f"; {partial} is there, so its teacher has not finished" if partial.exists() else ""
-            raise ConfigurationError(f"there is no file {self._path}{hint}")
+        if not os.path.lexists(self._path):
+            partial = partial_path(Path(self._name))
+            hint = f"; {partial} is there, so its teacher has not finished" if os.path.exists(partial_path(self._path)) else ""
+            raise ConfigurationError(f"there is no file {self._name}{hint}")
 
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         reader = self._opened()
@@ -82,7 +92,7 @@ class FileSource(Source):
                 )
             at = block.next_offset
         raise TruncatedData(
-            f"{self._path} ends at byte {at if at is not None else reader.header.nbytes} after {last}, before the end of the run "
+            f"{self._name} ends at byte {at if at is not None else reader.header.nbytes} after {last}, before the end of the run "
             f"({reader.stream.passes} passes): its teacher was interrupted; start it again to go on, or `tutelage verify` it"
         )
 

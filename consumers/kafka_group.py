@@ -39,6 +39,7 @@ class Group:
         # What is to be committed in the end, and whether that is what the broker has, as far as is known.
         self._latest: tuple[KafkaTopic, Opened, Position] | None = None
         self._wanted: list[TopicPartition] = []
+        self._followed = False
         self._settled = True
         self._said = NowAndThen(_SAID_EVERY_S)
 
@@ -49,11 +50,15 @@ class Group:
         self.__dict__.update(state)
         self._begin()
 
-    def commit(self, asked: KafkaTopic, opened: Opened, position: Position) -> None:
-        """Commit a position, without waiting for the answer; the same one again only if what was sent of it came to nothing."""
+    def commit(self, asked: KafkaTopic, opened: Opened, position: Position, *, followed: bool = False) -> None:
+        """Commit a position, without waiting for the answer; the same one again only if what was sent of it came to nothing.
+
+        `followed` says that another run lies behind this one in the topic.
+        """
         try:
             again = self._latest is not None and self._latest[2] == position
             self._latest = (asked, opened, position)
+            self._followed = followed
             self._serve(0)
             if not self._denied and not (again and (self._settled or self._pending)):
                 self._send(_LAST_ANSWER_S)
@@ -66,7 +71,7 @@ class Group:
             return
         asked, opened, position = self._latest
         offsets, known = position.offsets, True
-        if position.pass_index >= opened.stream.passes:
+        if position.pass_index >= opened.stream.passes and not self._followed:
             # Behind the run's last record nothing of it follows; control records of transactions may, and would look like lag for ever.
             try:
                 offsets = tuple(asked.end_offsets(opened.partitions, timeout_s=timeout_s))

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from tutelage.consumers.source import BEGINNING
 from tutelage.consumers.student import Student
 from tutelage.consumers.tally import Standing
+from tutelage.schemas.errors import ConfigurationError
 
 _TEACHER = ("teacher", "topic")
 _PARTITION = (*_TEACHER, "partition")
@@ -31,7 +32,11 @@ class StudentMetrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """The metrics as they are now; none where DataLoader workers read, which alone know them."""
+        try:
+            _ = self._student.tally
+        except ConfigurationError:
+            return
         yield from self._of_student()
         standings = self._student.standings()
         yield from _of_teachers(standings)

@@ -49,13 +49,29 @@ class Order:
         self.pending_bytes = 0
 
     @property
-    def waiting_for(self) -> tuple[int, int]:
-        """The partition and sequence of the record that must come next."""
-        return partition_of(self._sequence, self._partitions), self._sequence
+    def waiting_for(self) -> tuple[int, str]:
+        """A partition that keeps the stream waiting, and what must come from it, in words."""
+        what = "the end" if self._all_records_came() else f"record {self._sequence}"
+        return min(self._awaited()), f"{what} of pass {self._pass}"
 
     def others(self) -> frozenset[int]:
-        """All partitions but the one whose record must come next."""
-        return frozenset(range(self._partitions)) - {partition_of(self._sequence, self._partitions)}
+        """The partitions from which nothing has to come now: what must come next, a record or an end, lies in the rest."""
+        return frozenset(range(self._partitions)) - self._awaited()
+
+    def _awaited(self) -> frozenset[int]:
+        """The partition of the next record; behind the last record, every partition whose end of the pass is missing."""
+        if self._all_records_came():
+            # Asked for by other threads too, between any two steps of this one.
+            ended = self._end_offsets.get(self._pass, {})
+            missing = frozenset(partition for partition in range(self._partitions) if partition not in ended)
+            if missing:
+                return missing
+        return frozenset((partition_of(self._sequence, self._partitions),))
+
+    def _all_records_came(self) -> bool:
+        """Whether an end of the pass is known, and every record before it was given."""
+        end, _ = self._ends.get(self._pass, (None, None))
+        return end is not None and self._sequence >= end.records
 
     def expects(self, arrival: Arrival) -> bool:
         """Whether an arrival is by its head just the next record of its partition."""
@@ -72,7 +88,7 @@ class Order:
         head, partition = arrival.record.head, arrival.partition
         if head.run_id != self._stream.run_id:
             raise RunMismatch(
-                f"{arrival.where}: a record of run {head.run_id}, but the student reads {self._stream}; use one topic per run"
+                f"{arrival.where}: a record of run {head.run_id}, although its place and headers are of {self._stream}"
             )
         key = (head.pass_index, head.sequence)
         expected = self._expected[partition]

@@ -14,14 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tutelage.consumers.align import Align
+from tutelage.consumers.batches import Batches
 from tutelage.consumers.channel import Channel, Closed
 from tutelage.consumers.loader import Loader, Loading
-from tutelage.consumers.merge import Batches, Merge
+from tutelage.consumers.merge import Merge
 from tutelage.consumers.order import Order, PassEnd, made_sure
+from tutelage.consumers.progress import Trails
 from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.consumers.tally import StudentTally, TeacherTally
-from tutelage.schemas.errors import LengthMismatch
+from tutelage.schemas.background import BackgroundThread
+from tutelage.schemas.errors import LengthMismatch, TutelageError
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +55,15 @@ class Merged:
     shares: tuple[tuple[Trail, int], ...] = field(default=(), repr=False)
     positions: tuple[Position, ...] = ()
 
+    @property
+    def trails(self) -> Trails:
+        """Where the batches' rows lay."""
+        assert self.batches is not None, "only batches have something behind them"
+        return Trails(batch_size=self.batches.batch_size, rows=self.batches.rows, shares=self.shares)
+
     def after(self, index: int) -> tuple[Position, ...]:
         """The teachers' positions behind a batch."""
-        assert self.batches is not None, "only batches have something behind them"
-        rows = min((index + 1) * self.batches.batch_size, self.batches.rows)
-        return tuple(trail.after(start + rows) for trail, start in self.shares)
+        return self.trails.after(index)
 
 
 class _Teacher:
@@ -68,6 +75,7 @@ class _Teacher:
         self.source = source
         self.tally = tally
         self._dropped_before = (tally.duplicates, tally.zombies)
+        self._stale_before = source.stale_records
         self.order = Order(opened.stream, opened.partitions, position)
         budget_bytes = options.budget_bytes
         self.channel: Channel[Loading | PassEnd] = Channel(min(budget_bytes, source.ahead_bytes or budget_bytes))
@@ -85,12 +93,17 @@ class _Teacher:
         self._position = position
         self._budget_bytes = budget_bytes
         self._holding = False
-        self.thread = threading.Thread(target=self._fetch, name=f"tutelage-fetch-{source.name}", daemon=True)
+        self.thread = BackgroundThread(self._fetch, name=f"tutelage-fetch-{source.name}", ask_to_end=self.channel.close)
 
     @property
     def is_late(self) -> bool:
         """Whether nothing of it is there to be brought in."""
         return self.awaited is None and not len(self.channel)
+
+    @property
+    def zombies(self) -> int:
+        """Records of this pass that a writer wrote that was thought dead: of this run, or of an older one."""
+        return self.order.zombies + self.source.stale_records - self._stale_before
 
     @property
     def rows_ready(self) -> int:
@@ -126,7 +139,7 @@ class _Teacher:
                 self._give(waiting=True)
             except Closed:
                 return
-            self.channel.fail(error)
+            self.channel.fail(self.source.explain(error) if isinstance(error, TutelageError) else error)
         finally:
             arrivals.close()
 
@@ -137,7 +150,7 @@ class _Teacher:
         tally.rows[partition] += record.head.rows
         tally.nbytes[partition] += record.nbytes
         duplicates, zombies = self._dropped_before
-        tally.duplicates, tally.zombies = duplicates + self.order.duplicates, zombies + self.order.zombies
+        tally.duplicates, tally.zombies = duplicates + self.order.duplicates, zombies + self.zombies
 
     def _give(self, *, waiting: bool = False) -> None:
         """Hand on the chunks that are full, and where somebody waits what there is of the next."""
@@ -155,7 +168,7 @@ class _Teacher:
     def _hold(self) -> None:
         """Where other partitions run far ahead of the one that is awaited, fetch only that one until it has caught up."""
         if self._holding:
-            self._holding = self.order.pending_bytes >= self._budget_bytes // 2
+            self._holding = self.order.pending_bytes > self._budget_bytes // 2
             self.source.hold(self.order.others() if self._holding else frozenset())
         elif self.order.pending_bytes > self._budget_bytes:
             self._holding = True
@@ -187,10 +200,9 @@ class Pipeline:
         names = [found.stream.teacher for found in opened]
         self._align = Align(names, options.batch_size, positions, first_row=first_row, truncate=options.truncate)
         self._out: Channel[Merged] = Channel(options.prefetch)
-        self._thread = threading.Thread(target=self._merge_all, name="tutelage-merge", daemon=True)
         self._threads = [teacher.thread for teacher in self._teachers]
         if not merge.passes_through:
-            self._threads.append(self._thread)
+            self._threads.append(BackgroundThread(self._merge_all, name="tutelage-merge", ask_to_end=self._out.close))
         for thread in self._threads:
             thread.start()
 
@@ -222,15 +234,14 @@ class Pipeline:
         for index in self._align.starving():
             teacher = self._teachers[index]
             if not len(teacher.channel):
-                partition, sequence = teacher.order.waiting_for
-                return f"{teacher.source.name}, partition {partition}, record {sequence}"
+                partition, what = teacher.order.waiting_for
+                return f"{teacher.source.name}, partition {partition}, {what}"
         return "the next batch to be merged"
 
     @property
     def dropped(self) -> list[dict[str, int]]:
         """Per teacher: duplicates and zombies' records dropped so far."""
-        orders = [teacher.order for teacher in self._teachers]
-        return [{"duplicates": order.duplicates, "zombies": order.zombies} for order in orders]
+        return [{"duplicates": teacher.order.duplicates, "zombies": teacher.zombies} for teacher in self._teachers]
 
     def _merge_all(self) -> None:
         try:
@@ -322,6 +333,9 @@ class Pipeline:
         for teacher in self._teachers:
             teacher.channel.close()
         for thread in self._threads:
+            if thread is threading.current_thread():
+                # The garbage collector may let go of an iterator in any thread.
+                continue
             thread.join(timeout=30)
             if thread.is_alive():
                 log.warning("thread %s has not ended after 30 s", thread.name)

@@ -5,14 +5,13 @@ Pure: no I/O, threads or clocks.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from tutelage.consumers.checkpoint import VERSION
-from tutelage.consumers.merge import RaggedOptions
 from tutelage.consumers.source import Opened, Position, Source
-from tutelage.consumers.strategies import MergeStrategy
 from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError
 
 
@@ -47,12 +46,6 @@ class Place:
             self.positions, self.merged = self.merged.after(self.index), None
         return self.positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
 
-    def seen(self, sources: int) -> tuple[Position, ...]:
-        """The same, for another thread: changes nothing, and may be a batch behind or ahead."""
-        merged, index = self.merged, self.index
-        positions = merged.after(index) if merged is not None else self.positions
-        return positions or tuple(Position(pass_index=self.pass_index) for _ in range(sources))
-
     def begun_again(self) -> Place:
         """The beginning of this pass."""
         return Place(pass_index=self.pass_index, began=self.began, positions=self.began)
@@ -86,23 +79,6 @@ class Place:
         differs = [f"{name} was {then!r}, is {now!r}" for name, then, now in asked if then is not None and then != now]
         if differs:
             raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
-
-
-def settings_of(
-    strategies: Mapping[str, MergeStrategy], *, sample_id: str | None, truncate: bool, ragged: RaggedOptions
-) -> dict[str, Any]:
-    """What the batches depend on besides the streams, as plain values; a merge function is known by its name alone."""
-    return {
-        "merge": {
-            key: strategy
-            if isinstance(strategy, str)
-            else f"function {getattr(strategy, '__qualname__', type(strategy).__name__)}"
-            for key, strategy in sorted(strategies.items())
-        },
-        "sample_id": sample_id,
-        "on_length_mismatch": "truncate" if truncate else "error",
-        "ragged": asdict(ragged),
-    }
 
 
 def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,9 +118,9 @@ def place_of(
     )
     try:
         place = Place(
-            pass_index=int(state["pass_index"]),
-            batches=int(state["batches"]),
-            rows=int(state["rows"]),
+            pass_index=_count(state["pass_index"]),
+            batches=_count(state["batches"]),
+            rows=_count(state["rows"]),
             positions=positions,
             batch_size=state["batch_size"],
             drop_last=state["drop_last"],
@@ -156,6 +132,13 @@ def place_of(
     for source, found, position in zip(sources, opened, positions, strict=True):
         _refuse_implausible(source.name, found, position, place)
     return place
+
+
+def _count(value: Any) -> int:
+    """A whole number, from a state; TypeError for anything else, such as a text or a fraction."""
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number")
+    return operator.index(value)
 
 
 def _source_state(name: str, opened: Opened, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
@@ -187,8 +170,8 @@ def _restored_position(saved: Mapping[str, Any], name: str, opened: Opened, iden
         )
     try:
         position = dict(saved["position"])
-        numbers = {name: int(position[name]) for name in ("pass_index", "sequence", "row")}
-        return Position(**numbers, offsets=tuple(int(offset) for offset in position["offsets"]))
+        numbers = {name: _count(position[name]) for name in ("pass_index", "sequence", "row")}
+        return Position(**numbers, offsets=tuple(_count(offset) for offset in position["offsets"]))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Where a stream comes from: the seam between fetching records and putting them in order, and the source in memory.
+"""Where a stream comes from: the seam between fetching records and putting them in order.
 
 A source gives records as they lie in each partition, duplicates and all. What they mean together is for `order.py`.
 """
@@ -6,20 +6,14 @@ A source gives records as they lie in each partition, duplicates and all. What t
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_reader import StoredRecord
-from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.knowledge_schema import description_of
-from tutelage.schemas.memory_topic import MemoryTopic
+from tutelage.schemas.errors import ConfigurationError, TutelageError
 from tutelage.schemas.record import Description, Record, Stream
-from tutelage.schemas.topic import stream_of_headers
-from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +67,8 @@ class Source(ABC):
     Sources are opened in the process that reads them and hold nothing before, so that they can be handed to DataLoader workers.
     """
 
+    #: Records of other runs that lay among those of this one: written by a teacher that was thought dead. They were passed over.
+    stale_records: int = 0
     #: Bytes worth reading ahead where that is less than the student's budget; 0 where more is better.
     ahead_bytes: int = 0
 
@@ -86,6 +82,10 @@ class Source(ABC):
         """Its name alone, without saying what it is: for metrics."""
         return self.name.removeprefix("topic ")
 
+    def is_same(self, other: Source) -> bool:
+        """Whether another source reads the same stream."""
+        return self is other or repr(self) == repr(other)
+
     def ends(self) -> Sequence[tuple[int, int]]:
         """Each partition's first offset and its end, as last seen; empty where nobody knows. Asks for newer ones without waiting for them.
 
@@ -97,6 +97,15 @@ class Source(ABC):
         """Load what reading takes, without waiting for anything, so that `open` is quick once the stream is there."""
         return
 
+    def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
+        """Read this run, which a checkpoint was taken of, unless another one was asked for. Called before `open`.
+
+        Args:
+            run_id: The run.
+            identity: What `identity` was then.
+        """
+        return
+
     @abstractmethod
     def open(self, timeout_s: float) -> Opened:
         """Find the stream, waiting for its first record. Called again, it gives the same answer at once."""
@@ -106,8 +115,12 @@ class Source(ABC):
         """The records from a position on, without end; None each time nothing came for a moment."""
 
     def hold(self, partitions: frozenset[int]) -> None:
-        """Fetch nothing from these partitions for now: too much of them waits for another."""
+        """Fetch nothing from these partitions for now: too much of them waits for another. A new `read` holds none."""
         return
+
+    def explain(self, error: TutelageError) -> TutelageError:
+        """The error behind one that reading ended in: where a topic was recreated, say, records are missing because of that."""
+        return error
 
     def identity(self) -> Mapping[str, str]:
         """What must be the same for a position to be valid, besides the run."""
@@ -135,64 +148,10 @@ class Source(ABC):
         """The teacher's next control message."""
         raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
 
+    def ask(self, value: Any, timeout_s: float) -> Any:
+        """Send a control message and return the teacher's answer to it."""
+        raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
+
     @abstractmethod
     def close(self) -> None:
         """Release everything. `open` may be called again; may be called twice."""
-
-
-class MemorySource(Source):
-    """Reads a `MemoryTopic`, in the same process as its `MemorySink`."""
-
-    def __init__(self, topic: MemoryTopic) -> None:
-        self._topic = topic
-
-    def __repr__(self) -> str:
-        return f"MemorySource({self._topic.name!r})"
-
-    @property
-    def name(self) -> str:
-        return self._topic.name
-
-    @property
-    def online(self) -> bool:
-        return True
-
-    def open(self, timeout_s: float) -> Opened:
-        wait = Wait(f"the first record of memory topic {self.name!r}", timeout_s=timeout_s, log=log)
-        while not any(self._topic.logs):
-            wait.tick()
-            time.sleep(0.005)
-        headers = next(log[0][0] for log in self._topic.logs if log)
-        description = description_of(self._topic.schema, self.name)
-        stream = stream_of_headers(headers, self.name)
-        return Opened(stream=stream, description=description, schema=self._topic.schema, partitions=stream.partitions)
-
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
-        codec = Codec(description_of(self._topic.schema, self.name))
-        offsets = [max(0, offset) for offset in position.offsets] or [0] * self._topic.partitions
-        while True:
-            came = False
-            for partition, entries in enumerate(self._topic.logs):
-                if offsets[partition] < len(entries):
-                    offset = offsets[partition]
-                    offsets[partition] += 1
-                    came = True
-                    where = f"memory topic {self.name}, partition {partition}, offset {offset}"
-                    record = codec.decode(entries[offset][1], where)
-                    yield Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
-            if not came:
-                yield None
-                time.sleep(0.005)
-
-    def send(self, value: Any) -> None:
-        self._topic.to_teacher.append(value)
-
-    def recv(self, timeout_s: float) -> Any:
-        wait = Wait(f"a control message from the teacher of {self.name}", timeout_s=timeout_s, log=log)
-        while not self._topic.to_student:
-            wait.tick()
-            time.sleep(0.005)
-        return self._topic.to_student.popleft()
-
-    def close(self) -> None:
-        return None

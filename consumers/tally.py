@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tutelage.consumers.agreement import names_of
+from tutelage.consumers.progress import Progress
 from tutelage.consumers.source import Opened, Position, Source
 
 
@@ -69,18 +70,33 @@ def standings_of(
     ]
 
 
-@dataclass(kw_only=True, slots=True)
 class StudentTally:
     """What was given to the training loop since the student was made, and where the time went, in seconds.
 
-    `starved_s` is the time the loop waited for batches, `training_s` what it took between them; what was given together is counted
-    together. `saved` is when the last checkpoint was written, in seconds since the epoch.
+    `starved_s` is the time the loop waited for batches, `training_s` what it took between them; the time of batches that came together
+    is counted together. `saved` is when the last checkpoint was written, in seconds since the epoch.
     """
 
-    batches: int = 0
-    rows: int = 0
-    starved_s: float = 0.0
-    training_s: float = 0.0
-    merge_s: float = 0.0
-    longest_wait_s: float = 0.0
-    saved: float | None = None
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress or Progress()
+        self.starved_s = 0.0
+        self.training_s = 0.0
+        self.merge_s = 0.0
+        self.longest_wait_s = 0.0
+        self.saved: float | None = None
+
+    def __repr__(self) -> str:
+        batches, rows = self._progress.totals
+        return (
+            f"StudentTally({batches} batches of {rows} rows; starved {self.starved_s:.1f} s, training {self.training_s:.1f} s)"
+        )
+
+    @property
+    def batches(self) -> int:
+        """Batches that were given."""
+        return self._progress.totals[0]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batches that were given."""
+        return self._progress.totals[1]

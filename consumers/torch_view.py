@@ -55,6 +55,11 @@ def carrier_of(dtype: torch.dtype) -> torch.dtype:
     return _CARRIERS.get(dtype.itemsize, _WIDEST)[1]
 
 
+def carried(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in a dtype of the same width that can be copied whatever the elements mean."""
+    return tensor.view(carrier_of(tensor.dtype))
+
+
 def bytes_of(tensor: torch.Tensor) -> Array:
     """A tensor's elements in order, as a flat uint8 array; a view where it is contiguous and on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tutelage.producers.inputs import from_sample_lists, from_samples
     from tutelage.producers.kafka_sink import KafkaSink
     from tutelage.producers.lesson import Lesson
-    from tutelage.producers.sink import MemorySink, Sink
+    from tutelage.producers.memory_sink import MemorySink
+    from tutelage.producers.sink import Sink
     from tutelage.producers.teacher import Teacher
     from tutelage.schemas.memory_topic import MemoryTopic
     from tutelage.schemas.record import Ragged
@@ -23,7 +24,7 @@ _HOMES = {
     "FileSink": "tutelage.producers.file_sink",
     "KafkaSink": "tutelage.producers.kafka_sink",
     "Lesson": "tutelage.producers.lesson",
-    "MemorySink": "tutelage.producers.sink",
+    "MemorySink": "tutelage.producers.memory_sink",
     "MemoryTopic": "tutelage.schemas.memory_topic",
     "Ragged": "tutelage.schemas.record",
     "Sink": "tutelage.producers.sink",

@@ -12,10 +12,11 @@ from typing import Any
 
 from tutelage.producers.sink import Sink, Tail, tail_of
 from tutelage.producers.worker import Worker
+from tutelage.schemas.arguments import flag
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_format import Header, checked_codec
 from tutelage.schemas.container_reader import ContainerReader
-from tutelage.schemas.container_writer import ContainerWriter, partial_path
+from tutelage.schemas.container_writer import ContainerWriter, finished_path, partial_path
 from tutelage.schemas.errors import (
     ConfigurationError,
     CorruptData,
@@ -43,9 +44,11 @@ class FileSink(Sink):
     max_record_bytes: int = DEFAULT_LIMITS.record_bytes
 
     def __init__(self, path: str | os.PathLike[str], *, codec: str = "null", overwrite: bool = False) -> None:
-        self._path = Path(path)
+        # The path as it was given is for messages; what it names must not change with the working directory.
+        self._path = finished_path("path", path)
+        self._name = os.fspath(path)
         self._codec = checked_codec(codec)
-        self._overwrite = overwrite
+        self._overwrite = flag("overwrite", overwrite)
         self._writer: ContainerWriter | None = None
         self._header: Header | None = None
         self._whole_bytes = 0
@@ -53,25 +56,27 @@ class FileSink(Sink):
         self._behind: deque[Future[None]] = deque()
 
     def __repr__(self) -> str:
-        return f"FileSink({str(self._path)!r}, codec={self._codec!r})"
+        return f"FileSink({self._name!r}, codec={self._codec!r})"
 
     @property
     def name(self) -> str:
-        return str(self._path)
+        return self._name
 
     @property
     def label(self) -> str:
-        return self._path.stem
+        # A file's name need not be text; a teacher's must be.
+        return os.fsencode(Path(self._name).stem).decode("utf-8", "backslashreplace")
 
     def tail(self) -> Tail | None:
-        if not self._path.parent.is_dir():
-            raise ConfigurationError(f"{self._path}: there is no folder {self._path.parent}; make it first")
+        if not os.path.isdir(self._path.parent):
+            folder = self._path.parent if os.path.islink(self._name) else Path(self._name).parent
+            raise ConfigurationError(f"{self._name}: there is no folder {folder}; make it first")
         if self._overwrite:
             return None
-        if self._path.exists():
-            return _finished(self._path)
+        if os.path.lexists(self._path):
+            return _finished(self._path, self._name)
         partial = partial_path(self._path)
-        if not partial.exists() or not partial.stat().st_size:
+        if not _holds_bytes(partial):
             return None
         try:
             reader = ContainerReader(partial)
@@ -86,18 +91,24 @@ class FileSink(Sink):
 
     def open(self, stream: Stream, description: Description) -> None:
         if self._header is not None:
-            self._writer = ContainerWriter.resume(self._path, self._header, self._whole_bytes)
+            self._writer = ContainerWriter.resume(self._path, self._header, self._whole_bytes, replace=self._overwrite)
         elif self._writer is None:
-            self._writer = ContainerWriter.create(self._path, stream, description, self._codec)
+            self._writer = ContainerWriter.create(self._path, stream, description, self._codec, replace=self._overwrite)
 
     def pack(self, encoded: Encoded) -> list[Any]:
         assert self._writer is not None, "open comes before pack"
         if encoded.nbytes > self.max_record_bytes:
-            raise RecordTooLarge(
-                f"{self._path}, {encoded.head}: {encoded.nbytes} bytes are over the {self.max_record_bytes} a block may have; "
-                f"rows_per_record={encoded.head.rows * self.max_record_bytes // encoded.nbytes} would fit"
-            )
+            raise RecordTooLarge(self._too_large(encoded))
         return self._writer.pack(encoded)
+
+    def _too_large(self, encoded: Encoded) -> str:
+        head, most = encoded.head, self.max_record_bytes
+        said = f"{self._name}, {head}: its {encoded.nbytes:,} bytes are more than the {most:,} that a block may have; "
+        fitting = head.rows * most // encoded.nbytes
+        smaller = 'send floats in fewer bytes (such as wire="float16"), or leave keys out'
+        if fitting < 1:
+            return f"{said}one row alone is too large, so rows_per_record=1 does not fit either: {smaller}"
+        return f"{said}rows_per_record={fitting} would fit; or {smaller}"
 
     def write(self, head: RecordHead, packed: list[Any]) -> None:
         assert self._writer is not None, "open comes before write"
@@ -141,12 +152,21 @@ class FileSink(Sink):
             self._writer = None
 
 
-def _finished(path: Path) -> Tail:
+def _holds_bytes(path: Path) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be looked at: {error.strerror}") from error
+
+
+def _finished(path: Path, name: str) -> Tail:
     try:
         with ContainerReader(path) as reader:
             stream, description = reader.stream, reader.description
     except TutelageError as error:
-        raise SinkExists(f"{path} exists; choose another name, or overwrite it (--overwrite)") from error
+        raise SinkExists(f"{name} exists; choose another name, or overwrite it (--overwrite)") from error
     return Tail(
         stream=stream,
         description=description,
@@ -172,7 +192,7 @@ def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
             for record in block.records:
                 if (record.head.pass_index, record.head.sequence) != missing:
                     raise SinkExists(
-                        f"{reader.path}, block {block.index} at byte {block.offset}: {record.head} follows where record {missing[1]} of pass "
+                        f"{reader.name}, block {block.index} at byte {block.offset}: {record.head} follows where record {missing[1]} of pass "
                         f"{missing[0]} must; it cannot be continued: remove it, or overwrite it (--overwrite)"
                     )
                 missing = (missing[0] + 1, 0) if record.head.end is not None else (missing[0], missing[1] + 1)

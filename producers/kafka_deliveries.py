@@ -31,6 +31,8 @@ class Deliveries:
         self.in_flight = 0
         self.bytes_in_flight = 0
         self.by_partition: dict[int, int] = defaultdict(int)
+        #: Called with the partition and offset of each record that was written; the offset is negative where the broker did not tell.
+        self.on_offset: Callable[[int, int], None] | None = None
         #: Called with the seconds each delivery took.
         self.on_delivery: Callable[[float], None] | None = None
 
@@ -64,12 +66,20 @@ class Deliveries:
             self.on_delivery(message.latency() or 0.0)
         if error is not None:
             self.fail(f", partition {message.partition()}", error)
+        elif self.on_offset is not None:
+            offset = message.offset()
+            self.on_offset(message.partition() or 0, -1 if offset is None else offset)
 
     def fail(self, where: str, error: KafkaError) -> None:
         """Remember the first failure; nothing is sent behind it."""
         if self.failure is None:
             if is_fenced(error):
                 why = FENCED
+            elif error.code() == KafkaError.INVALID_RECORD:
+                why = (
+                    f"{error.str()}: the broker refuses records without a key, as a topic with cleanup.policy=compact does; set it to delete, and "
+                    "write to a new topic, since compaction may have removed records of this one"
+                )
             elif error.code() in DENIED:
                 why = f"{error.str()}. {NEEDS_ACL}"
             else:

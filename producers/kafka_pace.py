@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -20,7 +21,14 @@ class Pace:
     """Counts how far a topic's end is ahead of a consumer group's committed offsets, and waits where it is too far. Close it."""
 
     def __init__(
-        self, connection: KafkaConnection, topic: str, partitions: int, *, group: str, max_ahead: int, timeout_s: float
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        begins: Sequence[int],
+        *,
+        group: str,
+        max_ahead: int,
+        timeout_s: float,
     ) -> None:
         self._connection = connection
         self._topic = topic
@@ -28,10 +36,11 @@ class Pace:
         self._max_ahead = max_ahead
         self._timeout_s = timeout_s
         self._consumer: Consumer = connection.consumer(group)
-        self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
+        self._partitions = [TopicPartition(topic, partition) for partition in range(len(begins))]
         found = KafkaTopic(connection, topic)
-        self._lows = found.first_offsets(partitions)
-        self._written = sum(found.end_offsets(partitions))
+        # What lies before the run's own records is not for its student to read.
+        self._lows = [max(each) for each in zip(begins, found.first_offsets(len(begins)), strict=True)]
+        self._written = sum(found.end_offsets(len(begins)))
         self._read = self._committed()
 
     def written(self) -> None:

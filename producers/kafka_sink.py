@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from confluent_kafka import KafkaException, Producer
 
 from tutelage.producers.kafka_deliveries import Deliveries
 from tutelage.producers.kafka_pace import Pace
+from tutelage.producers.kafka_sending import Sending
 from tutelage.producers.kafka_tail import read_tail
-from tutelage.producers.kafka_target import Retention, Wish, looked_at, made
-from tutelage.producers.kafka_transactions import Transactions, transactional_options
+from tutelage.producers.kafka_target import Retention, Wish, checked_settings, looked_at, made, too_large
+from tutelage.producers.kafka_transactions import transactional_options
+from tutelage.producers.kafka_watch import TopicWatch
 from tutelage.producers.sink import Sink, Tail, is_missing
+from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, RecordTooLarge, SinkExists
+from tutelage.schemas.errors import ConfigurationError, SinkExists
 from tutelage.schemas.framing import frame
+from tutelage.schemas.headers import stream_headers
 from tutelage.schemas.kafka_connection import (
-    DEFAULT_BOOTSTRAP,
-    DEFAULT_REGISTRY,
     MESSAGE_HEADROOM_BYTES,
     KafkaConnection,
 )
 from tutelage.schemas.kafka_control import KafkaControl
-from tutelage.schemas.kafka_topic import KafkaTopic
-from tutelage.schemas.kafka_tracing import Tracing, tracing_of
+from tutelage.schemas.kafka_runs import TopicRuns
+from tutelage.schemas.kafka_topic import KafkaTopic, through_outages
+from tutelage.schemas.kafka_tracing import tracing_of
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
 from tutelage.schemas.registry import Registry, register_description
 from tutelage.schemas.topic import (
     checked_topic,
     partition_of,
-    stream_headers,
     to_student_topic,
     to_teacher_topic,
     value_subject,
@@ -50,7 +50,8 @@ class KafkaSink(Sink):
     """Writes a topic. Creates it where it is missing, with `partitions` (4 unless given) and `topic_settings` over our own; with
     `create=False` it must be there. What is unsafe about the settings of one that is there is said in a warning each.
 
-    `registry` is a URL or a Registry; `options` are librdkafka's, untouched. A delivery that takes longer than
+    `bootstrap_servers` is `HOST:PORT`, or several; `registry` is a URL or a Registry. Unless given, TUTELAGE_BOOTSTRAP_SERVER and
+    TUTELAGE_REGISTRY name them, else they are this machine's. `options` are librdkafka's, untouched. A delivery that takes longer than
     `delivery_timeout_s` ends the run. With `max_ahead` the teacher stays at most so many records ahead of what the student of
     `student_group` (a `KafkaSource`'s group) has committed, and waits for it at most `student_timeout_s`. `transactional` writes in
     transactions of about a second, for foreign readers of committed data; a second writer then ends the first.
@@ -60,17 +61,18 @@ class KafkaSink(Sink):
     """
 
     linger_s = 0.02
+    holds_runs = True
 
     def __init__(
         self,
         topic: str,
         *,
-        bootstrap_servers: str = DEFAULT_BOOTSTRAP,
-        registry: Registry | str = DEFAULT_REGISTRY,
+        bootstrap_servers: str | Sequence[str] | None = None,
+        registry: Registry | str | None = None,
         partitions: int | None = None,
         replication: int = -1,
         create: bool = True,
-        topic_settings: Mapping[str, str] | None = None,
+        topic_settings: Mapping[str, str | int | float] | None = None,
         options: Mapping[str, object] | None = None,
         delivery_timeout_s: float = 120.0,
         max_ahead: int | None = None,
@@ -78,39 +80,41 @@ class KafkaSink(Sink):
         student_timeout_s: float = 3600.0,
         transactional: bool = False,
     ) -> None:
-        if partitions is not None and partitions < 1:
-            raise ConfigurationError(f"partitions is {partitions}; it must be at least 1")
-        if (max_ahead is None) != (student_group is None) or (max_ahead is not None and max_ahead < 1):
+        if (max_ahead is None) != (student_group is None):
             raise ConfigurationError(
                 "max_ahead is a number of records, at least 1, and goes with the student's group, student_group"
             )
-        if transactional and max_ahead is not None:
+        if flag("transactional", transactional) and max_ahead is not None:
             raise ConfigurationError("max_ahead counts records, and transactions add some of their own: use one or the other")
         self._topic = checked_topic(topic)
         client_id = f"tutelage-teacher-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._asked_partitions = partitions
-        self._replication = replication
-        self._create = create
-        self._topic_settings = dict(topic_settings or {})
+        self._asked_partitions = whole_number("partitions", partitions) if partitions is not None else None
+        self._replication = whole_number("replication", replication) if replication != -1 else -1
+        self._create = flag("create", create)
+        self._topic_settings = checked_settings(topic_settings)
         self._retention_s: float | None = None
         self._retention: Retention | None = None
-        self._tracing: Tracing | None = None
-        self._delivery_timeout_s = delivery_timeout_s
-        self._max_ahead = max_ahead
-        self._student_group = student_group
-        self._student_timeout_s = student_timeout_s
+        self._delivery_timeout_s = seconds("delivery_timeout_s", delivery_timeout_s)
+        self._max_ahead = whole_number("max_ahead", max_ahead) if max_ahead is not None else None
+        self._student_group = text("student_group", student_group) if student_group is not None else None
+        self._student_timeout_s = seconds("student_timeout_s", student_timeout_s)
         self._transactional = transactional
-        self._transactions: Transactions | None = None
         self._pace: Pace | None = None
-        self._producer: Producer | None = None
+        self._sending: Sending | None = None
         self._control: KafkaControl | None = None
-        self._headers: list[tuple[str, str | bytes | None]] = []
         self._frame = b""
         self._buffers: list[Array] = []
         self._schemas: list[str] = []
         self._missing: list[tuple[int, int]] = []
-        self._deliveries = Deliveries(topic, delivery_timeout_s)
+        self._deliveries = Deliveries(topic, self._delivery_timeout_s)
+        self._watch: TopicWatch | None = None
+        self._run_id = ""
+        # The time of the newest record of older runs, where each partition ended when the topic was looked at, and from where this run's
+        # records lie there.
+        self._newest_s = self._control_since_s = 0.0
+        self._ends: list[int] = []
+        self._begins: list[int] = []
 
     def __repr__(self) -> str:
         return f"KafkaSink({self._topic!r}, {self._connection.bootstrap_servers!r})"
@@ -127,6 +131,10 @@ class KafkaSink(Sink):
         self._deliveries.on_delivery = observe
 
     @property
+    def wait(self) -> Wait | None:
+        return self._wait or (self._sending.wait if self._sending is not None else None)
+
+    @property
     def queued(self) -> tuple[int, int]:
         return self._deliveries.in_flight, self._deliveries.bytes_in_flight
 
@@ -136,33 +144,57 @@ class KafkaSink(Sink):
 
     def tail(self) -> Tail | None:
         settings = transactional_options(self._topic) if self._transactional else None
-        self._producer = producer = self._connection.producer(settings)
+        producer = self._connection.producer(settings)
+        self._sending = Sending(producer, self._topic, self._deliveries, delivery_timeout_s=self._delivery_timeout_s)
         asked = KafkaTopic(self._connection, self._topic)
         wish = Wish(
             partitions=self._asked_partitions, replication=self._replication, settings=self._topic_settings, create=self._create
         )
-        target = looked_at(asked, self._topic, producer, wish)
+        self._wait = wait = Wait(
+            f"the brokers at {self._connection.where}", timeout_s=self._delivery_timeout_s, log=log,
+            hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, and is this their address?",
+        )  # fmt: skip
+        target = through_outages(lambda: looked_at(asked, self._topic, producer, wish), wait)
         # Asked before the first record, which then need not wait for it.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         if self._transactional:
-            # Before anything is read: this ends whoever wrote before, and aborts what he left open.
-            self._transactions = Transactions(producer, self._topic)
-        found = read_tail(self._connection, self._topic, target.partitions) if target is not None else None
+            # Before anything is read: what others left open hides what they wrote.
+            self._sending.take_over()
+        found = None
+        if target is not None:
+            there = target.partitions
+            found = through_outages(lambda: read_tail(self._connection, self._topic, there), wait)
         # Only now: whatever else is missing was said before, and left nothing behind.
-        target = target or made(asked, wish)
+        target = target or through_outages(lambda: made(asked, wish), wait)
+        topic_id = through_outages(lambda: asked.topic_id(asked.described()), wait)
+        self._wait = None
         self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
         self._retention_s = target.retention_s
-        self.partitions = self._asked_partitions or target.partitions
-        if self.partitions > target.partitions:
-            raise SinkExists(
-                f"topic {self._topic} has {target.partitions} partitions, fewer than the {self.partitions} asked for"
-            )
+        self._watch = TopicWatch(self._connection, self._topic, topic_id=topic_id, transactional=self._transactional)
+        self._deliveries.on_offset = self._watch.delivered
+        self._ends = found.ends if found is not None else [0] * target.partitions
+        self._begin(self._asked_partitions or target.partitions, target.partitions)
         if found is None:
-            self._missing = [(0, partition) for partition in range(self.partitions)]
             return None
-        tail, self._missing = found
-        self.partitions = tail.stream.partitions
-        return tail
+        self._missing, self.partitions = found.missing, found.tail.stream.partitions
+        self._begins, self._newest_s = found.begins, found.tail.newest_s
+        return found.tail
+
+    def begin_run(self, run_id: str | None) -> None:
+        if run_id is not None and TopicRuns(self._connection, self._topic).named(run_id) is not None:
+            raise SinkExists(
+                f"topic {self._topic} holds run {run_id}, and a newer one behind it; only the newest run of a topic is continued"
+            )
+        self._begin(self._asked_partitions or len(self._ends), len(self._ends))
+        self._control_since_s = self._newest_s
+
+    def _begin(self, partitions: int, there: int) -> None:
+        """Have a run begin at the topic's end, in so many of its partitions."""
+        if partitions > there:
+            raise SinkExists(f"topic {self._topic} has {there} partitions, fewer than the {partitions} asked for")
+        self.partitions = partitions
+        self._missing = [(0, partition) for partition in range(partitions)]
+        self._begins = self._ends[:partitions]
 
     def open(self, stream: Stream, description: Description) -> None:
         if stream.partitions != self.partitions:
@@ -173,25 +205,22 @@ class KafkaSink(Sink):
             self._pace = Pace(
                 self._connection,
                 self._topic,
-                self.partitions,
+                self._begins,
                 group=self._student_group,
                 max_ahead=self._max_ahead,
                 timeout_s=self._student_timeout_s,
             )
         self._retention = Retention(self._topic, self._retention_s, stream.created)
-        self._tracing = tracing_of(self._topic, self._connection.client_id)
         self._frame = frame(schema_id)
-        self._headers = list(stream_headers(stream))
+        tracing = tracing_of(self._topic, self._connection.client_id)
+        self._opened().begin(dict(stream_headers(stream, description)), created=stream.created, tracing=tracing)
+        if self._watch is not None:
+            self._watch.begin(stream, self._ends)
 
     def pack(self, encoded: Encoded) -> Array:
         limit = self.max_record_bytes
         if limit is not None and encoded.nbytes > limit and encoded.head.rows:
-            rows, fit = encoded.head.rows, encoded.head.rows * limit // encoded.nbytes
-            advice = f"rows_per_record={fit} would fit" if fit else "a single row does not fit"
-            raise RecordTooLarge(
-                f"topic {self._topic}, {encoded.head}: {rows} rows have {encoded.nbytes} bytes, over the {limit} that its "
-                f"max.message.bytes allows; {advice}, or raise max.message.bytes"
-            )
+            raise too_large(self._topic, encoded, limit)
         # Into memory that was used before: fresh pages cost as much as the copy. The client copies it once more, so it is free again
         # when `write` returns.
         size = len(self._frame) + encoded.nbytes
@@ -206,87 +235,40 @@ class KafkaSink(Sink):
     def write(self, head: RecordHead, packed: Array) -> None:
         if self._pace is not None and head.end is None:
             self._await_student(self._pace)
-        if self._transactions is not None:
-            self._in_transaction(self._transactions.begin)
+        sending = self._opened()
+        sending.begin_transaction()
         where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
         for partition in where:
             if is_missing(head, self._missing[partition]):
-                self._produce(partition, packed, head)
+                sending.send(partition, packed, head)
+                if self._pace is not None:
+                    self._pace.written()
         self._buffers.append(packed if packed.base is None else packed.base)
         self.poll()
 
     def _await_student(self, pace: Pace) -> None:
-        self.wait = pace.wait()
+        self._wait = pace.wait()
         try:
-            while self.wait is not None and not pace.has_room_after_a_moment():
+            while self._wait is not None and not pace.has_room_after_a_moment():
                 self.poll()
-                self.wait.tick()
+                self._wait.tick()
         finally:
-            self.wait = None
-
-    def _produce(self, partition: int, packed: Array, head: RecordHead) -> None:
-        producer = self._opened()
-        headers, on_delivery = self._headers, self._deliveries.delivered
-        if self._tracing is not None:
-            carried, ended = self._tracing.sent(partition, head)
-            headers, on_delivery = headers + carried, partial(self._deliveries.delivered, ended=ended)
-        self._deliveries.begin()
-        while True:
-            self._deliveries.refuse_failure()
-            try:
-                # The client takes any buffer; its type hints do not say so.
-                value: Any = packed
-                producer.produce(self._topic, value=value, partition=partition, headers=headers, on_delivery=on_delivery)
-            except BufferError:
-                self._await_broker(producer)
-            except KafkaException as error:
-                # Why is for the deliveries to say that failed before this one.
-                self._served(lambda: producer.poll(0))
-                if self._tracing is not None:
-                    ended(str(error))
-                self._deliveries.fail(f", partition {partition}", error.args[0])
-                self._deliveries.refuse_failure()
-            else:
-                self._deliveries.sent(partition, packed.nbytes)
-                if self._pace is not None:
-                    self._pace.written()
-                self.wait = None
-                return
-
-    def _await_broker(self, producer: Producer) -> None:
-        """The client's queue is full: let it send, and say so if that takes long."""
-        if self.wait is None:
-            # Its own limit is further away than that of silence, which knows more to say.
-            what = f"the broker to take what was sent to topic {self._topic}"
-            self.wait = Wait(what, timeout_s=2 * self._delivery_timeout_s, log=log)
-        self._served(lambda: producer.poll(0.1))
-        self._deliveries.refuse_silence()
-        if self._deliveries.in_flight:
-            self.wait.tick()
+            self._wait = None
 
     def poll(self) -> None:
-        producer = self._opened()
-        self._served(lambda: producer.poll(0))
-        if self._transactions is not None:
-            self._in_transaction(self._transactions.commit_if_due)
-        if self._deliveries.in_flight:
-            self._deliveries.refuse_silence()
+        self._opened().serve()
+        if self._watch is not None:
+            self._watch.look()
         if self._retention is not None:
             self._retention.look()
 
     def finish(self) -> None:
-        producer = self._opened()
-        told = False
-        while self._served(lambda: producer.flush(0.5)):
-            self._deliveries.refuse_silence()
-            if not told and self._deliveries.silent_s > 5:
-                log.warning(
-                    "waiting for the broker to acknowledge %d records of topic %s", self._deliveries.in_flight, self._topic
-                )
-                told = True
-        self._deliveries.refuse_failure()
-        if self._transactions is not None:
-            self._in_transaction(self._transactions.commit)
+        self._opened().flush()
+        if self._watch is not None:
+            # What was acknowledged lies in this topic only if it is still the same.
+            self._watch.look()
+            what = f"the brokers to say whether topic {self._topic} is still the same"
+            through_outages(self._watch.check_identity, Wait(what, timeout_s=self._delivery_timeout_s, log=log))
 
     def close(self) -> None:
         if self._pace is not None:
@@ -295,22 +277,9 @@ class KafkaSink(Sink):
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._producer is not None:
-            producer, transactions = self._producer, self._transactions
-            self._producer = self._transactions = None
-            try:
-                if self._deliveries.failure is None:
-                    if transactions is not None:
-                        transactions.abort()
-                    # What is not delivered by now is given up: a restart finds the tail and writes it again.
-                    producer.flush(0.5)
-                producer.purge()
-                if transactions is None:
-                    producer.close()
-                # A transactional client is only let go of: closing it would abort what is open, and wait for that without end.
-            except (KafkaException, SystemError) as error:
-                # After a fatal error the client reports it again from wherever it is called, even from its own callbacks.
-                log.debug("closing the client of topic %s: %s", self._topic, error)
+        if self._sending is not None:
+            self._sending.close()
+            self._sending = None
         self._connection.registry.close()
 
     def send(self, value: Any) -> None:
@@ -319,6 +288,14 @@ class KafkaSink(Sink):
     def recv(self, timeout_s: float) -> Any:
         return self._controls().recv(timeout_s=timeout_s, frm="the student")
 
+    def ask(self, value: Any, timeout_s: float) -> Any:
+        return self._controls().ask(value, timeout_s=timeout_s, frm="the student")
+
+    def speak_of(self, run_id: str) -> None:
+        self._run_id = run_id
+        if self._control is not None:
+            self._control.conversation.run_id = run_id
+
     def _controls(self) -> KafkaControl:
         if self._control is None:
             self._control = KafkaControl(
@@ -326,32 +303,17 @@ class KafkaSink(Sink):
                 outbox=to_student_topic(self._topic),
                 inbox=to_teacher_topic(self._topic),
                 sender=f"teacher of {self._topic}",
+                is_teacher=True,
+                since_s=self._control_since_s,
                 replication=self._replication,
                 create=self._create,
             )
+            self._control.conversation.run_id = self._run_id
         return self._control
 
-    def _opened(self) -> Producer:
-        assert self._producer is not None, "tail comes before write"
-        return self._producer
-
-    def _in_transaction(self, call: Callable[[], None]) -> None:
-        """Do something with the transaction; after a failure nothing more is sent."""
-        try:
-            call()
-        except DeliveryFailed as error:
-            self._deliveries.failure = self._deliveries.failure or str(error)
-            raise
-
-    def _served(self, call: Callable[[], int]) -> int:
-        """Let the client call back, and refuse what it reports; what is fatal it raises itself, from whichever call it is in."""
-        try:
-            left = call()
-        except KafkaException as error:
-            self._deliveries.fail("", error.args[0])
-            left = 0
-        self._deliveries.refuse_failure()
-        return left
+    def _opened(self) -> Sending:
+        assert self._sending is not None, "tail comes before write"
+        return self._sending
 
 
 def _joined(target: Array, buffers: Iterable[Any]) -> Array:

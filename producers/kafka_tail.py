@@ -1,95 +1,95 @@
-"""What a topic holds at the end of each partition, read backwards past control records and whatever a zombie left there."""
+"""What a topic holds of its newest run: read backwards, past control records and what a writer of an older run left there."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Message
 
 from tutelage.producers.sink import Tail, tail_of
 from tutelage.schemas.codec import Codec
-from tutelage.schemas.errors import RunMismatch, TransportError
+from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
-from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.schemas.headers import check_description, run_of_headers, stream_of_headers
+from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.schemas.kafka_runs import FIRST_LOOK, FoundRun, TopicRuns, newest_of
 from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import RecordHead, Stream
-from tutelage.schemas.topic import stream_of_headers
-from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
 
-# Few: the last record is nearly always the last offset, and each may be megabytes.
-_FIRST_LOOK = 4
-# The last because the client asks for a group's coordinator, needed or not.
-_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED)
+_FURTHER = 8
 
 
-def read_tail(connection: KafkaConnection, topic: str, partitions: int) -> tuple[Tail, list[tuple[int, int]]] | None:
-    """The run a topic holds and each partition's first missing record; None if it holds nothing.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopicTail:
+    """The tail of a topic's newest run.
 
-    Raises RunMismatch if the partitions' tails belong to different runs.
+    `missing` is per partition the pass and sequence of the first record of it that is missing; `begins` an offset from which its records
+    lie, and `ends` where the partition ended, of all partitions of the topic.
     """
-    asked = KafkaTopic(connection, topic)
-    lows, highs = asked.first_offsets(partitions), asked.end_offsets(partitions)
-    if lows == highs:
+
+    tail: Tail
+    missing: list[tuple[int, int]]
+    begins: list[int]
+    ends: list[int]
+
+
+def read_tail(
+    connection: KafkaConnection, topic: str, partitions: int, *, run: FoundRun | None = None, ends: Sequence[int] | None = None
+) -> TopicTail | None:
+    """The tail of the newest run a topic holds, or of `run`, before the offsets `ends`; None if the topic holds nothing."""
+    asked, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
+    lows, highs = asked.first_offsets(partitions), list(ends or asked.end_offsets(partitions))
+    looked = runs.last_messages({part: (low, high) for part, (low, high) in enumerate(zip(lows, highs, strict=True))})
+    messages = [message for found in looked.values() for message in found]
+    found_run = run or newest_of(messages)
+    if found_run is None:
+        if messages:
+            stream_of_headers(messages[0].headers() or (), f"topic {topic}, partition {messages[0].partition()}")
         return None
-    consumer = connection.consumer()
-    try:
-        tails = [
-            _last_messages(consumer, topic, partition, low, high)
-            for partition, (low, high) in enumerate(zip(lows, highs, strict=True))
-        ]
-        messages = [message for found in tails for message in found]
-        if not messages:
-            return None
-        stream: Stream | None = None
-        codecs: dict[int, Codec] = {}
-        heads: list[list[RecordHead]] = []
-        for found in tails:
-            heads.append([])
-            for message in found:
-                where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"
-                theirs = stream_of_headers(message.headers() or (), where)
-                if stream is not None and theirs.run_id != stream.run_id:
-                    raise RunMismatch(f"{where}: a record of {theirs}, but others here are of {stream}; use a topic per run")
-                stream = stream or theirs
-                schema_id, body = unframe(message.value(), where)
-                if schema_id not in codecs:
-                    codecs[schema_id] = Codec(description_of(connection.registry.schema(schema_id), f"schema {schema_id}"))
-                heads[-1].append(codecs[schema_id].decode(body, where).head)
-        assert stream is not None, "there is at least one message"
-        return tail_of(stream, next(iter(codecs.values())).description, heads[: stream.partitions])
-    finally:
-        consumer.close()
+    stream = found_run.stream
+    if stream.partitions > partitions:
+        raise RunMismatch(
+            f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
+        )
+    starts = runs.starts(found_run)
+    codecs: dict[int, Codec] = {}
+    heads: list[list[RecordHead]] = []
+    for partition in range(stream.partitions):
+        found = looked[partition]
+        low, high, look = max(starts[partition], lows[partition]), highs[partition], FIRST_LOOK
+        while not (of_run := _of_run(found, stream)) and high - look > low:
+            # A writer of an older run has written behind this one's records.
+            look *= _FURTHER
+            found = runs.messages({partition: (max(low, high - look), high)})[partition]
+        heads.append([_head(connection, codecs, message, topic) for message in of_run])
+    description = next(iter(codecs.values())).description if codecs else None
+    if description is None:
+        return None
+    tail, missing = tail_of(stream, description, heads)
+    # By the topic's own times, not by this machine's clock: what comes behind must have a later one.
+    newest_s = max((message.timestamp()[1] / 1000 for message in messages), default=0.0)
+    return TopicTail(tail=replace(tail, newest_s=max(newest_s, stream.created)), missing=missing, begins=starts, ends=highs)
 
 
-def _last_messages(consumer: Consumer, topic: str, partition: int, low: int, high: int) -> list[Message]:
-    look = _FIRST_LOOK
-    while high > low:
-        start = max(low, high - look)
-        found = _read(consumer, topic, partition, start, high)
-        if found or start == low:
-            return found
-        look *= 8
-    return []
-
-
-def _read(consumer: Consumer, topic: str, partition: int, start: int, stop: int) -> list[Message]:
-    consumer.assign([TopicPartition(topic, partition, start)])
-    wait = Wait(f"the tail of topic {topic!r}, partition {partition}", timeout_s=6 * BROKER_TIMEOUT_S, log=log)
-    found: list[Message] = []
-    while True:
-        message = consumer.poll(0.2)
-        wait.tick()
-        if message is None:
-            continue
-        error = message.error()
-        if error is None:
+def _of_run(messages: Sequence[Message], stream: Stream) -> list[Message]:
+    found = []
+    for message in messages:
+        run = run_of_headers(message.headers() or ())
+        if run is not None and run[0] == stream.run_id:
             found.append(message)
-            if (message.offset() or 0) + 1 >= stop:
-                return found
-        elif error.code() == KafkaError._PARTITION_EOF:
-            return found
-        elif not error.retriable() and error.code() not in _PASSING:
-            raise TransportError(f"topic {topic}, partition {partition}, offset {message.offset()}: {error.str()}")
+    return found
+
+
+def _head(connection: KafkaConnection, codecs: dict[int, Codec], message: Message, topic: str) -> RecordHead:
+    where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"
+    schema_id, body = unframe(message.value(), where)
+    if schema_id not in codecs:
+        description = description_of(connection.registry.schema(schema_id), f"schema {schema_id}")
+        check_description(message.headers() or (), description, where)
+        codecs[schema_id] = Codec(description)
+    return codecs[schema_id].decode(body, where).head

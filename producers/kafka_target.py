@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from confluent_kafka import Producer
 
-from tutelage.schemas.errors import AccessDenied, ConfigurationError
+from tutelage.schemas.arguments import option_mapping
+from tutelage.schemas.codec import Encoded
+from tutelage.schemas.errors import AccessDenied, ConfigurationError, RecordTooLarge
+from tutelage.schemas.kafka_connection import MESSAGE_HEADROOM_BYTES
 from tutelage.schemas.kafka_topic import KafkaTopic
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,37 @@ class Target:
     partitions: int
     limit: int | None
     retention_s: float | None
+
+
+def checked_settings(given: Mapping[str, object] | None) -> dict[str, str]:
+    """A topic's settings, by name, in Kafka's spelling of their values.
+
+    Raises:
+        ConfigurationError: It is no mapping, a name is no text, or a value is no text, number or bool.
+    """
+    found: dict[str, str] = {}
+    for name, value in option_mapping("topic_settings", given).items():
+        if not isinstance(value, (str, int, float)):
+            raise ConfigurationError(f"topic_settings has {name}={value!r}; a setting is a text, a number or a bool")
+        found[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found
+
+
+def too_large(name: str, encoded: Encoded, limit: int) -> RecordTooLarge:
+    """The error for a record that its topic does not take, with every way out of it."""
+    rows = encoded.head.rows
+    fit = rows * limit // encoded.nbytes
+    ways = [f"rows_per_record={fit} would fit"] if fit else ["a single row does not fit"]
+    ways.append("wire of the Teacher sends a key in a narrower dtype")
+    needed = encoded.nbytes + MESSAGE_HEADROOM_BYTES
+    ways.append(
+        f"topic_settings={{'max.message.bytes': {needed}}} of the KafkaSink allows more where the topic is made anew, and "
+        "kafka-configs.sh --alter for one that is there"
+    )
+    return RecordTooLarge(
+        f"topic {name}, {encoded.head}: {rows} row{'s have' if rows > 1 else ' has'} {encoded.nbytes} bytes, over the {limit} that "
+        f"max.message.bytes allows; {'; '.join(ways)}"
+    )
 
 
 def looked_at(topic: KafkaTopic, name: str, producer: Producer, wish: Wish) -> Target | None:

@@ -37,10 +37,16 @@ class Identity:
     passes: int = 1
     rows_per_record: int | None = None
     run_id: str | None = None
+    new_run: bool = False
 
-    def refuse_other(self, tail: Tail, where: str) -> None:
+    def begins_behind(self, tail: Tail) -> bool:
+        """Whether a new run is to begin behind the one that a sink holds. A run that is named is begun once, and then continued."""
+        return self.new_run and (self.run_id is None or self.run_id != tail.stream.run_id)
+
+    def refuse_other(self, tail: Tail, sink: Sink) -> None:
         """SinkExists, naming what differs, unless the run a sink holds is this one and not complete."""
-        theirs = tail.stream
+        theirs, where = tail.stream, sink.name
+        elsewhere = "Begin a new run behind it with new_run=True (--new-run), or write" if sink.holds_runs else "Write"
         differs = [
             f"{name} {getattr(theirs, name)!r} there, {getattr(self, name)!r} here"
             for name in ("teacher", "revision", "inputs", "passes")
@@ -51,14 +57,10 @@ class Identity:
         if self.run_id is not None and self.run_id != theirs.run_id:
             differs.append(f"run_id {theirs.run_id!r} there, {self.run_id!r} here")
         if differs:
-            raise SinkExists(
-                f"{where} holds another run, {theirs}: {'; '.join(differs)}. Write elsewhere, one run a topic or file"
-            )
+            raise SinkExists(f"{where} holds another run, {theirs}: {'; '.join(differs)}. {elsewhere} elsewhere")
         if tail.finished and self.run_id is None:
-            raise SinkExists(
-                f"{where} exists and holds a finished run, {theirs}; write elsewhere (a topic's name is free again once "
-                "the topic is deleted; a file is overwritten with overwrite=True, --overwrite)"
-            )
+            replaced = "" if sink.holds_runs else ", or replace the file with overwrite=True (--overwrite)"
+            raise SinkExists(f"{where} exists and holds a finished run, {theirs}. {elsewhere} elsewhere{replaced}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -103,6 +105,15 @@ class Run:
         self._sink = sink
         self._identity = identity
         self._tail = sink.tail()
+        self._created_after = 0.0
+        if self._tail is not None and identity.begins_behind(self._tail):
+            sink.begin_run(identity.run_id)
+            log.info("%s holds %s; a new run begins behind it", sink.name, self._tail.stream)
+            # By the times of records a reader finds where a run begins: whatever this machine's clock says, it began after them.
+            self._created_after = max(self._tail.newest_s, self._tail.stream.created)
+            self._tail = None
+        self._run_id = self._tail.stream.run_id if self._tail is not None else identity.run_id or uuid.uuid4().hex
+        sink.speak_of(self._run_id)
         self._stream: Stream | None = None
         self._gather: Gather | None = None
         self._opening: list[tuple[Mapping[str, Column], int]] = []
@@ -121,7 +132,7 @@ class Run:
         self.doing.now("connected; nothing to teach yet")
         self._skip_rows = 0
         if self._tail is not None:
-            identity.refuse_other(self._tail, sink.name)
+            identity.refuse_other(self._tail, sink)
             self.pass_index = self._tail.pass_index
             self.generation = self._tail.generation + 1
             if self._tail.complete and not self._tail.finished:
@@ -276,14 +287,14 @@ class Run:
     def _new_stream(self, *, at_once: bool = False) -> Stream:
         identity = self._identity
         return Stream(
-            run_id=identity.run_id or uuid.uuid4().hex,
+            run_id=self._run_id,
             teacher=identity.teacher,
             revision=identity.revision,
             inputs=identity.inputs,
             passes=identity.passes,
             partitions=self._sink.partitions,
             rows_per_record=identity.rows_per_record or self._chosen_rows(at_once=at_once),
-            created=round(time.time(), 3),
+            created=round(max(time.time(), self._created_after + 0.001), 3),
             version=version("tutelage"),
         )
 

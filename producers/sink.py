@@ -1,24 +1,20 @@
 """Where a stream goes: the seam between making records and keeping them, and the sink in memory.
 
 A sink is asked first what it holds (`tail`), then told what comes (`open`), then given packed records in order. It knows nothing of
-models, batches or rows.
+models, batches or rows. A topic may hold several runs, one behind the other (`begin_run`); a file holds one.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.schemas.codec import Codec, Encoded
-from tutelage.schemas.errors import ConfigurationError, LengthMismatch, SinkExists
-from tutelage.schemas.knowledge_schema import description_of, schema_of
-from tutelage.schemas.memory_topic import Headers, MemoryTopic
+from tutelage.schemas.codec import Encoded
+from tutelage.schemas.errors import ConfigurationError, LengthMismatch
 from tutelage.schemas.record import Description, RecordHead, Stream
-from tutelage.schemas.topic import partition_of, stream_headers, stream_of_headers
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -30,7 +26,7 @@ class Tail:
 
     `pass_index` and `sequence` name that record; `complete` says that none is. `generation` is the highest found. `last` is the pass's
     last record that is there, or its end (of a complete run the last pass's). `finished` says that nothing at all is left to do, not even
-    to name a file.
+    to name a file. `newest_s` is the time of the newest record that lies there, of any run, in seconds since the epoch.
     """
 
     stream: Stream
@@ -41,6 +37,7 @@ class Tail:
     complete: bool
     finished: bool
     last: RecordHead | None = None
+    newest_s: float = 0.0
 
     def refuse_other_length(self, rows: int, where: str, *, ended: bool) -> None:
         """LengthMismatch if a continued pass came to more rows than what is there allows, or has ended with fewer."""
@@ -72,8 +69,9 @@ class Sink(ABC):
     max_record_bytes: int | None = None
     #: How many partitions a new run here has.
     partitions: int = 1
-    #: The wait for a student or a broker that is under way in `write`, if one is.
-    wait: Wait | None = None
+    #: Whether a new run may begin behind a finished one.
+    holds_runs: bool = False
+    _wait: Wait | None = None
 
     @property
     @abstractmethod
@@ -85,9 +83,26 @@ class Sink(ABC):
     def label(self) -> str:
         """What a teacher that writes here is called unless it has a name."""
 
+    @property
+    def wait(self) -> Wait | None:
+        """The wait for a student or a broker that is under way, if one is. May be asked from any thread."""
+        return self._wait
+
     @abstractmethod
     def tail(self) -> Tail | None:
-        """What it holds already; None if nothing. Called once, before `open`."""
+        """What it holds of its newest run; None if it holds nothing. Called once, before `open`."""
+
+    def begin_run(self, run_id: str | None) -> None:
+        """Have `open` begin a new run behind what `tail` gave. Called between the two.
+
+        Raises:
+            ConfigurationError: It holds one run only.
+            SinkExists: It holds a run of that id already, which is not its newest.
+        """
+        raise ConfigurationError(
+            f"{self.name} is a file, and a file holds one run; write the new run to another file, or replace this one with overwrite=True "
+            "(--overwrite)"
+        )
 
     @abstractmethod
     def open(self, stream: Stream, description: Description) -> None:
@@ -135,6 +150,14 @@ class Sink(ABC):
         """Send a control message to the student."""
         raise ConfigurationError(f"{self.name} is a file: nobody is there to talk to; send and recv need a topic")
 
+    def speak_of(self, run_id: str) -> None:
+        """Have control messages belong to this run from now on."""
+        return
+
+    def ask(self, value: Any, timeout_s: float) -> Any:
+        """Send a control message and return the student's answer to it."""
+        raise ConfigurationError(f"{self.name} is a file: nobody is there to talk to; ask needs a topic")
+
     def recv(self, timeout_s: float) -> Any:
         """The student's next control message."""
         raise ConfigurationError(f"{self.name} is a file: nobody is there to talk to; send and recv need a topic")
@@ -175,65 +198,3 @@ def tail_of(stream: Stream, description: Description, heads: list[list[RecordHea
         last=max(found_of_pass, key=lambda head: (head.end is not None, head.sequence), default=None),
     )
     return tail, missing
-
-
-class MemorySink(Sink):
-    """Keeps records in a `MemoryTopic`, for tests of one process: partitions, offsets and restarts as with a broker."""
-
-    def __init__(self, topic: MemoryTopic) -> None:
-        self._topic = topic
-        self._headers: Headers = []
-        self._missing: list[tuple[int, int]] = [(0, partition) for partition in range(topic.partitions)]
-        self.partitions = topic.partitions
-
-    def __repr__(self) -> str:
-        return f"MemorySink({self._topic.name!r}, {self._topic.partitions} partitions)"
-
-    @property
-    def name(self) -> str:
-        return f"memory topic {self._topic.name!r}"
-
-    @property
-    def label(self) -> str:
-        return self._topic.name
-
-    def tail(self) -> Tail | None:
-        if not any(self._topic.logs):
-            return None
-        headers = next(log[-1][0] for log in self._topic.logs if log)
-        description = description_of(self._topic.schema, self.name)
-        codec = Codec(description)
-        heads = [[codec.decode(body, self.name).head for _, body in log] for log in self._topic.logs]
-        tail, self._missing = tail_of(stream_of_headers(headers, self.name), description, heads)
-        return tail
-
-    def open(self, stream: Stream, description: Description) -> None:
-        if stream.partitions != self._topic.partitions:
-            raise SinkExists(f"{self.name} has {self._topic.partitions} partitions, the run {stream.partitions}")
-        self._topic.schema = schema_of(description)
-        self._headers = stream_headers(stream)
-
-    def pack(self, encoded: Encoded) -> bytes:
-        return encoded.joined()
-
-    def write(self, head: RecordHead, packed: bytes) -> None:
-        where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
-        for partition in where:
-            if is_missing(head, self._missing[partition]):
-                self._topic.logs[partition].append((self._headers, packed))
-
-    def finish(self) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
-
-    def send(self, value: Any) -> None:
-        self._topic.to_student.append(value)
-
-    def recv(self, timeout_s: float) -> Any:
-        wait = Wait(f"a control message from the student on {self.name}", timeout_s=timeout_s, log=log)
-        while not self._topic.to_teacher:
-            wait.tick()
-            time.sleep(0.005)
-        return self._topic.to_teacher.popleft()

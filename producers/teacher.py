@@ -45,6 +45,8 @@ class Teacher:
     wire              {"logits": "float16"}, or "float16" for all floats: how keys travel; the student gets the model's dtype back
     ragged            keys whose rows differ in their first dimension, where batches come padded
     run_id            names the run, so that a restart after its end is no error but a run that is complete
+    new_run           begin a new run behind the one that the topic holds; with `run_id`, unless the topic's newest run has that name:
+                      the same call then begins a run, and goes on with it when it is repeated
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Teacher:
         wire: Mapping[str, str] | str = "",
         ragged: Iterable[str] = (),
         run_id: str | None = None,
+        new_run: bool = False,
     ) -> None:
         if not isinstance(sink, Sink):
             raise ConfigurationError(f"sink is a {type(sink).__name__}; give a FileSink, KafkaSink or MemorySink")
@@ -70,6 +73,7 @@ class Teacher:
             passes=whole_number("passes", passes),
             rows_per_record=None if rows_per_record is None else whole_number("rows_per_record", rows_per_record),
             run_id=None if run_id is None else text("run_id", run_id),
+            new_run=flag("new_run", new_run),
         )
         self._options = wire_options(wire, ragged)
         self._run: Run | None = None
@@ -113,10 +117,10 @@ class Teacher:
     def activity(self) -> Activity:
         """What the teacher does right now. May be asked from any thread."""
         run, wait = self._run, self._sink.wait
+        if wait is not None:
+            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, begun=run is not None, waiting=True)
         if run is None:
             return self._starting.activity
-        if wait is not None:
-            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, waiting=True)
         return run.doing.activity
 
     @property
@@ -169,6 +173,14 @@ class Teacher:
         timeout_s = seconds("timeout_s", timeout_s, zero=True)
         self._write_what_waits()
         return self._sink.recv(timeout_s)
+
+    def ask(self, value: Any, *, timeout_s: float = 600.0) -> Any:
+        """Send a control message to the student and return its answer to it, tensors as numpy arrays. Needs a topic.
+
+        The answer is what the student sends next after it has received the question. WaitTimeout if none comes in time.
+        """
+        self._started()
+        return self._sink.ask(without_torch(value), seconds("timeout_s", timeout_s, zero=True))
 
     def write(self, knowledge: Mapping[str, Any]) -> None:
         """Write one batch by hand: key -> tensor [rows, ...], the same keys each time. Its memory is free again on return.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -70,9 +70,15 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any, *, empty: bool = False) -> str:
-    """A text, not empty unless `empty` allows it. ConfigurationError for anything else."""
+    """A text, not empty unless `empty` allows it. ConfigurationError for anything else, and for text that UTF-8 cannot hold."""
     if not isinstance(value, str) or not (value or empty):
         raise ConfigurationError(f"{name} is {value!r}; it must be a text{'' if empty else ', not empty'}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{name} is {value!r}, which holds half a character (a lone surrogate); it must be text"
+        ) from None
     return value
 
 
@@ -83,11 +89,21 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
+def option_mapping(name: str, value: Any) -> dict[str, object]:
+    """Options by name, as a dict of their own; None is none of them. ConfigurationError for anything but a mapping with texts as names."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        # Its value is not shown: options may hold a password.
+        raise ConfigurationError(f"{name} is of type {type(value).__name__}; it must be a mapping of option to value")
+    return {text(f"the name of an option in {name}", key): each for key, each in value.items()}
+
+
 def absolute_path(name: str, value: Any) -> Path:
     """The path as an absolute one: what a relative one names must not change with the working directory.
 
     Raises:
-        ConfigurationError: The value is no path, is empty, or holds a null character.
+        ConfigurationError: The value is no path, is empty, holds a null character, or is relative to a folder that was removed.
     """
     try:
         given = os.fspath(value)
@@ -95,4 +111,9 @@ def absolute_path(name: str, value: Any) -> Path:
         given = b""
     if not isinstance(given, str) or not given or "\0" in given:
         raise ConfigurationError(f"{name} is {value!r}; it must be the path of a file")
-    return Path(os.path.abspath(given))
+    try:
+        return Path(os.path.abspath(given))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{name} is {value!r}, but the working directory is gone ({error.strerror}); name the whole path"
+        ) from error

@@ -4,10 +4,11 @@ Encoding gives buffers to be joined or written one after the other; decoding giv
 It is our own walk because the shape is closed and the way is hot: fastavro's readers copy each tensor twice (measured in
 docs/format.md), and `tests/schemas/test_codec.py` holds this walk against fastavro in both directions.
 
-The checksum is xxh3-64, in canonical (big-endian) order, of: the head as `pass, sequence, rows, generation, end.records,
-end.rows` (int64 little-endian, -1 where there is no end), the run id in UTF-8, then for each key in the schema's order its shape
-(int64 little-endian), and then all data (ragged: lengths, then values) in the same order. Being made of values, not of Avro's
-bytes, it survives being written again by another Avro library.
+The checksum is xxh3-64, in canonical (big-endian) order, of: the version of the format (int64 little-endian), the description
+(`Description.canonical_bytes`), the head as `pass, sequence, rows, generation, end.records, end.rows` (int64 little-endian, -1 where
+there is no end), the run id in UTF-8, then for each key in the schema's order its shape (int64 little-endian), and then all data
+(ragged: lengths, then values) in the same order. The description is part of it, so that a record that is decoded with another
+schema of the same layout fails. It covers values, not Avro's bytes, so that a record may be written again by another Avro library.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import xxhash
 
 from tutelage.schemas.errors import CorruptData
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
-from tutelage.schemas.record import Array, Column, Description, End, KeySpec, Ragged, Record, RecordHead
+from tutelage.schemas.record import FORMAT_VERSION, Array, Column, Description, End, KeySpec, Ragged, Record, RecordHead
 from tutelage.schemas.varint import decode_long, encode_long
 
 _HEAD = struct.Struct("<6q")
+_VERSION = struct.Struct("<q")
 _CHECKSUM_BYTES = 8
 _SMALL_BYTES = 512
 # A run's records have R rows, a pass's last one fewer: few layouts are in use at a time.
@@ -76,6 +78,7 @@ class Codec:
 
     def __init__(self, description: Description, *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
         self.description = description
+        self._seed = xxhash.xxh3_64(_VERSION.pack(FORMAT_VERSION) + description.canonical_bytes())
         self._limits = limits
         self.verify = verify
         self._layouts: dict[int, DenseLayout] = {}
@@ -91,7 +94,7 @@ class Codec:
             key_parts, shape = _laid_out(spec, columns.get(spec.key, ()), head.rows)
             parts += key_parts
             shapes += shape
-        checksum = _checksum(head, shapes, [part.data for part in parts if isinstance(part, np.ndarray)])
+        checksum = self._checksum(head, shapes, [part.data for part in parts if isinstance(part, np.ndarray)])
         # Everything small is joined to the bytes before it: a system call or a join has few, long buffers.
         buffers: list[Any] = []
         pending = _encode_head(head, checksum)
@@ -154,8 +157,21 @@ class Codec:
         self, head: RecordHead, checksum: bytes, shapes: Sequence[int], pieces: Sequence[Buffer], where: str
     ) -> None:
         """CorruptData naming `where` unless these parts of a record, pieces of data in order, have its checksum."""
-        if self.verify and checksum != _checksum(head, shapes, pieces):
-            raise CorruptData(f"{where}: {head} fails its checksum; its bytes were changed after the teacher wrote them")
+        if self.verify and checksum != self._checksum(head, shapes, pieces):
+            raise CorruptData(
+                f"{where}: {head} fails its checksum: its bytes were changed after the teacher wrote them, or its schema is not the one it "
+                "was written with"
+            )
+
+    def _checksum(self, head: RecordHead, shapes: Sequence[int], pieces: Sequence[Buffer]) -> bytes:
+        end = head.end
+        numbers = (head.pass_index, head.sequence, head.rows, head.generation)
+        digest = self._seed.copy()
+        digest.update(_HEAD.pack(*numbers, *((end.records, end.rows) if end else (-1, -1))))
+        digest.update(head.run_id.encode() + struct.pack(f"<{len(shapes)}q", *shapes))
+        for piece in pieces:
+            digest.update(piece)
+        return digest.digest()
 
     def _walk(self, view: memoryview, where: str) -> tuple[Record, int]:
         head, checksum, position = decode_head(view)
@@ -230,16 +246,6 @@ def _column(spec: KeySpec, rows: int, shape: Sequence[int], data: Array, lengths
     if len(lengths) != rows or (rows and lengths.min() < 0) or int(lengths.sum(dtype=np.int64)) != count:
         raise ValueError(f"key {spec.key!r}: its {len(lengths)} lengths do not add up to {count} elements in {rows} rows")
     return Ragged(values, lengths.astype(np.int64))
-
-
-def _checksum(head: RecordHead, shapes: Sequence[int], pieces: Sequence[Buffer]) -> bytes:
-    end = head.end
-    numbers = (head.pass_index, head.sequence, head.rows, head.generation)
-    digest = xxhash.xxh3_64(_HEAD.pack(*numbers, *((end.records, end.rows) if end else (-1, -1))))
-    digest.update(head.run_id.encode() + struct.pack(f"<{len(shapes)}q", *shapes))
-    for piece in pieces:
-        digest.update(piece)
-    return digest.digest()
 
 
 def _encode_head(head: RecordHead, checksum: bytes) -> bytes:

@@ -8,20 +8,21 @@ dense keys without a codec, straight into where its rows are wanted (`StoredReco
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tutelage.schemas.arguments import absolute_path
 from tutelage.schemas.codec import Codec, DenseLayout, decode_head
 from tutelage.schemas.container_format import MAX_BUFFERS, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
+from tutelage.schemas.headers import CHECKSUM_KEY, HEADER_PREFIX, check_format, identity_checksum, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Record, RecordHead
-from tutelage.schemas.topic import CHECKSUM_KEY, identity_checksum, stream_of_headers
 from tutelage.schemas.varint import decode_long
 
 # What is read of a block first: its head, and of the record in it as much as says how it lies there.
@@ -47,23 +48,30 @@ class ContainerReader:
     Guarantee: yields exactly the records that were written, in order, and then ends or raises with file, block and byte.
     """
 
-    def __init__(self, path: Path, *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.path = path
+    def __init__(
+        self, path: str | os.PathLike[str], *, verify: bool = True, limits: Limits = DEFAULT_LIMITS, name: str | None = None
+    ) -> None:
+        self.path = absolute_path("path", path)
         self.limits = limits
+        #: What messages call the file: as the user named it.
+        self.name = name = os.fspath(path) if name is None else name
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Opening a named pipe would wait for its writer.
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+            raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
         try:
-            if os.path.isdir(path):
-                raise ConfigurationError(f"{path} is a folder; name an Avro file")
-            self.header = decode_header(_read_header(self._fd), str(path))
+            _refuse_no_file(self._fd, name)
+            self.header = decode_header(_read_header(self._fd, name), name)
             schema = self.header.metadata.get("avro.schema", b"").decode("utf-8", "replace")
             self.schema = schema
-            self.description = description_of(schema, str(path), limits)
-            self.stream = stream_of_headers(self.header.metadata, str(path))
+            if any(header.startswith(HEADER_PREFIX) for header in self.header.metadata):
+                # Before the schema: what a newer version of the format may hold there is not for this reader to judge.
+                check_format(self.header.metadata, name)
+            self.description = description_of(schema, name, limits)
+            self.stream = stream_of_headers(self.header.metadata, name)
             if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(self.stream, self.description):
-                raise CorruptData(f"{path}: its header fails its checksum; its bytes were changed after the teacher wrote them")
+                raise CorruptData(f"{name}: its header fails its checksum; its bytes were changed after the teacher wrote them")
         except BaseException:
             os.close(self._fd)
             raise
@@ -84,6 +92,8 @@ class ContainerReader:
     @property
     def nbytes(self) -> int:
         """The file's size now."""
+        if self._fd < 0:
+            raise ConfigurationError(f"{self.name}: the file was closed while it was read")
         return os.fstat(self._fd).st_size
 
     def blocks(self, offset: int | None = None) -> Iterator[Block]:
@@ -105,13 +115,13 @@ class ContainerReader:
         window, window_at, read_bytes = b"", position, _PEEK_BYTES
         while True:
             if (position + _PEEK_BYTES > window_at + len(window) and window_at + len(window) < known_bytes) or not window:
-                window, window_at = os.pread(self._fd, read_bytes, position), position
+                window, window_at = self._peek(read_bytes, position), position
             start = position - window_at
             if start >= len(window):
                 return
-            where = f"{self.path}, block {index} at byte {position}"
+            where = f"{self.name}, block {index} at byte {position}"
             if offset is not None:
-                where = f"{self.path}, block at byte {position}"
+                where = f"{self.name}, block at byte {position}"
             count, size, head_bytes = self._block_head(window, start, known_bytes, where)
             next_offset = position + head_bytes + size + SYNC_BYTES
             if next_offset > known_bytes:
@@ -129,7 +139,17 @@ class ContainerReader:
     def holds_sync_after(self, offset: int) -> bool:
         """Whether a sync marker stands anywhere behind byte `offset`."""
         step, overlap = 16 << 20, SYNC_BYTES - 1
-        return any(self.header.sync in os.pread(self._fd, step + overlap, start) for start in range(offset, self.nbytes, step))
+        return any(self.header.sync in self._peek(step + overlap, start) for start in range(offset, self.nbytes, step))
+
+    def _peek(self, nbytes: int, position: int) -> bytes:
+        """Up to so many bytes from a position on. CorruptData if the disk fails."""
+        try:
+            return os.pread(self._fd, nbytes, position)
+        except (OSError, OverflowError) as error:
+            said = error.strerror if isinstance(error, OSError) else "there is no such position"
+            if self._fd < 0:
+                raise ConfigurationError(f"{self.name}: the file was closed while it was read") from error
+            raise CorruptData(f"{self.name}, byte {position}: it cannot be read: {said}") from error
 
     def read_into(self, buffers: Sequence[Any], offset: int, where: str) -> None:
         """Fill the buffers, one behind the other, from byte `offset` on. TruncatedData naming `where` if the file ends before."""
@@ -276,15 +296,27 @@ class StoredRecord:
         self._reader.codec.refuse_changed(self.head, self._checksum, layout.shapes, pieces, where)
 
 
-def _read_header(descriptor: int) -> bytes:
-    size = min(os.fstat(descriptor).st_size, 1 << 16)
-    start = os.pread(descriptor, size, 0)
-    # A schema of many keys may be long; few are, so little is read first.
-    while len(start) < MAX_HEADER_BYTES and not _holds_header(start):
-        more = os.pread(descriptor, len(start), len(start))
-        if not more:
-            break
-        start += more
+def _refuse_no_file(descriptor: int, name: str) -> None:
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise ConfigurationError(f"{name} is a folder; name an Avro file")
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(
+            f"{name} is no file but a pipe or a device, which cannot be read from any place; name an Avro file"
+        )
+
+
+def _read_header(descriptor: int, name: str) -> bytes:
+    try:
+        start = os.pread(descriptor, 1 << 16, 0)
+        # A schema of many keys may be long; few are, so little is read first.
+        while len(start) < MAX_HEADER_BYTES and not _holds_header(start):
+            more = os.pread(descriptor, len(start), len(start))
+            if not more:
+                break
+            start += more
+    except OSError as error:
+        raise CorruptData(f"{name} cannot be read: {error.strerror}") from error
     return start
 
 

@@ -16,10 +16,12 @@ import fastavro
 import numpy as np
 
 from tutelage.schemas.codec import as_bytes
+from tutelage.schemas.conversation import Message
 from tutelage.schemas.dtypes import dtype_named, dtype_of_array
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 MAX_DEPTH = 64
+_PLAIN_FIELDS = ("id", "session", "reply_to", "asks", "run_id", "seen")
 
 
 @cache
@@ -33,26 +35,28 @@ def _parsed() -> Any:
     return fastavro.parse_schema(json.loads(control_schema()))
 
 
-def encode_control(value: Any, sender: str) -> bytes:
-    """The Avro body of a message; ConfigurationError if the value holds what cannot travel."""
+def encode_control(message: Message, sender: str) -> bytes:
+    """The Avro body of a message; ConfigurationError if its value holds what cannot travel."""
     tensors: list[dict[str, Any]] = []
     blobs: list[bytes] = []
-    plain = _to_plain(value, tensors, blobs, 0)
+    plain = _to_plain(message.value, tensors, blobs, 0)
     out = io.BytesIO()
-    message = {"sender": sender, "json": json.dumps(plain, ensure_ascii=False), "tensors": tensors, "blobs": blobs}
-    fastavro.schemaless_writer(out, _parsed(), message)
+    fields = {name: getattr(message, name) for name in _PLAIN_FIELDS}
+    content = {"json": json.dumps(plain, ensure_ascii=False), "tensors": tensors, "blobs": blobs}
+    fastavro.schemaless_writer(out, _parsed(), {"sender": sender, **fields, **content})
     return out.getvalue()
 
 
-def decode_control(body: bytes | memoryview, where: str) -> Any:
-    """The value of a message; CorruptData naming `where` if it is none."""
+def decode_control(body: bytes | memoryview, where: str) -> Message:
+    """The message in an Avro body; CorruptData naming `where` if it is none."""
     stream = io.BytesIO(body)
     try:
-        message: Any = fastavro.schemaless_reader(stream, _parsed(), None)
+        found: Any = fastavro.schemaless_reader(stream, _parsed(), None)
         if stream.read(1):
             raise ValueError("bytes are left behind the message")
-        tensors = [_tensor(tensor, where) for tensor in message["tensors"]]
-        return _from_plain(json.loads(message["json"]), tensors, message["blobs"])
+        tensors = [_tensor(tensor, where) for tensor in found["tensors"]]
+        value = _from_plain(json.loads(found["json"]), tensors, found["blobs"])
+        return Message(value=value, **{name: found[name] for name in _PLAIN_FIELDS})
     except (ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, MemoryError, RecursionError) as error:
         raise CorruptData(f"{where}: not a control message ({error})") from error
 

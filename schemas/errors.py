@@ -6,7 +6,8 @@ TutelageError
 │   └── MergeError            keys of several teachers that cannot be merged as asked
 ├── SchemaError               whoever owns the schema
 │   ├── DescriptionChanged    keys, dtypes or shapes differ from what the stream promised
-│   └── UnsupportedSchema     an Avro schema outside the closed shape
+│   ├── UnsupportedSchema     an Avro schema outside the closed shape
+│   └── UnsupportedFormat     records of another version of the format
 ├── TransportError            whoever runs the broker, the registry or the network
 │   ├── AccessDenied          who is not let in, or may not do this
 │   ├── BrokerUnavailable
@@ -62,6 +63,10 @@ class DescriptionChanged(SchemaError):
 
 class UnsupportedSchema(SchemaError):
     """An Avro schema that is not a knowledge schema."""
+
+
+class UnsupportedFormat(SchemaError):
+    """Records, a topic or a file of another version of the format than this Tutelage reads."""
 
 
 class TransportError(TutelageError):

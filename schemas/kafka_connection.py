@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from importlib.metadata import version
@@ -19,8 +19,10 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ThrottleEvent
 from confluent_kafka.admin import AdminClient
 
+from tutelage.schemas.addresses import Address, bootstrap_address
+from tutelage.schemas.arguments import option_mapping, text
 from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
-from tutelage.schemas.registry import HttpRegistry, Registry
+from tutelage.schemas.registry import Registry, checked_registry
 from tutelage.schemas.waiting import NowAndThen
 
 log = logging.getLogger(__name__)
@@ -32,9 +34,6 @@ client_log.addFilter(lambda _: client_log.isEnabledFor(logging.DEBUG))
 # whatever the parent left for the garbage collector stays uncollected in the child.
 os.register_at_fork(after_in_child=gc.freeze)
 
-DEFAULT_BOOTSTRAP = "localhost:9092"
-# Where `tutelage stack up` puts it; Confluent's own registry would be http://localhost:8081.
-DEFAULT_REGISTRY = "http://localhost:8081/apis/ccompat/v7"
 BROKER_TIMEOUT_S = 10.0
 # Between our payload and the limit of the topic: record batch framing, headers, growth of either.
 MESSAGE_HEADROOM_BYTES = 64 << 10
@@ -115,20 +114,26 @@ class KafkaConnection:
 
     def __init__(
         self,
-        bootstrap_servers: str = DEFAULT_BOOTSTRAP,
+        bootstrap_servers: str | Sequence[str] | None = None,
         *,
-        registry: Registry | str = DEFAULT_REGISTRY,
+        registry: Registry | str | None = None,
         options: Mapping[str, object] | None = None,
         client_id: str = "tutelage",
     ) -> None:
-        self.bootstrap_servers = bootstrap_servers
+        self._options = option_mapping("options", options)
+        self._address = _address(bootstrap_servers, self._options)
+        self.bootstrap_servers = str(self._address)
         self.client_id = client_id
-        self.registry: Registry = HttpRegistry(registry) if isinstance(registry, str) else registry
-        self._options = dict(options or {})
+        self.registry: Registry = checked_registry(registry)
         self._last_error = ""
         self._turned_away: deque[str] = deque(maxlen=4)
         self._hung_up = 0
         self._all_down, self._slowed = NowAndThen(_SAID_EVERY_S), NowAndThen(_SAID_EVERY_S)
+
+    @property
+    def where(self) -> str:
+        """The brokers' address and who named it, for errors."""
+        return self._address.with_origin
 
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers!r}, registry={self.registry!r})"
@@ -187,7 +192,7 @@ class KafkaConnection:
         if error.code() in _TURNING_AWAY or _TLS_ALERT in error.str():
             self._turned_away.append(error.str())
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._all_down.due():
-            log.warning("waiting for a broker of %s: none answers (%s)", self.bootstrap_servers, error.str())
+            log.warning("waiting for a broker of %s: none answers (%s)", self.where, error.str())
 
     def _hear(self, line: str) -> None:
         if _HANGS_UP in line:
@@ -197,7 +202,7 @@ class KafkaConnection:
         """The error for a cluster that does not answer, with what the client last saw of it."""
         cause = self._last_error or (describe(error) if error else "no answer")
         return BrokerUnavailable(
-            f"no Kafka broker answered at {self.bootstrap_servers} within {BROKER_TIMEOUT_S:.0f} s while {doing} ({cause}); "
+            f"no Kafka broker answered at {self.where} within {BROKER_TIMEOUT_S:.0f} s while {doing} ({cause}); "
             "is it running, and is this its address? (`tutelage stack up` starts one here)"
         )
 
@@ -218,12 +223,12 @@ class KafkaConnection:
                 tried_s = time.monotonic() - began
                 if len(self._turned_away) >= (1 if tried_s > _TURNED_AWAY_FOR_S else _TURNED_AWAY_TIMES):
                     raise AccessDenied(
-                        f"the brokers at {self.bootstrap_servers} turn this client away while {doing}: {self._turned_away[-1]}. "
+                        f"the brokers at {self.where} turn this client away while {doing}: {self._turned_away[-1]}. "
                         f"{_how_to_get_in(self._turned_away[-1])}"
                     ) from error
                 if self._hung_up >= _TURNED_AWAY_TIMES and tried_s > _HANGS_UP_FOR_S:
                     raise BrokerUnavailable(
-                        f"the brokers at {self.bootstrap_servers} hang up before their first answer while {doing}: is security.protocol "
+                        f"the brokers at {self.where} hang up before their first answer while {doing}: is security.protocol "
                         f"({self._options.get('security.protocol', 'PLAINTEXT')} here) what this listener speaks, or do they just start?"
                     ) from error
                 if tried_s > BROKER_TIMEOUT_S:
@@ -241,6 +246,19 @@ class KafkaConnection:
             if error_code(error) in DENIED:
                 raise AccessDenied(f"{doing} failed: {describe(error)}. {NEEDS_ACL}") from error
             raise TransportError(f"{doing} failed: {describe(error)}") from error
+
+
+def _address(bootstrap_servers: str | Sequence[str] | None, options: dict[str, object]) -> Address:
+    """The brokers to ask first, which may be given as an option too; ConfigurationError where both say something."""
+    # What the client calls it, and what it called it before; of its own options it takes the last one.
+    given = {name: options.pop(name) for name in ("bootstrap.servers", "metadata.broker.list") if name in options}
+    if not given:
+        return bootstrap_address(bootstrap_servers)
+    if bootstrap_servers is not None or len(given) > 1:
+        also = "bootstrap_servers" if bootstrap_servers is not None else "metadata.broker.list"
+        raise ConfigurationError(f"the options have {next(iter(given))}, and {also} is given too; give one of them")
+    name, servers = given.popitem()
+    return bootstrap_address(Address(text(f"options[{name!r}]", servers), f"options[{name!r}]"))
 
 
 def error_code(error: BaseException | None) -> int | None:

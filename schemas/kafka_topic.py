@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
-from tutelage.schemas.errors import AccessDenied, TransportError
+from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError, WaitTimeout
 from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection, error_code
+from tutelage.schemas.waiting import Wait
 
 EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _NEWEST = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+_AGAIN_S = 0.5
 # What the broker refuses for a moment, until a partition has its leader.
 _PASSING = frozenset(
     (
@@ -33,6 +36,34 @@ _PASSING = frozenset(
         KafkaError._NOENT,
     )
 )
+
+
+Answer = TypeVar("Answer")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that brokers are away, or that a partition has no leader just now: it may be over soon."""
+    return isinstance(error, BrokerUnavailable) or (
+        isinstance(error, TransportError) and error_code(error.__cause__) in _PASSING - {KafkaError.UNKNOWN_TOPIC_OR_PART}
+    )
+
+
+def through_outages(ask: Callable[[], Answer], wait: Wait) -> Answer:
+    """What a question to the brokers comes to, asked again while they are away, until the wait is over.
+
+    Raises the question's own error where it is of another kind, and at the end of the wait.
+    """
+    while True:
+        try:
+            return ask()
+        except TransportError as error:
+            if not is_outage(error):
+                raise
+            try:
+                wait.tick()
+            except WaitTimeout as over:
+                raise type(error)(f"{error}; {over}") from error
+        time.sleep(_AGAIN_S)
 
 
 class KafkaTopic:
@@ -77,18 +108,19 @@ class KafkaTopic:
 
     def first_offsets(self, partitions: int) -> list[int]:
         """Each partition's first offset that is still there."""
-        return self._offsets(partitions, EARLIEST)
+        return self.offsets(partitions, EARLIEST)
 
     def end_offsets(self, partitions: int, *, timeout_s: float = BROKER_TIMEOUT_S) -> list[int]:
         """Each partition's next offset to be written."""
-        return self._offsets(partitions, LATEST, timeout_s)
+        return self.offsets(partitions, LATEST, timeout_s)
 
     def last_timestamp(self, partitions: int) -> float | None:
         """When the newest record was written, in seconds since the epoch by the broker's or writer's clock; None if there is none."""
         newest = max((found.timestamp for found in self._listed(partitions, _NEWEST)), default=-1)
         return newest / 1000 if newest > 0 else None
 
-    def _offsets(self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S) -> list[int]:
+    def offsets(self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S) -> list[int]:
+        """The offset that a spec asks for in each partition; -1 where there is none."""
         return [int(found.offset) for found in self._listed(partitions, spec, timeout_s)]
 
     def _listed(self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S) -> list[Any]:
@@ -153,18 +185,39 @@ class KafkaTopic:
 
     def identity(self) -> dict[str, str]:
         """The ids of cluster and topic; empty if there is no such topic."""
-        doing = f"asking for the identity of topic {self._name}"
-        future = self.admin.describe_topics(TopicCollection([self._name]), request_timeout=BROKER_TIMEOUT_S)[self._name]
+        topic_id = self.topic_id(self.described())
+        if not topic_id:
+            return {}
         try:
-            described = self._connection.resolved(future, doing)
+            cluster = self.admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
+        except KafkaException as error:
+            raise self._connection.unavailable(f"asking for the identity of topic {self._name}", error) from error
+        return {"cluster_id": str(cluster), "topic_id": topic_id}
+
+    def described(self) -> Future[Any]:
+        """Ask for the topic's description; `topic_id` reads the answer."""
+        return self.admin.describe_topics(TopicCollection([self._name]), request_timeout=BROKER_TIMEOUT_S)[self._name]
+
+    def topic_id(self, described: Future[Any]) -> str:
+        """The topic's id in a description, which is waited for; empty if there is no such topic. TransportError if no broker says."""
+        try:
+            answer = self._connection.resolved(described, f"asking for the identity of topic {self._name}")
         except AccessDenied:
             raise
         except TransportError as error:
             if error_code(error.__cause__) == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                return {}
+                return ""
             raise
+        return str(answer.topic_id)
+
+    def check_not_compacted(self) -> None:
+        """ConfigurationError if the topic's cleanup.policy has come to remove records; nothing where this client may not look."""
         try:
-            cluster = self.admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
-        except KafkaException as error:
-            raise self._connection.unavailable(doing, error) from error
-        return {"cluster_id": str(cluster), "topic_id": str(described.topic_id)}
+            policy = self.settings().get("cleanup.policy", "")
+        except TransportError:
+            return
+        if "compact" in policy:
+            raise ConfigurationError(
+                f"topic {self._name} has cleanup.policy={policy}: compaction refuses and removes its records; set it to delete, and let the "
+                "teacher write to a new topic"
+            )

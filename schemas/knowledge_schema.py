@@ -116,17 +116,24 @@ def _spec_of(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
         raise UnsupportedSchema(f"{here} is no tensor")
     shape = field.get("shape")
     if not isinstance(shape, list) or not all(type(size) is int for size in shape) or len(shape) > 64:
-        raise UnsupportedSchema(f"{here} has no row shape")
+        raise UnsupportedSchema(f"{here}: its property shape is {'missing' if shape is None else 'no list of sizes'}")
     try:
         key = key_of_field(name)
-        spec = KeySpec(key=key, dtype=field.get("dtype"), shape=tuple(shape), wire=field.get("wire") or "")
+        spec = KeySpec(key=key, dtype=_property(field, "dtype"), shape=tuple(shape), wire=_property(field, "wire"))
     except SchemaError as error:
         raise UnsupportedSchema(f"{here}: {error}") from error
     if field.get("key") != key:
-        raise UnsupportedSchema(f"{here} stands for key {key!r} but names {field.get('key')!r}")
+        raise UnsupportedSchema(f"{here} stands for key {key!r}, but its property key is {field.get('key')!r}")
     if spec.ragged != ragged:
         raise UnsupportedSchema(f"{here} has row shape {shape} but is {'' if ragged else 'not '}ragged")
     return spec
+
+
+def _property(field: Mapping[str, Any], name: str) -> str:
+    value = field.get(name)
+    if not isinstance(value, str) or not value:
+        raise SchemaError(f"its property {name} is {'missing' if name not in field else repr(value)}; it must name a dtype")
+    return value
 
 
 def _qualified(schema: Mapping[str, Any], outer: str) -> str:

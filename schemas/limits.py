@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.arguments import whole_number
+
+# What a size can be at all.
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +30,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"limit {field.name} is {value!r}; it must be a whole number of at least 1")
+            value = whole_number(f"limit {field.name}", getattr(self, field.name), most=_LARGEST)
+            object.__setattr__(self, field.name, value)
 
 
 DEFAULT_LIMITS = Limits()

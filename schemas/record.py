@@ -5,16 +5,22 @@ All of it is frozen and knows no file, no broker and no torch. Tensors are numpy
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
+import xxhash
 
 from tutelage.schemas.dtypes import WIRE_ENCODINGS, DType, dtype_named
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+
+#: The version of the format of records, headers and files (docs/format.md). Version 1 had no description in its checksums, so that
+#: a record could be decoded with another schema of the same layout; it was never released, and is not read.
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +115,23 @@ class Description(Mapping[str, KeySpec]):
 
     def __str__(self) -> str:
         return ", ".join(f"{spec.key!r}: {spec}" for spec in self.specs)
+
+    def canonical_bytes(self) -> bytes:
+        """The description as bytes, for checksums: the same in every language (docs/format.md).
+
+        Per key, in order: key, dtype and wire dtype, each as its length in bytes and its UTF-8, then the number of sizes of one row's
+        shape and those sizes. All numbers are little-endian int64.
+        """
+        parts: list[bytes] = []
+        for spec in self.specs:
+            for text in (spec.key, spec.dtype, spec.wire):
+                parts += (struct.pack("<q", len(text.encode())), text.encode())
+            parts.append(struct.pack(f"<{1 + len(spec.shape)}q", len(spec.shape), *spec.shape))
+        return b"".join(parts)
+
+    def fingerprint(self) -> str:
+        """xxh3-64 of `canonical_bytes`, in hexadecimal."""
+        return xxhash.xxh3_64_hexdigest(self.canonical_bytes())
 
 
 def refuse_changes(old: Description, new: Description, where: str) -> None:

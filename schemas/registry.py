@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
-from tutelage.schemas.errors import AccessDenied, RegistryUnavailable, SchemaError, TutelageError
+from tutelage.schemas.addresses import origin_of, registry_address
+from tutelage.schemas.arguments import flag, option_mapping, seconds
+from tutelage.schemas.errors import AccessDenied, ConfigurationError, RegistryUnavailable, SchemaError, TutelageError
+from tutelage.schemas.hiding import hiding
 from tutelage.schemas.knowledge_schema import description_of, same_schema
+from tutelage.schemas.proxies import proxy_of, proxy_secrets
 from tutelage.schemas.record import Description, refuse_changes
+from tutelage.schemas.registry_url import parsed_url
 
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import RegisteredSchema, SchemaRegistryClient
+    from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 log = logging.getLogger(__name__)
 
 COMPATIBILITY = "FULL_TRANSITIVE"
 NOT_FOUND_STATUS = 404
 _DENIED_STATUS = (401, 403)
+_PROXY_DENIED_STATUS = 407
+_FAILED_STATUS = 500
+# Settings that let somebody in, or hold what does.
+_SECRET = re.compile(r"user\.info|password|secret|auth\.token$")
+# Of an answer that is none: a page of HTML may be long.
+_SHOWN = 200
 
 
 class Registry(Protocol):
@@ -45,6 +60,24 @@ class Registry(Protocol):
 
     def close(self) -> None:
         """Release connections."""
+
+
+def checked_registry(given: Registry | str | None) -> Registry:
+    """A registry as it is, or the one at a URL; without either, the one that the environment names, or this machine's.
+
+    Raises:
+        ConfigurationError: It is neither, or the URL is none.
+    """
+    if given is None or isinstance(given, str):
+        return HttpRegistry(registry_address(given))
+    missing = [
+        name for name in ("connect", "prepare", "register", "schema", "close") if not callable(getattr(given, name, None))
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"registry is of type {type(given).__name__}, which has no {missing[0]}(); it must be a URL or a registry such as HttpRegistry"
+        )
+    return given
 
 
 def register_description(registry: Registry, subject: str, versions: list[str], description: Description, schema: str) -> int:
@@ -93,21 +126,29 @@ class HttpRegistry:
 
     `settings` go to confluent-kafka's client untouched: basic.auth.user.info, bearer.auth.*, ssl.ca.location and so on.
     No call takes longer than three times `timeout_s` and a second of back-off. Picklable, and opened when first used. Without
-    `auto_register` it is only read: others register schemas, and care for their compatibility.
+    `auto_register` it is only read: others register schemas, and care for their compatibility. A user or a query in the URL goes along
+    with each request and is never shown; `url` is what may be shown.
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 2.5, settings: dict[str, object] | None = None, auto_register: bool = True
+        self, url: str, *, timeout_s: float = 2.5, settings: Mapping[str, object] | None = None, auto_register: bool = True
     ) -> None:
-        self.url = url
-        self._auto_register = auto_register
-        self._settings = {"timeout": timeout_s, "max.retries": 2, **_completed(settings or {}), "url": url}
-        self._timeout_s = timeout_s
+        self._parts = parsed_url(url)
+        self.url = self._parts.shown
+        origin = origin_of(url, "")
+        self._name = f"{self!r} ({origin})" if origin else repr(self)
+        given = _completed(option_mapping("settings", settings))
+        if self._parts.user_info:
+            if "basic.auth.user.info" in given:
+                raise ConfigurationError(f"{self._name}: its URL and basic.auth.user.info both name a user; give one of them")
+            given["basic.auth.user.info"] = self._parts.user_info
+        self._auto_register = flag("auto_register", auto_register)
+        self._settings = {"timeout": seconds("timeout_s", timeout_s), "max.retries": 2, **given, "url": self.url}
         self._client: SchemaRegistryClient | None = None
         self._pid = 0
 
     def __repr__(self) -> str:
-        return f"HttpRegistry({_without_password(self.url)!r})"
+        return f"HttpRegistry({self.url!r})"
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_client": None}
@@ -129,15 +170,25 @@ class HttpRegistry:
             if version.schema_id is not None and same_schema(version.schema.schema_str or "null", schema):
                 return int(version.schema_id)
         raise SchemaError(
-            f"{self!r} does not have this schema under {subject}, and with auto.register.schemas=false somebody else registers it, "
+            f"{self._name} does not have this schema under {subject}, and with auto.register.schemas=false somebody else registers it, "
             f"as AVRO: {schema}"
         )
 
     def schema(self, schema_id: int) -> str:
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
         with self._translated(f"fetch schema {schema_id}") as client:
-            found = client.get_schema(schema_id).schema_str
+            try:
+                found = client.get_schema(schema_id).schema_str
+            except SchemaRegistryError as error:
+                if _is_not_found(error):
+                    raise SchemaError(
+                        f"{self._name} no longer has schema {schema_id}, which the records were written with, or it is another registry than "
+                        "their teacher's: restore it, or have the teacher write them again"
+                    ) from hiding.cause(error)
+                raise
         if not found:
-            raise SchemaError(f"{self!r} has no text for schema {schema_id}")
+            raise SchemaError(f"{self._name} has no text for schema {schema_id}")
         return str(found)
 
     def prepare(self, subject: str) -> list[str]:
@@ -153,7 +204,7 @@ class HttpRegistry:
             try:
                 numbers = client.get_versions(subject)
             except SchemaRegistryError as error:
-                if error.http_status_code == NOT_FOUND_STATUS:
+                if _is_not_found(error):
                     return []
                 raise
             return [client.get_version(subject, number) for number in numbers]
@@ -175,11 +226,41 @@ class HttpRegistry:
                 from confluent_kafka.schema_registry import SchemaRegistryClient
             self._pid = os.getpid()
 
+            # In this process, which may be another than the one it was made in.
+            proxy, told = (
+                self._settings.get("proxy"),
+                [str(self._settings[name]) for name in self._settings if _SECRET.search(name)],
+            )
+            hiding.add((*self._parts.secrets, *proxy_secrets(proxy), *told))
             try:
-                self._client = SchemaRegistryClient(self._settings)
-            except (ValueError, TypeError) as error:
-                raise SchemaError(f"the registry's settings are refused: {error}") from error
+                client = SchemaRegistryClient(self._settings)
+            # Files that are not there, proxies of a kind that takes another library, and what else settings may name.
+            except Exception as error:
+                raise SchemaError(
+                    f"the registry's settings are refused: {hiding.hidden(str(error))}{self._by_proxy()}"
+                ) from hiding.cause(error)
+            if self._parts.queries:
+                # The client has no setting for a query that goes along with each request.
+                client._rest_client.session.event_hooks = {"request": [self._add_query]}
+            self._client = client
         return self._client
+
+    def _add_query(self, request: Any) -> None:
+        """Put the URL's query behind the one that a request has by itself."""
+        own, ours = request.url.query, self._parts.query_of(str(request.url.copy_with(query=None)))
+        if ours:
+            request.url = request.url.copy_with(query=b"&".join(part for part in (own, ours.encode()) if part))
+
+    def _by_proxy(self) -> str:
+        """What there is to say about a proxy on the way; empty without one."""
+        found = proxy_of(self.url, self._settings.get("proxy"))
+        if found is None:
+            return ""
+        host, by = found
+        without = (
+            f"NO_PROXY={urlsplit(self.url).hostname} would go without it" if by.endswith("_PROXY") else "is it the right one?"
+        )
+        return f". It is asked through the proxy {host}, which {by} names; {without}"
 
 
 def _completed(settings: dict[str, object]) -> dict[str, object]:
@@ -201,31 +282,54 @@ class _Translated:
         return self._registry._opened()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            return
+        if isinstance(error, Exception) and not isinstance(error, TutelageError):
+            raise self._ours(error) from hiding.cause(error)
+
+    def _ours(self, error: Exception) -> TutelageError:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-        if isinstance(error, SchemaRegistryError) and error.http_status_code in _DENIED_STATUS:
-            raise AccessDenied(
-                f"{self._registry!r} does not let this client {self._action} (HTTP {error.http_status_code}): look at "
-                "schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md)"
-            ) from error
         if isinstance(error, SchemaRegistryError):
-            raise SchemaError(
-                f"{self._registry!r} refused to {self._action}: {error.error_message} (HTTP {error.http_status_code})"
-            ) from error
+            return self._answered(error)
+        name, action, said = self._registry._name, self._action, hiding.hidden(str(error) or type(error).__name__)
+        proxy = self._registry._by_proxy()
         # The client lets its HTTP library's errors through, and which library that is has changed before.
-        if isinstance(error, Exception) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise AccessDenied(
-                f"{self._registry!r} has a certificate that this client does not trust ({error}): schema.registry.ssl.ca.location names whom to trust"
-            ) from error
-        if isinstance(error, Exception) and not isinstance(error, TutelageError):
-            what = "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
-            raise RegistryUnavailable(
-                f"{self._registry!r} {what} to {self._action} ({error or type(error).__name__}); is it running, and is this its address?"
-            ) from error
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            return AccessDenied(
+                f"{name} has a certificate that this client does not trust ({said}): schema.registry.ssl.ca.location names whom to trust{proxy}"
+            )
+        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "Decoding" in type(error).__name__:
+            # It is no answer that the client could read: a page of HTML, say.
+            return RegistryUnavailable(
+                f"{name} was asked to {action}, and what answered is no registry ({said}); is this its address, with its path?{proxy}"
+            )
+        what = "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
+        return RegistryUnavailable(f"{name} {what} to {action} ({said}); is it running, and is this its address?{proxy}")
+
+    def _answered(self, error: SchemaRegistryError) -> TutelageError:
+        """The error for an answer that is none of success."""
+        name, action, status = self._registry._name, self._action, error.http_status_code
+        said, proxy = hiding.hidden(str(error.error_message)), self._registry._by_proxy()
+        if status == _PROXY_DENIED_STATUS:
+            return AccessDenied(f"a proxy on the way to {name} asks for a user and password (HTTP {status}){proxy}")
+        if status in _DENIED_STATUS:
+            return AccessDenied(
+                f"{name} does not let this client {action} (HTTP {status}): look at "
+                f"schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md){proxy}"
+            )
+        if status >= _FAILED_STATUS:
+            return RegistryUnavailable(f"{name} failed to {action}: {said} (HTTP {status}){proxy}")
+        if not _is_registrys(error):
+            return RegistryUnavailable(
+                f"{name} was asked to {action}, and what answered is no registry (HTTP {status}: {said[:_SHOWN]}); is this its address, "
+                f"with its path?{proxy}"
+            )
+        return SchemaError(f"{name} refused to {action}: {said} (HTTP {status})")
 
 
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+def _is_registrys(error: SchemaRegistryError) -> bool:
+    """Whether an answer has the form that registries give theirs: its own code of the error in JSON."""
+    return isinstance(error.error_code, int) and error.error_code > 0
+
+
+def _is_not_found(error: SchemaRegistryError) -> bool:
+    return error.http_status_code == NOT_FOUND_STATUS and _is_registrys(error)

@@ -76,6 +76,14 @@ def bomb(folder: Path, codec: str, nbytes: int, count: int = 1) -> Path:
 def message_of(value: str, tensors: Any = ()) -> bytes:
     """A control message of any JSON text."""
     out = io.BytesIO()
-    message = {"sender": "me", "json": value, "tensors": list(tensors), "blobs": []}
+    message = {
+        **dict.fromkeys(("id", "session", "reply_to", "run_id"), ""),
+        "asks": False,
+        "seen": 0,
+        "sender": "me",
+        "json": value,
+        "tensors": list(tensors),
+        "blobs": [],
+    }
     fastavro.schemaless_writer(out, fastavro.parse_schema(json.loads(control_schema())), message)
     return out.getvalue()

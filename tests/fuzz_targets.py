@@ -27,12 +27,13 @@ from tutelage.consumers.source import Arrival, Position
 from tutelage.schemas.codec import Codec, as_bytes
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock
 from tutelage.schemas.control import decode_control, encode_control
+from tutelage.schemas.conversation import Conversation
 from tutelage.schemas.errors import TutelageError
 from tutelage.schemas.field_names import field_name, key_of_field
 from tutelage.schemas.framing import frame, unframe
+from tutelage.schemas.headers import stream_headers, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of, schema_of
 from tutelage.schemas.record import Description, Record, RecordHead, Stream
-from tutelage.schemas.topic import stream_headers, stream_of_headers
 
 SLOW_S = 20.0
 
@@ -135,7 +136,7 @@ def read_to_its_place(reader: ContainerReader, block: StoredBlock, known: Mappin
 
 
 def _control(data: bytes, folder: Path) -> None:
-    _refuse_unlike_json(decode_control(data, "fuzz"))
+    _refuse_unlike_json(decode_control(data, "fuzz").value)
 
 
 def _refuse_unlike_json(value: Any) -> None:
@@ -159,7 +160,7 @@ def _headers(data: bytes, folder: Path) -> None:
     headers = [(name, value) for name, _, value in (line.partition(b"=") for line in data.split(b"\n"))]
     stream = stream_of_headers([(name.decode("utf-8", "replace"), value) for name, value in headers], "fuzz")
     # As text: a number that is none is not equal to itself.
-    assert repr(stream_of_headers(stream_headers(stream), "fuzz")) == repr(stream)
+    assert repr(stream_of_headers(stream_headers(stream, DENSE), "fuzz")) == repr(stream)
 
 
 def _checkpoint(data: bytes, folder: Path) -> None:
@@ -201,9 +202,13 @@ def _targets() -> Iterator[Target]:
         {"a": [1, 2.5, None, "ü"], "$b": b"xy"},
         [np.arange(6, dtype=np.int16).reshape(2, 3), {"t": np.float32(2)}],
     ]
-    yield Target(name="control", seeds=[encode_control(value, "me") for value in controls], check=_control)
+    yield Target(
+        name="control",
+        seeds=[encode_control(Conversation(answers_all=True).compose(value), "me") for value in controls],
+        check=_control,
+    )
     yield Target(name="schema", seeds=[schema_of(one).encode() for one in (DENSE, MIXED, golden)], check=_schema)
-    headers = b"\n".join(name.encode() + b"=" + value for name, value in stream_headers(STREAM))
+    headers = b"\n".join(name.encode() + b"=" + value for name, value in stream_headers(STREAM, DENSE))
     yield Target(name="headers", seeds=[headers], check=_headers)
     state = state_at(POSITIONS)
     yield Target(name="checkpoint", seeds=[checkpoint_of(state)], check=_checkpoint)

@@ -26,7 +26,7 @@ MIXED = Description(
 )
 STREAM = stream_of(rows_per_record=3, partitions=1)
 _ROWS = (3, 3, 2)
-GOLDEN = Path(__file__).resolve().parent / "golden"
+GOLDEN = Path(__file__).resolve().parent / "golden" / "2"
 
 
 def columns_of(description: Description, rows: int, first: int) -> dict[str, list[Column]]:

@@ -16,12 +16,13 @@ from partition_logs import Logs, logs_of
 from schedules import Schedule, description_of_teacher, stream_of_teacher
 
 from tutelage.consumers.align import Align
+from tutelage.consumers.memory_source import MemorySource
 from tutelage.consumers.merge import Batch, Merge
 from tutelage.consumers.order import Order, PassEnd
 from tutelage.consumers.pipeline import Merged
 from tutelage.consumers.place import Place, place_of, state_of
 from tutelage.consumers.rebatch import Chunk, Rebatch
-from tutelage.consumers.source import Arrival, MemorySource, Opened, Position
+from tutelage.consumers.source import Arrival, Opened, Position
 from tutelage.schemas.memory_topic import MemoryTopic
 
 # What the student adds to its state.

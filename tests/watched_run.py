@@ -15,7 +15,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tutelage.deploy.local.stack import free_ports
+from tutelage.deploy.local.ports import free_ports
 
 TUTELAGE = str(Path(sys.executable).parent / "tutelage")
 ROWS, RECORD, BATCH = 400, 10, 20

@@ -45,7 +45,7 @@ def file_places(folder: Path) -> Places:
     )
 
 
-def topic_places(prefix: str, bootstrap_servers: str, registry: str) -> Places:
+def topic_places(prefix: str, bootstrap_servers: str | None, registry: str | None) -> Places:
     """Kafka topics with a common prefix."""
     return Places(
         sink=lambda name: KafkaSink(f"{prefix}-{name}", bootstrap_servers=bootstrap_servers, registry=registry),
@@ -152,7 +152,7 @@ def plot(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequenc
     pyplot.close(figure)
 
 
-def experiment(seeds: int, folder: Path, online: tuple[str, str] | None, say: Callable[[str], None]) -> str:
+def experiment(seeds: int, folder: Path, online: tuple[str | None, str | None] | None, say: Callable[[str], None]) -> str:
     """Run everything, write `results.md`, `results.json` and `results.png` to the folder; returns the table.
 
     `online` holds the addresses of broker and registry; without it knowledge goes through files alone. Raises DataError if the

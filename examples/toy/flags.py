@@ -11,9 +11,6 @@ from collections.abc import Callable
 from tutelage.examples.toy.reader import GENERATOR_TYPES
 from tutelage.schemas.errors import TutelageError
 
-LOCAL_BROKER = "localhost:9092"
-LOCAL_REGISTRY = "http://localhost:8081/apis/ccompat/v7"
-
 
 def boolean(text: str) -> bool:
     """`true` or `false`, as Pantheon's flags are given."""
@@ -30,9 +27,9 @@ def positive(text: str) -> int:
 
 
 def kafka_flags(parser: argparse.ArgumentParser) -> None:
-    """Where broker and registry are; the defaults are those of `tutelage stack up`."""
-    parser.add_argument("--bootstrap_servers", default=os.environ.get("TUTELAGE_BOOTSTRAP_SERVER", LOCAL_BROKER))
-    parser.add_argument("--registry", default=os.environ.get("TUTELAGE_REGISTRY", LOCAL_REGISTRY))
+    """Where broker and registry are; unless given, where the environment says, or where `tutelage stack up` puts them."""
+    parser.add_argument("--bootstrap_servers")
+    parser.add_argument("--registry")
 
 
 def teacher_flags(description: str) -> argparse.Namespace:

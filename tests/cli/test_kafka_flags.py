@@ -121,3 +121,34 @@ def test_whether_schemas_are_registered_is_the_registry_s_and_not_the_client_s(t
     assert "auto.register.schemas" not in settings(tmp_path, "auto.register.schemas=false\n").options
     with pytest.raises(ConfigurationError, match=r"auto\.register\.schemas=maybe: it is true or false"):
         settings(tmp_path, "", "auto.register.schemas=maybe")
+
+
+def test_every_address_says_who_named_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("TUTELAGE_BOOTSTRAP_SERVER", "TUTELAGE_REGISTRY"):
+        monkeypatch.delenv(variable, raising=False)
+    in_file = "bootstrap.servers=file:1\nschema.registry.url=http://file\n"
+
+    def origins(found: KafkaSettings) -> tuple[str, str]:
+        return found.bootstrap_servers.with_origin, found.registry._name
+
+    default = "the default: neither"
+    assert all(default in origin for origin in origins(kafka_settings(None, None, None, None)))
+    servers, registry = origins(settings(tmp_path, in_file))
+    assert servers == f"file:1 (bootstrap.servers in {tmp_path}/client.properties)"
+    assert registry == f"HttpRegistry('http://file') (schema.registry.url in {tmp_path}/client.properties)"
+    monkeypatch.setenv("TUTELAGE_BOOTSTRAP_SERVER", "env:1")
+    file = tmp_path / "client.properties"
+    # The command line gives what it found in the environment as the flag.
+    assert origins(kafka_settings("env:1", None, file, None))[0] == "env:1 (environment variable TUTELAGE_BOOTSTRAP_SERVER)"
+    assert origins(kafka_settings("env:1", None, file, ["bootstrap.servers=x:1"]))[0] == "x:1 (-X bootstrap.servers)"
+    assert origins(kafka_settings("flag:1", None, file, ["bootstrap.servers=x:1"]))[0] == "flag:1 (flag --bootstrap-server)"
+    assert origins(kafka_settings(None, "http://flag", file, None))[1] == "HttpRegistry('http://flag') (flag --registry)"
+
+
+def test_a_registry_s_key_is_a_secret_of_the_file(tmp_path: Path) -> None:
+    found = settings(tmp_path, f"schema.registry.url=http://a/apis?apikey={SECRET}\n")
+    assert repr(found.registry) == "HttpRegistry('http://a/apis')"
+    assert SECRET not in repr(found)
+    with pytest.raises(ConfigurationError, match="others may read it; chmod 600") as told:
+        settings(tmp_path, f"schema.registry.url=http://a/apis?tenant=1&apikey={SECRET}\n", mode=0o644)
+    assert SECRET not in str(told.value)

@@ -19,7 +19,7 @@ from watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, watched_run
 
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
 from tutelage.cli.watching import PartitionView, StudentView, TopicView, View
-from tutelage.deploy.local.stack import free_ports
+from tutelage.deploy.local.ports import free_ports
 
 
 def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:

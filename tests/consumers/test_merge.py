@@ -11,57 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from knowledge import column_of, descriptions
+from merging import aligned_of, merge_of, merged
 from resume import tensors_equal
 
-from tutelage.consumers.align import Aligned, Share
 from tutelage.consumers.merge import Batch, Merge, RaggedOptions
-from tutelage.consumers.rebatch import Chunk, Trail
-from tutelage.consumers.source import Position
 from tutelage.consumers.torch_view import bytes_of
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Column, Description, KeySpec, Ragged
 
 WAYS = ["sum", "mean", "max", "min", "stack", "concat", "weighted_mean:1,2"]
-
-
-def aligned_of(columns: list[dict[str, Column]], rows: int, cut: int = 0) -> Aligned:
-    """A share of each teacher; ragged columns in one piece, or in two where `cut` says so."""
-    shares = []
-    for teacher in columns:
-        bounds = [(0, cut), (cut, rows)] if 0 < cut < rows else [(0, rows)]
-        chunk = Chunk(
-            rows=rows,
-            trail=Trail(start=Position(), steps=()),
-            dense={key: column for key, column in teacher.items() if not isinstance(column, Ragged)},
-            ragged={
-                key: [(start, column.rows(start, stop)) for start, stop in bounds]
-                for key, column in teacher.items()
-                if isinstance(column, Ragged)
-            },
-            loads=[],
-        )
-        shares.append(Share(chunk=chunk, start=0, rows=rows))
-    return Aligned(first_row=100, rows=rows, shares=tuple(shares))
-
-
-def merged(merge: Merge, aligned: Aligned) -> Batch:
-    """All of the rows as one batch."""
-    (batch,) = merge.batches(aligned, aligned.rows)
-    return batch
-
-
-def merge_of(strategy: Any, *arrays: Any, dtypes: list[str] | None = None, wire: str = "", **options: Any) -> torch.Tensor:
-    """Key k of teachers with these arrays, merged."""
-    names = dtypes or [str(array.dtype) for array in arrays]
-    descriptions = [
-        Description((KeySpec(key="k", dtype=name, shape=array.shape[1:], wire=wire),))
-        for name, array in zip(names, arrays, strict=True)
-    ]
-    merge = Merge([f"t{index}" for index in range(len(arrays))], descriptions, {"k": strategy}, **options)
-    batch = merged(merge, aligned_of([{"k": array} for array in arrays], len(arrays[0])))
-    spec = merge.description["k"]
-    assert (spec.dtype, spec.shape) == (str(batch["k"].dtype).removeprefix("torch."), tuple(batch["k"].shape[1:]))
-    return batch["k"]
 
 
 @pytest.mark.filterwarnings("ignore:.*support is experimental")
@@ -227,6 +185,51 @@ def test_sample_ids_are_compared_row_by_row() -> None:
     other: list[dict[str, Column]] = [{"id": np.arange(4)}, {"id": np.array([0, 1, 9, 3])}]
     with pytest.raises(SampleMismatch, match="row 102: 'id' is 2 of a but 9 of b"):
         merged(merge, aligned_of(other, 4))
+
+
+@pytest.mark.parametrize("lacking", [0, 1, 2])
+def test_a_teacher_without_the_sample_id_is_named_before_any_batch(lacking: int) -> None:
+    whole = Description((KeySpec(key="id", dtype="int64", shape=()), KeySpec(key="y", dtype="int8", shape=())))
+    without = Description((KeySpec(key="y", dtype="int8", shape=()),))
+    found = [without if index == lacking else whole for index in range(3)]
+    with pytest.raises(MergeError, match=f"^t{lacking} has no key 'id', the sample id"):
+        Merge(["t0", "t1", "t2"], found, {"y": "mean"}, sample_id="id")
+    with pytest.raises(MergeError, match="t0 and t1 have no key 'id'"):
+        Merge(["t0", "t1", "t2"], [without, without, whole], {"y": "mean"}, sample_id="id")
+    with pytest.raises(MergeError, match="no teacher has key 'other'"):
+        Merge(["t0"], [whole], {}, sample_id="other")
+
+
+def test_ids_that_cannot_tell_samples_apart_are_refused() -> None:
+    halved = Description((KeySpec(key="id", dtype="float32", shape=(), wire="float16"),))
+    whole = Description((KeySpec(key="id", dtype="float32", shape=()),))
+    with pytest.raises(MergeError, match="'id' of b is float32 but travels as float16"):
+        Merge(["a", "b"], [whole, halved], {}, sample_id="id")
+    empty = Description((KeySpec(key="id", dtype="int64", shape=(0,)),))
+    with pytest.raises(MergeError, match="hold nothing to compare"):
+        Merge(["a", "b"], [empty, empty], {}, sample_id="id")
+
+
+def test_a_function_is_not_called_for_a_key_that_one_teacher_alone_has() -> None:
+    def never(tensors: Any) -> torch.Tensor:
+        raise AssertionError("a key of one teacher passes through")
+
+    alone = np.array([[1.5], [2.5]], np.float16)
+    assert merge_of(never, alone).tolist() == alone.tolist()
+    assert merge_of("weighted_mean:1,2,3", alone).tolist() == alone.tolist()
+
+
+def test_the_advice_for_integers_without_a_common_dtype_is_one_that_works() -> None:
+    one, other = np.array([2**63 + 1], np.uint64), np.array([-5], np.int64)
+    assert merge_of("first", one, other).tolist() == [2**63 + 1]
+    assert merge_of("first", other, one).tolist() == [-5]
+    assert merge_of("stack", one, one).tolist() == [[2**63 + 1] * 2]
+    assert merge_of(lambda tensors: tensors[1], one, other).tolist() == [-5]
+    for strategy in ("stack", "sum", "max", "weighted_mean:1,2"):
+        with pytest.raises(MergeError, match="for uint64 beside int64: .* use first or a function"):
+            merge_of(strategy, one, other)
+    with pytest.raises(MergeError, match="mean cannot be calculated for uint64; use first or stack, or a function"):
+        merge_of("mean", one, one)
 
 
 def ragged_batch(options: RaggedOptions | None, *columns: Ragged, strategies: Any = None) -> Batch:

@@ -111,6 +111,38 @@ def test_a_pass_ends_only_when_every_partition_says_so() -> None:
     assert end.next_pass == Position(pass_index=1, offsets=(2, 1, 1))
 
 
+@given(st.integers(1, 8), st.integers(1, 60), st.integers(0, 999), st.integers(1, 3))
+def test_what_must_come_next_is_never_among_the_others(partitions: int, rows: int, seed: int, passes: int) -> None:
+    """A source that is held by turns, with any lead before, always gets to the end; the order says which partition it needs."""
+    stream = stream_of(partitions=partitions, rows_per_record=3, passes=passes)
+    records = [record for index in range(passes) for record in records_of(stream, rows, pass_index=index)]
+    queues = arrivals_of(partitioned(stream, records))
+    order, chooser, ends = Order(stream, partitions, Position()), random.Random(seed), 0
+    while ends < passes:
+        free = [partition for partition in range(partitions) if queues[partition] and chooser.random() < 0.3]
+        needed = [partition for partition in range(partitions) if partition not in order.others()]
+        awaited, _ = order.waiting_for
+        assert awaited in needed
+        assert all(queues[partition] for partition in needed)
+        order.push(queues[chooser.choice([*free, *needed])].pop(0))
+        while (item := order.pop()) is not None:
+            ends += isinstance(item, PassEnd)
+
+
+def test_a_missing_end_is_what_is_waited_for() -> None:
+    stream = stream_of(partitions=3)
+    arrivals = arrivals_of(partitioned(stream, records_of(stream, 4)))
+    order = Order(stream, 3, Position())
+    assert order.waiting_for == (0, "record 0 of pass 0")
+    order.push(arrivals[0][0])
+    assert isinstance(order.pop(), Arrival)
+    assert (order.waiting_for, order.others()) == ((1, "record 1 of pass 0"), frozenset({0, 2}))
+    order.push(arrivals[1][0])
+    assert (order.waiting_for, order.others()) == ((0, "the end of pass 0"), frozenset({1}))
+    order.push(arrivals[0][1])
+    assert (order.waiting_for, order.others()) == ((2, "the end of pass 0"), frozenset({0, 1}))
+
+
 def pushed(stream: Stream, logs: list[list[bytes]]) -> None:
     run(stream, arrivals_of(logs), 0)
 

@@ -280,6 +280,7 @@ class LopsidedSource(MemorySource):
         self.held = partitions
 
     def read(self, position: Any) -> Any:
+        self.held = frozenset()
         waiting: dict[int, list[Any]] = {}
         for arrival in super().read(position):
             if arrival is None:
@@ -303,3 +304,17 @@ def test_partitions_that_run_ahead_are_held_within_the_budget_and_never_for_good
         # A record has some 120 bytes here: the budget, and what came before it was noticed.
         assert pipeline._teachers[0].order.pending_bytes < 3000
         assert [x for batch in batches for x in batch["x"].tolist()] == list(range(7, 3000))
+
+
+@pytest.mark.parametrize("partitions", [2, 3, 8])
+@pytest.mark.parametrize("budget_bytes", [1, 2000])
+def test_partitions_that_run_ahead_into_the_next_pass_are_let_go_for_the_end_of_this_one(
+    partitions: int, budget_bytes: int
+) -> None:
+    topic = MemoryTopic(partitions=partitions)
+    teach(MemorySink(topic), 200, passes=3)
+    student = Student(timeout_s=5, budget_bytes=budget_bytes)
+    student.register_teacher(LopsidedSource(topic))
+    with student:
+        for _ in range(3):
+            assert [x for batch in student.knowledge(7) for x in batch["x"].tolist()] == list(range(200))

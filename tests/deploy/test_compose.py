@@ -20,8 +20,8 @@ from commands import TOY_DIGEST
 from confluent_kafka.admin import AdminClient
 from go_tools import go_program
 
+from tutelage.deploy.local.ports import free_ports
 from tutelage.deploy.local.programs import StackError, find_java, registry_home
-from tutelage.deploy.local.stack import free_ports
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TUTELAGE = Path(sys.executable).parent / "tutelage"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from commands import TOY_DIGEST, invoke
 
-from tutelage.deploy.local.stack import free_ports
+from tutelage.deploy.local.ports import free_ports
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]

@@ -21,8 +21,8 @@ from security import secured
 from security.secured import Secured
 
 from tutelage.deploy.local import StackError
+from tutelage.deploy.local.ports import free_ports
 from tutelage.deploy.local.programs import find_java, registry_home
-from tutelage.deploy.local.stack import free_ports
 
 pytestmark = pytest.mark.timeout(1800)
 OVERLAY = Path(__file__).resolve().parents[2] / "deploy" / "k8s" / "overlays" / "dev"

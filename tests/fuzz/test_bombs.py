@@ -17,9 +17,9 @@ from tutelage.schemas.container_format import header_bytes
 from tutelage.schemas.control import decode_control
 from tutelage.schemas.errors import SchemaError, UnsupportedSchema
 from tutelage.schemas.field_names import key_of_field
+from tutelage.schemas.headers import stream_headers, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of, schema_of
 from tutelage.schemas.limits import Limits
-from tutelage.schemas.topic import stream_headers, stream_of_headers
 from tutelage.schemas.varint import encode_long
 
 HUGE = (2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -1, -(2**62), -(2**63))
@@ -109,7 +109,7 @@ def test_control_messages_without_bottom_are_refused(depth: int) -> None:
 
 
 def test_headers_full_of_numbers_are_refused() -> None:
-    good = dict(stream_headers(STREAM))
+    good = dict(stream_headers(STREAM, DENSE))
     for value in (
         b"9" * 5000,
         b"[" * 300 + b"]" * 300,

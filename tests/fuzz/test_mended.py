@@ -16,8 +16,8 @@ from tutelage.schemas.container_format import header_bytes
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.control import decode_control
 from tutelage.schemas.errors import CorruptData, UnsupportedSchema
+from tutelage.schemas.headers import stream_headers, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of, schema_of
-from tutelage.schemas.topic import stream_headers, stream_of_headers
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_without_bottom_is_refused(tmp_path: Path) -> None:
 
 def test_headers_without_bottom_are_refused() -> None:
     with pytest.raises(CorruptData):
-        stream_of_headers({**dict(stream_headers(STREAM)), "tutelage.passes": DEEP.encode()}, "bug")
+        stream_of_headers({**dict(stream_headers(STREAM, DENSE)), "tutelage.passes": DEEP.encode()}, "bug")
 
 
 @pytest.mark.parametrize("depth", [600, 700, 800])
@@ -89,7 +89,7 @@ def test_a_file_whose_header_holds_half_a_character_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize("created", [b"NaN", b"Infinity", b"1e999"])
 def test_headers_with_a_time_that_is_none_are_refused(created: bytes) -> None:
     with pytest.raises(CorruptData):
-        stream_of_headers({**dict(stream_headers(STREAM)), "tutelage.created": created}, "bug")
+        stream_of_headers({**dict(stream_headers(STREAM, DENSE)), "tutelage.created": created}, "bug")
 
 
 def test_a_control_message_that_names_one_tensor_often_takes_little_memory() -> None:

@@ -13,7 +13,7 @@ from fuzz_targets import TARGETS, judge
 from mutations import mutated
 
 from tutelage.consumers import checkpoint
-from tutelage.schemas import codec, container_reader, control, topic
+from tutelage.schemas import codec, container_reader, control, headers
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.varint import decode_long
 
@@ -66,7 +66,7 @@ BUGS: dict[str, tuple[str, Any, str, Change]] = {
         "file-deflate", container_reader, "identity_checksum", lambda _: lambda *_: _Anything(),
     ),
     "lengths are cut to what is there": ("message-dense", codec, "_bytes_at", _cut_to_what_is_there),
-    "errors of headers come through": ("headers", topic, "json", _Untranslated),
+    "errors of headers come through": ("headers", headers, "json", _Untranslated),
     "errors of control messages come through": ("control", control, "json", _Untranslated),
     "errors of checkpoints come through": ("checkpoint", checkpoint, "json", _Untranslated),
     "names stand for anything": ("name", fuzz_targets, "key_of_field", lambda _: lambda name: name[2:]),

@@ -183,6 +183,25 @@ def test_a_registry_that_is_away_or_hangs_is_one_line(environment: dict[str, str
             assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize("verbose", ["-v", "-vv"])
+def test_a_registry_s_key_shows_nowhere_however_much_is_said(
+    verbose: str, environment: dict[str, str], topic_name: Names, tmp_path: Path
+) -> None:
+    topic = topic_name("key")
+    environment["TUTELAGE_REGISTRY"] += "?apikey=hunter2"
+    for command in (("teach", LESSON, "--topic", topic), ("learn", f"topic:{topic}", "--timeout", "30")):
+        process = begin(verbose, *command, environment=environment, cwd=tmp_path)
+        code, out, err = ended(process)
+        assert code == 0, err
+        assert "HTTP Request" in err
+        assert "hunter2" not in out + err
+    environment["TUTELAGE_REGISTRY"] = "http://127.0.0.1:1/apis?apikey=hunter2"
+    code, out, err = ended(begin(verbose, "teach", LESSON, "--topic", topic_name("key"), environment=environment, cwd=tmp_path))
+    assert code == 4
+    assert "127.0.0.1:1/apis') (environment variable TUTELAGE_REGISTRY) cannot be reached" in err.splitlines()[-1]
+    assert "hunter2" not in out + err
+
+
 def script(toy: Path, name: str, *arguments: str, environment: dict[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, str(toy / name), *arguments]
     return subprocess.Popen(command, env=environment, cwd=toy, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -308,7 +308,7 @@ def test_records_lost_to_retention_are_an_error_not_a_jump(kafka: dict[str, Any]
         future.result(20)
     with (
         student_of(KafkaSource(topic, **kafka)) as student,
-        pytest.raises(RetentionLoss, match="the first record that is left is record 5"),
+        pytest.raises(RetentionLoss, match="the first record that is left of the run is record 5"),
     ):
         list(student.knowledge(16))
     with student_of(KafkaSource(topic, **kafka)) as student:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from knowledge import column_of, descriptions, same
 from streams import NUMBERS, stream_of
 
+from tutelage.schemas import disk
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_format import CODECS
 from tutelage.schemas.container_reader import ContainerReader
@@ -201,3 +203,51 @@ def test_a_record_of_many_buffers_is_written_whole(tmp_path: Path) -> None:
     written(tmp_path / "a.avro", description, [columns])
     (record,) = read(tmp_path / "a.avro")
     assert all(same(record.columns[key], column) for key, (column,) in columns.items())
+
+
+def test_a_writer_that_comes_while_another_finishes_leaves_the_finished_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.avro"
+    first: list[ContainerWriter] = [ContainerWriter.create(path, STREAM, NUMBERS)]
+
+    def locked(descriptor: int, partial: Path) -> bool:
+        # The second has opened the file; now the first finishes it, and lets its lock go.
+        while first:
+            first.pop().finish()
+        return disk.locked(descriptor, partial)
+
+    monkeypatch.setattr("tutelage.schemas.container_writer.locked", locked)
+    finished = partial_path(path).read_bytes()
+    with pytest.raises(SinkExists, match="exists"):
+        ContainerWriter.create(path, STREAM, NUMBERS, replace=False)
+    assert path.read_bytes() == finished
+
+
+def test_another_file_than_the_one_that_was_read_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "a.avro"
+    writer = ContainerWriter.create(path, STREAM, NUMBERS)
+    writer.close()
+    with ContainerReader(partial_path(path)) as reader:
+        header = reader.header
+    other = ContainerWriter.create(path, STREAM, NUMBERS)
+    other.append(other.pack(Codec(NUMBERS).encode(head_of(0), numbers(1)[0])))
+    other.close()
+    before = partial_path(path).read_bytes()
+    with pytest.raises(SinkExists, match="replaced by another file"):
+        ContainerWriter.resume(path, header, header.nbytes)
+    assert partial_path(path).read_bytes() == before
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.avro")
+    with pytest.raises(ConfigurationError, match="pipe or a device"):
+        ContainerReader(tmp_path / "pipe.avro")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "5", None, 2**63, float("nan")])
+@pytest.mark.parametrize("name", ["record_bytes", "schema_bytes", "keys", "dimensions"])
+def test_limits_are_whole_numbers_above_zero(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"limit {name} is"):
+        Limits(**{name: value})
+    assert type(getattr(Limits(**{name: np.int64(7)}), name)) is int  # type: ignore[arg-type]  # what users of numpy give

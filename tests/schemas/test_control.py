@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.schemas.control import MAX_DEPTH, decode_control, encode_control
+from tutelage.schemas.conversation import Message
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -20,20 +21,24 @@ values = st.recursive(
 )
 
 
+def said(value: Any) -> Message:
+    return Message(id="id", session="session", reply_to="question", asks=True, run_id="run", seen=7, value=value)
+
+
 @given(values)
 def test_every_value_comes_back(value: Any) -> None:
-    assert decode_control(encode_control(value, "me"), "here") == value
+    assert decode_control(encode_control(said(value), "me"), "here").value == value
 
 
 @pytest.mark.parametrize("key", ["$tensor", "$bytes", "$", "$$x"])
 def test_keys_that_look_like_ours_come_back(key: str) -> None:
-    assert decode_control(encode_control({key: 0}, "me"), "here") == {key: 0}
+    assert decode_control(encode_control(said({key: 0}), "me"), "here").value == {key: 0}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_, np.complex64, ml_dtypes.bfloat16, np.dtype(">i4")])
 def test_tensors_come_back(dtype: Any) -> None:
     tensor = np.arange(6).astype(dtype).reshape(2, 3)
-    again = decode_control(encode_control({"t": [tensor, tensor[:0]]}, "me"), "here")["t"]
+    again = decode_control(encode_control(said({"t": [tensor, tensor[:0]]}), "me"), "here").value["t"]
     assert again[0].dtype == np.dtype(dtype).newbyteorder("<")
     assert np.array_equal(again[0].astype(np.complex128), tensor.astype(np.complex128))
     assert again[1].shape == (0, 3)
@@ -42,7 +47,7 @@ def test_tensors_come_back(dtype: Any) -> None:
 @pytest.mark.parametrize("value", [object(), {1: 2}, {"f": print}, {"s": {1, 2}}])
 def test_anything_else_is_refused_by_the_sender(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="control message"):
-        encode_control(value, "me")
+        encode_control(said(value), "me")
 
 
 def test_a_message_that_nests_too_deep_is_refused() -> None:
@@ -50,7 +55,7 @@ def test_a_message_that_nests_too_deep_is_refused() -> None:
     for _ in range(MAX_DEPTH + 1):
         deep = [deep]
     with pytest.raises(ConfigurationError, match="nests deeper"):
-        encode_control(deep, "me")
+        encode_control(said(deep), "me")
 
 
 @given(st.binary(max_size=64))

@@ -1,4 +1,4 @@
-"""Bytes written once, read for ever: these files are never made again to make a test pass."""
+"""Bytes written once: those of format 2 are read for ever, those of format 1 are refused. They are never made again to make a test pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import pytest
 
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_reader import ContainerReader
+from tutelage.schemas.errors import CorruptData, UnsupportedFormat
 from tutelage.schemas.framing import frame, unframe
 from tutelage.schemas.knowledge_schema import description_of, schema_of
 from tutelage.schemas.record import Column, Description, End, KeySpec, Ragged, RecordHead
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+ALL = Path(__file__).resolve().parent.parent / "golden"
+GOLDEN, OLD = ALL / "2", ALL / "1"
 DESCRIPTION = Description(
     (
         KeySpec(key="2x-1", dtype="int64", shape=(1,)),
@@ -67,3 +69,17 @@ def test_files_of_old_are_read_by_us_and_by_fastavro(codec: str) -> None:
         values: Any = list(fastavro.reader(file))
     assert values[0]["k_tokens"]["shape"] == [3]
     assert values[1]["end"] == {"records": 1, "rows": 3}
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate", "zstandard"])
+def test_files_of_format_1_are_refused_by_name(codec: str) -> None:
+    with pytest.raises(UnsupportedFormat, match="format 1.*this one reads format 2"):
+        ContainerReader(OLD / f"{codec}.avro")
+
+
+def test_records_of_format_1_fail_their_checksum() -> None:
+    codec = Codec(DESCRIPTION)
+    for name in ("record.bin", "end.bin"):
+        _, body = unframe((OLD / name).read_bytes(), name)
+        with pytest.raises(CorruptData, match="checksum"):
+            codec.decode(body, name)

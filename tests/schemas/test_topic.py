@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import stream_of
+from streams import NUMBERS, stream_of
 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 from tutelage.schemas.framing import frame, unframe
+from tutelage.schemas.headers import stream_headers, stream_of_headers
 from tutelage.schemas.record import Stream
-from tutelage.schemas.topic import checked_topic, stream_headers, stream_of_headers
+from tutelage.schemas.topic import checked_topic
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -21,11 +22,11 @@ def test_an_identity_comes_back_from_its_headers(name: str, inputs: str, partiti
         run_id=name, teacher=name, revision="", inputs=inputs, passes=2, partitions=partitions, rows_per_record=rows,
         created=created, version="1",
     )  # fmt: skip
-    assert stream_of_headers(stream_headers(stream), "here") == stream
+    assert stream_of_headers(stream_headers(stream, NUMBERS), "here") == stream
 
 
 def test_missing_broken_and_absurd_headers_are_refused() -> None:
-    good = dict(stream_headers(stream_of()))
+    good = dict(stream_headers(stream_of(), NUMBERS))
     for name, value in [("partitions", b"0"), ("partitions", b'"4"'), ("run_id", b"7"), ("passes", b"{"), ("created", None)]:
         with pytest.raises(CorruptData, match="here"):
             stream_of_headers({**good, f"tutelage.{name}": value}, "here")

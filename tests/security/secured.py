@@ -11,7 +11,7 @@ from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, A
 from security.authority import Authority
 from security.tokens import AUDIENCE, ISSUER, Tokens
 
-from tutelage.deploy.local.stack import free_ports
+from tutelage.deploy.local.ports import free_ports
 
 PASSWORDS = {name: f"pw-of-{name}-7d1f" for name in ("admin", "teacher1", "student", "stranger")}
 CLIENT_SECRETS = {"oauth-teacher": "oauth-secret-51c9"}

@@ -21,7 +21,7 @@ from tutelage.schemas.registry import LocalRegistry
 
 LESSON = "tutelage.examples.toy.lessons:teacher1"
 READ = ["verify", "topic:x"]
-WRITE = ["teach", LESSON, "--topic", "x"]
+WRITE = ["teach", LESSON, "--topic", "x", "--delivery-timeout", "5"]
 TUTELAGE = str(Path(sys.executable).parent / "tutelage")
 WORDS = {
     "mutual TLS without a certificate": "certificate required",

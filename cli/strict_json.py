@@ -1,0 +1,69 @@
+"""Values as strict JSON (RFC 8259), for any program to read: no NaN, no Infinity, and no type that is turned into text unseen."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from typing import Any, SupportsFloat
+
+from tutelage.cli.printing import is_shown
+
+
+def as_json(value: Any) -> str:
+    """One line of JSON. NaN and infinities become null, a complex number [real, imaginary], bytes Base64, arrays lists.
+
+    Characters stand for themselves where standard output has them, else as \\u escapes.
+
+    Raises:
+        TypeError: The value holds something that has no form in JSON.
+    """
+    try:
+        text = _dumped(value)
+    except (TypeError, ValueError):
+        value = _plain(value)
+        text = _dumped(value)
+    return text if is_shown(text) else json.dumps(value, allow_nan=False)
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """The value in what JSON has."""
+    if isinstance(value, dict):
+        return {_key(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, complex):
+        return [_plain(value.real), _plain(value.imag)]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return _of_array(value)
+
+
+def _of_array(value: Any) -> Any:
+    """Arrays, tensors and their scalars as lists and numbers; those of dtypes that Python lacks (bfloat16) as floats."""
+    as_list = getattr(value, "tolist", None)
+    plain = as_list() if as_list is not None else value
+    if type(plain) is not type(value):
+        return _plain(plain)
+    if isinstance(value, SupportsFloat):
+        return _plain(float(value))
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if key is None or isinstance(key, (bool, int)):
+        return json.dumps(key)
+    raise TypeError(f"a {type(key).__name__} cannot be a key in JSON")

@@ -1,0 +1,89 @@
+"""What can be asked of a student while it reads, from any thread and without waiting."""
+
+from __future__ import annotations
+
+from tutelage.consumers.pipeline import Pipeline
+from tutelage.consumers.source import Opened, Source
+from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
+from tutelage.consumers.whereabouts import Whereabouts
+from tutelage.schemas.waiting import Activity, Doing
+
+
+class Inspection:
+    """The part of `Student` that answers. What only DataLoader workers know is a ConfigurationError, never a zero."""
+
+    _sources: list[Source]
+    _started: bool
+    _opened: list[Opened] | None
+    _pipeline: Pipeline | None
+    _where: Whereabouts
+    _dropped: list[dict[str, int]]
+    _doing: Doing
+    _tally: StudentTally
+    _teacher_tallies: list[TeacherTally]
+
+    def __repr__(self) -> str:
+        if self.read_by_workers:
+            state = "read by DataLoader workers"
+        else:
+            place = self._where.place
+            state = f"pass {place.pass_index}, {place.batches} batches delivered" if self._started else "not started"
+        return f"Student(of {', '.join(source.name for source in self._sources) or 'no teachers'}; {state})"
+
+    @property
+    def tally(self) -> StudentTally:
+        """What was given to the training loop so far, and where the time went. ConfigurationError once DataLoader workers have read."""
+        self._where.refuse_beside_workers("tally", ever=True)
+        return self._tally
+
+    @property
+    def teacher_tallies(self) -> list[TeacherTally]:
+        """What came of each teacher, in the order of registration. ConfigurationError once DataLoader workers have read."""
+        self._where.refuse_beside_workers("teacher_tallies", ever=True)
+        return self._teacher_tallies
+
+    @property
+    def read_by_workers(self) -> bool:
+        """Whether DataLoader workers read this student, so that only they know where it is."""
+        return self._where.read_by_workers
+
+    @property
+    def queue_size(self) -> int:
+        """Merged batches that are ready to be taken now (Pantheon's get_knowledge_qsize)."""
+        self._where.refuse_beside_workers("queue_size")
+        pipeline = self._pipeline
+        return pipeline.ready + self._where.progress.at_hand if pipeline is not None else 0
+
+    @property
+    def dropped(self) -> list[dict[str, int]]:
+        """Per teacher, what was dropped in the pass under way or just over: records written twice, and a dying writer's."""
+        self._where.refuse_beside_workers("dropped")
+        pipeline = self._pipeline
+        return pipeline.dropped if pipeline is not None else self._dropped
+
+    @property
+    def pass_index(self) -> int:
+        """The pass that is read, or comes next, from 0."""
+        self._where.refuse_beside_workers("pass_index")
+        return self._where.place.pass_index
+
+    @property
+    def activity(self) -> Activity:
+        """What the student does right now. May be asked from any thread."""
+        if self.read_by_workers:
+            return Activity(doing="read by DataLoader workers", seconds=0.0)
+        return self._doing.activity
+
+    def standings(self) -> list[Standing]:
+        """How each teacher's stream stands, as far as it is known. May be asked from any thread; waits for nothing."""
+        opened, pipeline = self._opened, self._pipeline
+        if opened is None or self._where.workers_have_read:
+            return []
+        queued = pipeline.queued_bytes if pipeline is not None else [0] * len(opened)
+        return standings_of(opened, self._sources, self._teacher_tallies, self._where.place.of(len(opened)), queued)
+
+    @property
+    def batches_delivered(self) -> int:
+        """Batches of the pass under way that were given, before a resume too."""
+        self._where.refuse_beside_workers("batches_delivered")
+        return self._where.place.batches

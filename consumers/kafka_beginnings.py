@@ -1,0 +1,58 @@
+"""Where a run begins in each partition of its topic: guessed by time, and checked by the first record that is found.
+
+Pure: no I/O, threads or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tutelage.schemas.errors import RetentionLoss
+from tutelage.schemas.record import RecordHead
+
+_FIRST_STEP = 16
+_FURTHER = 8
+
+
+class Beginnings:
+    """The partitions of a run that are read from their first record.
+
+    Guarantee: a partition is read from the run's first record there, or RetentionLoss is raised; a clock that was wrong costs a look
+    further back, and never a record.
+
+    Args:
+        lows: Per partition, the first offset that the broker still has.
+        guesses: Per partition, the offset at which reading begins; None where it goes on from a position.
+    """
+
+    def __init__(self, lows: Sequence[int], guesses: Sequence[int | None]) -> None:
+        self._lows = list(lows)
+        self._guesses = list(guesses)
+        self._step = _FIRST_STEP
+
+    def awaits(self, partition: int) -> bool:
+        """Whether the run's first record in the partition was not found yet."""
+        return self._guesses[partition] is not None
+
+    def found(self, partition: int, head: RecordHead, where: str) -> int | None:
+        """Take the first record of the run that came of a partition.
+
+        Returns:
+            None if it is the run's first there; else the offset from which to look again.
+
+        Raises:
+            RetentionLoss: It is not, and nothing before it is left.
+        """
+        guess, low = self._guesses[partition], self._lows[partition]
+        assert guess is not None, "only called while a partition's first record is awaited"
+        if (head.pass_index, head.sequence) <= (0, partition):
+            self._guesses[partition] = None
+            return None
+        if guess <= low:
+            raise RetentionLoss(
+                f"{where}: the first record that is left of the run is {head}; the broker deleted what lay before offset {low}. Raise "
+                "retention.ms, and let the teacher write a new run"
+            )
+        self._guesses[partition] = guess = max(low, guess - self._step)
+        self._step *= _FURTHER
+        return guess

@@ -1,0 +1,48 @@
+"""Opens all teachers' streams and decides how they are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tutelage.consumers.agreement import names_of, refuse_unlike
+from tutelage.consumers.merge import Merge
+from tutelage.consumers.settings import Settings
+from tutelage.consumers.source import Opened, Source
+from tutelage.schemas.waiting import Doing
+
+
+def open_all(
+    sources: Sequence[Source], settings: Settings, doing: Doing, saved: Mapping[str, Any] | None
+) -> tuple[list[Opened], Merge]:
+    """The streams, once all of them are there, and their merging.
+
+    Args:
+        sources: In the order of merging.
+        settings: The student's.
+        doing: Where is said what is waited for.
+        saved: The state that was loaded, if one was: its runs are read.
+
+    Raises:
+        WaitTimeout: A stream did not appear in time.
+        LengthMismatch, RunMismatch, MergeError: The streams do not belong together, or cannot be merged as asked.
+    """
+    for source, part in zip(sources, (saved or {}).get("sources", ()), strict=False):
+        run_id, identity = part.get("run_id"), part.get("identity")
+        if isinstance(run_id, str) and isinstance(identity, Mapping):
+            source.choose_run(run_id, identity)
+    opened = []
+    for source in sources:
+        doing.now(f"waiting for {source.name} to appear", begun=False)
+        opened.append(source.open(settings.timeout_s))
+    doing.now("all teachers' streams are there")
+    refuse_unlike(opened, allow_other_inputs=settings.allow_other_inputs)
+    merge = Merge(
+        names_of(opened),
+        [found.description for found in opened],
+        settings.strategies,
+        sample_id=settings.sample_id,
+        ragged=settings.ragged,
+        pin_memory=settings.pin_memory,
+    )
+    return opened, merge

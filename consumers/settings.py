@@ -1,0 +1,99 @@
+"""What a student was asked for, checked at the call. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.consumers.pipeline import PipelineOptions
+from tutelage.consumers.ragged import RaggedOptions
+from tutelage.consumers.rebatch import CHUNK_BYTES
+from tutelage.consumers.strategies import MergeStrategy, parsed
+from tutelage.schemas.arguments import flag, one_of, seconds, text, whole_number
+from tutelage.schemas.errors import ConfigurationError
+
+_MOST_BYTES = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """A student's arguments; see `Student`."""
+
+    strategies: Mapping[str, MergeStrategy]
+    sample_id: str | None
+    on_length_mismatch: str
+    allow_other_inputs: bool
+    ragged: RaggedOptions
+    timeout_s: float
+    prefetch: int
+    budget_bytes: int
+    pin_memory: bool
+
+    @classmethod
+    def checked(
+        cls,
+        merge: Any,
+        *,
+        sample_id: Any,
+        on_length_mismatch: Any,
+        allow_other_inputs: Any,
+        ragged: Any,
+        timeout_s: Any,
+        prefetch: Any,
+        budget_bytes: Any,
+        pin_memory: Any,
+    ) -> Settings:
+        """The settings. ConfigurationError for an argument of another kind, MergeError for a strategy that there is not."""
+        if merge is not None and not isinstance(merge, Mapping):
+            raise ConfigurationError(
+                f"merge is {merge!r}; it must be a mapping of keys to strategies, such as {{'logits': 'mean'}}"
+            )
+        strategies = {text("a key in merge", key, empty=True): strategy for key, strategy in (merge or {}).items()}
+        for key, strategy in strategies.items():
+            # Whether teachers have the key is known later; a misspelt strategy is known now.
+            parsed(key, strategy)
+        if ragged is not None and not isinstance(ragged, RaggedOptions):
+            raise ConfigurationError(f"ragged is {ragged!r}; it must be RaggedOptions(...)")
+        return cls(
+            strategies=strategies,
+            sample_id=None if sample_id is None else text("sample_id", sample_id, empty=True),
+            on_length_mismatch=one_of("on_length_mismatch", on_length_mismatch, ("error", "truncate")),
+            allow_other_inputs=flag("allow_other_inputs", allow_other_inputs),
+            ragged=ragged or RaggedOptions(),
+            timeout_s=seconds("timeout_s", timeout_s),
+            prefetch=whole_number("prefetch", prefetch),
+            budget_bytes=whole_number("budget_bytes", budget_bytes, most=_MOST_BYTES),
+            pin_memory=flag("pin_memory", pin_memory),
+        )
+
+    @property
+    def truncates(self) -> bool:
+        """Whether passes end at the shortest teacher."""
+        return self.on_length_mismatch == "truncate"
+
+    def options(self, batch_size: int, *, drop_last: bool, own_memory: bool) -> PipelineOptions:
+        """What one pass is read with."""
+        return PipelineOptions(
+            batch_size=batch_size,
+            drop_last=drop_last,
+            truncate=self.truncates,
+            prefetch=self.prefetch,
+            budget_bytes=self.budget_bytes,
+            chunk_bytes=0 if own_memory else CHUNK_BYTES,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """What the batches depend on besides the streams, as JSON values, for checkpoints; a merge function is known by its name alone."""
+        return {
+            "merge": {key: _name(strategy) for key, strategy in sorted(self.strategies.items())},
+            "sample_id": self.sample_id,
+            "on_length_mismatch": self.on_length_mismatch,
+            "ragged": self.ragged.plain(),
+        }
+
+
+def _name(strategy: MergeStrategy) -> str:
+    if isinstance(strategy, str):
+        return strategy
+    return f"function {getattr(strategy, '__qualname__', type(strategy).__name__)}"

@@ -1,0 +1,103 @@
+"""What is asked of a file system beyond reading and writing: keep bytes and names for good, keep other writers out.
+
+Network file systems do not all have these. Where one says that it lacks them, what was written is still whole, so that is no
+failure; any other error is. Errors come as OSError, for the caller to name the file in.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from tutelage.schemas.arguments import absolute_path
+
+log = logging.getLogger(__name__)
+
+# ENOTSUP and EOPNOTSUPP are two numbers on some systems.
+_LACKING = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+_FILE_NOT_SYNCED = _LACKING | {errno.EINVAL}
+# A folder may also be one that may be written but not read, and some file systems sync no descriptor that is open for reading only.
+_FOLDER_NOT_SYNCED = _LACKING | {errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
+_NOT_LOCKED = _LACKING | {errno.ENOLCK, errno.EINVAL}
+_LOCKED_BY_ANOTHER = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
+
+# Folders whose files cannot be synced: checkpoints are written often, and one warning is enough.
+_warned: set[Path] = set()
+
+
+def file_path(name: str, value: object) -> Path:
+    """The absolute path of a file to write. A symbolic link stands for the file it points to, there or not yet.
+
+    Whoever links a name to another disk wants the file there: renaming onto the link would replace the link.
+
+    Raises:
+        ConfigurationError: The value is no path.
+    """
+    path = absolute_path(name, value)
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
+def sync_file(descriptor: int, path: Path) -> None:
+    """Have the disk keep a file's bytes; one warning a folder where the file system cannot be asked to. OSError if it fails."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _FILE_NOT_SYNCED:
+            raise
+        # A network file system reports what it could not write when a descriptor is closed, even a copy.
+        os.close(os.dup(descriptor))
+        level = logging.DEBUG if path.parent in _warned else logging.WARNING
+        _warned.add(path.parent)
+        log.log(
+            level,
+            "%s: this file system cannot sync files (%s); a power cut may lose what was just written",
+            path,
+            error.strerror,
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep the names in a folder, where the file system can be asked to. OSError if it fails."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _FOLDER_NOT_SYNCED:
+            raise
+        log.debug("%s: this folder cannot be synced (%s)", folder, error.strerror)
+
+
+def locked(descriptor: int, path: Path) -> bool:
+    """Lock an open file for this process; False if another has it. Without locks in the file system: True, with a warning.
+
+    Raises:
+        OSError: The lock failed for another reason.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _LOCKED_BY_ANOTHER:
+            return False
+        if error.errno not in _NOT_LOCKED:
+            raise
+        log.warning(
+            "%s: this file system has no locks (%s), so a second writer of this file is not noticed; run only one",
+            path,
+            error.strerror,
+        )
+    return True
+
+
+def is_named(descriptor: int, path: Path) -> bool:
+    """Whether the path names the file that is open: itself, and not through a symbolic link."""
+    try:
+        there = os.lstat(path)
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
