@@ -54,7 +54,9 @@ class Wrapper(torch.Tensor):
         return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch's own gap
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise NotImplementedError
 
 
@@ -98,7 +100,7 @@ def test_what_cannot_be_carried_is_refused_with_its_key_and_a_remedy(kind: str) 
     promised = start_transfer({"k": torch.zeros(2, 3)}, PLAIN).description
     for first in (0, 200):
         with pytest.raises(SchemaError, match="'k'"), Teacher(MemorySink(MemoryTopic())) as teacher:
-            teacher.serve(lambda index, first=first: {"k": value if index >= first else torch.zeros(2, 3)}, range(300))
+            teacher.serve(lambda index: {"k": value if index >= 0 else torch.zeros(2, 3)}, range(-first, 100))
     for group in ([{"k": value}], [{"k": value}] * 2, [{"k": torch.zeros(2, 3)}, {"k": value}]):
         if kind == "freed" and len(group) > 1:
             # Refused where the model returns it.
@@ -185,7 +187,7 @@ def test_ragged_rows_of_different_dtypes_are_refused_and_empty_rows_add_nothing(
     ):
         found = arrived(rows, DECLARED)
         assert (found.values.tolist(), found.values.dtype) == ([big], np.int64)
-        assert found.lengths.tolist() == [len(row) for row in rows]
+        assert found.lengths.tolist() == [np.asarray(row).size for row in rows]
     with pytest.raises(SchemaError, match="'k'.*different places"):
         arrived([np.array([big]), torch.tensor([1])], DECLARED)
     with pytest.raises(SchemaError, match="'k'.*do not fit together"):

@@ -140,7 +140,7 @@ def items_of(batch: Any) -> list[Any]:
 MOVED: dict[str, Any] = {
     "tensor": x,
     "dict": lambda: {"x": x(), "label": "a"},
-    "defaultdict": lambda: defaultdict(list, x=x()),
+    "defaultdict": lambda: defaultdict(x, x=x()),
     "OrderedDict": lambda: OrderedDict(b=x(), a=x()),
     "dict with another constructor": strict,
     "dict with attributes": lambda: Mirrored(x=x(), none=None),
