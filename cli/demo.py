@@ -112,7 +112,10 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
             with contextlib.closing(source), contextlib.closing(sink):
                 copy_stream(source, sink, timeout_s=60)
         learned("recorded and replayed", KafkaSource("teacher1-again", **kafka), KafkaSource("teacher2", **kafka), began)
-    Console(width=100).print(table)
+    console = Console(width=100)
+    with console.capture() as drawn:
+        console.print(table)
+    say(drawn.get().rstrip("\n"))
     return len(digests) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
-from tutelage.cli.printing import is_shown, say
+from tutelage.cli.printing import is_shown, one_line, say
 
 if TYPE_CHECKING:
     from tutelage.cli.key_statistics import KeyStatistics
@@ -21,6 +22,8 @@ _SHOWN = 6
 _PLOTS = (".png", ".svg", ".pdf")
 # A picture may be so high, in dots, and no higher.
 _DRAWN_AT_MOST = 200
+# Matplotlib finds no ticks for the largest numbers.
+_TICKS_BELOW = 1e300
 # Where no terminal says how wide it is.
 _WIDTH = 120
 
@@ -138,9 +141,11 @@ def _print(
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH)
+    shown = Console(highlight=False)
+    # Drawn first and printed then, as everything else is.
+    drawn = io.StringIO()
+    width = shown.width if shown.is_terminal else _WIDTH
+    console = Console(file=drawn, force_terminal=shown.is_terminal, highlight=False, width=width)
     stream = survey.opened.stream
     console.print(Text(name, style="bold"))
     cut = f"{stream.passes} passes, {stream.partitions} partitions, {stream.rows_per_record} rows per record"
@@ -167,7 +172,13 @@ def _print(
         odd = (found.nan + found.infinite) / found.count if found.count else 0.0
         lengths = f", {found.lengths[0]} to {found.lengths[1]} long" if found.lengths else ""
         numbers = [f"{number:.4g}" if number is not None else "" for number in (found.low, found.mean, found.high)]
-        table.add_row(f"  {spec.key}", f"{spec}{lengths}", *numbers, f"{odd:.2%}" if odd else "0", found.sparkline(is_shown))
+        table.add_row(
+            Text(f"  {one_line(spec.key)}"),
+            f"{spec}{lengths}",
+            *numbers,
+            f"{odd:.2%}" if odd else "0",
+            found.sparkline(is_shown),
+        )
     console.print(table)
     whole = survey.records is not None and looked_at["records"] >= survey.records
     console.print(
@@ -176,6 +187,7 @@ def _print(
     )
     for row in first:
         console.print(Text("  " + _said(row)), soft_wrap=True)
+    say(drawn.getvalue().rstrip("\n"))
 
 
 def _said_of_run(run: RunSummary) -> str:
@@ -234,7 +246,7 @@ def _plain(values: Any) -> Any:
 
 
 def _said(row: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {_short(value)}" for key, value in row.items())
+    return ", ".join(f"{one_line(key)} {_short(value)}" for key, value in row.items())
 
 
 def _short(value: Any) -> str:
@@ -259,7 +271,12 @@ def _draw(name: str, statistics: dict[str, KeyStatistics], file: Path) -> None:
         say(f"--plot draws the first {len(drawn)} of {len(statistics):,} keys", error=True)
     figure, axes = pyplot.subplots(len(drawn), 1, figsize=(7, 2.2 * len(drawn)), squeeze=False, layout="constrained")
     for axis, (key, found) in zip(axes[:, 0], drawn.items(), strict=True):
-        axis.stairs(*found.histogram(), fill=True)
+        counts, edges = found.histogram()
+        if abs(edges).max() < _TICKS_BELOW:
+            axis.stairs(counts, edges, fill=True)
+        else:
+            axis.stairs(counts, range(len(edges)), fill=True)
+            axis.set_xticks([0, len(counts)], [f"{edge:.4g}" for edge in (edges[0], edges[-1])])
         # Keys are any text, and none of it is a formula.
         axis.set_title(f"{key}: {found.count:,} values", fontsize=10, loc="left", parse_math=False)
         axis.set_yticks([])

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tutelage.cli.printing import typed_text
 from tutelage.cli.secrets import is_secret, refuse_on_command_line, refuse_open_file, resolved
 from tutelage.schemas.addresses import (
     BOOTSTRAP_VARIABLE,
@@ -94,9 +95,12 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
     """
     from tutelage.schemas.registry import HttpRegistry
 
+    bootstrap = typed_text("--bootstrap-server", bootstrap) if bootstrap is not None else None
+    registry = typed_text("--registry", registry) if registry is not None else None
     in_file = resolved(_properties(file), str(file)) if file is not None else {}
     with_x: dict[str, str] = {}
-    for option in options or ():
+    for typed in options or ():
+        option = typed_text("-X", typed)
         key, equals, value = (part.strip() for part in option.partition("="))
         if not equals or not key:
             raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")

@@ -11,7 +11,7 @@ import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
 from tutelage.cli.monitoring import MetricsFlag, monitored
-from tutelage.cli.printing import say
+from tutelage.cli.printing import one_line, say
 
 if TYPE_CHECKING:
     import torch
@@ -261,12 +261,11 @@ def _print_result(result: dict[str, Any], print_json: bool) -> None:
         say(as_json(result))
         return
     for key, what in result["keys"].items():
-        say(f"  {key}: {what}")
+        say(f"  {one_line(key)}: {what}")
     if result["whole"]:
-        amount = f"{result['rows']:,} rows in {result['batches']:,} batches, {result['passes']} passes"
+        say(f"{result['rows']:,} rows in {result['batches']:,} batches, {result['passes']} passes, {result['seconds']} s")
     else:
-        amount = f"the first {result['rows']:,} rows; --rows -1 reads and prints all"
-    say(f"{amount}, {result['seconds']} s")
+        say(f"the first {result['rows']:,} rows, {result['seconds']} s; --rows -1 reads and prints all")
     dropped = {what.removesuffix("s"): count for what, count in result["dropped"].items() if count}
     if dropped:
         say("dropped " + ", ".join(f"{count:,} {what} records" for what, count in dropped.items()))

@@ -52,6 +52,13 @@ def is_shown(text: str) -> bool:
     return True
 
 
+def one_line(text: str) -> str:
+    """A text with line breaks, control characters and half characters escaped: keys may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def typed_text(flag: str, argument: str) -> str:
     """The text that a user typed, which is UTF-8 also where the locale knows only ASCII.
 
@@ -61,4 +68,5 @@ def typed_text(flag: str, argument: str) -> str:
     try:
         return os.fsencode(argument).decode()
     except UnicodeError:
-        raise ConfigurationError(f"{flag} {argument!r} is not UTF-8 text") from None
+        # Without the argument, which may be a secret.
+        raise ConfigurationError(f"{flag}: what is given is not UTF-8 text") from None

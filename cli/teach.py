@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,6 +94,7 @@ def teach(
     for flag, given in (("--name", name), ("--run-id", run_id), ("--wire", wire), *(("--device", one) for one in device or ())):
         if given is not None:
             text(flag, typed_text(flag, given))
+    _refuse_no_devices(device or ())
     sink: Sink
     # Before the lesson is looked up: what its module does with the working directory must not move the file.
     if out is not None:
@@ -137,6 +139,18 @@ def teach(
         run = running.run
         total = said(run.rows_written, run.records_written, "records", run.bytes_written, progress.seconds)
     say(f"{sink.name}: {total}", error=True)
+
+
+def _refuse_no_devices(names: Sequence[str]) -> None:
+    import torch
+
+    from tutelage.schemas.errors import ConfigurationError
+
+    for name in names:
+        try:
+            torch.device(name)
+        except RuntimeError as error:
+            raise ConfigurationError(f"--device {name!r} is no device of torch; name one such as cpu or cuda:0") from error
 
 
 def _metrics(teacher: Teacher) -> Collector:

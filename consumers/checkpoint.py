@@ -12,7 +12,6 @@ from typing import Any, SupportsFloat
 
 import xxhash
 
-from tutelage.schemas.arguments import absolute_path
 from tutelage.schemas.disk import file_path, sync_file, sync_folder
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
@@ -67,7 +66,7 @@ def _number(value: Any) -> int | float:
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The state a checkpoint holds. ConfigurationError if there is none, CorruptData if the file is no checkpoint."""
     try:
-        state = json.loads(absolute_path("checkpoint", path).read_text(encoding="utf-8"))
+        state = json.loads(file_path("checkpoint", path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

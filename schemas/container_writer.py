@@ -54,8 +54,6 @@ def finished_path(name: str, value: str | os.PathLike[str]) -> Path:
             f"{name} {os.fspath(value)!r} ends in {PARTIAL}, which is where {path.name[: -len(PARTIAL)]!r} lies while it is written, and where the "
             "writer of that file would replace it; choose another name"
         )
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ConfigurationError(f"{name} {os.fspath(value)!r} is a folder or a device; name a file")
     return path
 
 

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from tutelage.schemas.arguments import absolute_path
+from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +30,19 @@ _warned: set[Path] = set()
 
 
 def file_path(name: str, value: object) -> Path:
-    """The absolute path of a file to write. A symbolic link stands for the file it points to, there or not yet.
+    """The absolute path of a file to write, or to read if it is there. A symbolic link stands for the file it points to, there or not yet.
 
     Whoever links a name to another disk wants the file there: renaming onto the link would replace the link.
 
     Raises:
-        ConfigurationError: The value is no path.
+        ConfigurationError: The value is no path, or what is there is no file: renaming onto a device would replace it, and reading a
+            pipe would wait.
     """
     path = absolute_path(name, value)
-    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigurationError(f"{name} {str(value)!r} is a folder or a device; name a file")
+    return path
 
 
 def sync_file(descriptor: int, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,97 @@ def test_sources_are_files_where_they_look_like_files(tmp_path: Path, monkeypatc
         "a.avro.partial": True,
     }
     assert pairs(["a=b=mean", "2x-1=sum"], "-m") == {"a=b": "mean", "2x-1": "sum"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        *(
+            ((*command, "--timeout", value), ("--timeout is",))
+            for command in (("learn", "t1.avro"), ("record", "t", "a.avro"), ("inspect", "t1.avro"), ("verify", "t1.avro"))
+            for value in ("nan", "inf", "-1")
+        ),
+        (("learn", "t1.avro", "--timeout", "0"), ("--timeout is",)),
+        (("watch", "t", "--web-port", "70000"), ("--web-port is",)),
+        *(
+            (("teach", TEACHER1, "--out", "a.avro", flag, value), (f"{flag} is",))
+            for flag in ("--passes", "--rows-per-record", "--partitions")
+            for value in ("0", "-1", str(2**40))
+        ),
+        *((("teach", TEACHER1, "--out", "a.avro", flag, ""), (f"{flag} is ''",)) for flag in ("--name", "--run-id", "--device")),
+        (("teach", TEACHER1, "--out", "a.avro", "--device", "nonsense"), ("--device 'nonsense'",)),
+        (("teach", TEACHER1, "--out", "v.partial"), ("'v.partial' ends in .partial",)),
+        (("learn", "t1.avro", "--out", "v.partial"), ("v.partial' ends in .partial",)),
+        (("record", "t", "v.partial"), ("'v.partial' ends in .partial",)),
+        (("teach", TEACHER1, "--out", "folder"), ("a folder or a device",)),
+        (("teach", TEACHER1, "--out", "/dev/null", "--overwrite"), ("a folder or a device",)),
+        (("teach", TEACHER1, "--out", ""), ("a folder or a device",)),
+        (("learn", "folder"), ("folder is a folder",)),
+        (("learn", "pipe.avro"), ("pipe.avro is no file but a pipe or a device",)),
+        (("learn", "x" * 400), ("topic",)),
+        (("learn", "t1.avro", "--checkpoint", "no/c.json"), ("--checkpoint no/c.json: there is no folder no",)),
+        (("learn", "t1.avro", "--checkpoint", "folder"), ("a folder or a device",)),
+        (("learn", "t1.avro", "--checkpoint", "pipe.avro"), ("a folder or a device",)),
+        (("learn", "t1.avro", "--train", "takes.py:number"), ("must be a function",)),
+        (("learn", "t1.avro", "--sample-id", "\udc80"), ("--sample-id: what is given is not UTF-8",)),
+        (("learn", "t1.avro", "-m", "\udc80=mean"), ("--merge: what is given is not UTF-8",)),
+        (("learn", "topic:t", "-b", "\udc80"), ("--bootstrap-server: what is given is not UTF-8",)),
+        (("teach", "takes.py:lesson", "--out", "a.avro"), ("must be a function without arguments",)),
+        (("teach", ".x:y", "--out", "a.avro"), (".x is no module's name",)),
+        (("teach", "a..b:y", "--out", "a.avro"), ("a..b is no module's name",)),
+        (("inspect", "t1.avro", "--plot", "folder.png"), ("--plot folder.png is a folder",)),
+        (("inspect", "t1.avro", "--plot", "no/a.png"), ("there is no folder no",)),
+        (("inspect", "t1.avro", "--plot", "a.txt"), ("ends in .png",)),
+        (("demo", "--out-folder", "t1.avro"), ("t1.avro cannot be made",)),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_wrong_kind_are_one_clear_line(files: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    Path("folder").mkdir()
+    Path("folder.png").mkdir()
+    os.mkfifo("pipe.avro")
+    Path("takes.py").write_text("number = 5\ndef lesson(size):\n    raise AssertionError\n")
+    before = sorted(path.name for path in files.rglob("*"))
+    failed(invoke(*arguments), 2, *words)
+    assert [name for name in sorted(path.name for path in files.rglob("*")) if name != "__pycache__"] == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("watch", "t", "--json", "--every", value) for value in ("nan", "inf", "-1", "1e300", "x")),
+        *(
+            ("learn", "t1.avro", flag, value)
+            for flag in ("--batch-size", "--checkpoint-every")
+            for value in ("0", "1.5", "nan", str(2**40))
+        ),
+        ("learn", "t1.avro", "--rows", "-2"),
+    ],
+)
+def test_numbers_out_of_range_are_wrong_use(arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert arguments[-2] in result.err and "Traceback" not in result.err
+
+
+def test_paths_mean_what_they_meant_when_they_were_given(files: Path) -> None:
+    Path("other").mkdir()
+    partial = Path("other", "made.avro.partial")
+    partial.write_bytes(b"of somebody else")
+    Path("wandering.py").write_text(
+        "import os, torch\n"
+        "from tutelage.producers import Lesson\n"
+        f"os.chdir({str(files / 'other')!r})\n"
+        "lesson = Lesson(model=lambda batch: {'x': batch}, inputs=torch.arange(10), batch_size=4)\n"
+        "def train(batches):\n"
+        "    for batch in batches:\n"
+        "        pass\n"
+    )
+    assert invoke("teach", "wandering.py:lesson", "--out", "made.avro").code == 0
+    os.chdir(files)
+    learned = invoke("learn", "made.avro", "--train", "wandering.py:train", "--checkpoint", "c.json")
+    os.chdir(files)
+    assert learned.code == 0, learned.err
+    assert "10 rows" in learned.out
+    assert Path("made.avro").exists() and Path("c.json").exists()
+    assert [path.name for path in Path("other").iterdir()] == ["made.avro.partial"]
+    assert partial.read_bytes() == b"of somebody else"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_a_path_that_is_none_is_refused(path: Any) -> None:
 def test_a_place_where_no_checkpoint_can_be_is_said_and_nothing_is_left_there(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "none" / "c.json", tmp_path / ("c" * 300)):
-        with pytest.raises(ConfigurationError, match="cannot be written"):
+        with pytest.raises(ConfigurationError, match="cannot be written|is a folder"):
             save_checkpoint(path, STATE)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert not list((tmp_path / "folder").iterdir())
@@ -81,3 +82,13 @@ def test_threads_that_save_to_one_name_do_not_write_one_file(tmp_path: Path) -> 
         thread.join()
     assert not failed
     assert [found.name for found in tmp_path.iterdir()] == ["c.json"]
+
+
+def test_what_is_no_file_is_neither_waited_for_nor_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
+        for call in (lambda path=path: save_checkpoint(path, STATE), lambda path=path: load_checkpoint(path)):
+            with pytest.raises(ConfigurationError, match="a folder or a device"):
+                call()
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()

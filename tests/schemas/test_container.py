@@ -250,4 +250,5 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
 def test_limits_are_whole_numbers_above_zero(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"limit {name} is"):
         Limits(**{name: value})
-    assert type(getattr(Limits(**{name: np.int64(7)}), name)) is int  # type: ignore[arg-type]  # what users of numpy give
+    seven: Any = np.int64(7)
+    assert type(getattr(Limits(**{name: seven}), name)) is int
