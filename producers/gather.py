@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tutelage.producers.columns import copied
 from tutelage.schemas.record import Column, Ragged
 
 
@@ -88,5 +89,4 @@ def _sliced(column: Column, start: int, stop: int) -> Column:
 
 
 def _copied(column: Column, start: int, stop: int) -> Column:
-    piece = _sliced(column, start, stop)
-    return Ragged(piece.values.copy(), piece.lengths.copy()) if isinstance(piece, Ragged) else piece.copy()
+    return copied(_sliced(column, start, stop))

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from tutelage.producers.columns import copied, nbytes_of
 from tutelage.producers.gather import Gather, RecordRows
 from tutelage.producers.sink import Sink, Tail
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, SinkExists
-from tutelage.schemas.record import Array, Column, Description, End, Ragged, RecordHead, Stream
+from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.waiting import Doing
 
 log = logging.getLogger(__name__)
@@ -268,7 +269,7 @@ class Run:
             self._gather.own_pending()
         for index in range(self._opening_owned, len(self._opening)):
             columns, rows = self._opening[index]
-            self._opening[index] = ({key: _copied(column) for key, column in columns.items()}, rows)
+            self._opening[index] = ({key: copied(column) for key, column in columns.items()}, rows)
         self._opening_owned = len(self._opening)
 
     def _refuse_other_length(self, rows: int, *, ended: bool) -> None:
@@ -343,16 +344,3 @@ class Run:
 
     def _work(self, records: list[RecordRows]) -> list[Work]:
         return [Work(head=self._head(record.sequence, record.rows), columns=record.columns) for record in records]
-
-
-def _arrays(column: Column) -> tuple[Array, ...]:
-    return (column.values, column.lengths) if isinstance(column, Ragged) else (column,)
-
-
-def nbytes_of(column: Column) -> int:
-    """A column's bytes on the wire."""
-    return sum(array.nbytes for array in _arrays(column))
-
-
-def _copied(column: Column) -> Column:
-    return Ragged(column.values.copy(), column.lengths.copy()) if isinstance(column, Ragged) else column.copy()

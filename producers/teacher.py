@@ -177,12 +177,13 @@ class Teacher:
     def ask(self, value: Any, *, timeout_s: float = 600.0) -> Any:
         """Send a control message to the student and return its answer to it, tensors as numpy arrays. Needs a topic.
 
-        The answer is what the student sends next after it has received the question. WaitTimeout if none comes in time.
+        The answer is what the student sends next after it has received the question. WaitTimeout if none comes in time. What was written
+        before is on its way before the question.
         """
         self._started()
-        question, timeout_s = without_torch(value), seconds("timeout_s", timeout_s)
+        message, timeout_s = without_torch(value), seconds("timeout_s", timeout_s, zero=True)
         self._write_what_waits()
-        return self._sink.ask(question, timeout_s)
+        return self._sink.ask(message, timeout_s)
 
     def write(self, knowledge: Mapping[str, Any]) -> None:
         """Write one batch by hand: key -> tensor [rows, ...], the same keys each time. Its memory is free again on return.
