@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import enum
 import types
-import weakref
 from collections.abc import Iterator, Mapping
 from datetime import date, time, timedelta, tzinfo
 from decimal import Decimal
@@ -20,6 +19,7 @@ from uuid import UUID
 
 import numpy as np
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from tutelage.producers.carried import plain
 from tutelage.producers.structures import PLAIN, rebuilt
@@ -32,7 +32,9 @@ _FIXED: tuple[type, ...] = (
     range, enum.Enum, date, time, timedelta, tzinfo, Decimal, Fraction, PurePath, UUID, type, types.FunctionType,
 )  # fmt: skip
 _MANY_OBJECTS = 100_000
+# So many addresses are remembered at first, and at most: more batches of large tensors are never under way at once.
 _MANY_LIVE = 1024
+_MOST_LIVE = 1 << 16
 
 
 class CannotCopy(Exception):
@@ -111,9 +113,9 @@ _LARGEST_WATCHED_ON_DEVICE = 256 << 20
 class Returned:
     """What one replica of a model returned, call by call; used by one thread.
 
-    The first calls' tensors are copied, and kept to compare with. If their memory comes back with other content, everything is copied
-    from then on. If it does not, tensors are used where they are, and memory that is filled again later, while it is still in use,
-    is an error. Anything but plain tensors is always copied.
+    The first calls' tensors are copied, and kept to compare with. If their memory comes back with other content, or the model still holds
+    memory that it filled, everything is copied from then on. If not, tensors are used where they are, and memory that the model holds and
+    fills again later is an error. Anything but plain tensors, and tensors on memory that is not torch's, are always copied.
     """
 
     def __init__(self) -> None:
@@ -122,11 +124,13 @@ class Returned:
         self._copying = False
         self._settled = False
         self._small = False
+        self._foreign = False
         # By address: the tensor, its version, and the copy that was made of it.
         self._watched: dict[int, tuple[torch.Tensor, int | None, torch.Tensor]] = {}
         self._watched_bytes = 0
-        # After the first calls, by address: tensors that are in use as long as they live, and their versions.
-        self._live: dict[int, tuple[weakref.ref[torch.Tensor], int | None]] = {}
+        # After the first calls, by address: the storage, which outlives each view of it, and the tensor's version.
+        self._live: dict[int, tuple[Any, int | None]] = {}
+        self._prune_at = _MANY_LIVE
 
     def of_calls(self, calls: Iterator[Any], count: int, *, owning: bool) -> list[Any]:
         """What a group of calls returns, in memory that the calls behind do not change.
@@ -136,7 +140,7 @@ class Returned:
             count: How many there are.
             owning: Whether the results may lie in the inputs' memory, which somebody else fills again.
         """
-        if self._settled and self._small and count > 1 and not self._copying and not owning:
+        if self._settled and self._small and count > 1 and not (self._copying or self._foreign or owning):
             group = list(calls)
             self._refuse_one_memory(group)
         else:
@@ -168,8 +172,7 @@ class Returned:
             return knowledge
         self._calls += 1
         if not self._settled and self._calls > _LEAST_CALLS and (self._calls > _WATCHED_CALLS or self._bytes > _WATCHED_BYTES):
-            self._settled = True
-            self._watched.clear()
+            self._settle()
         changed = False
         made: dict[Any, Any] = {}
         for key, value in knowledge.items():
@@ -178,7 +181,7 @@ class Returned:
             elif not value.numel() or not value.data_ptr():
                 # No elements, or no memory any more.
                 kept = value
-            elif self._copying or owning:
+            elif self._copying or owning or self._is_foreign(value):
                 kept = _tensor_copy(value)
             elif not self._settled and (value.device.type == "cpu" or value.nbytes <= _LARGEST_WATCHED_ON_DEVICE):
                 kept = self._watch(value)
@@ -188,6 +191,24 @@ class Returned:
             made[key] = kept
             changed = changed or kept is not value
         return made if changed else knowledge
+
+    def _settle(self) -> None:
+        """End the first calls. Memory that is alive although only the model can hold it is a buffer, and may be filled again at any time."""
+        self._settled = True
+        held = [(_weak_storage(tensor), version) for tensor, version, _ in self._watched.values()]
+        self._watched.clear()
+        # What was never changed in place, as the tensors of a table, is no buffer.
+        self._copying = self._copying or any(version != 0 and not storage.expired() for storage, version in held)
+
+    def _is_foreign(self, value: torch.Tensor) -> bool:
+        """Whether its memory is somebody else's (numpy, dlpack, a file), so that its version does not tell whether it was changed."""
+        try:
+            foreign = not value.untyped_storage().resizable()
+        except RuntimeError:
+            # It has no storage; what is wrong with it is said where it is looked at.
+            return False
+        self._foreign = self._foreign or foreign
+        return foreign
 
     def _watch(self, value: torch.Tensor) -> torch.Tensor:
         copied = _tensor_copy(value)
@@ -212,11 +233,20 @@ class Returned:
     def _refuse_refilled(self, key: Any, value: torch.Tensor) -> None:
         address, version = value.data_ptr(), _version(value)
         before = self._live.get(address)
-        if before is not None and before[0]() is not None and version != before[1]:
+        if before is not None and version != before[1] and not before[0].expired():
             raise _filled_again(key, self._calls)
-        self._live[address] = (weakref.ref(value), version)
-        if len(self._live) > _MANY_LIVE:
-            self._live = {at: one for at, one in self._live.items() if one[0]() is not None}
+        self._live[address] = (_weak_storage(value), version)
+        if len(self._live) > self._prune_at:
+            self._live = {at: one for at, one in self._live.items() if not one[0].expired()}
+            while len(self._live) > _MOST_LIVE:
+                del self._live[next(iter(self._live))]
+            # Pruned when it has doubled, so that a large table does not cost a search at every call.
+            self._prune_at = max(_MANY_LIVE, 2 * len(self._live))
+
+
+def _weak_storage(tensor: torch.Tensor) -> Any:
+    """A weak reference to a tensor's memory, as torch's own multiprocessing uses it."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch's own gap
 
 
 def _is_small(knowledge: Any) -> bool:

@@ -23,10 +23,15 @@ class Loan:
         self._modes = [(part, part.training) for part in module.modules()]
         self._home = {tensor.device for tensor in _tensors(module)}
         self._moved = False
-        module.eval()
-        if device is not None and any(home != _exact(device) for home in self._home):
-            self._moved = True
-            module.to(device)
+        try:
+            module.eval()
+            if device is not None and any(home != _exact(device) for home in self._home):
+                self._moved = True
+                module.to(device)
+        except BaseException:
+            # Such as a device that is full: some of it has moved.
+            self.give_back()
+            raise
 
     def give_back(self) -> None:
         """Undo what was changed; once."""

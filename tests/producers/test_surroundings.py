@@ -289,3 +289,11 @@ def test_a_module_that_cannot_be_copied_to_several_devices_is_refused_with_the_w
     assert model.training
     if kind is Lock:
         assert read(serve([Lock(), Lock()], [torch.zeros(1, dtype=torch.int64)] * 3, devices=["cpu", "cpu"])) == [0] * 3
+
+
+def test_a_module_that_cannot_be_put_on_its_device_comes_back_as_it_was() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")).train()
+    module[0].eval()
+    with pytest.raises(NotImplementedError), Teacher(MemorySink(MemoryTopic())) as teacher:
+        teacher.serve(module, [torch.ones(2, 2)], devices=["cpu"])
+    assert [part.training for part in module.modules()] == [True, False, True]
