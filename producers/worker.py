@@ -10,10 +10,13 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from tutelage.producers.surroundings import Surroundings
 from tutelage.schemas.background import BackgroundThread
+
+if TYPE_CHECKING:
+    # Sinks have workers too, and do without torch.
+    from tutelage.producers.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
 
