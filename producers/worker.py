@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from tutelage.schemas.background import BackgroundThread
 
 if TYPE_CHECKING:
-    # It needs torch, which who only writes files does not.
+if TYPE_CHECKING:
+    # It imports torch, and a sink's thread does without.
+    from tutelage.producers.surroundings import Surroundings
     from tutelage.producers.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
