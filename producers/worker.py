@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from tutelage.schemas.background import BackgroundThread
 
 if TYPE_CHECKING:
-if TYPE_CHECKING:
     # It imports torch, and a sink's thread does without.
-    from tutelage.producers.surroundings import Surroundings
     from tutelage.producers.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
