@@ -35,7 +35,7 @@ from tutelage.schemas.kafka_connection import (
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.kafka_identity import IdentityCheck
 from tutelage.schemas.kafka_runs import FoundRun
-from tutelage.schemas.kafka_topic import KafkaTopic, is_outage, through_outages
+from tutelage.schemas.kafka_topic import KafkaTopic, is_outage, once_known, through_outages
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.registry import Registry
 from tutelage.schemas.topic import checked_topic, to_student_topic, to_teacher_topic
@@ -158,7 +158,7 @@ class KafkaSource(Source):
             through_outages(self._asked.refuse_hidden, wait)
             wait.tick()
             time.sleep(0.2)
-        self._identity = through_outages(self._asked.identity, wait)
+        self._identity = once_known(self._asked.identity, wait)
         self._begin_checking()
         found = self._chosen(partitions, timeout_s - wait.waited_s)
         stream = found.stream

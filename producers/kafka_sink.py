@@ -27,7 +27,7 @@ from tutelage.schemas.kafka_connection import (
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.kafka_runs import TopicRuns
-from tutelage.schemas.kafka_topic import KafkaTopic, through_outages
+from tutelage.schemas.kafka_topic import KafkaTopic, once_known, through_outages
 from tutelage.schemas.kafka_tracing import tracing_of
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
@@ -166,7 +166,7 @@ class KafkaSink(Sink):
             found = through_outages(lambda: read_tail(self._connection, self._topic, there), wait)
         # Only now: whatever else is missing was said before, and left nothing behind.
         target = target or through_outages(lambda: made(asked, wish), wait)
-        topic_id = through_outages(lambda: asked.topic_id(asked.described()), wait)
+        topic_id = once_known(lambda: asked.topic_id(asked.described()), wait)
         self._wait = None
         self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
         self._retention_s = target.retention_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,6 +14,8 @@ from tutelage.schemas.waiting import NowAndThen
 log = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
+_GONE_AFTER_S = 3.0
+_ASKED_AGAIN_S = 0.2
 
 
 class IdentityCheck:
@@ -39,13 +42,21 @@ class IdentityCheck:
         elif self._answer.done():
             answer, self._answer = self._answer, None
             try:
-                self._compare(self._asked.topic_id(answer))
+                found = self._asked.topic_id(answer)
+                if found:
+                    self._compare(found)
+                else:
+                    self.check()
             except TransportError as error:
                 log.debug("the identity of topic %s could not be checked: %s", self._name, error)
 
     def check(self) -> None:
         """Ask and wait for the answer. TransportError if no broker gives one."""
-        self._compare(self._asked.topic_id(self._asked.described()))
+        deadline = time.monotonic() + _GONE_AFTER_S
+        # A broker that does not know the topic may not have heard of it yet: of a new topic, or when it has just started again.
+        while not (found := self._asked.topic_id(self._asked.described())) and time.monotonic() < deadline:
+            time.sleep(_ASKED_AGAIN_S)
+        self._compare(found)
 
     def _compare(self, now: str) -> None:
         if now != self._topic_id:

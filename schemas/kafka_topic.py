@@ -66,6 +66,14 @@ def through_outages(ask: Callable[[], Answer], wait: Wait) -> Answer:
         time.sleep(_AGAIN_S)
 
 
+def once_known(ask: Callable[[], Answer], wait: Wait) -> Answer:
+    """What the brokers say of a topic that is there, asked again while it is empty: some hear of a new topic a moment after others."""
+    while not (found := through_outages(ask, wait)):
+        wait.tick()
+        time.sleep(_AGAIN_S / 5)
+    return found
+
+
 class KafkaTopic:
     """One topic, asked by an admin client of its own, which is made when it is first needed. Every question has a timeout."""
 
