@@ -108,6 +108,8 @@ def test_every_benchmark_is_looked_at() -> None:
     assert set(EXPECTED) == set(program.NAMES)
 
 
+# Some fifty pairs of processes that import torch: a minute on a machine with nothing else to do.
+@pytest.mark.timeout(1200)
 @pytest.mark.kafka
 @pytest.mark.parametrize("name", program.NAMES)
 def test_every_comparison_runs_with_every_side_and_gives_finite_figures(
