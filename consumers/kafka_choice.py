@@ -78,7 +78,7 @@ class RunChoice:
                 return named
             if self._resumed_from is not None:
                 self._check_kept(identity)
-                # A checkpoint of another topic does not fit this one; whoever compares them says so.
+                # The checkpoint is of another topic. `place_of` compares them and raises.
                 return found
             wait.tick()
             time.sleep(_LOOK_AGAIN_S)

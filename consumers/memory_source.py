@@ -67,7 +67,7 @@ class MemorySource(Source):
 
     def _chosen(self) -> Stream | None:
         named = next((run for run in self._topic.runs() if run.run_id == self._run), None)
-        # A checkpoint of a run that is not there does not fit the one that is; whoever compares them says so.
+        # The checkpoint's run may be missing. `place_of` compares it with the run that is there and raises.
         return named or (self._topic.newest_run() if self._run is None or self._resumes else None)
 
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:

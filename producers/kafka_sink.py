@@ -265,7 +265,7 @@ class KafkaSink(Sink):
     def finish(self) -> None:
         self._opened().flush()
         if self._watch is not None:
-            # What was acknowledged lies in this topic only if it is still the same.
+            # Acknowledged records are in this topic only if it was not recreated meanwhile.
             self._watch.look()
             what = f"the brokers to say whether topic {self._topic} is still the same"
             through_outages(self._watch.check_identity, Wait(what, timeout_s=self._delivery_timeout_s, log=log))

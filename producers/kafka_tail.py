@@ -12,16 +12,14 @@ from tutelage.producers.sink import Tail, tail_of
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
-from tutelage.schemas.headers import check_description, run_of_headers, stream_of_headers
+from tutelage.schemas.headers import check_description, stream_of_headers
 from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_runs import FIRST_LOOK, FoundRun, TopicRuns, newest_of
+from tutelage.schemas.kafka_runs import FIRST_LOOK, FURTHER, FoundRun, TopicRuns, is_of_run, newest_of
 from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.knowledge_schema import description_of
-from tutelage.schemas.record import RecordHead, Stream
+from tutelage.schemas.record import RecordHead
 
 log = logging.getLogger(__name__)
-
-_FURTHER = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +60,9 @@ def read_tail(
     for partition in range(stream.partitions):
         found = looked[partition]
         low, high, look = max(starts[partition], lows[partition]), highs[partition], FIRST_LOOK
-        while not (of_run := _of_run(found, stream)) and high - look > low:
+        while not (of_run := [message for message in found if is_of_run(message, stream)]) and high - look > low:
             # A writer of an older run has written behind this one's records.
-            look *= _FURTHER
+            look *= FURTHER
             found = runs.messages({partition: (max(low, high - look), high)})[partition]
         heads.append([_head(connection, codecs, message, topic) for message in of_run])
     description = next(iter(codecs.values())).description if codecs else None
@@ -74,15 +72,6 @@ def read_tail(
     # By the topic's own times, not by this machine's clock: what comes behind must have a later one.
     newest_s = max((message.timestamp()[1] / 1000 for message in messages), default=0.0)
     return TopicTail(tail=replace(tail, newest_s=max(newest_s, stream.created)), missing=missing, begins=starts, ends=highs)
-
-
-def _of_run(messages: Sequence[Message], stream: Stream) -> list[Message]:
-    found = []
-    for message in messages:
-        run = run_of_headers(message.headers() or ())
-        if run is not None and run[0] == stream.run_id:
-            found.append(message)
-    return found
 
 
 def _head(connection: KafkaConnection, codecs: dict[int, Codec], message: Message, topic: str) -> RecordHead:

@@ -41,7 +41,7 @@ class Identity:
     new_run: bool = False
 
     def begins_behind(self, tail: Tail) -> bool:
-        """Whether a new run is to begin behind the one that a sink holds. A run that is named is begun once, and then continued."""
+        """Whether to begin a new run behind the one that a sink holds. A named run is begun once and then continued."""
         return self.new_run and (self.run_id is None or self.run_id != tail.stream.run_id)
 
     def refuse_other(self, tail: Tail, sink: Sink) -> None:

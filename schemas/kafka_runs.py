@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 # The last record is nearly always the last offset, and each may have megabytes.
 FIRST_LOOK = 4
-_FURTHER = 8
+FURTHER = 8
 # What a writer of an older run may have sent after a newer one began, until it notices.
 _LOOK_BYTES = 16 << 20
 _MOST_MESSAGES = 1024
@@ -91,15 +91,15 @@ class TopicRuns:
         stream = run.stream
         lows, ends = self._asked.first_offsets(stream.partitions), self._asked.end_offsets(stream.partitions)
         found = self._asked.offsets(stream.partitions, OffsetSpec.for_timestamp(max(0, round(stream.created * 1000))))
-        # Where no record is as late as that, none of the run's seems to be there.
+        # Without a record from that time on, the run seems to have none in the partition yet.
         starts = [end if offset < 0 else offset for offset, end in zip(found, ends, strict=True)]
         step, unsure = _BACK, set(range(stream.partitions))
         while unsure := {partition for partition in unsure if starts[partition] > lows[partition]}:
             before = self.messages({part: (max(lows[part], starts[part] - _BEFORE), starts[part]) for part in unsure})
-            unsure = {partition for partition in unsure if any(_is_of(message, stream) for message in before[partition])}
+            unsure = {partition for partition in unsure if any(is_of_run(message, stream) for message in before[partition])}
             for partition in unsure:
                 starts[partition] = max(lows[partition], starts[partition] - step)
-            step *= _FURTHER
+            step *= FURTHER
         return starts
 
     def last_messages(self, ranges: Mapping[int, tuple[int, int]], look: int = FIRST_LOOK) -> dict[int, list[Message]]:
@@ -115,7 +115,7 @@ class TopicRuns:
             read = {part: (max(low, high - look), high) for part, (low, high) in wanted.items() if high > low}
             found |= self.messages(read)
             wanted = {part: wanted[part] for part, (start, _) in read.items() if not found[part] and start > wanted[part][0]}
-            look *= _FURTHER
+            look *= FURTHER
         return found
 
     def messages(self, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[Message]]:
@@ -129,7 +129,8 @@ class TopicRuns:
             consumer.close()
 
 
-def _is_of(message: Message, stream: Stream) -> bool:
+def is_of_run(message: Message, stream: Stream) -> bool:
+    """Whether a message belongs to a run, by its headers."""
     run = run_of_headers(message.headers() or ())
     return run is not None and run[0] == stream.run_id
 
