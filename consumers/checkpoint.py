@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import operator
 import os
@@ -12,11 +11,10 @@ from typing import Any, SupportsFloat
 
 import xxhash
 
-from tutelage.schemas.disk import file_path, sync_file, sync_folder
+from tutelage.schemas.disk import file_path, new_file, sync_file, sync_folder
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 VERSION = 2
-_numbers = itertools.count()
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -33,10 +31,12 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"checkpoint {name} cannot be written: the state is not JSON: {error}") from error
     text = json.dumps({**plain, "checksum": _checksum(plain)}, indent=1)
-    # Of its own, so that two threads, or students, do not write one file.
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.{next(_numbers)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
+        descriptor, temporary = new_file(target)
+    except OSError as error:
+        raise ConfigurationError(f"checkpoint {name} cannot be written: {error.strerror}") from error
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             sync_file(file.fileno(), target)
