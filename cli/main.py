@@ -22,6 +22,7 @@ from tutelage.cli.stack import stack
 from tutelage.cli.teach import teach
 from tutelage.cli.verify import verify
 from tutelage.cli.watch import watch
+from tutelage.schemas.hiding import HidingFormatter
 
 EPILOG = (
     "Exit codes: 0 done, 1 other, 2 wrong use, 3 schema, 4 broker, registry or disk, 5 data wrong or missing, "
@@ -61,10 +62,16 @@ def tutelage(
     ] = False,
 ) -> None:
     """Moves knowledge from teacher models to a student model through Kafka and Avro, exactly once and in order."""
+    configure_log(verbose)
+
+
+def configure_log(verbose: int) -> None:
+    """Print the log to standard error: warnings, with 1 what is done, with 2 or more what libraries say too."""
+    output = logging.StreamHandler(sys.stderr)
+    # Every library's log passes here.
+    output.setFormatter(HidingFormatter("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(
-        level=level, format="%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(level=level, handlers=[output])
 
 
 def run() -> None:

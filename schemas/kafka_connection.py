@@ -22,7 +22,10 @@ from confluent_kafka.admin import AdminClient
 from tutelage.schemas.addresses import Address, bootstrap_address
 from tutelage.schemas.arguments import option_mapping, text
 from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
+from tutelage.schemas.exposure import kafka_exposures, warn_once
+from tutelage.schemas.hiding import hiding, secrets_in
 from tutelage.schemas.registry import Registry, checked_registry
+from tutelage.schemas.secretless import Secretless, public_settings
 from tutelage.schemas.waiting import NowAndThen
 
 log = logging.getLogger(__name__)
@@ -109,7 +112,7 @@ class _ClientLog:
         client_log.log(level, message, *args)
 
 
-class KafkaConnection:
+class KafkaConnection(Secretless):
     """A cluster and its registry, as an address and options. `options` go to librdkafka untouched, over our defaults."""
 
     def __init__(
@@ -138,6 +141,10 @@ class KafkaConnection:
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers!r}, registry={self.registry!r})"
 
+    def _public_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        options, withheld = public_settings(self._options)
+        return {**state, "_options": options}, withheld
+
     def producer(self, settings: Mapping[str, object] | None = None) -> Producer:
         """A new idempotent producer; `settings` go over our defaults, the user's options over both."""
         client: Producer = self._client(Producer, {**_PRODUCER_DEFAULTS, **(settings or {})})
@@ -158,6 +165,9 @@ class KafkaConnection:
         return client
 
     def _client(self, kind: Callable[..., Any], defaults: Mapping[str, object]) -> Any:
+        self._refuse_withheld()
+        hiding.add(secrets_in(self._options))
+        warn_once(kafka_exposures(self.bootstrap_servers, self._options))
         config = {
             "bootstrap.servers": self.bootstrap_servers,
             # What an operator sees in request logs, quotas and the brokers' client metrics.
@@ -172,7 +182,9 @@ class KafkaConnection:
         try:
             return kind(config, logger=_ClientLog(self._hear))
         except (KafkaException, ValueError, TypeError) as error:
-            raise ConfigurationError(f"the Kafka client refuses its options: {describe(error)}") from error
+            raise ConfigurationError(
+                f"the Kafka client refuses its options: {hiding.hidden(describe(error))}"
+            ) from hiding.cause(error)
 
     def _held_back(self, event: ThrottleEvent) -> None:
         """A quota is kept by waiting: nothing is lost, and whoever wonders why it is slow should know."""
