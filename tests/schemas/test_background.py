@@ -12,7 +12,7 @@ from tutelage.schemas.background import within
 def test_the_result_or_the_error_of_the_work_comes_back() -> None:
     assert within(60, lambda: 7, name="t", give_up=pytest.fail) == 7
     with pytest.raises(KeyError, match="mine"):
-        within(60, lambda: {}["mine"], name="t", give_up=pytest.fail)
+        within(60, lambda: dict[str, int]()["mine"], name="t", give_up=pytest.fail)
 
 
 def test_work_that_takes_too_long_is_given_up() -> None:

@@ -84,13 +84,15 @@ def test_a_copy_in_this_process_keeps_its_secrets(copied: Callable[[Any], Any]) 
 
 
 def _seen_by_child(made: KafkaSource, answers: Any) -> None:
-    found = made.connection._options["sasl.password"], made.connection.registry._settings["basic.auth.user.info"]
+    asked = made.connection.registry
+    assert isinstance(asked, HttpRegistry)
+    found = made.connection._options["sasl.password"], asked._settings["basic.auth.user.info"]
     answers.put(found == (PASSWORD, f"me:{PASSWORD}"))
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_a_process_that_is_started_has_the_secrets(method: str) -> None:
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     answers = context.Queue()
     child = context.Process(target=_seen_by_child, args=(source(), answers))
     child.start()
