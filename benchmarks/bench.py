@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks.actors import Actor, Done, Job, cpu_of, together
 from benchmarks.measure import Sample
 from tutelage.deploy.local import Stack
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.topic_admin import KafkaTopic
 
 _NUMBERS = itertools.count()
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.actors import TIMEOUT_S, Gate
 from benchmarks.knowledge import Shape
-from tutelage.schemas.kafka_connection import KafkaConnection
+from tutelage.transport.connection import KafkaConnection
 
 _CONSUME_BYTES = 4 << 20
 _AUTHKEY = b"benchmark"

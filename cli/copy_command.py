@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tutelage.cli.copying import copy_stream
 from tutelage.cli.printing import say
 from tutelage.cli.progress import Progress, said
-from tutelage.consumers.source import Source
-from tutelage.producers.sink import Sink
+from tutelage.consumers.sources.base import Source
+from tutelage.producers.sinks.base import Sink
+from tutelage.tools.copy import copy_stream
 
 
 def copied_with_progress(source: Source, sink: Sink, *, timeout_s: float) -> None:

@@ -77,10 +77,10 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    from tutelage.cli.copying import copy_stream
     from tutelage.consumers import FileSource, KafkaSource
     from tutelage.examples.toy.lessons import MAX_N
     from tutelage.producers import FileSink, KafkaSink
+    from tutelage.tools.copy import copy_stream
 
     table = Table(title=f"the toy: 0 to {MAX_N - 1}, two teachers, result merged by mean")
     for column in ("mode", "rows", "digest of the output", "seconds"):

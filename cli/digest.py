@@ -18,7 +18,7 @@ class Digest:
 
     def add(self, batch: dict[str, torch.Tensor]) -> None:
         """Take a batch in."""
-        from tutelage.consumers.torch_view import bytes_of
+        from tutelage.consumers.stages.torch_view import bytes_of
 
         for key, values in batch.items():
             digest = self._keys.get(key)

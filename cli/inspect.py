@@ -13,9 +13,9 @@ from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, Regist
 from tutelage.cli.printing import is_shown, one_line, say
 
 if TYPE_CHECKING:
-    from tutelage.cli.key_statistics import KeyStatistics
-    from tutelage.cli.survey import RunSummary, Survey
     from tutelage.schemas.record import Column, Record
+    from tutelage.tools.inspect import RunSummary, Survey
+    from tutelage.tools.key_statistics import KeyStatistics
 
 # Of a long row so many numbers are shown.
 _SHOWN = 6
@@ -57,12 +57,12 @@ def inspect(
 
       tutelage inspect teacher1.avro --all --plot teacher1.png
     """
-    from tutelage.cli.key_statistics import KeyStatistics
     from tutelage.cli.sources import source_of
     from tutelage.cli.strict_json import as_json
-    from tutelage.cli.survey import SAMPLE_BYTES, sampled, survey_of
     from tutelage.schemas.arguments import absolute_path, seconds
     from tutelage.schemas.errors import ConfigurationError
+    from tutelage.tools.inspect import SAMPLE_BYTES, sampled, survey_of
+    from tutelage.tools.key_statistics import KeyStatistics
 
     if plot is not None:
         try:
@@ -239,7 +239,7 @@ def _plain(values: Any) -> Any:
     """A row as Python's numbers; what numpy alone knows (bfloat16, float8, half complex numbers) as floats or complex numbers."""
     import numpy as np
 
-    from tutelage.cli.key_statistics import whole_complex
+    from tutelage.tools.key_statistics import whole_complex
 
     array = whole_complex(np.asarray(values))
     return (array if array.dtype.kind in "biufc" else array.astype(np.float64)).tolist()

@@ -11,7 +11,8 @@ import typer
 
 from tutelage.cli.printing import typed_text
 from tutelage.cli.secrets import refuse_on_command_line, refuse_open_file, resolved
-from tutelage.schemas.addresses import (
+from tutelage.schemas.errors import ConfigurationError
+from tutelage.transport.addresses import (
     BOOTSTRAP_VARIABLE,
     FILE_VARIABLE,
     REGISTRY_VARIABLE,
@@ -20,8 +21,7 @@ from tutelage.schemas.addresses import (
     named_by,
     registry_address,
 )
-from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.hiding import is_secret_url
+from tutelage.transport.hiding import is_secret_url
 
 _PANEL = "Kafka"
 _REGISTRY = "schema.registry."
@@ -94,7 +94,7 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
     Raises ConfigurationError for a line or option that is no key=value, for a file with secrets that others may read, and for secrets on the
     command line.
     """
-    from tutelage.schemas.registry import HttpRegistry
+    from tutelage.transport.registry import HttpRegistry
 
     bootstrap = typed_text("--bootstrap-server", bootstrap) if bootstrap is not None else None
     registry = typed_text("--registry", registry) if registry is not None else None

@@ -214,7 +214,7 @@ class _Out:
     def write(self, batch: dict[str, torch.Tensor]) -> None:
         if self._teacher is None:
             return
-        from tutelage.consumers.merge import LENGTHS_SUFFIX
+        from tutelage.consumers.stages.merge import LENGTHS_SUFFIX
         from tutelage.schemas.record import Ragged
 
         knowledge: dict[str, Any] = dict(batch)

@@ -22,7 +22,7 @@ from tutelage.cli.stack import stack
 from tutelage.cli.teach import teach
 from tutelage.cli.verify import verify
 from tutelage.cli.watch import watch
-from tutelage.schemas.hiding import HidingFormatter
+from tutelage.transport.hiding import HidingFormatter
 
 EPILOG = (
     "Exit codes: 0 done, 1 other, 2 wrong use, 3 schema, 4 broker, registry or disk, 5 data wrong or missing, "

@@ -20,7 +20,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import typer
 
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.waiting import Activity
+from tutelage.transport.waiting import Activity
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

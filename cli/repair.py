@@ -23,8 +23,8 @@ def repair(
       tutelage repair teacher1.avro mended.avro
     """
     from tutelage.cli.printing import say
-    from tutelage.cli.repairing import repaired
     from tutelage.cli.strict_json import as_json
+    from tutelage.tools.repair import repaired
 
     found = repaired(file, out)
     if print_json:

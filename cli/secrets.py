@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.hiding import holds_secret
+from tutelage.transport.hiding import holds_secret
 
 _FROM_ENVIRONMENT = re.compile(r"\$\{env:([^}]+)\}")
 _MOST_BYTES = 1 << 20

@@ -6,7 +6,7 @@ import os
 
 from tutelage.cli.kafka_flags import KafkaSettings
 from tutelage.cli.printing import typed_text
-from tutelage.consumers.source import Source
+from tutelage.consumers.sources.base import Source
 from tutelage.schemas.errors import ConfigurationError
 
 
@@ -25,10 +25,10 @@ def source_of(text: str, kafka: KafkaSettings, *, group: str | None = None, run:
     if is_file(text):
         if run is not None:
             raise ConfigurationError(f"--run is about a topic; the file {name} holds one run")
-        from tutelage.consumers.file_source import FileSource
+        from tutelage.consumers.sources.file import FileSource
 
         return FileSource(name)
-    from tutelage.consumers.kafka_source import KafkaSource
+    from tutelage.consumers.sources.kafka import KafkaSource
 
     return KafkaSource(name, group=group, run=run, **kafka.arguments())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tutelage.cli.failing import one_line_errors
-from tutelage.schemas.addresses import BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE
+from tutelage.transport.addresses import BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE
 
 if TYPE_CHECKING:
     from tutelage.deploy.local import StackAddresses

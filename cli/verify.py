@@ -9,7 +9,7 @@ import typer
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
 
 if TYPE_CHECKING:
-    from tutelage.cli.copying import Copied
+    from tutelage.tools.copy import Copied
 
 
 def verify(
@@ -32,13 +32,13 @@ def verify(
 
       tutelage verify teacher1 -b localhost:9092
     """
-    from tutelage.cli.copying import Copied, in_order
     from tutelage.cli.printing import say
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.sources import source_of
     from tutelage.cli.strict_json import as_json
     from tutelage.schemas.arguments import seconds
     from tutelage.schemas.errors import TutelageError
+    from tutelage.tools.copy import Copied, in_order
 
     seconds("--timeout", timeout, zero=True)
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)

@@ -15,7 +15,7 @@ from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, Regist
 from tutelage.cli.printing import say
 
 if TYPE_CHECKING:
-    from tutelage.cli.watching import Watcher
+    from tutelage.tools.watch import Watcher
 
 _DRIVER_VARIABLE = "TEXTUAL_DRIVER"
 _HINT = "the screen needs textual: pip install 'tutelage[watch]'; --json needs nothing"
@@ -58,10 +58,11 @@ def watch(
 
       tutelage watch teacher1 teacher2 --group student --metrics localhost:9404 --web
     """
-    from tutelage.cli.watching import Watcher
     from tutelage.schemas.arguments import seconds, whole_number
     from tutelage.schemas.errors import ConfigurationError
     from tutelage.schemas.topic import checked_topic
+    from tutelage.tools.watch import Watcher
+    from tutelage.transport.connection import KafkaConnection
 
     seconds("--every", every)
     whole_number("--web-port", web_port, most=65535)
@@ -78,7 +79,8 @@ def watch(
         # textual-serve has no terminal, and says by this how to draw.
         if not sys.stdout.isatty() and _DRIVER_VARIABLE not in os.environ:
             raise ConfigurationError("watch draws on a terminal, and this is none; --json prints what it sees")
-    watcher = Watcher(kafka, names, group=group, metrics=metrics or ())
+    connection = KafkaConnection(**kafka.arguments(), client_id="tutelage-watch")
+    watcher = Watcher(connection, names, group=group, metrics=metrics or ())
     try:
         if print_json:
             _print_json(watcher, every)

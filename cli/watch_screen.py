@@ -14,7 +14,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Footer, Header, Static
 
 from tutelage.cli.failing import INTERRUPTED
-from tutelage.cli.watching import PartitionView, TopicView, View
+from tutelage.tools.watch import PartitionView, TopicView, View
 
 _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red", "plain": ""}
 _MARKS = {"good": "●", "warning": "▲", "bad": "■", "plain": "·"}

@@ -11,24 +11,24 @@ from tutelage.schemas.late_imports import late_imports
 
 if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
-    from tutelage.consumers.file_source import FileSource
-    from tutelage.consumers.kafka_source import KafkaSource
-    from tutelage.consumers.memory_source import MemorySource
-    from tutelage.consumers.ragged import RaggedOptions
-    from tutelage.consumers.source import Source
+    from tutelage.consumers.sources.base import Source
+    from tutelage.consumers.sources.file import FileSource
+    from tutelage.consumers.sources.kafka import KafkaSource
+    from tutelage.consumers.sources.memory import MemorySource
+    from tutelage.consumers.stages.ragged import RaggedOptions
     from tutelage.consumers.student import Student
     from tutelage.schemas.limits import Limits
-    from tutelage.schemas.memory_topic import MemoryTopic
+    from tutelage.transport.memory_topic import MemoryTopic
 
 _HOMES = {
-    "FileSource": "tutelage.consumers.file_source",
-    "KafkaSource": "tutelage.consumers.kafka_source",
+    "FileSource": "tutelage.consumers.sources.file",
+    "KafkaSource": "tutelage.consumers.sources.kafka",
     "KnowledgeDataset": "tutelage.consumers.dataset",
     "Limits": "tutelage.schemas.limits",
-    "MemorySource": "tutelage.consumers.memory_source",
-    "MemoryTopic": "tutelage.schemas.memory_topic",
-    "RaggedOptions": "tutelage.consumers.ragged",
-    "Source": "tutelage.consumers.source",
+    "MemorySource": "tutelage.consumers.sources.memory",
+    "MemoryTopic": "tutelage.transport.memory_topic",
+    "RaggedOptions": "tutelage.consumers.stages.ragged",
+    "Source": "tutelage.consumers.sources.base",
     "Student": "tutelage.consumers.student",
 }
 

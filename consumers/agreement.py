@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.consumers.source import Opened
+from tutelage.consumers.sources.base import Opened
 from tutelage.schemas.errors import LengthMismatch, RunMismatch
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tutelage.consumers.place import Place
 from tutelage.consumers.progress import Progress
-from tutelage.consumers.source import Source
+from tutelage.consumers.sources.base import Source
 
 _EVERY_S = 0.1
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tutelage.consumers.settings import Settings
-from tutelage.consumers.source import Source
+from tutelage.consumers.sources.base import Source
 from tutelage.schemas.arguments import seconds, whole_number
 from tutelage.schemas.errors import ConfigurationError
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) -> None:
     """Send a value to all teachers, or to those with these numbers; teachers of files are passed over with a warning."""
-    from tutelage.consumers.torch_view import without_torch
+    from tutelage.consumers.stages.torch_view import without_torch
 
     if teachers is not None and (isinstance(teachers, (str, bytes)) or not isinstance(teachers, Iterable)):
         raise ConfigurationError(f"teachers is {teachers!r}; it must be a list of teachers' numbers, such as [0]")
@@ -30,7 +30,7 @@ def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) 
 
 def ask(sources: Sequence[Source], value: Any, teacher: int, timeout_s: float) -> Any:
     """Send a value to the teacher with that number and return its answer. WaitTimeout if none comes in time."""
-    from tutelage.consumers.torch_view import without_torch
+    from tutelage.consumers.stages.torch_view import without_torch
 
     return numbered(sources, teacher).ask(without_torch(value), timeout_s)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from tutelage.consumers.batches import Batch
+from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.worker_epochs import InWorker
 
 if TYPE_CHECKING:

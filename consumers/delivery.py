@@ -7,14 +7,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from tutelage.consumers.batches import Batch
-from tutelage.consumers.channel import Closed
 from tutelage.consumers.commits import Commits
-from tutelage.consumers.pipeline import Merged, Pipeline
 from tutelage.consumers.progress import Progress
+from tutelage.consumers.stages.batches import Batch
+from tutelage.consumers.stages.channel import Closed
+from tutelage.consumers.stages.pipeline import Merged, Pipeline
 from tutelage.consumers.tally import StudentTally
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
-from tutelage.schemas.waiting import Doing, Wait
+from tutelage.transport.waiting import Doing, Wait
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tutelage.consumers.pipeline import Pipeline
-from tutelage.consumers.source import Opened, Source
+from tutelage.consumers.sources.base import Opened, Source
+from tutelage.consumers.stages.pipeline import Pipeline
 from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
 from tutelage.consumers.whereabouts import Whereabouts
-from tutelage.schemas.waiting import Activity, Doing
+from tutelage.transport.waiting import Activity, Doing
 
 
 class Inspection:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tutelage.consumers.source import BEGINNING
 from tutelage.consumers.student import Student
 from tutelage.consumers.tally import Standing
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.topic import BEGINNING
 
 _TEACHER = ("teacher", "topic")
 _PARTITION = (*_TEACHER, "partition")

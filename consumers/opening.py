@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.consumers.agreement import names_of, refuse_unlike
-from tutelage.consumers.merge import Merge
 from tutelage.consumers.settings import Settings
-from tutelage.consumers.source import Opened, Source
-from tutelage.schemas.waiting import Doing
+from tutelage.consumers.sources.base import Opened, Source
+from tutelage.consumers.stages.merge import Merge
+from tutelage.transport.waiting import Doing
 
 
 def open_all(

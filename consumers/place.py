@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from tutelage.consumers.checkpoint import VERSION
-from tutelage.consumers.source import Opened, Position, Source
+from tutelage.consumers.sources.base import Opened, Position, Source
 from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tutelage.consumers.place import Place
-from tutelage.consumers.rebatch import Trail
-from tutelage.consumers.source import Position
+from tutelage.consumers.sources.base import Position
+from tutelage.consumers.stages.rebatch import Trail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

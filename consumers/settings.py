@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.consumers.pipeline import PipelineOptions
-from tutelage.consumers.ragged import RaggedOptions
-from tutelage.consumers.rebatch import CHUNK_BYTES
-from tutelage.consumers.strategies import MergeStrategy, parsed
+from tutelage.consumers.stages.pipeline import PipelineOptions
+from tutelage.consumers.stages.ragged import RaggedOptions
+from tutelage.consumers.stages.rebatch import CHUNK_BYTES
+from tutelage.consumers.stages.strategies import MergeStrategy, parsed
 from tutelage.schemas.arguments import flag, one_of, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
 

@@ -11,26 +11,26 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tutelage.consumers.batches import Batch
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.consumers.commits import Commits
 from tutelage.consumers.conversation import Messages
 from tutelage.consumers.delivery import Delivery, UnderWay
 from tutelage.consumers.inspection import Inspection
-from tutelage.consumers.merge import Merge
 from tutelage.consumers.opening import open_all
-from tutelage.consumers.pipeline import Pipeline, PipelineOptions
 from tutelage.consumers.place import Place, place_of, state_of
-from tutelage.consumers.ragged import RaggedOptions
 from tutelage.consumers.settings import Settings
-from tutelage.consumers.source import Opened, Source
-from tutelage.consumers.strategies import MergeStrategy
+from tutelage.consumers.sources.base import Opened, Source
+from tutelage.consumers.stages.batches import Batch
+from tutelage.consumers.stages.merge import Merge
+from tutelage.consumers.stages.pipeline import Pipeline, PipelineOptions
+from tutelage.consumers.stages.ragged import RaggedOptions
+from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.tally import StudentTally, TeacherTally
 from tutelage.consumers.whereabouts import Whereabouts
 from tutelage.schemas.arguments import absolute_path, flag, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.record import Description
-from tutelage.schemas.waiting import Doing
+from tutelage.transport.waiting import Doing
 
 if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset

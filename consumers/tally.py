@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tutelage.consumers.agreement import names_of
 from tutelage.consumers.progress import Progress
-from tutelage.consumers.source import Opened, Position, Source
+from tutelage.consumers.sources.base import Opened, Position, Source
 
 
 def _per_partition() -> defaultdict[int, int]:

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch.utils.data import get_worker_info
 
-from tutelage.consumers.batches import Batch
 from tutelage.consumers.delivery import Delivery
 from tutelage.consumers.place import Place
 from tutelage.consumers.progress import Progress
-from tutelage.consumers.source import Position
+from tutelage.consumers.sources.base import Position
+from tutelage.consumers.stages.batches import Batch
 from tutelage.schemas.errors import ConfigurationError
 
 # Notes, all of them 64-bit integers: how often the main process moved the student; the main process; the epoch that was begun last (0:

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 from tutelage.schemas.late_imports import late_imports
 
 if TYPE_CHECKING:
-    from tutelage.producers.file_sink import FileSink
-    from tutelage.producers.inputs import from_sample_lists, from_samples
-    from tutelage.producers.kafka_sink import KafkaSink
     from tutelage.producers.lesson import Lesson
-    from tutelage.producers.memory_sink import MemorySink
-    from tutelage.producers.sink import Sink
+    from tutelage.producers.sinks.base import Sink
+    from tutelage.producers.sinks.file import FileSink
+    from tutelage.producers.sinks.kafka import KafkaSink
+    from tutelage.producers.sinks.memory import MemorySink
+    from tutelage.producers.stages.inputs import from_sample_lists, from_samples
     from tutelage.producers.teacher import Teacher
-    from tutelage.schemas.memory_topic import MemoryTopic
     from tutelage.schemas.record import Ragged
+    from tutelage.transport.memory_topic import MemoryTopic
 
 _HOMES = {
-    "FileSink": "tutelage.producers.file_sink",
-    "KafkaSink": "tutelage.producers.kafka_sink",
+    "FileSink": "tutelage.producers.sinks.file",
+    "KafkaSink": "tutelage.producers.sinks.kafka",
     "Lesson": "tutelage.producers.lesson",
-    "MemorySink": "tutelage.producers.memory_sink",
-    "MemoryTopic": "tutelage.schemas.memory_topic",
+    "MemorySink": "tutelage.producers.sinks.memory",
+    "MemoryTopic": "tutelage.transport.memory_topic",
     "Ragged": "tutelage.schemas.record",
-    "Sink": "tutelage.producers.sink",
+    "Sink": "tutelage.producers.sinks.base",
     "Teacher": "tutelage.producers.teacher",
-    "from_sample_lists": "tutelage.producers.inputs",
-    "from_samples": "tutelage.producers.inputs",
+    "from_sample_lists": "tutelage.producers.stages.inputs",
+    "from_samples": "tutelage.producers.stages.inputs",
 }
 
 __getattr__ = late_imports(__name__, _HOMES)

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from tutelage.producers.columns import copied, nbytes_of
-from tutelage.producers.gather import Gather, RecordRows
-from tutelage.producers.sink import Sink, Tail
+from tutelage.producers.sinks.base import Sink
+from tutelage.producers.stages.columns import copied, nbytes_of
+from tutelage.producers.stages.gather import Gather, RecordRows
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, SinkExists
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
-from tutelage.schemas.waiting import Doing
+from tutelage.schemas.tail import Tail
+from tutelage.transport.waiting import Doing
 
 log = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
-from tutelage.producers.columns import nbytes_of
-from tutelage.producers.devices import Devices, Forwarded
-from tutelage.producers.encoding import Encoding
-from tutelage.producers.inputs import GROUP_SECONDS, MAX_GROUP, Inputs, ReadAhead, rows_in
 from tutelage.producers.run import Run
-from tutelage.producers.transfer import HostBatch, WireOptions, start_transfers
-from tutelage.producers.worker import Executor
+from tutelage.producers.stages.columns import nbytes_of
+from tutelage.producers.stages.devices import Devices, Forwarded
+from tutelage.producers.stages.encoding import Encoding
+from tutelage.producers.stages.inputs import GROUP_SECONDS, MAX_GROUP, Inputs, ReadAhead, rows_in
+from tutelage.producers.stages.transfer import HostBatch, WireOptions, start_transfers
+from tutelage.producers.stages.worker import Executor
 from tutelage.schemas.errors import SchemaError
-from tutelage.schemas.waiting import Wait
+from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
 

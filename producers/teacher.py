@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from tutelage.producers.devices import Devices, Model
-from tutelage.producers.encoding import Encoding, postprocess_threads
-from tutelage.producers.inputs import Inputs
 from tutelage.producers.run import Identity, Run, Work
 from tutelage.producers.serving import Serving
-from tutelage.producers.sink import Sink
-from tutelage.producers.surroundings import Surroundings
-from tutelage.producers.transfer import start_transfer, without_torch
+from tutelage.producers.sinks.base import Sink
+from tutelage.producers.stages.devices import Devices, Model
+from tutelage.producers.stages.encoding import Encoding, postprocess_threads
+from tutelage.producers.stages.inputs import Inputs
+from tutelage.producers.stages.surroundings import Surroundings
+from tutelage.producers.stages.transfer import start_transfer, without_torch
+from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
-from tutelage.producers.worker import CallingThread, Executor, Worker
 from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.waiting import Activity, Doing
+from tutelage.transport.waiting import Activity, Doing
 
 log = logging.getLogger(__name__)
 

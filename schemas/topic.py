@@ -6,6 +6,9 @@ import re
 
 from tutelage.schemas.errors import ConfigurationError
 
+#: In place of a partition's offset: nothing of it was read; reading begins with its first record.
+BEGINNING = -1
+
 _LEGAL_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 

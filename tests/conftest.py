@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import cannot_run
 from hypothesis import settings
+from support.brokers import cannot_run
 
 from tutelage.deploy.local import Stack, StackAddresses, StackError
 

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import benchmark_jobs as jobs
 import pytest
+from support import benchmark_jobs as jobs
 
 from benchmarks import __main__ as program
 from benchmarks.actors import Actor, ActorError, together

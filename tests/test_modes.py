@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from resume import assert_resumes_anywhere
+from support.resume import assert_resumes_anywhere
 
 from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Source, Student
 from tutelage.examples.toy.reader import GENERATOR_TYPES, inputs_of

@@ -20,7 +20,6 @@ from typing import Any
 
 import psutil
 
-from tutelage.deploy.local.answers import brokers_answer, registry_answers
 from tutelage.deploy.local.launches import (
     HOST,
     BrokerPlace,
@@ -32,6 +31,7 @@ from tutelage.deploy.local.launches import (
 from tutelage.deploy.local.ports import free_ports, is_free
 from tutelage.deploy.local.processes import end, is_running
 from tutelage.deploy.local.programs import StackError, find_java, kafka_jars, registry_home
+from tutelage.transport.probes import brokers_answer, registry_answers
 
 READY_TIMEOUT_S = 120.0
 _REAP_TIMEOUT_S = 15.0

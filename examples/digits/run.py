@@ -185,7 +185,7 @@ def experiment(seeds: int, folder: Path, online: tuple[str | None, str | None] |
 
 
 def _record(topics: Places, files: Places) -> None:
-    from tutelage.cli.copying import copy_stream
+    from tutelage.tools.copy import copy_stream
 
     for name in TEACHERS:
         source, sink = topics.source(name), files.sink(name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import fastavro
 import pytest
-from commands import Result, invoke
+from support.commands import Result, invoke
 
 from tutelage.cli.sources import is_file, pairs
 
@@ -162,7 +162,7 @@ def test_no_broker_is_waited_for_and_then_one_line(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tutelage.schemas.kafka_connection.BROKER_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("tutelage.transport.connection.BROKER_TIMEOUT_S", 2.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands import invoke
+from support.commands import invoke
 
 from tutelage.cli.demo import OFFLINE_ONLY
 

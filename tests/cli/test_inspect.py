@@ -13,12 +13,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from commands import invoke
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import invoke
 
-from tutelage.cli.key_statistics import BINS, KeyStatistics
 from tutelage.producers import FileSink, KafkaSink, Teacher
+from tutelage.tools.key_statistics import BINS, KeyStatistics
 
 NUMBERS = np.random.default_rng(5).normal(3, 2, (1000, 8)).astype(np.float32)
 
@@ -86,7 +86,7 @@ def test_a_file_that_is_cut_or_changed_is_shown_as_far_as_it_is_whole(tmp_path: 
 
 def test_a_large_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taught(FileSink(tmp_path / "t.avro"))
-    monkeypatch.setattr("tutelage.cli.survey.SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr("tutelage.tools.inspect.SAMPLE_BYTES", 20_000)
     sample = json.loads(invoke("inspect", str(tmp_path / "t.avro"), "--json").out)
     assert 1 < sample["looked_at"]["records"] < 8
     assert sample["keys"]["id"]["min"] == 0 and sample["keys"]["id"]["max"] > 500
@@ -152,7 +152,7 @@ def test_every_kind_of_number_has_statistics(dtype: Any) -> None:
 
 def test_looking_and_copying_do_not_wait_for_torch() -> None:
     program = (
-        "import sys, tutelage.cli.main, tutelage.cli.survey\nfrom tutelage.consumers import FileSource, KafkaSource\n"
+        "import sys, tutelage.cli.main, tutelage.tools.inspect\nfrom tutelage.consumers import FileSource, KafkaSource\n"
         "from tutelage.producers import FileSink, KafkaSink\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

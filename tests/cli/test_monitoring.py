@@ -9,7 +9,7 @@ import pytest
 
 from tutelage.cli.monitoring import live, monitored, ready
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.waiting import Activity, Doing, Wait
+from tutelage.transport.waiting import Activity, Doing, Wait
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from commands import invoke
+from support.commands import invoke
 
-from tutelage.cli.key_statistics import KeyStatistics
 from tutelage.cli.strict_json import as_json
 from tutelage.consumers import MemorySource
 from tutelage.producers import FileSink, MemorySink, Teacher
-from tutelage.schemas.memory_topic import MemoryTopic
+from tutelage.tools.key_statistics import KeyStatistics
+from tutelage.transport.memory_topic import MemoryTopic
 
 TUTELAGE = [sys.executable, "-c", "from tutelage.cli.main import run; run()"]
 #: A locale that knows nothing but ASCII, and Python's own ways around it turned off.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import invoke
-from streams import NUMBERS, records_of, stream_of
+from support.commands import invoke
+from support.streams import NUMBERS, records_of, stream_of
 
 from tutelage.schemas.codec import Codec, Encoded
 from tutelage.schemas.container_reader import ContainerReader

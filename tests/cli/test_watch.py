@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import invoke
 from confluent_kafka import Consumer, TopicPartition
-from watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, watched_run
+from support.commands import invoke
+from support.watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, watched_run
 
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
-from tutelage.cli.watching import PartitionView, StudentView, TopicView, View
 from tutelage.deploy.local.ports import free_ports
+from tutelage.tools.watch import PartitionView, StudentView, TopicView, View
 
 
 def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
@@ -193,8 +193,8 @@ def test_a_look_that_takes_long_is_the_only_one_under_way() -> None:
 def test_a_topic_that_cannot_be_read_does_not_hide_the_others(kafka: dict[str, Any], topic_name: Callable[[str], str]) -> None:
     from confluent_kafka import Producer
 
-    from tutelage.schemas.kafka_connection import KafkaConnection
-    from tutelage.schemas.kafka_topic import KafkaTopic
+    from tutelage.transport.connection import KafkaConnection
+    from tutelage.transport.topic_admin import KafkaTopic
 
     foreign = topic_name("foreign")
     KafkaTopic(KafkaConnection(kafka["bootstrap_servers"]), foreign).create(1)

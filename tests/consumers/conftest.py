@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from teaching import teach
+from support.teaching import teach
 
 from tutelage.consumers import MemoryTopic
 from tutelage.producers import MemorySink

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from prometheus_client import CollectorRegistry
-from teaching import student_of, teach, xs
+from support.teaching import student_of, teach, xs
 from torch.utils.data import DataLoader
 
 from tutelage.consumers import FileSource, MemoryTopic, Student

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from teaching import student_of, teach, xs
+from support.teaching import student_of, teach, xs
 
 from tutelage.consumers import FileSource, MemorySource, MemoryTopic, RaggedOptions, Student
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
@@ -207,7 +207,7 @@ def test_a_pad_value_that_does_not_fit_its_key_is_refused_when_the_streams_open(
     ],
 )
 def test_pad_values_of_every_dtype_arrive_or_are_refused(dtype: str, fits: list[Any], unfit: list[Any]) -> None:
-    from tutelage.consumers.ragged import padded as fill
+    from tutelage.consumers.stages.ragged import padded as fill
 
     kind = getattr(torch, dtype)
     for value in [0, *fits]:

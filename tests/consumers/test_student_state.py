@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from teaching import student_of, teach, xs
+from support.teaching import student_of, teach, xs
 
 from tutelage.consumers import MemoryTopic
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint

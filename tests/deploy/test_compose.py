@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import HOST, Broker, cannot_run, listens
-from commands import TOY_DIGEST
 from confluent_kafka.admin import AdminClient
-from go_tools import go_program
+from support.brokers import HOST, Broker, cannot_run, listens
+from support.commands import TOY_DIGEST
+from support.go_tools import go_program
 
 from tutelage.deploy.local.ports import free_ports
 from tutelage.deploy.local.programs import StackError, find_java, registry_home

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TOY_DIGEST, invoke
+from support.commands import TOY_DIGEST, invoke
 
 from tutelage.deploy.local.ports import free_ports
 

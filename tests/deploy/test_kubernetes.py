@@ -8,14 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import crds
 import pytest
 import typer.main
-from crds import Document, Manifests, references
+from support import crds
+from support.crds import Document, Manifests, references
 
 from tutelage.cli.main import app
 from tutelage.cli.secrets import is_secret
-from tutelage.producers.kafka_target import unsafe_settings
+from tutelage.transport.topic_setup import unsafe_settings
 
 # The first time, kustomize and kubeconform are built.
 pytestmark = pytest.mark.timeout(1800)

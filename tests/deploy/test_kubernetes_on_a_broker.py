@@ -10,15 +10,15 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import crds
 import pytest
-from brokers import HOST
-from commands import TOY_DIGEST
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
-from crds import Manifests
 from security import secured
 from security.secured import Secured
+from support import crds
+from support.brokers import HOST
+from support.commands import TOY_DIGEST
+from support.crds import Manifests
 
 from tutelage.deploy.local import StackError
 from tutelage.deploy.local.ports import free_ports

@@ -11,7 +11,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from watched_run import watched_run
+from support.watched_run import watched_run
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "tutelage.json"

@@ -16,8 +16,8 @@ from typing import Any
 
 from faults.proxies import Proxies
 from tutelage.deploy.local import Stack, StackAddresses
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.topic_admin import KafkaTopic
 
 LESSON = f"{Path(__file__).parents[1] / 'kafka' / 'slow_lesson.py'}:lesson"
 ROWS = 2000

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 import pytest
-from bombs import bomb, header_of, message_of, read_all, refused
-from originals import DENSE, GOLDEN, MIXED, STREAM
+from support.bombs import bomb, header_of, message_of, read_all, refused
+from support.originals import DENSE, GOLDEN, MIXED, STREAM
 
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_format import header_bytes

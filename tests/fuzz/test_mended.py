@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bombs import bomb, frugal, header_of, message_of, read_all, refused
-from originals import DENSE, STREAM
-from saved_places import POSITIONS, place_in, state_at
+from support.bombs import bomb, frugal, header_of, message_of, read_all, refused
+from support.originals import DENSE, STREAM
+from support.saved_places import POSITIONS, place_in, state_at
 
 from tutelage.consumers.checkpoint import load_checkpoint
 from tutelage.schemas.container_format import header_bytes

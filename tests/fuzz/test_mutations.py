@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from fuzz_targets import TARGETS, judge
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from mutations import mutated
+from support.fuzz_targets import TARGETS, judge
+from support.mutations import mutated
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 SECONDS = float(os.environ.get("TUTELAGE_FUZZ_SECONDS", "0"))

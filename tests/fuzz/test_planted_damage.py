@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fuzz_targets
 import pytest
-from fuzz_targets import TARGETS, judge
-from mutations import mutated
+from support import fuzz_targets
+from support.fuzz_targets import TARGETS, judge
+from support.mutations import mutated
 
 from tutelage.consumers import checkpoint
 from tutelage.schemas import codec, container_reader, control, headers

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import invoke
+from support.commands import invoke
 
 from interop.foreign_reader import read_topic
 from interop.foreign_writer import KEYS, headers_of, schema_of, values_of, write_topic

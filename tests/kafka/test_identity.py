@@ -19,9 +19,9 @@ from confluent_kafka.cimpl import NewTopic
 from tutelage.consumers import KafkaSource, Student
 from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, SchemaError, TopicIdentityError
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_topic import KafkaTopic
-from tutelage.schemas.registry import HttpRegistry
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.registry import HttpRegistry
+from tutelage.transport.topic_admin import KafkaTopic
 
 pytestmark = pytest.mark.kafka
 Names = Callable[[str], str]

@@ -22,11 +22,11 @@ from tutelage.consumers import KafkaSource, Student
 from tutelage.deploy.local import Stack, StackAddresses
 from tutelage.deploy.local.programs import find_java, kafka_jars
 from tutelage.producers import KafkaSink, Teacher
-from tutelage.producers.kafka_target import TOPIC_SETTINGS, Retention, unsafe_settings
 from tutelage.schemas.errors import ConfigurationError, RegistryUnavailable, SchemaError
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_topic import KafkaTopic
-from tutelage.schemas.registry import COMPATIBILITY, HttpRegistry
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.registry import COMPATIBILITY, HttpRegistry
+from tutelage.transport.topic_admin import KafkaTopic
+from tutelage.transport.topic_setup import TOPIC_SETTINGS, Retention, unsafe_settings
 
 Names = Callable[[str], str]
 SAFE = {**TOPIC_SETTINGS, "min.insync.replicas": "2"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, asked, watched_run
+from support.watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, asked, watched_run
 
 
 def test_metrics_and_health_tell_the_truth(

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.topic_admin import KafkaTopic
 
 pytestmark = pytest.mark.kafka
 Names = Callable[[str], str]

@@ -11,14 +11,14 @@ import torch
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tutelage.cli.copying import Copied, in_order
-from tutelage.cli.survey import survey_of
 from tutelage.consumers import KafkaSource, Student
 from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, RetentionLoss, RunMismatch, SinkExists, WaitTimeout
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_runs import TopicRuns
+from tutelage.tools.copy import Copied, in_order
+from tutelage.tools.inspect import survey_of
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.runs import TopicRuns
 
 pytestmark = pytest.mark.kafka
 Names = Callable[[str], str]

@@ -16,9 +16,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from resume import assert_resumes_anywhere, rows_of
+from support.resume import assert_resumes_anywhere, rows_of
 
-from tutelage.cli.copying import Copied, copy_stream
 from tutelage.consumers import FileSource, KafkaSource, Source, Student
 from tutelage.producers import FileSink, KafkaSink, Sink, Teacher
 from tutelage.schemas.container_reader import ContainerReader
@@ -33,8 +32,9 @@ from tutelage.schemas.errors import (
     TopicIdentityError,
     WaitTimeout,
 )
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_topic import KafkaTopic
+from tutelage.tools.copy import Copied, copy_stream
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.topic_admin import KafkaTopic
 
 pytestmark = pytest.mark.kafka
 Names = Callable[[str], str]

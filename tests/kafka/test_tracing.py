@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.consumers import KafkaSource, Student
 from tutelage.producers import KafkaSink, Teacher
-from tutelage.schemas.kafka_tracing import Tracing, tracing_of
+from tutelage.transport.tracing import Tracing, tracing_of
 
 PROGRAM = """
 import json, sys, torch

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from teaching import read
+from support.teaching import read
 
 from tutelage.consumers import MemoryTopic
 from tutelage.producers import Lesson, MemorySink, Teacher, from_sample_lists, from_samples
-from tutelage.producers.inputs import Inputs
+from tutelage.producers.stages.inputs import Inputs
 from tutelage.schemas.errors import ConfigurationError
 
 NO_COUNTS: list[Any] = [True, 4.0, "4", math.nan, 0, -1, [4], 2**31]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from teaching import read
+from support.teaching import read
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage.consumers import MemoryTopic
 from tutelage.producers import MemorySink, Teacher, from_sample_lists, from_samples
-from tutelage.producers.ownership import CannotCopy, Returned, owned
+from tutelage.producers.stages.ownership import CannotCopy, Returned, owned
 from tutelage.schemas.errors import SchemaError
 
 BATCHES = 400

@@ -11,7 +11,7 @@ import torch
 
 from tutelage.consumers import FileSource, Student
 from tutelage.producers import FileSink, Teacher
-from tutelage.producers.ownership import Returned
+from tutelage.producers.stages.ownership import Returned
 from tutelage.schemas.errors import SchemaError
 
 BATCHES = 300
@@ -90,7 +90,7 @@ def test_memory_of_numpy_is_copied_also_when_it_is_returned_late() -> None:
 
 
 def test_what_is_remembered_of_a_large_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tutelage.producers import ownership
+    from tutelage.producers.stages import ownership
 
     monkeypatch.setattr(ownership, "_MANY_LIVE", 8)
     monkeypatch.setattr(ownership, "_MOST_LIVE", 64)

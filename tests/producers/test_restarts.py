@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teaching import Stopped, read, stopping
+from support.teaching import Stopped, read, stopping
 
 from tutelage.consumers import FileSource, MemoryTopic, Student
 from tutelage.producers import FileSink, MemorySink, Teacher
@@ -150,7 +150,7 @@ def test_a_write_that_failed_is_followed_by_nothing(tmp_path: Path, monkeypatch:
     path = tmp_path / "a.avro"
     with Teacher(FileSink(path), rows_per_record=2) as teacher:
         teacher.write({"x": torch.arange(2)})
-        monkeypatch.setattr("tutelage.producers.file_sink.FileSink.max_record_bytes", 10)
+        monkeypatch.setattr("tutelage.producers.sinks.file.FileSink.max_record_bytes", 10)
         with pytest.raises(RecordTooLarge, match=r"a\.avro.*rows_per_record="):
             teacher.write({"x": torch.arange(2, 4)})
         monkeypatch.undo()

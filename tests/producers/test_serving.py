@@ -11,15 +11,15 @@ import torch
 
 from tutelage.consumers import MemoryTopic
 from tutelage.producers import MemorySink, Teacher
-from tutelage.schemas import waiting
-from tutelage.schemas.waiting import Wait
+from tutelage.transport import waiting
+from tutelage.transport.waiting import Wait
 
 
 def test_a_wait_that_is_known_to_take_long_speaks_later_and_then_once_at_a_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("tutelage.schemas.waiting.time.monotonic", lambda: now)
+    monkeypatch.setattr("tutelage.transport.waiting.time.monotonic", lambda: now)
 
     def spoken(quiet_s: float, *at: float) -> list[bool]:
         nonlocal now

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from teaching import student_of
+from support.teaching import student_of
 
 from tutelage.consumers import MemoryTopic
 from tutelage.producers import MemorySink, Teacher

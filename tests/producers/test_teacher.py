@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from teaching import Stopped, read, stopping
+from support.teaching import Stopped, read, stopping
 
 from tutelage.consumers import MemoryTopic
-from tutelage.producers import FileSink, MemorySink, Teacher, gather
-from tutelage.producers.encoding import postprocess_threads
+from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage.producers.stages import gather
+from tutelage.producers.stages.encoding import postprocess_threads
 from tutelage.schemas.errors import (
     ConfigurationError,
     DescriptionChanged,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from knowledge import column_of, descriptions, same
+from support.knowledge import column_of, descriptions, same
 
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import CorruptData

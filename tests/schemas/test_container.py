@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from knowledge import column_of, descriptions, same
-from streams import NUMBERS, stream_of
+from support.knowledge import column_of, descriptions, same
+from support.streams import NUMBERS, stream_of
 
 from tutelage.schemas import disk
 from tutelage.schemas.codec import Codec

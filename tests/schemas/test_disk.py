@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from streams import NUMBERS, stream_of
+from support.streams import NUMBERS, stream_of
 
 from tutelage.consumers.checkpoint import VERSION, load_checkpoint, save_checkpoint
 from tutelage.schemas import disk

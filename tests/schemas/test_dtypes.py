@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.consumers.torch_view import WireView, bytes_of
-from tutelage.producers.transfer import WireOptions, start_transfer
+from tutelage.consumers.stages.torch_view import WireView, bytes_of
+from tutelage.producers.stages.transfer import WireOptions, start_transfer
 from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
 from tutelage.schemas.errors import SchemaError
 

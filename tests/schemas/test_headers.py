@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from streams import NUMBERS, stream_of
+from support.streams import NUMBERS, stream_of
 
 from tutelage.schemas.errors import CorruptData, SchemaError, UnsupportedFormat
 from tutelage.schemas.headers import check_description, run_of_headers, stream_headers, stream_of_headers

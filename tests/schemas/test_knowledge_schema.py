@@ -8,7 +8,7 @@ from typing import Any
 import fastavro
 import pytest
 from hypothesis import given
-from knowledge import descriptions
+from support.knowledge import descriptions
 
 from tutelage.schemas.errors import DescriptionChanged, SchemaError, UnsupportedSchema
 from tutelage.schemas.knowledge_schema import description_of, schema_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams import NUMBERS, stream_of
+from support.streams import NUMBERS, stream_of
 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 from tutelage.schemas.framing import frame, unframe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from brokers import cannot_run
 from security.secured import Secured, secured
+from support.brokers import cannot_run
 
 from tutelage.deploy.local import StackError
 

@@ -6,10 +6,10 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from brokers import HOST, Broker
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, AdminClient, ResourcePatternType, ResourceType
 from security.authority import Authority
 from security.tokens import AUDIENCE, ISSUER, Tokens
+from support.brokers import HOST, Broker
 
 from tutelage.deploy.local.ports import free_ports
 

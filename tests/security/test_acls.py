@@ -15,7 +15,7 @@ from security.secured import Secured
 from tutelage.consumers import KafkaSource, Student
 from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.errors import AccessDenied, TutelageError
-from tutelage.schemas.registry import LocalRegistry
+from tutelage.transport.registry import LocalRegistry
 
 TEACHER = (AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS, AclOperation.CREATE)
 STUDENT = (AclOperation.READ, AclOperation.DESCRIBE)

@@ -14,8 +14,8 @@ import pytest
 from tutelage.consumers import KafkaSource, Student
 from tutelage.producers import KafkaSink
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.registry import HttpRegistry
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.registry import HttpRegistry
 
 PASSWORD = "hunter2-4711"
 OPTIONS = {"security.protocol": "SASL_SSL", "sasl.username": "me", "sasl.password": PASSWORD, "ssl.key.pem": PASSWORD}

@@ -15,7 +15,7 @@ from tutelage.consumers import KafkaSource, Student
 from tutelage.deploy.local import StackAddresses
 from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.errors import AccessDenied, TutelageError
-from tutelage.schemas.registry import HttpRegistry
+from tutelage.transport.registry import HttpRegistry
 
 PASSWORD, TOKEN = "registry-pw-90ab", "registry-token-77fe"
 BASIC = {"basic.auth.user.info": f"tutelage:{PASSWORD}"}

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tutelage.schemas import registry_answers
 from tutelage.schemas.errors import RegistryUnavailable, SchemaError
-from tutelage.schemas.registry import HttpRegistry
+from tutelage.transport import registry_answers
+from tutelage.transport.registry import HttpRegistry
 
 Serve = Callable[[socket.socket, threading.Event], None]
 

@@ -76,7 +76,7 @@ def test_the_kafka_client_s_debug_log_shows_no_password(tmp_path: Path) -> None:
 
 def test_a_traceback_in_a_log_shows_no_secret() -> None:
     code = (
-        "import logging; from tutelage.cli.main import configure_log; from tutelage.schemas.hiding import hiding;"
+        "import logging; from tutelage.cli.main import configure_log; from tutelage.transport.hiding import hiding;"
         f"hiding.add([{PASSWORD!r}]); configure_log(0)\n"
         f"try: raise ValueError('it was {PASSWORD}')\n"
         "except ValueError: logging.getLogger('somebody.else').exception('no')"

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from rehearsal import merge_of
-from schedules import Schedule, damaged, healthy, restarted, unequal
-from verdicts import check_damaged, check_unequal, check_whole
+from support.rehearsal import merge_of
+from support.schedules import Schedule, damaged, healthy, restarted, unequal
+from support.verdicts import check_damaged, check_unequal, check_whole
 
-from tutelage.consumers import align, order, place, rebatch
-from tutelage.consumers.align import Align, Aligned
-from tutelage.consumers.merge import Merge
-from tutelage.consumers.order import Order
-from tutelage.consumers.rebatch import Rebatch, Trail
-from tutelage.consumers.source import Arrival, Position
+from tutelage.consumers import place
+from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.stages import align, order, rebatch
+from tutelage.consumers.stages.align import Align, Aligned
+from tutelage.consumers.stages.merge import Merge
+from tutelage.consumers.stages.order import Order
+from tutelage.consumers.stages.rebatch import Rebatch, Trail
 from tutelage.schemas.errors import TutelageError
 
 Plant = Callable[[pytest.MonkeyPatch], None]

@@ -8,8 +8,8 @@ the last right one. `TUTELAGE_SCHEDULES=1000000 pytest tests/simulation` runs th
 from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
-from schedules import Schedule, damaged, examples, healthy, interrupted, restarted, unequal
-from verdicts import check_damaged, check_interrupted, check_unequal, check_whole
+from support.schedules import Schedule, damaged, examples, healthy, interrupted, restarted, unequal
+from support.verdicts import check_damaged, check_interrupted, check_unequal, check_whole
 
 QUICK = [HealthCheck.too_slow]
 

@@ -1,0 +1,1 @@
+"""A student's stages, in the order of the data: order -> rebatch -> align -> merge."""

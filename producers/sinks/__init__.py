@@ -1,0 +1,1 @@
+"""Where a teacher's records go: a Kafka topic, a file, memory."""

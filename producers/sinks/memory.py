@@ -1,0 +1,92 @@
+"""Records -> a `MemoryTopic`, for tests of one process: partitions, offsets, runs and restarts as with a broker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tutelage.producers.sinks.base import Sink
+from tutelage.schemas.codec import Codec, Encoded
+from tutelage.schemas.errors import SinkExists
+from tutelage.schemas.headers import stream_headers
+from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.record import Description, RecordHead, Stream
+from tutelage.schemas.tail import Tail, is_missing, tail_of
+from tutelage.schemas.topic import partition_of
+from tutelage.transport.memory_topic import MemoryTopic, StoredRecord
+
+
+class MemorySink(Sink):
+    """Keeps records in a `MemoryTopic`.
+
+    Guarantee: what a `MemorySource` of the same topic reads is what a topic of a broker would give.
+    """
+
+    holds_runs = True
+
+    def __init__(self, topic: MemoryTopic) -> None:
+        self._topic = topic
+        self._headers: list[tuple[str, bytes]] = []
+        self._schema = ""
+        self._missing = [(0, partition) for partition in range(topic.partitions)]
+        self._control = topic.conversation("teacher")
+        self.partitions = topic.partitions
+
+    def __repr__(self) -> str:
+        return f"MemorySink({self._topic.name!r}, {self._topic.partitions} partitions)"
+
+    @property
+    def name(self) -> str:
+        return f"memory topic {self._topic.name!r}"
+
+    @property
+    def label(self) -> str:
+        return self._topic.name
+
+    def tail(self) -> Tail | None:
+        stream = self._topic.newest_run()
+        if stream is None:
+            return None
+        logs = [[each for each in log if each.run_id == stream.run_id] for log in self._topic.logs]
+        description = description_of(next(log[-1].schema for log in logs if log), self.name)
+        codec = Codec(description)
+        heads = [[codec.decode(each.body, self.name).head for each in log] for log in logs]
+        tail, self._missing = tail_of(stream, description, heads)
+        return tail
+
+    def begin_run(self, run_id: str | None) -> None:
+        if run_id is not None and self._topic.holds(run_id):
+            raise SinkExists(f"{self.name} holds run {run_id}, and a newer one behind it; only the newest run is continued")
+        self._missing = [(0, partition) for partition in range(self._topic.partitions)]
+
+    def open(self, stream: Stream, description: Description) -> None:
+        if stream.partitions != self._topic.partitions:
+            raise SinkExists(f"{self.name} has {self._topic.partitions} partitions, the run {stream.partitions}")
+        self._schema = schema_of(description)
+        self._headers = stream_headers(stream, description)
+
+    def pack(self, encoded: Encoded) -> bytes:
+        return encoded.joined()
+
+    def write(self, head: RecordHead, packed: bytes) -> None:
+        where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
+        for partition in where:
+            if is_missing(head, self._missing[partition]):
+                self._topic.logs[partition].append(StoredRecord(headers=self._headers, schema=self._schema, body=packed))
+
+    def finish(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+    def speak_of(self, run_id: str) -> None:
+        self._control.conversation.run_id = run_id
+
+    def send(self, value: Any) -> None:
+        self._control.send(value)
+
+    def recv(self, timeout_s: float) -> Any:
+        return self._control.recv(timeout_s)
+
+    def ask(self, value: Any, timeout_s: float) -> Any:
+        return self._control.ask(value, timeout_s)

@@ -1,0 +1,1 @@
+"""A teacher's stages, in the order of the data: inputs -> devices -> transfer -> gather -> encoding."""

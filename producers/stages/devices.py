@@ -1,0 +1,210 @@
+"""Batches -> knowledge, on one replica of the model per device, results in the order of the batches.
+
+Each device has a thread of its own, so that Python's part of one forward pass overlaps with another device's work. Batch i goes
+to device i mod D; futures come back in order, so D never shows in the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage.producers.stages.inputs import rows_in
+from tutelage.producers.stages.ownership import Returned
+from tutelage.producers.stages.placing import give_back, replicas
+from tutelage.producers.stages.structures import rebuilt
+from tutelage.producers.stages.surroundings import Surroundings, is_about_threads
+from tutelage.producers.stages.transfer import HostBatch
+from tutelage.producers.stages.worker import Worker
+from tutelage.schemas.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+Model = Callable[[Any], Any]
+#: Knowledge of a group of batches, and the stream for copies -> the same on its way to the host.
+Transfer = Callable[[list[Any], Any], list[HostBatch]]
+
+# How long a forward pass that is under way when `serve` ends is waited for, before the caller's module is given back.
+_END_WAIT_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forwarded:
+    """A group of batches done by one device: each one's knowledge and the rows its input had, and the seconds they took."""
+
+    batches: list[HostBatch]
+    input_rows: list[int | None]
+    seconds: float
+
+
+class Devices:
+    """Replicas of a model, one a device. Close it; it ends its threads and gives the caller's modules back as they were.
+
+    A torch module is copied to each device and put in eval mode. Any other callable is called as it is, by one thread a device;
+    give a list with one callable per device where it keeps state. `devices=None` is every visible CUDA device for a module
+    (as CUDA_VISIBLE_DEVICES allows), else the CPU; for other callables it is one thread, and batches are handed over where they are.
+    """
+
+    def __init__(
+        self, model: Model | Sequence[Model], devices: Sequence[str | torch.device] | None = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:  # fmt: skip
+        _check_callable(model)
+        names = _named(devices) if devices is not None else _default_devices(model)
+        surroundings = surroundings or Surroundings.here()
+        models, self._lent = replicas(model, names)
+        self._replicas = [_Replica(one, device, surroundings) for one, device in zip(models, names, strict=True)]
+        self._next = 0
+        #: Whether anybody wants to know how many rows the inputs have.
+        self.counts_rows = True
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    def submit(self, group: list[Any], transfer: Transfer, *, owning: bool = False) -> Future[Forwarded]:
+        """Queue a group of batches on the next device; `transfer(group, stream)` begins the copy to the host.
+
+        `owning`: whoever made the inputs may change them once this group is done, so nothing may refer to them then.
+        """
+        replica = self._replicas[self._next % len(self._replicas)]
+        self._next += 1
+        return replica.thread.submit(replica.forward, group, transfer, counts_rows=self.counts_rows, owning=owning)
+
+    def close(self) -> None:
+        """Drop what is queued, end the threads, and give the caller's modules back.
+
+        A module's forward pass that is under way is waited for, for at most 10 seconds; modules are given back when it is done.
+        """
+        giving_back = _Once(lambda: give_back(self._lent), len(self._replicas))
+        for replica in self._replicas:
+            replica.thread.drop(giving_back)
+        deadline = time.monotonic() + _END_WAIT_S
+        for replica in self._replicas if self._lent else ():
+            if not replica.thread.join(max(0.0, deadline - time.monotonic())):
+                log.warning("the model has not ended its last batch after %.0f s; it goes on behind", _END_WAIT_S)
+
+
+class _Once:
+    """Calls a function when the last of several threads calls this."""
+
+    def __init__(self, function: Callable[[], None], callers: int) -> None:
+        self._function = function
+        self._left = callers
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        self._function()
+
+
+class _Replica:
+    def __init__(self, model: Model, device: torch.device | None, surroundings: Surroundings) -> None:
+        self._model = model
+        self._device = device
+        self._returned = Returned()
+        self._stream: Any = None
+        self.thread = Worker(f"tutelage-{device or 'model'}", surroundings)
+
+    def forward(self, group: list[Any], transfer: Transfer, *, counts_rows: bool, owning: bool) -> Forwarded:
+        began = time.perf_counter()
+        stream = self._copy_stream()
+        # Not in inference mode, unless the caller is: what a module makes and keeps must be of use to a later training.
+        with contextlib.nullcontext() if torch.is_inference_mode_enabled() else torch.no_grad():
+            try:
+                calls = (self._model(moved(batch, self._device)) for batch in group)
+                knowledge = self._returned.of_calls(calls, len(group), owning=owning)
+            except Exception as error:
+                if is_about_threads(error):
+                    raise ConfigurationError(
+                        f"the model raised {type(error).__name__}: {error}. It is called in a thread of its own: make the connection there, at "
+                        "its first call"
+                    ) from error
+                raise
+            batches = transfer(knowledge, stream)
+        input_rows: list[int | None] = [rows_in(batch) if counts_rows else None for batch in group]
+        return Forwarded(batches=batches, input_rows=input_rows, seconds=time.perf_counter() - began)
+
+    def _copy_stream(self) -> Any:
+        if self._device is not None and self._device.type == "cuda" and self._stream is None:
+            torch.cuda.set_device(self._device)
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own gap
+        return self._stream
+
+
+def moved(batch: Any, device: torch.device | None) -> Any:
+    """The batch with its tensors on the device, in the same structure; what has no tensors, or no `to`, stays as it is."""
+    if device is None:
+        return batch
+    if type(batch) is torch.Tensor:
+        return batch.to(device, non_blocking=True)
+    return rebuilt(batch, lambda item: _moved_item(item, device), moves=_moves)
+
+
+def _moves(value: Any) -> bool:
+    """Whether an object knows itself how it is moved (`PackedSequence`, `TensorDict`, a batch class of the user's)."""
+    return callable(getattr(type(value), "to", None))
+
+
+def _moved_item(item: Any, device: torch.device) -> Any:
+    if isinstance(item, torch.Tensor):
+        return item.to(device, non_blocking=True)
+    if isinstance(item, torch.nn.Module) or not _moves(item):
+        return item
+    try:
+        there = item.to(device)
+    except (TypeError, ValueError, AttributeError):
+        # Its `to` means something else.
+        return item
+    # Some move themselves and return nothing.
+    return item if there is None else there
+
+
+def _named(devices: Any) -> list[torch.device | None]:
+    if isinstance(devices, (str, torch.device)) or not isinstance(devices, Sequence):
+        raise ConfigurationError(f"devices is {devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']")
+    if not devices:
+        raise ConfigurationError("devices is empty; name at least one, such as 'cpu'")
+    named: list[torch.device | None] = []
+    for name in devices:
+        try:
+            if isinstance(name, bool):
+                raise TypeError("a bool is no device")
+            device = torch.device(name)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"devices holds {name!r}, which names no device: {str(error).splitlines()[0]}") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigurationError(f"device {device} was asked for, but torch sees no CUDA device here")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigurationError(
+                f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices here"
+            )
+        named.append(device)
+    return named
+
+
+def _check_callable(model: Any) -> None:
+    models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+    if not models:
+        raise ConfigurationError("model is an empty list; give one callable per device")
+    for one in models:
+        if not callable(one):
+            raise ConfigurationError(f"model is a {type(one).__name__}; give a module or a function: batch -> {{key: tensor}}")
+
+
+def _default_devices(model: Model | Sequence[Model]) -> list[torch.device | None]:
+    if isinstance(model, Sequence):
+        return [None] * len(model)
+    if not isinstance(model, torch.nn.Module):
+        return [None]
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [torch.device("cpu")]

@@ -1,0 +1,304 @@
+"""The teacher's inputs: what users have (loader, generator, samples, array) -> batches, pass by pass, read ahead.
+
+What a plain loop over the inputs would see is what the model gets, although batches are read before the model needs them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+from tutelage.producers.stages.ownership import CannotCopy, owned
+from tutelage.producers.stages.row_counts import rows_in as rows_in
+from tutelage.producers.stages.surroundings import is_about_threads
+from tutelage.producers.stages.worker import Executor, Worker
+from tutelage.schemas.arguments import flag, whole_number
+from tutelage.schemas.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+_END = object()
+MAX_GROUP = 256
+# A group is handed on after this long, full or not: inputs that come slowly must not wait for each other.
+GROUP_SECONDS = 0.001
+# Finished passes are read through in steps of about this long, so that the reader shows signs of life.
+_STEP_SECONDS = 0.2
+
+
+class Inputs:
+    """Batches that can be read once per pass.
+
+    Args:
+        inputs: An iterable of batches that starts anew each time (DataLoader, list, ...), a function without arguments that returns one
+            (a generator function), an iterator (one pass only), or an array or tensor [rows, ...] with a `batch_size`.
+        batch_size: The rows of a batch, of arrays only.
+        passes: How many times they are to be read.
+
+    Raises:
+        ConfigurationError: They are none of these, or cannot be read so often.
+    """
+
+    def __init__(self, inputs: Any, *, batch_size: int | None = None, passes: int = 1) -> None:
+        self._batch_size = None if batch_size is None else whole_number("batch_size", batch_size)
+        passes = whole_number("passes", passes)
+        self._inputs = inputs
+        self._passes = passes
+        #: Whether each batch is memory that nobody fills again, as far as is known: of a function's once the first batch was read.
+        self.new_memory = False
+        sliceable = isinstance(inputs, (np.ndarray, torch.Tensor))
+        if sliceable != (batch_size is not None):
+            raise ConfigurationError(
+                "an array as inputs needs a batch_size"
+                if sliceable
+                else "batch_size is for arrays; a loader or generator gives its own batches (from_samples makes them of samples)"
+            )
+        if sliceable and not inputs.ndim:
+            raise ConfigurationError("inputs is an array of a single number; its first dimension must be rows")
+        if not sliceable and (isinstance(inputs, (str, bytes)) or not (callable(inputs) or isinstance(inputs, Iterable))):
+            raise ConfigurationError(f"inputs is a {type(inputs).__name__}; give a loader, generator, function or array")
+        if passes > 1 and isinstance(inputs, Iterator):
+            raise ConfigurationError(
+                f"{passes} passes over an iterator, which can be read once; give a function that returns a new one each time"
+            )
+
+    @property
+    def stateless(self) -> bool:
+        """Whether every pass gives the same, so that a pass need not be read to come to the next."""
+        return self._batch_size is not None or type(self._inputs) in (list, tuple, range)
+
+    def one_pass(self, index: int = 0) -> Iterator[Any]:
+        """An iterator over the batches of pass `index`. Nothing is done before its first batch is asked for, nor in another thread."""
+        if self._batch_size is not None:
+            size = self._batch_size
+            self.new_memory = True
+            for start in range(0, len(self._inputs), size):
+                yield self._inputs[start : start + size]
+            return
+        iterable = self._inputs
+        if callable(iterable) and not isinstance(iterable, Iterable):
+            iterable = iterable()
+            if not isinstance(iterable, Iterable):
+                raise ConfigurationError(
+                    f"inputs is a function that returned a {type(iterable).__name__}; it must return a loader, generator or list of batches"
+                )
+        if self._passes > 1:
+            _set_epoch(iterable, index)
+        self.new_memory = _gives_new_memory(iterable)
+        # Who closes this generator closes theirs, in the same thread.
+        yield from iterable
+
+
+def _set_epoch(iterable: Any, index: int) -> None:
+    """Tell the pass to whatever wants to know it, as trainers do: the loader, its samplers and its data set."""
+    batch_sampler = getattr(iterable, "batch_sampler", None)
+    owners = [
+        iterable, getattr(iterable, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None), getattr(iterable, "dataset", None),
+    ]  # fmt: skip
+    told: list[Any] = []
+    for owner in owners:
+        if callable(getattr(owner, "set_epoch", None)) and not any(owner is other for other in told):
+            told.append(owner)
+            owner.set_epoch(index)
+
+
+def _gives_new_memory(iterable: Any) -> bool:
+    """Whether its batches are there already, or made anew by torch's own collation."""
+    if type(iterable) in (list, tuple, range) or isinstance(iterable, _Collated):
+        return True
+    return type(iterable) is DataLoader and iterable.collate_fn is default_collate and iterable.batch_sampler is not None
+
+
+class ReadAhead:
+    """Reads a pass's batches in groups, `depth` groups ahead, in a thread of its own or the given one. Close it.
+
+    Guarantee: a batch holds what it held when it was read. Batches are copied unless `new_memory()`; a batch that cannot be copied blocks
+    reading until `release`.
+    """
+
+    def __init__(
+        self, batches: Iterator[Any], *, depth: int = 2, thread: Executor | None = None, ahead: bool = True,
+        new_memory: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        self._batches = batches
+        self._thread = thread or Worker("tutelage-inputs")
+        self._owns_thread = thread is None
+        self._depth = depth
+        self._ahead = ahead
+        self._new_memory = new_memory
+        # What is being read, by number, and the number of the oldest that was not taken: only of that one may a part be taken.
+        self._futures: list[Future[list[Any]]] = []
+        self._oldest = 0
+        self._reading = -1
+        self._group: list[Any] = []
+        self._lock = threading.Lock()
+        #: Whether the batch that was read last must be done before the next is read: its memory may be filled again then.
+        self.blocked = False
+        self._told = False
+        self._closed = False
+        self.group_size = 1
+        self.exhausted = False
+
+    def next_group(self) -> Future[list[Any]] | None:
+        """The future of the next group of batches, in order; None when there are no more, or while reading is blocked."""
+        while len(self._futures) < self._depth and not self.exhausted and not self.blocked:
+            self._futures.append(self._thread.submit(self._read, self.group_size))
+        return self._futures[0] if self._futures else None
+
+    def take(self) -> list[Any]:
+        """The next group, which must be done. An empty one says that there are no more, unless reading is blocked. Raises what the inputs raised."""
+        group = self._futures.pop(0).result()
+        self._oldest += 1
+        if group and group[-1] is _END:
+            group.pop()
+            self.exhausted = True
+            self._futures.clear()
+        return group
+
+    @property
+    def waits(self) -> bool:
+        """Whether all that was read was taken, and nothing more is read before `release`."""
+        return self.blocked and not self._futures and not self.exhausted
+
+    def release(self) -> None:
+        """Read on: nobody needs the batches that were taken any more."""
+        self.blocked = False
+
+    @property
+    def holds_part(self) -> bool:
+        """Whether batches were read that wait for others of their group."""
+        return bool(self._group)
+
+    def take_part(self) -> list[Any]:
+        """The batches that were read of the next group while others are not there yet; they need not wait for inputs that pause."""
+        with self._lock:
+            if self._reading != self._oldest:
+                return []
+            part, self._group = self._group, []
+            return part
+
+    def _read(self, size: int) -> list[Any]:
+        with self._lock:
+            self._reading += 1
+        began = time.perf_counter()
+        while not self.blocked and not self._closed:
+            batch = self._next()
+            blocks = batch is not _END and not self._ahead
+            if batch is not _END and self._ahead and not self._new_memory():
+                try:
+                    batch = owned(batch)
+                except CannotCopy:
+                    blocks = True
+                    self._say_once(batch)
+            with self._lock:
+                self._group.append(batch)
+                self.blocked = blocks
+                if blocks or batch is _END or len(self._group) >= size or time.perf_counter() - began > GROUP_SECONDS:
+                    group, self._group = self._group, []
+                    return group
+        # Blocked by the group before, or closed.
+        return []
+
+    def _next(self) -> Any:
+        try:
+            return next(self._batches, _END)
+        except Exception as error:
+            if self._ahead and is_about_threads(error):
+                raise ConfigurationError(
+                    f"the inputs raised {type(error).__name__}: {error}. Inputs are read in a thread of their own: make the connection in the "
+                    "function or generator that is given as inputs, or read them in the calling thread: serve(..., read_ahead=False)"
+                ) from error
+            raise
+
+    def _say_once(self, batch: Any) -> None:
+        if not self._told:
+            self._told = True
+            log.info(
+                "the inputs' batches (%s) hold objects that cannot be copied, so none is read before the one before it is done",
+                type(batch).__name__,
+            )
+
+    def read_through(self) -> Future[bool]:
+        """Read on for a moment and drop what comes; the future says whether there is more. Not together with `next_group`."""
+        return self._thread.submit(self._step)
+
+    def _step(self) -> bool:
+        began = time.perf_counter()
+        while time.perf_counter() - began < _STEP_SECONDS:
+            if self._next() is _END:
+                return False
+        return True
+
+    def close(self) -> None:
+        """End reading and close the inputs' generator, in the thread that read it; does not wait for a batch that is being read."""
+        self._closed = True
+        self._thread.submit(getattr(self._batches, "close", lambda: None))
+        if self._owns_thread:
+            self._thread.close()
+
+
+class _Collated(Iterator[Any]):
+    """Batches of samples, made by torch's collation: new memory each."""
+
+    def __init__(self, samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool) -> None:
+        self._batches = _collated(samples, batch_size, drop_last=drop_last)
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Close the generator of samples."""
+        self._batches.close()
+
+
+def _collated(samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool) -> Generator[Any, None, None]:
+    pending: list[Any] = []
+    for sample in samples():
+        # The next sample may come in the same memory.
+        pending.append(_sample(sample))
+        if len(pending) == batch_size:
+            yield default_collate(pending)
+            pending = []
+    if pending and not drop_last:
+        yield default_collate(pending)
+
+
+def _sample(sample: Any) -> Any:
+    try:
+        return owned(sample)
+    except CannotCopy:
+        # Collation says what it cannot collate.
+        return sample
+
+
+def from_samples(
+    samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool = False
+) -> Callable[[], Iterator[Any]]:
+    """Inputs made of a function that gives single samples (Pantheon's sample generator), collated as torch does."""
+    _check_function("samples", samples)
+    size, drop = whole_number("batch_size", batch_size), flag("drop_last", drop_last)
+    return lambda: _Collated(samples, size, drop_last=drop)
+
+
+def from_sample_lists(lists: Callable[[], Iterable[list[Any]]]) -> Callable[[], Iterator[Any]]:
+    """Inputs made of a function that gives lists of samples, one list a batch (Pantheon's sample list generator)."""
+    _check_function("lists", lists)
+
+    def batches() -> Iterator[Any]:
+        return (default_collate(samples) for samples in lists())
+
+    return batches
+
+
+def _check_function(name: str, value: Any) -> None:
+    if not callable(value):
+        raise ConfigurationError(
+            f"{name} is a {type(value).__name__}; give a function without arguments that returns what is to be read"
+        )

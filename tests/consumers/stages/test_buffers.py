@@ -1,0 +1,92 @@
+"""Memory is used again, and never while anybody holds what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
+from tutelage.consumers.stages.buffers import Buffers
+from tutelage.producers import FileSink, MemorySink, Teacher
+
+
+def test_an_array_is_given_again_only_when_nobody_holds_it() -> None:
+    pool = Buffers()
+    first = pool.take(64)
+    address = first.ctypes.data
+    assert pool.take(64).ctypes.data != address
+    for holding in (lambda array: array[3:5], lambda array: torch.from_numpy(array)[8:], lambda array: array.data):
+        held = holding(first)
+        del first
+        assert pool.take(64).ctypes.data != address
+        del held
+        first = pool.take(64)
+        assert first.ctypes.data == address
+
+
+def test_another_size_has_memory_of_its_own() -> None:
+    pool = Buffers()
+    small = pool.take(8)
+    large = pool.take(1 << 20)
+    small[:] = 1
+    large[:] = 2
+    assert small.tolist() == [1] * 8
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_batches_that_are_kept_stay_what_they_were(
+    tmp_path_factory: pytest.TempPathFactory, keep: list[bool], merged: bool
+) -> None:
+    path: Path = tmp_path_factory.mktemp("kept") / "a.avro"
+    width = 4096
+    rows = np.arange(len(keep) * 4)
+    with Teacher(FileSink(path), rows_per_record=3) as teacher:
+        teacher.serve(lambda x: {"x": x[:, None].expand(-1, width).to(torch.float32)}, torch.from_numpy(rows), batch_size=4)
+    student = Student({"x": "mean"} if merged else None)
+    student.register_teacher(FileSource(path))
+    if merged:
+        student.register_teacher(FileSource(str(path) + "x"))
+        Path(str(path) + "x").write_bytes(path.read_bytes())
+    kept: list[tuple[int, torch.Tensor]] = []
+    with student:
+        for index, batch in enumerate(student.knowledge(4)):
+            if keep[index]:
+                kept.append((index, batch["x"]))
+            del batch
+    for index, tensor in kept:
+        wanted = torch.arange(4 * index, 4 * index + 4, dtype=torch.float32)[:, None].expand(-1, width)
+        assert torch.equal(tensor, wanted)
+
+
+def test_a_batch_may_be_written_into() -> None:
+    topic = MemoryTopic(name="t")
+    with Teacher(MemorySink(topic), rows_per_record=5) as teacher:
+        teacher.write({"x": torch.arange(30)})
+    student = Student()
+    student.register_teacher(MemorySource(topic))
+    found = []
+    with student:
+        for batch in student.knowledge(4):
+            found += batch["x"].tolist()
+            batch["x"].fill_(-1)
+    assert found == list(range(30))
+
+
+def test_batches_with_memory_of_their_own_share_none() -> None:
+    topic = MemoryTopic(name="t")
+    with Teacher(MemorySink(topic)) as teacher:
+        teacher.write({"x": torch.arange(12)})
+    student = Student()
+    student.register_teacher(MemorySource(topic))
+    with student:
+        shared = [batch["x"] for batch in student.knowledge(4)]
+        own = [batch["x"] for batch in student.knowledge(4, own_memory=True)]
+    # One behind the other, or each in a piece that was allocated for it.
+    assert [tensor.data_ptr() - shared[0].data_ptr() for tensor in shared] == [0, 32, 64]
+    assert all(one.data_ptr() + 32 != other.data_ptr() for one in own for other in own)

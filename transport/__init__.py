@@ -1,0 +1,4 @@
+"""Kafka and the schema registry: clients, topics, tails, offsets, commits, control messages. The only importer of `confluent_kafka`.
+
+Both sides import it; it imports only `schemas`, and knows no torch.
+"""

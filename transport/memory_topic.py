@@ -1,0 +1,113 @@
+"""A topic in this process's memory, with partitions, offsets, headers, runs and control messages like a real one.
+
+`MemorySink` writes it and `MemorySource` reads it; both ship with the product, because users test their teachers too. Lists
+only grow at their end, which Python does atomically: writer and reader may be different threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutelage.schemas.conversation import Conversation, Message
+from tutelage.schemas.headers import run_of_headers, stream_of_headers
+from tutelage.schemas.record import Stream
+from tutelage.transport.waiting import Wait
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.005
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredRecord:
+    """A record as it lies in a partition: its headers, the schema it was written with, and its Avro body."""
+
+    headers: Sequence[tuple[str, bytes]]
+    schema: str = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that its headers name."""
+        run = run_of_headers(self.headers)
+        return run[0] if run is not None else None
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class MemoryTopic:
+    """Partitions of records, and one list of control messages for each side."""
+
+    name: str = "memory"
+    partitions: int = 1
+    logs: list[list[StoredRecord]] = field(default_factory=list, repr=False)
+    to_teacher: list[Message] = field(default_factory=list, repr=False)
+    to_student: list[Message] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self.logs = [[] for _ in range(self.partitions)]
+
+    def runs(self) -> list[Stream]:
+        """The runs it holds, the oldest first."""
+        found: dict[str, StoredRecord] = {}
+        for each in self.logs[0]:
+            if each.run_id is not None:
+                found.setdefault(each.run_id, each)
+        return sorted((stream_of_headers(each.headers, self.name) for each in found.values()), key=lambda run: run.created)
+
+    def newest_run(self) -> Stream | None:
+        """The run that began last; None if it holds nothing."""
+        runs = self.runs()
+        return runs[-1] if runs else None
+
+    def holds(self, run_id: str) -> bool:
+        """Whether it holds records of that run."""
+        return any(run.run_id == run_id for run in self.runs())
+
+    def conversation(self, side: str) -> MemoryControl:
+        """One side's end of the conversation: "teacher" or "student"."""
+        if side == "teacher":
+            frm = f"the student on memory topic {self.name!r}"
+            return MemoryControl(outbox=self.to_student, inbox=self.to_teacher, frm=frm, is_teacher=True)
+        frm = f"the teacher of memory topic {self.name!r}"
+        return MemoryControl(outbox=self.to_teacher, inbox=self.to_student, frm=frm, is_teacher=False)
+
+
+class MemoryControl:
+    """Control messages within this process, by the same rules as over Kafka. Values are handed over as they are."""
+
+    def __init__(self, *, outbox: list[Message], inbox: list[Message], frm: str, is_teacher: bool) -> None:
+        self._outbox = outbox
+        self._inbox = inbox
+        self._frm = frm
+        self._read = outbox[-1].seen if is_teacher and outbox else 0
+        self.conversation = Conversation(answers_all=is_teacher)
+        self.conversation.begin_at(self._read)
+
+    def send(self, value: Any) -> None:
+        """Send a value."""
+        self._outbox.append(self.conversation.compose(value))
+
+    def recv(self, timeout_s: float) -> Any:
+        """The next value. WaitTimeout if none comes in time."""
+        return self._taken(Wait(f"a control message from {self._frm}", timeout_s=timeout_s, log=log))
+
+    def ask(self, value: Any, timeout_s: float) -> Any:
+        """Send a value and return the answer to it. WaitTimeout if none comes in time."""
+        question = self.conversation.compose(value, asks=True)
+        self._outbox.append(question)
+        return self._taken(Wait(f"an answer from {self._frm}", timeout_s=timeout_s, log=log), question.id)
+
+    def _taken(self, wait: Wait, answer_to: str = "") -> Any:
+        while True:
+            while self._read < len(self._inbox):
+                self.conversation.arrived(self._inbox[self._read], self._read)
+                self._read += 1
+            message = self.conversation.taken(answer_to)
+            if message is not None:
+                return message.value
+            wait.tick()
+            time.sleep(_POLL_S)

@@ -1,0 +1,116 @@
+"""Partitions of one topic -> messages: assigned by hand, from given offsets; what the client reports becomes our errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from tutelage.schemas.errors import AccessDenied, RetentionLoss, TopicIdentityError, TransportError
+from tutelage.transport.connection import DENIED, NEEDS_ACL, KafkaConnection, describe
+from tutelage.transport.topic_admin import KafkaTopic
+from tutelage.transport.waiting import Wait
+
+__all__ = ["Message", "PartitionReader"]
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+# Errors that the client recovers from by itself; any other ends the student.
+_PASSING = frozenset(
+    {
+        KafkaError._PARTITION_EOF,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        # The client asks for a coordinator, although no group is joined.
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+    }
+)
+
+
+class PartitionReader:
+    """Fetches messages from the partitions of one topic. Joins no group and commits nothing; close it.
+
+    Guarantee: each partition's messages come in offset order from where it was begun; what is gone is an error.
+    """
+
+    def __init__(self, connection: KafkaConnection, topic: str) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._consumer: Consumer | None = None
+        self._held: frozenset[int] = frozenset()
+
+    def begin(self, admin: KafkaTopic, offsets: Sequence[int]) -> None:
+        """Read each partition from its offset on, with a new consumer.
+
+        A consumer that is assigned again while it fetches may stand still for three seconds.
+        """
+        self.close()
+        self._consumer = consumer = self._connection.consumer(partitions=len(offsets))
+        self._held = frozenset()
+        # A client that knows the leaders of the topic fetches at once; another looks for them a second later.
+        admin.partitions(consumer)
+        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets)])
+
+    def first(self, wait: Wait) -> Message:
+        """The first message that comes; WaitTimeout if none does."""
+        while True:
+            message = self._begun().poll(_POLL_S)
+            if message is not None and message.error() is None:
+                return message
+            if message is not None:
+                self.check_reported(message)
+            wait.tick()
+
+    def take(self, most: int) -> list[Message]:
+        """The messages that are there, at most so many; none if none comes for a moment. A message may report an error.
+
+        `consume` with a timeout would wait for all of them, and delay a lone record.
+        """
+        consumer = self._begun()
+        first = consumer.poll(_POLL_S)
+        if first is None:
+            return []
+        return [first, *consumer.consume(most - 1, 0)] if most > 1 else [first]
+
+    def check_reported(self, message: Message) -> None:
+        """Raise what the client reports in place of a message, unless it recovers from it by itself."""
+        error = message.error()
+        assert error is not None, "only called for errors"
+        where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise RetentionLoss(f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms")
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+            raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
+        if error.code() in DENIED - _PASSING:
+            raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
+        if error.code() not in _PASSING and not error.retriable():
+            raise TransportError(f"{where}: {error.str()}")
+        log.debug("%s: %s", where, error.str())
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Go on with a partition from another offset. Messages of it that were taken already are to be ignored."""
+        self._begun().seek(TopicPartition(self._topic, partition, offset))
+
+    def hold(self, partitions: frozenset[int]) -> None:
+        """Fetch nothing from these partitions, and again from those that were held before."""
+        if self._consumer is None or partitions == self._held:
+            return
+        before, self._held = self._held, partitions
+        self._consumer.pause([TopicPartition(self._topic, partition) for partition in partitions - before])
+        self._consumer.resume([TopicPartition(self._topic, partition) for partition in before - partitions])
+
+    def close(self) -> None:
+        """Release the client. May be called twice; `begin` opens another."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+
+    def _begun(self) -> Consumer:
+        assert self._consumer is not None, "begin comes first"
+        return self._consumer

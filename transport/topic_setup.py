@@ -1,0 +1,192 @@
+"""The topic a teacher writes to: made with settings of its own, or only looked at; with a line for each setting that is not safe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Producer
+
+from tutelage.schemas.arguments import option_mapping
+from tutelage.schemas.codec import Encoded
+from tutelage.schemas.errors import AccessDenied, ConfigurationError, RecordTooLarge
+from tutelage.transport.connection import MESSAGE_HEADROOM_BYTES
+from tutelage.transport.topic_admin import KafkaTopic
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PARTITIONS = 4
+_HOUR_MS = 3600 * 1000
+TOPIC_SETTINGS: Mapping[str, str] = {
+    "cleanup.policy": "delete",
+    "max.message.bytes": str(16 << 20),
+    "retention.ms": str(7 * 24 * _HOUR_MS),
+}
+_SAFE_REPLICAS = 3
+_LOOK_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What the user wants of a topic that is made; `settings` go over our own."""
+
+    partitions: int | None
+    replication: int
+    settings: Mapping[str, str]
+    create: bool
+
+    @property
+    def all_settings(self) -> dict[str, str]:
+        """Ours and the user's."""
+        return {**TOPIC_SETTINGS, **self.settings}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A topic that is ready to be written to. `limit` and `retention_s` are None where they are not known or there is none."""
+
+    partitions: int
+    limit: int | None
+    retention_s: float | None
+
+
+def checked_settings(given: Mapping[str, object] | None) -> dict[str, str]:
+    """A topic's settings, by name, in Kafka's spelling of their values.
+
+    Raises:
+        ConfigurationError: It is no mapping, a name is no text, or a value is no text, number or bool.
+    """
+    found: dict[str, str] = {}
+    for name, value in option_mapping("topic_settings", given).items():
+        if not isinstance(value, (str, int, float)):
+            raise ConfigurationError(f"topic_settings has {name}={value!r}; a setting is a text, a number or a bool")
+        found[name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found
+
+
+def too_large(name: str, encoded: Encoded, limit: int) -> RecordTooLarge:
+    """The error for a record that its topic does not take, with every way out of it."""
+    rows = encoded.head.rows
+    fit = rows * limit // encoded.nbytes
+    ways = [f"rows_per_record={fit} would fit"] if fit else ["a single row does not fit"]
+    ways.append("wire of the Teacher sends a key in a narrower dtype")
+    needed = encoded.nbytes + MESSAGE_HEADROOM_BYTES
+    ways.append(
+        f"topic_settings={{'max.message.bytes': {needed}}} of the KafkaSink allows more where the topic is made anew, and "
+        "kafka-configs.sh --alter for one that is there"
+    )
+    return RecordTooLarge(
+        f"topic {name}, {encoded.head}: {rows} row{'s have' if rows > 1 else ' has'} {encoded.nbytes} bytes, over the {limit} that "
+        f"max.message.bytes allows; {'; '.join(ways)}"
+    )
+
+
+def looked_at(topic: KafkaTopic, name: str, producer: Producer, wish: Wish) -> Target | None:
+    """A topic that is there, what is unsafe about it said; None if it is to be made.
+
+    Raises ConfigurationError where it is missing and not to be made, or compacted; AccessDenied where it is not this client's to see.
+    """
+    there = topic.partitions(producer)
+    if not there:
+        topic.refuse_hidden()
+        if not wish.create:
+            flags = " ".join(f"--config {key}={value}" for key, value in wish.all_settings.items())
+            raise ConfigurationError(
+                f"topic {name} does not exist, and is not to be created by the teacher. This makes it as it should be: kafka-topics.sh "
+                f"--bootstrap-server {topic.bootstrap_servers} --create --topic {name} --partitions {wish.partitions or DEFAULT_PARTITIONS} {flags}"
+            )
+        return None
+    try:
+        found = topic.settings()
+    except AccessDenied:
+        log.warning("topic %s: its settings cannot be checked without the ACL DescribeConfigs on it", name)
+        return Target(partitions=there, limit=None, retention_s=None)
+    if "compact" in found.get("cleanup.policy", ""):
+        raise ConfigurationError(
+            f"topic {name} has cleanup.policy={found['cleanup.policy']}: compaction removes records; set it to delete, or write elsewhere"
+        )
+    for line in unsafe_settings(found, topic.replication(), topic.brokers()):
+        log.warning("topic %s: %s", name, line)
+    return _target(there, found)
+
+
+def made(topic: KafkaTopic, wish: Wish) -> Target:
+    """The topic, made."""
+    partitions = wish.partitions or DEFAULT_PARTITIONS
+    topic.create(partitions, replication=wish.replication, settings=wish.all_settings)
+    return _target(partitions, wish.all_settings)
+
+
+def _target(partitions: int, settings: Mapping[str, str]) -> Target:
+    retention_ms = int(settings.get("retention.ms", -1))
+    return Target(
+        partitions=partitions,
+        limit=int(settings["max.message.bytes"]),
+        retention_s=retention_ms / 1000 if retention_ms >= 0 else None,
+    )
+
+
+def unsafe_settings(settings: Mapping[str, str], replication: int | None, brokers: int) -> list[str]:
+    """A line for each setting under which records may be lost, or that makes them slow; what one broker cannot do better is not said.
+
+    `replication` is None where it is not known yet.
+    """
+    lines: list[str] = []
+    least = int(settings.get("min.insync.replicas", 1))
+    if replication is None:
+        pass
+    elif replication < min(_SAFE_REPLICAS, brokers):
+        lines.append(
+            f"replication factor {replication} of {brokers} brokers: what is on a broker that is lost is lost; {_SAFE_REPLICAS} is safe"
+        )
+    elif replication >= _SAFE_REPLICAS and least < 2:
+        lines.append(f"min.insync.replicas={least}: a record counts as written when one broker has it; 2 is safe")
+    if replication is not None and least >= replication > 1:
+        lines.append(f"min.insync.replicas={least} of {replication} replicas: one broker that is away stops the teacher")
+    retention_ms, retention_bytes = int(settings.get("retention.ms", -1)), int(settings.get("retention.bytes", -1))
+    if 0 <= retention_ms < 24 * _HOUR_MS:
+        lines.append(
+            f"retention.ms={retention_ms}, {retention_ms / _HOUR_MS:.3g} hours: a student that comes later than that, or a pass that takes longer, "
+            "loses the beginning"
+        )
+    if retention_bytes >= 0:
+        lines.append(f"retention.bytes={retention_bytes}: a run that has more than that in a partition loses its beginning")
+    limit, wanted = (int(each.get("max.message.bytes", 1 << 20)) for each in (settings, TOPIC_SETTINGS))
+    if limit < wanted:
+        lines.append(
+            f"max.message.bytes={limit}: records are kept to a quarter of it, and small ones are slower; better {wanted}"
+        )
+    if settings.get("unclean.leader.election.enable") == "true":
+        lines.append("unclean.leader.election.enable=true: a broker that missed records may come to lead, and they are lost")
+    compression = settings.get("compression.type", "producer")
+    if compression not in ("producer", "uncompressed"):
+        lines.append(
+            f"compression.type={compression}: the broker compresses every record again; producer leaves them as they come"
+        )
+    return lines
+
+
+class Retention:
+    """Says, once, that a run has come so far into its topic's retention that its beginning is in danger."""
+
+    def __init__(self, name: str, retention_s: float | None, created: float) -> None:
+        self._name = name
+        self._retention_s = retention_s
+        self._created = created
+        self._look_at = 0.0
+
+    def look(self) -> None:
+        """Look, now and then."""
+        if self._retention_s is None or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _LOOK_EVERY_S
+        age_s = time.time() - self._created
+        if age_s > self._retention_s / 2:
+            log.warning(
+                "topic %s: the run is %.3g hours old and its records are kept for %.3g: what a student has not read by then is lost to it; "
+                "raise retention.ms",
+                self._name, age_s / 3600, self._retention_s / 3600,
+            )  # fmt: skip
+            self._retention_s = None

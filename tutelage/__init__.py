@@ -1,0 +1,188 @@
+"""Tutelage moves knowledge from teacher models to a student model through Kafka and Avro.
+
+A teacher writes what a model knows; a student reads it as merged batches of torch tensors:
+
+    from tutelage import FileSink, FileSource, Student, Teacher
+
+    with Teacher(FileSink("teacher1.avro")) as teacher:
+        teacher.serve(model, inputs)
+
+    student = Student()
+    student.register_teacher(FileSource("teacher1.avro"))
+    with student:
+        for batch in student.knowledge(batch_size=64):
+            train(batch)
+
+Every name is imported when it is first used: `import tutelage` loads neither torch nor a Kafka client.
+"""
+
+from __future__ import annotations
+
+from pkgutil import extend_path
+from typing import TYPE_CHECKING, Any
+
+# In the repository this folder holds nothing else; the packages beside it are part of `tutelage` as installed.
+__path__ = extend_path(__path__, __name__)
+
+if TYPE_CHECKING:
+    from tutelage.consumers.dataset import KnowledgeDataset
+    from tutelage.consumers.sources.base import Source
+    from tutelage.consumers.sources.file import FileSource
+    from tutelage.consumers.sources.kafka import KafkaSource
+    from tutelage.consumers.sources.memory import MemorySource
+    from tutelage.consumers.stages.ragged import RaggedOptions
+    from tutelage.consumers.student import Student
+    from tutelage.producers.lesson import Lesson
+    from tutelage.producers.sinks.base import Sink
+    from tutelage.producers.sinks.file import FileSink
+    from tutelage.producers.sinks.kafka import KafkaSink
+    from tutelage.producers.sinks.memory import MemorySink
+    from tutelage.producers.stages.inputs import from_sample_lists, from_samples
+    from tutelage.producers.teacher import Teacher
+    from tutelage.schemas.errors import (
+        AccessDenied,
+        BrokerUnavailable,
+        ConfigurationError,
+        CorruptData,
+        DataError,
+        DeliveryFailed,
+        DescriptionChanged,
+        LengthMismatch,
+        MergeError,
+        RecordTooLarge,
+        RegistryUnavailable,
+        RetentionLoss,
+        RunMismatch,
+        SampleMismatch,
+        SchemaError,
+        SequenceGap,
+        SinkExists,
+        TopicIdentityError,
+        TransportError,
+        TruncatedData,
+        TutelageError,
+        UnsupportedFormat,
+        UnsupportedSchema,
+        WaitTimeout,
+    )
+    from tutelage.schemas.limits import Limits
+    from tutelage.schemas.record import Ragged
+    from tutelage.transport.memory_topic import MemoryTopic
+    from tutelage.transport.registry import HttpRegistry, LocalRegistry
+
+    __version__: str
+
+_ERRORS = (
+    "AccessDenied",
+    "BrokerUnavailable",
+    "ConfigurationError",
+    "CorruptData",
+    "DataError",
+    "DeliveryFailed",
+    "DescriptionChanged",
+    "LengthMismatch",
+    "MergeError",
+    "RecordTooLarge",
+    "RegistryUnavailable",
+    "RetentionLoss",
+    "RunMismatch",
+    "SampleMismatch",
+    "SchemaError",
+    "SequenceGap",
+    "SinkExists",
+    "TopicIdentityError",
+    "TransportError",
+    "TruncatedData",
+    "TutelageError",
+    "UnsupportedFormat",
+    "UnsupportedSchema",
+    "WaitTimeout",
+)
+_MODULES = {
+    "FileSink": "tutelage.producers.sinks.file",
+    "FileSource": "tutelage.consumers.sources.file",
+    "HttpRegistry": "tutelage.transport.registry",
+    "KafkaSink": "tutelage.producers.sinks.kafka",
+    "KafkaSource": "tutelage.consumers.sources.kafka",
+    "KnowledgeDataset": "tutelage.consumers.dataset",
+    "Lesson": "tutelage.producers.lesson",
+    "Limits": "tutelage.schemas.limits",
+    "LocalRegistry": "tutelage.transport.registry",
+    "MemorySink": "tutelage.producers.sinks.memory",
+    "MemorySource": "tutelage.consumers.sources.memory",
+    "MemoryTopic": "tutelage.transport.memory_topic",
+    "Ragged": "tutelage.schemas.record",
+    "RaggedOptions": "tutelage.consumers.stages.ragged",
+    "Sink": "tutelage.producers.sinks.base",
+    "Source": "tutelage.consumers.sources.base",
+    "Student": "tutelage.consumers.student",
+    "Teacher": "tutelage.producers.teacher",
+    "from_sample_lists": "tutelage.producers.stages.inputs",
+    "from_samples": "tutelage.producers.stages.inputs",
+    **dict.fromkeys(_ERRORS, "tutelage.schemas.errors"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported from its module (PEP 562)."""
+    from importlib import import_module
+    from importlib.metadata import version
+
+    if name == "__version__":
+        return version("tutelage")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+__all__ = [
+    "AccessDenied",
+    "BrokerUnavailable",
+    "ConfigurationError",
+    "CorruptData",
+    "DataError",
+    "DeliveryFailed",
+    "DescriptionChanged",
+    "FileSink",
+    "FileSource",
+    "HttpRegistry",
+    "KafkaSink",
+    "KafkaSource",
+    "KnowledgeDataset",
+    "LengthMismatch",
+    "Lesson",
+    "Limits",
+    "LocalRegistry",
+    "MemorySink",
+    "MemorySource",
+    "MemoryTopic",
+    "MergeError",
+    "Ragged",
+    "RaggedOptions",
+    "RecordTooLarge",
+    "RegistryUnavailable",
+    "RetentionLoss",
+    "RunMismatch",
+    "SampleMismatch",
+    "SchemaError",
+    "SequenceGap",
+    "Sink",
+    "SinkExists",
+    "Source",
+    "Student",
+    "Teacher",
+    "TopicIdentityError",
+    "TransportError",
+    "TruncatedData",
+    "TutelageError",
+    "UnsupportedFormat",
+    "UnsupportedSchema",
+    "WaitTimeout",
+    "__version__",
+    "from_sample_lists",
+    "from_samples",
+]
