@@ -52,7 +52,7 @@ class UnderWay:
         start, given, rows, _, _ = progress.at
         while (batches := (merged := self._awaited()).batches) is not None:
             trails, size, last = merged.trails, batches.batch_size, len(batches) - 1
-            # Kept here, the memory of batches could not be used again while the next ones are awaited.
+            # Kept here, the memory of batches would not be freed while the next ones are awaited.
             del merged
             began = time.monotonic()
             for index, batch in enumerate(batches):
