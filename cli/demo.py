@@ -124,7 +124,7 @@ def _taught(sink1: Sink, sink2: Sink) -> None:
     from tutelage.producers import Teacher
 
     for sink, lesson in ((sink1, teacher1()), (sink2, teacher2())):
-        with Teacher(sink, name=lesson.name, inputs=lesson.fingerprint) as teacher:
+        with Teacher(sink, name=lesson.name, inputs_fingerprint=lesson.inputs_fingerprint) as teacher:
             teacher.serve(lesson.model, lesson.inputs)
 
 

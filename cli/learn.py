@@ -108,7 +108,7 @@ def learn(
     from tutelage.cli.progress import Progress
     from tutelage.cli.sources import pairs, runs_of, source_of
     from tutelage.cli.targets import callable_of
-    from tutelage.consumers import RaggedOptions, Student
+    from tutelage.consumers import RaggedFormat, Student
     from tutelage.schemas.arguments import absolute_path, seconds
     from tutelage.schemas.errors import ConfigurationError
 
@@ -131,7 +131,7 @@ def learn(
         on_length_mismatch="truncate" if truncate else "error",
         allow_other_inputs=allow_other_inputs,
         timeout_s=seconds("--timeout", timeout),
-        ragged=RaggedOptions(padded=False) if out is not None else None,
+        ragged_format=RaggedFormat(padded=False) if out is not None else None,
     )
     for source in read:
         student.register_teacher(source)

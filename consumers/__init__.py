@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tutelage.consumers.sources.file import FileSource
     from tutelage.consumers.sources.kafka import KafkaSource
     from tutelage.consumers.sources.memory import MemorySource
-    from tutelage.consumers.stages.ragged import RaggedOptions
+    from tutelage.consumers.stages.ragged import RaggedFormat
     from tutelage.consumers.student import Student
     from tutelage.schemas.limits import Limits
     from tutelage.transport.memory_topic import MemoryTopic
@@ -27,7 +27,7 @@ _HOMES = {
     "Limits": "tutelage.schemas.limits",
     "MemorySource": "tutelage.consumers.sources.memory",
     "MemoryTopic": "tutelage.transport.memory_topic",
-    "RaggedOptions": "tutelage.consumers.stages.ragged",
+    "RaggedFormat": "tutelage.consumers.stages.ragged",
     "Source": "tutelage.consumers.sources.base",
     "Student": "tutelage.consumers.student",
 }
@@ -41,7 +41,7 @@ __all__ = [
     "Limits",
     "MemorySource",
     "MemoryTopic",
-    "RaggedOptions",
+    "RaggedFormat",
     "Source",
     "Student",
 ]

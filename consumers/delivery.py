@@ -112,7 +112,7 @@ class UnderWay:
             ended()
 
 
-class Delivery(Iterator[Batch]):
+class KnowledgeIterator(Iterator[Batch]):
     """The batches of one pass. The pass begins with the first that is asked for.
 
     Guarantee: nothing but the end of the pass, or `close`, ends the iteration. After WaitTimeout the next call goes on waiting; after

@@ -25,11 +25,11 @@ class Lesson:
     devices: Sequence[str] | None = None
     name: str | None = None
     revision: str = ""
-    fingerprint: str = ""
+    inputs_fingerprint: str = ""
     passes: int = 1
     rows_per_record: int | None = None
     wire: Mapping[str, str] | str = ""
-    ragged: Sequence[str] = ()
+    ragged_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "passes", "rows_per_record"):
@@ -39,7 +39,7 @@ class Lesson:
         if self.name is not None:
             text("name", self.name)
         text("revision", self.revision, empty=True)
-        text("fingerprint", self.fingerprint, empty=True)
+        text("inputs_fingerprint", self.inputs_fingerprint, empty=True)
         if self.devices is not None and (isinstance(self.devices, str) or not isinstance(self.devices, Sequence)):
             raise ConfigurationError(f"devices is {self.devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']")
-        wire_options(self.wire, self.ragged)
+        wire_options(self.wire, self.ragged_keys)

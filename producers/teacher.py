@@ -39,11 +39,12 @@ class Teacher:
     after any number of restarts; a run that is not complete is never taken for one that is.
 
     name              what the student's errors call it; the topic's or file's name unless given
-    revision, inputs  what it is (a commit, a checkpoint) and what it read (a fingerprint of data set, tokenizer, order and seed)
+    revision          what it is: a commit, a checkpoint
+    inputs_fingerprint  a text that stands for what it read: data set, tokenizer, order and seed; teachers whose texts differ are not merged
     passes            how many times it goes over its inputs
     rows_per_record   rows in a record; chosen for about 4 MB unless given
     wire              {"logits": "float16"}, or "float16" for all floats: how keys travel; the student gets the model's dtype back
-    ragged            keys whose rows differ in their first dimension, where batches come padded
+    ragged_keys       keys whose rows differ in their first dimension, where batches come padded
     run_id            names the run, so that a restart after its end is no error but a run that is complete
     new_run           begin a new run behind the one that the topic holds; with `run_id`, unless the topic's newest run has that name:
                       the same call then begins a run, and goes on with it when it is repeated
@@ -55,11 +56,11 @@ class Teacher:
         *,
         name: str | None = None,
         revision: str = "",
-        inputs: str = "",
+        inputs_fingerprint: str = "",
         passes: int = 1,
         rows_per_record: int | None = None,
         wire: Mapping[str, str] | str = "",
-        ragged: Iterable[str] = (),
+        ragged_keys: Iterable[str] = (),
         run_id: str | None = None,
         new_run: bool = False,
     ) -> None:
@@ -69,13 +70,13 @@ class Teacher:
         self._identity = Identity(
             teacher=sink.label if name is None else text("name", name),
             revision=text("revision", revision, empty=True),
-            inputs=text("inputs", inputs, empty=True),
+            inputs_fingerprint=text("inputs_fingerprint", inputs_fingerprint, empty=True),
             passes=whole_number("passes", passes),
             rows_per_record=None if rows_per_record is None else whole_number("rows_per_record", rows_per_record),
             run_id=None if run_id is None else text("run_id", run_id),
             new_run=flag("new_run", new_run),
         )
-        self._options = wire_options(wire, ragged)
+        self._options = wire_options(wire, ragged_keys)
         self._run: Run | None = None
         self._starting = Doing(f"connecting to {sink.name}")
         self._wrote_by_hand = False

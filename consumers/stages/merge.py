@@ -14,7 +14,7 @@ import torch
 from tutelage.consumers.stages.align import Aligned, Share
 from tutelage.consumers.stages.batches import Batch, Batches
 from tutelage.consumers.stages.planning import KeyPlan, planned, refuse_missing_ids
-from tutelage.consumers.stages.ragged import RaggedOptions, joined, padded
+from tutelage.consumers.stages.ragged import RaggedFormat, joined, padded
 from tutelage.consumers.stages.strategies import (
     MergeStrategy,
     accumulate,
@@ -29,7 +29,7 @@ from tutelage.consumers.stages.torch_view import carried
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Array, Description
 
-__all__ = ["LENGTHS_SUFFIX", "Batch", "Batches", "Merge", "RaggedOptions"]
+__all__ = ["LENGTHS_SUFFIX", "Batch", "Batches", "Merge", "RaggedFormat"]
 
 LENGTHS_SUFFIX = ".lengths"
 
@@ -48,12 +48,12 @@ class Merge:
         strategies: Mapping[str, MergeStrategy],
         *,
         sample_id: str | None = None,
-        ragged: RaggedOptions | None = None,
+        ragged: RaggedFormat | None = None,
         pin_memory: bool = False,
     ) -> None:
         self._names = list(names)
         self._sample_id = sample_id
-        self._ragged = ragged or RaggedOptions()
+        self._ragged = ragged or RaggedFormat()
         self._pin_memory = pin_memory
         #: The number in its pass of the first row that is merged, for errors.
         self._first_row = 0

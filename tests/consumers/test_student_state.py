@@ -24,7 +24,7 @@ def test_a_dataset_goes_on_from_its_state(topic: MemoryTopic) -> None:
         batches = iter(dataset)
         next(batches)
         state = dataset.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()  # type: ignore[attr-defined]  # torch's Iterator names no close
     with student_of(topic) as student:
         dataset = student.dataset(6)
         dataset.load_state_dict(state)
@@ -37,7 +37,7 @@ def test_a_checkpoint_is_the_old_or_the_new_one_and_is_checked(topic: MemoryTopi
         batches = student.knowledge(6)
         next(batches)
         student.save(path)
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     other = MemoryTopic(name="other", partitions=2)
     teach(MemorySink(other))
     for made, arguments, message in (
@@ -72,7 +72,7 @@ def test_a_refused_checkpoint_is_not_forgotten(topic: MemoryTopic) -> None:
         batches = student.knowledge(4)
         next(batches)
         state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     with student_of(topic) as student:
         student.load_state_dict(state)
         for _ in range(2):

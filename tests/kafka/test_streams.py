@@ -302,7 +302,7 @@ def test_records_lost_to_retention_are_an_error_not_a_jump(kafka: dict[str, Any]
         batches = student.knowledge(16)
         next(batches)
         state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
     for future in admin.delete_records([TopicPartition(topic, 0, 5)]).values():
         future.result(20)
@@ -324,7 +324,7 @@ def test_a_recreated_topic_is_not_the_one_of_the_checkpoint(kafka: dict[str, Any
         batches = student.knowledge(16)
         next(batches)
         state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
     admin.delete_topics([topic])[topic].result(20)
     deadline = time.monotonic() + 20
