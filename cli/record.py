@@ -28,9 +28,8 @@ def record(
 
       tutelage record teacher1 teacher1.avro -b localhost:9092
     """
+    from tutelage import FileSink, KafkaSource
     from tutelage.cli.copy_command import copied_with_progress
-    from tutelage.consumers import KafkaSource
-    from tutelage.producers import FileSink
     from tutelage.schemas.arguments import seconds
     from tutelage.schemas.container_format import checked_codec
 

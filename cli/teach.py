@@ -14,7 +14,7 @@ from tutelage.cli.monitoring import MetricsFlag, monitored
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from tutelage.producers import Teacher
+    from tutelage import Teacher
 
 
 def teach(
@@ -73,10 +73,10 @@ def teach(
 
       tutelage teach tutelage.examples.toy.lessons:teacher1 --topic toy1 --device cpu --device cpu
     """
+    from tutelage import FileSink, KafkaSink, Sink, Teacher
     from tutelage.cli.printing import say, typed_text
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.targets import lesson_of
-    from tutelage.producers import FileSink, KafkaSink, Sink, Teacher
     from tutelage.schemas.arguments import seconds, text, whole_number
     from tutelage.schemas.container_format import checked_codec
     from tutelage.schemas.errors import ConfigurationError

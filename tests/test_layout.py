@@ -17,9 +17,9 @@ MAY_IMPORT = {
     "producers": {"schemas", "transport"},
     "consumers": {"schemas", "transport"},
     "tools": {"schemas", "transport", "producers", "consumers"},
-    "cli": {"schemas", "transport", "producers", "consumers", "tools", "deploy", "examples"},
+    "cli": {"", "schemas", "transport", "producers", "consumers", "tools", "deploy", "examples"},
     "deploy": {"schemas", "transport"},
-    "examples": {"schemas", "transport", "producers", "consumers", "tools"},
+    "examples": {"", "schemas", "transport", "producers", "consumers", "tools"},
 }
 # A second copy of a module, under its folder's name, would have classes of its own.
 FOLDERS = set(MAY_IMPORT) - {"tutelage", "examples", "deploy"}

@@ -10,10 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.resume import assert_resumes_anywhere
 
-from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Source, Student
+from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, Sink, Source, Student, Teacher
 from tutelage.examples.toy.reader import GENERATOR_TYPES, inputs_of
 from tutelage.examples.toy.teachers import Teacher1, Teacher2
-from tutelage.producers import FileSink, MemorySink, Sink, Teacher
 from tutelage.schemas.container_format import checked_codec
 
 BATCH_SIZES = st.sampled_from([1, 7, 32, 1000])

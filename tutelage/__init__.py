@@ -125,16 +125,18 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported from its module (PEP 562)."""
-    from importlib import import_module
-    from importlib.metadata import version
+if not TYPE_CHECKING:  # type checkers see the names above, and no others
 
-    if name == "__version__":
-        return version("tutelage")
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    def __getattr__(name: str) -> Any:
+        """A public name, imported from its module (PEP 562)."""
+        from importlib import import_module
+        from importlib.metadata import version
+
+        if name == "__version__":
+            return version("tutelage")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

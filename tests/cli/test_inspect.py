@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.commands import invoke
 
-from tutelage.producers import FileSink, KafkaSink, Teacher
+from tutelage import FileSink, KafkaSink, Teacher
 from tutelage.tools.key_statistics import BINS, KeyStatistics
 
 NUMBERS = np.random.default_rng(5).normal(3, 2, (1000, 8)).astype(np.float32)
@@ -152,8 +152,8 @@ def test_every_kind_of_number_has_statistics(dtype: Any) -> None:
 
 def test_looking_and_copying_do_not_wait_for_torch() -> None:
     program = (
-        "import sys, tutelage.cli.main, tutelage.tools.inspect\nfrom tutelage.consumers import FileSource, KafkaSource\n"
-        "from tutelage.producers import FileSink, KafkaSink\nassert 'torch' not in sys.modules"
+        "import sys, tutelage.cli.main, tutelage.tools.inspect\nfrom tutelage import FileSource, KafkaSource\n"
+        "from tutelage import FileSink, KafkaSink\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

@@ -17,9 +17,8 @@ from prometheus_client import CollectorRegistry
 from support.teaching import student_of, teach, xs
 from torch.utils.data import DataLoader
 
-from tutelage.consumers import FileSource, MemoryTopic, Student
+from tutelage import FileSink, FileSource, MemorySink, MemoryTopic, Student, Teacher
 from tutelage.consumers.metrics import StudentMetrics
-from tutelage.producers import FileSink, MemorySink, Teacher
 from tutelage.schemas.errors import ConfigurationError, CorruptData, WaitTimeout
 
 

@@ -12,8 +12,7 @@ import torch
 from support.teaching import student_of, teach, xs
 from torch.utils.data import DataLoader
 
-from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
-from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, Student, Teacher
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import (
     ConfigurationError,

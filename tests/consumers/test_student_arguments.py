@@ -12,9 +12,8 @@ import pytest
 import torch
 from support.teaching import student_of, teach, xs
 
-from tutelage.consumers import FileSource, MemorySource, MemoryTopic, RaggedFormat, Student
+from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, RaggedFormat, Student, Teacher
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.producers import FileSink, MemorySink, Teacher
 from tutelage.schemas.errors import ConfigurationError, MergeError, RunMismatch, TutelageError, WaitTimeout
 
 NAN, INF = float("nan"), float("inf")

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from support.teaching import student_of, teach, xs
 
-from tutelage.consumers import MemoryTopic
+from tutelage import MemorySink, MemoryTopic
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.producers import MemorySink
 from tutelage.schemas.errors import (
     ConfigurationError,
     CorruptData,

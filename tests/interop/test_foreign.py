@@ -15,9 +15,8 @@ from support.commands import invoke
 
 from interop.foreign_reader import read_topic
 from interop.foreign_writer import KEYS, headers_of, schema_of, values_of, write_topic
-from tutelage.consumers import KafkaSource, RaggedFormat, Student
+from tutelage import KafkaSink, KafkaSource, RaggedFormat, Student, Teacher
 from tutelage.deploy.local.programs import find_java, kafka_jars, maven_artifact
-from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.errors import CorruptData, UnsupportedSchema
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]

@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.resume import assert_resumes_anywhere, rows_of
 
-from tutelage.consumers import FileSource, KafkaSource, Source, Student
-from tutelage.producers import FileSink, KafkaSink, Sink, Teacher
+from tutelage import FileSink, FileSource, KafkaSink, KafkaSource, Sink, Source, Student, Teacher
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.errors import (
     CorruptData,

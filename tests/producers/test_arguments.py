@@ -10,8 +10,7 @@ import pytest
 import torch
 from support.teaching import read
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import Lesson, MemorySink, Teacher, from_sample_lists, from_samples
+from tutelage import Lesson, MemorySink, MemoryTopic, Teacher, from_sample_lists, from_samples
 from tutelage.producers.stages.inputs import Inputs
 from tutelage.schemas.errors import ConfigurationError
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.teaching import Stopped, read, stopping
 
-from tutelage.consumers import FileSource, MemoryTopic, Student
-from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage import FileSink, FileSource, MemorySink, MemoryTopic, Student, Teacher
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import (

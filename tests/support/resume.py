@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tutelage.consumers import Student
+from tutelage import Student
 
 Rows = list[dict[str, list[Any]]]
 

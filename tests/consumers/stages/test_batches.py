@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tutelage.consumers import FileSource, Student
+from tutelage import FileSink, FileSource, Student, Teacher
 from tutelage.consumers.stages.batches import Batches
-from tutelage.producers import FileSink, Teacher
 
 
 def write(path: Path, **knowledge: Any) -> Path:

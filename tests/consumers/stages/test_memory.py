@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
-from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, Student, Teacher
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.booleans())

@@ -13,8 +13,7 @@ import torch
 from support.teaching import student_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import MemorySink, Teacher
+from tutelage import MemorySink, MemoryTopic, Teacher
 from tutelage.producers.stages.transfer import WireOptions, start_transfer, start_transfers
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Ragged
