@@ -1,11 +1,11 @@
-# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, test-containers, soak, check, bench, profile, clean.
+# Everything a clone needs, each as the first thing typed: install, constraints, demo, test, test-faults, test-containers, soak, check, bench, profile, clean.
 
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := schemas producers consumers cli deploy/local examples
 TYPED := $(addprefix -p tutelage.,schemas producers consumers cli deploy.local examples.toy examples.digits)
 
-.PHONY: install demo test test-faults test-containers soak check bench profile clean FORCE
+.PHONY: install constraints demo test test-faults test-containers soak check bench profile clean FORCE
 
 install: .venv/installed
 
@@ -19,10 +19,24 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Tutelage needs Python 3.11 or newer; name one: make PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(BIN)/uv || { echo "installing uv"; $(BIN)/python -m pip install -q --disable-pip-version-check uv; }
+	@sed -n '/^uv==/,/[^\\]$$/p' constraints.txt > .venv/uv.txt
+	@test -x $(BIN)/uv || { echo "installing uv"; \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.txt; }
 	@echo "installing tutelage and what it needs (about 5 GB with torch, the first time)"
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --config-settings editable_mode=strict -e '.[dev]'
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r constraints.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --require-build-hashes -b constraints.txt \
+	  --config-settings editable_mode=strict -e .
 	@touch $@
+
+# New versions of what we need, with their hashes: UPGRADE=--upgrade for all, UPGRADE='-P torch' for one. Look at the difference before you commit it.
+UPGRADE ?=
+constraints: install
+	@printf 'uv\nsetuptools\n' > .venv/tools.in
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 --extra dev \
+	  $(UPGRADE) pyproject.toml .venv/tools.in -o constraints.txt
+	@printf '%s\n' '# Versions that everything was tested with, and the hashes of their files: wheels of every platform, and sources.' \
+	  '# `make install`, the image and CI install nothing else; users need not. `make constraints` writes this file.' \
+	  | cat - constraints.txt > .venv/constraints.new && mv .venv/constraints.new constraints.txt
 
 demo: install
 	$(BIN)/tutelage demo

@@ -138,7 +138,10 @@ def unguarded(pod: Document) -> list[str]:
             "rights": each["securityContext"] == inner,
             "probes": all(probe.get("httpGet", {}).get("port") in ports for probe in probes),
             "limits": {"cpu", "memory"} <= set(limits) and {"cpu", "memory"} <= set(requests),
-            "image": re.fullmatch(r"(tutelage|apicurio/apicurio-registry):\d+\.\d+\.\d+", str(each["image"])) is not None,
+            "image": re.fullmatch(
+                r"tutelage:\d+\.\d+\.\d+|apicurio/apicurio-registry:\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", str(each["image"])
+            )
+            is not None,
             "secret": not any(is_secret(one["name"].lower().replace("_", ".")) and "value" in one for one in each["env"]),
         }
         found += [name for name, well in checks.items() if not well]
