@@ -14,8 +14,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from jars import JARS
 
+from deploy import pin_images
 from tutelage.deploy.local import StackError, checksums, programs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,9 +25,9 @@ PINNED = re.compile(r"([a-z0-9-]+(?:\.[a-z0-9-]+)*)==(\S+)")
 UV = Path(sys.executable).parent / "uv"
 
 
-def constraints() -> dict[str, tuple[str, list[str]]]:
-    """The version and the hashes of each package in constraints.txt."""
-    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+def constraints(name: str = "constraints.txt") -> dict[str, tuple[str, list[str]]]:
+    """The version and the hashes of each package in a file."""
+    lines = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     found = {}
     for entry in re.split(r"\n(?=\S)", "\n".join(lines).strip()):
         first, *rest = entry.split("\\\n")
@@ -37,7 +39,9 @@ def constraints() -> dict[str, tuple[str, list[str]]]:
 
 
 def test_each_constraint_is_one_version_with_hashes_and_no_address() -> None:
-    assert "://" not in (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    for name in ("constraints.txt", ".github/tools.txt"):
+        assert "://" not in (ROOT / name).read_text(encoding="utf-8")
+        assert all(hashes for _, hashes in constraints(name).values()), name
     known = constraints()
     assert len(known) > 100 and all(hashes for _, hashes in known.values())
     # What comes as one file a platform has many of them: those of other machines too.
@@ -73,7 +77,9 @@ def wheel(folder: Path, said: str) -> Path:
     return file
 
 
-@pytest.mark.skipif(not UV.exists(), reason="needs uv in the virtual environment, as `make install` puts it there")
+@pytest.mark.skipif(
+    not UV.exists() and not os.environ.get("CI"), reason="needs uv in the virtual environment, as `make install` puts it there"
+)
 def test_a_changed_package_is_refused_as_make_and_the_image_install(tmp_path: Path) -> None:
     # The flags that the two use; without them this test would show nothing about them.
     makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "deploy" / "Dockerfile").read_text()
@@ -176,3 +182,62 @@ def test_the_list_holds_the_versions_that_are_fetched(maven: Maven) -> None:
     } <= names
     assert f"<version>{programs.KAFKA_VERSION}</version>" in (ROOT / "deploy" / "local" / "pom.xml").read_text()
     assert not names & set(JARS)
+
+
+def test_each_image_of_others_stands_with_a_digest_and_the_same_one_everywhere() -> None:
+    found: dict[str, set[str | None]] = {}
+    deploy = ROOT / "deploy"
+    for file in [deploy / "Dockerfile", *deploy.rglob("*.yml"), *deploy.rglob("*.yaml")]:
+        for image, digest in re.findall(
+            r"^(?:FROM|\s*image:) ([\w./-]+:[\w.-]+)(@sha256:[0-9a-f]{64})?", file.read_text(), re.MULTILINE
+        ):
+            found.setdefault(image, set()).add(digest)
+    ours = {image for image in found if image.startswith("tutelage:")}
+    assert len(found) > 5 and {image: digests for image, digests in found.items() if len(digests) > 1} == {}
+    assert {image for image, digests in found.items() if "" in digests} == ours
+
+
+def test_images_are_pinned_by_what_their_registry_says_and_one_that_moved_is_named(tmp_path: Path) -> None:
+    for name in ("Dockerfile", "docker-compose.yml", "k8s/base/registry.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / "deploy" / name).read_bytes())
+    before = (tmp_path / "docker-compose.yml").read_text()
+
+    def digest(image: str) -> str:
+        """By the tag's own text; a digest is what it is."""
+        name, at, given = image.partition("@")
+        return given if at else f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+
+    moved = pin_images.check(tmp_path, digest)
+    assert len(moved) == 7 and all("is another image than sha256:" in line for line in moved)
+    pin_images.pin(tmp_path, digest)
+    assert pin_images.check(tmp_path, digest) == []
+    after = (tmp_path / "docker-compose.yml").read_text()
+    assert re.sub(r"@sha256:\w+", "", after) == re.sub(r"@sha256:\w+", "", before) and "image: tutelage:0.1.0\n" in after
+    bare = (tmp_path / "Dockerfile").read_text()
+    (tmp_path / "Dockerfile").write_text(re.sub(r"@sha256:\w+", "", bare))
+    assert pin_images.check(tmp_path, digest) == ["Dockerfile: python:3.11-slim-bookworm has no digest"]
+
+
+def test_workflows_run_actions_by_commit_and_with_few_rights() -> None:
+    files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    assert {file.name for file in files} == {"release.yml", "supply-chain.yml"}
+    said = ""
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        said += text
+        uses = re.findall(r"uses: (.*)", text)
+        assert uses and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each) for each in uses), file
+        workflow = yaml.safe_load(text)
+        assert workflow["permissions"] == {"contents": "read"}
+        steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+        assert not any("${{" in step.get("run", "") for step in steps), "what an event says is data, and no part of a command"
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"run: make (.*)", said):
+        assert all(re.search(rf"^{each}:", makefile, re.MULTILINE) for each in target.split()), target
+    assert (
+        "make audit" in said
+        and "make dist sbom" in said
+        and "pip-audit --require-hashes" in makefile
+        and "cyclonedx-py" in makefile
+    )
