@@ -9,10 +9,12 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -101,9 +103,12 @@ def _fetched(name: str, goal: list[str], what: str, checksums: Mapping[str, str]
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage"
     target = cache / name
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        cache.mkdir(mode=0o700)
+    _check_cache(cache)
     if target.is_dir():
         return target
-    cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=cache) as folder:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.is_dir():
@@ -117,6 +122,16 @@ def _fetched(name: str, goal: list[str], what: str, checksums: Mapping[str, str]
             archive.unlink()
         os.replace(staged, target)
     return target
+
+
+def _check_cache(cache: Path) -> None:
+    """StackError if somebody else could have put programs there. (A group may write: many systems give each user a group.)"""
+    found = cache.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        raise StackError(
+            f"{cache}, where the stack's programs lie, belongs to another user, or all may write to it: nothing is run from there. "
+            "Name another folder with XDG_CACHE_HOME"
+        )
 
 
 def bring(target: Path, goal: list[str], what: str) -> None:

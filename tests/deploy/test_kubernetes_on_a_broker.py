@@ -82,6 +82,7 @@ class Registry:
 
     url: str
     secrets: Path
+    log: Path
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +110,7 @@ def registry(built: Manifests, kafka: Secured, tmp_path_factory: pytest.TempPath
             assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
             time.sleep(0.5)
         assert answers(f"http://{HOST}:{management}/health/live")
-        said = (folder / "log").read_text()
-        passwords = [*secured.PASSWORDS.values(), *(file.read_text().split(":")[1] for file in secrets.glob("*/user-info"))]
-        assert not any(password in said for password in passwords)
-        yield Registry(url=f"https://{HOST}:{https}", secrets=secrets)
+        yield Registry(url=f"https://{HOST}:{https}", secrets=secrets, log=folder / "log")
     finally:
         process.terminate()
         process.wait(30)
@@ -226,6 +224,11 @@ def test_the_registry_turns_away_whom_it_does_not_know_and_lets_each_change_its_
     for user in info.values():
         assert asks(user, "PUT", "/apis/ccompat/v7/config", level) == 403
         assert asks(user, "DELETE", "/apis/registry/v3/admin/rules") == 403
+    said = registry.log.read_text()
+    # No port for plain HTTP beside it, and no password in what it says.
+    assert f"Listening on: {registry.url}. Management" in said
+    passwords = [*secured.PASSWORDS.values(), *(each.split(":")[1] for each in info.values())]
+    assert not any(password in said for password in passwords)
     with pytest.raises(OSError):
         urllib.request.urlopen(registry.url.replace("https://", "http://"), timeout=10)
     with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):

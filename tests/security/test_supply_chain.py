@@ -174,6 +174,23 @@ def test_the_stacks_own_jars_are_held_against_the_list(maven: Maven, fetch: obje
     assert [path.name for path in maven.cache.iterdir()] == ["lock"]
 
 
+def test_programs_are_not_run_from_a_folder_that_others_could_fill(maven: Maven, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = maven.cache / programs.KAFKA
+    planted.mkdir(parents=True)
+    assert programs.kafka_jars() == planted
+    maven.cache.chmod(0o777)
+    with pytest.raises(StackError, match="all may write to it: nothing is run from there"):
+        programs.kafka_jars()
+    maven.cache.chmod(0o755)
+    # The folder is this user's; now this user is another one.
+    if os.geteuid() == 0:
+        os.chown(maven.cache, 4711, 4711)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(StackError, match="belongs to another user"):
+        programs.kafka_jars()
+    assert not maven.asked.exists()
+
+
 def test_the_list_holds_the_versions_that_are_fetched(maven: Maven) -> None:
     names = set(checksums.listed())
     assert {
