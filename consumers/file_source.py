@@ -13,7 +13,7 @@ from tutelage.schemas.arguments import absolute_path, flag
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock, StoredRecord
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import ConfigurationError, TruncatedData
-from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
 from tutelage.schemas.record import Record
 
 # Blocks that are being unpacked at once, by as many threads as there are processors up to this.
@@ -34,9 +34,7 @@ class FileSource(Source):
         self._path = absolute_path("path", path)
         self._name = os.fspath(path)
         self._verify = flag("verify", verify)
-        if not isinstance(limits, Limits):
-            raise ConfigurationError(f"limits is {limits!r}; it must be a Limits")
-        self._limits = limits
+        self._limits = checked_limits(limits)
         self._reader: ContainerReader | None = None
 
     def __repr__(self) -> str:

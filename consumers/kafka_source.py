@@ -34,9 +34,9 @@ from tutelage.schemas.kafka_connection import (
 )
 from tutelage.schemas.kafka_control import KafkaControl
 from tutelage.schemas.kafka_identity import IdentityCheck
-from tutelage.schemas.kafka_runs import FoundRun
+from tutelage.schemas.kafka_runs import FoundRun, unlike
 from tutelage.schemas.kafka_topic import KafkaTopic, is_outage, once_known, through_outages
-from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
 from tutelage.schemas.registry import Registry
 from tutelage.schemas.topic import checked_topic, to_student_topic, to_teacher_topic
 from tutelage.schemas.waiting import NowAndThen, Wait
@@ -80,11 +80,9 @@ class KafkaSource(Source):
         self._topic = checked_topic(topic)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run))
+        self._limits = checked_limits(limits)
+        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run), self._limits)
         self._group = Group(self._connection, text("group", group), topic) if group is not None else None
-        if not isinstance(limits, Limits):
-            raise ConfigurationError(f"limits is {limits!r}; it must be a Limits")
-        self._limits = limits
         self._consumer: Consumer | None = None
         self._asked = KafkaTopic(self._connection, self._topic)
         self._opened: Opened | None = None
@@ -163,9 +161,7 @@ class KafkaSource(Source):
         found = self._chosen(partitions, timeout_s - wait.waited_s)
         stream = found.stream
         if stream.partitions > partitions:
-            raise TopicIdentityError(
-                f"topic {self._topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
-            )
+            raise TopicIdentityError(unlike(self._topic, partitions, stream))
         self._messages = run = RunMessages(self._connection, self._topic, found, self._limits)
         self._ends = Ends(self._connection, self._topic, stream.partitions)
         if self._control is not None:
@@ -188,7 +184,7 @@ class KafkaSource(Source):
         if found.message is not first or found.stream.partitions < partitions:
             # Reading begins elsewhere: where another run begins, or without partitions that were added to the topic later.
             self._first = None
-        self._begins = self._lows if found.message is first else self._choice.begins(found, wait)
+        self._begins = self._lows if found.message is first else self._choice.begins(found, partitions, wait)
         return found
 
     def _begin_checking(self) -> None:

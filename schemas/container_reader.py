@@ -8,7 +8,6 @@ dense keys without a codec, straight into where its rows are wanted (`StoredReco
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from tutelage.schemas.arguments import absolute_path
 from tutelage.schemas.codec import Codec, DenseLayout, decode_head
 from tutelage.schemas.container_format import MAX_BUFFERS, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
+from tutelage.schemas.disk import open_to_read
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
 from tutelage.schemas.headers import CHECKSUM_KEY, HEADER_PREFIX, check_format, identity_checksum, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of
@@ -56,12 +56,10 @@ class ContainerReader:
         #: What messages call the file: as the user named it.
         self.name = name = os.fspath(path) if name is None else name
         try:
-            # Opening a named pipe would wait for its writer.
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = open_to_read(self.path, name)
         except OSError as error:
             raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
         try:
-            _refuse_no_file(self._fd, name)
             self.header = decode_header(_read_header(self._fd, name), name)
             schema = self.header.metadata.get("avro.schema", b"").decode("utf-8", "replace")
             self.schema = schema
@@ -69,7 +67,7 @@ class ContainerReader:
                 # Before the schema: what a newer version of the format may hold there is not for this reader to judge.
                 check_format(self.header.metadata, name)
             self.description = description_of(schema, name, limits)
-            self.stream = stream_of_headers(self.header.metadata, name)
+            self.stream = stream_of_headers(self.header.metadata, name, limits)
             if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(self.stream, self.description):
                 raise CorruptData(f"{name}: its header fails its checksum; its bytes were changed after the teacher wrote them")
         except BaseException:
@@ -294,16 +292,6 @@ class StoredRecord:
             raise CorruptData(f"{where}: {self.head} does not hold what its size says; its bytes were changed")
         pieces = [piece for key_targets in targets for piece in key_targets]
         self._reader.codec.refuse_changed(self.head, self._checksum, layout.shapes, pieces, where)
-
-
-def _refuse_no_file(descriptor: int, name: str) -> None:
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(mode):
-        raise ConfigurationError(f"{name} is a folder; name an Avro file")
-    if not stat.S_ISREG(mode):
-        raise ConfigurationError(
-            f"{name} is no file but a pipe or a device, which cannot be read from any place; name an Avro file"
-        )
 
 
 def _read_header(descriptor: int, name: str) -> bytes:
