@@ -189,14 +189,14 @@ class ContainerReader:
 class StoredBlock:
     """A block whose place in the file is known. Holds no memory but what was read to find it; may be read in any thread."""
 
-    __slots__ = ("_count", "_peeked", "_reader", "index", "next_offset", "offset", "payload_at", "where")
+    __slots__ = ("_peeked", "_reader", "count", "index", "next_offset", "offset", "payload_at", "where")
 
     def __init__(
         self, reader: ContainerReader, *, index: int, offset: int, next_offset: int, count: int, payload_at: int,
         peeked: memoryview, where: str,
     ) -> None:  # fmt: skip
         self._reader = reader
-        self._count = count
+        self.count = count
         self._peeked = peeked
         self.index = index
         self.offset = offset
@@ -205,7 +205,14 @@ class StoredBlock:
         self.where = where
 
     def records(self) -> list[Record]:
-        """Its records, read, checked and decoded."""
+        """Its records, read, checked and decoded, all at once: of a block that another wrote there may be millions."""
+        return list(self.each())
+
+    def each(self, most: int | None = None) -> Iterator[Record]:
+        """Its records. The block is read and unpacked now; each record is decoded and checked when it is asked for.
+
+        CorruptData if the block unpacks to more than `most` bytes, unless the source's limit is less.
+        """
         reader = self._reader
         size = self.next_offset - self.payload_at
         if len(self._peeked) >= size:
@@ -218,13 +225,14 @@ class StoredBlock:
             raise CorruptData(f"{self.where}: no sync marker at its end; its bytes were changed, or its size was")
         # What the run's records can have at most is a better limit than any chosen for all runs.
         each = reader.codec.most_bytes(reader.stream.rows_per_record, reader.stream.run_id)
-        most = reader.limits.record_bytes if each is None else min(reader.limits.record_bytes, self._count * each)
-        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, most)
-        return reader.codec.decode_many(payload, self._count, self.where)
+        limit = reader.limits.record_bytes if each is None else min(reader.limits.record_bytes, self.count * each)
+        limit = limit if most is None else min(limit, most)
+        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, limit)
+        return reader.codec.decode_each(payload, self.count, self.where)
 
     def head(self) -> RecordHead | None:
         """The head of its only record, as it stands there, not checked; None if it holds several or is compressed."""
-        if self._count != 1 or self._reader.header.codec != "null":
+        if self.count != 1 or self._reader.header.codec != "null":
             return None
         try:
             return decode_head(self._peeked)[0]
@@ -234,7 +242,7 @@ class StoredBlock:
     def record(self) -> StoredRecord | None:
         """Its only record, to be read later; None if it holds several, is compressed, or has anything but full dense keys."""
         reader = self._reader
-        if self._count != 1 or reader.header.codec != "null":
+        if self.count != 1 or reader.header.codec != "null":
             return None
         try:
             head, checksum, position = decode_head(self._peeked)
@@ -242,7 +250,7 @@ class StoredBlock:
             return None
         layout = reader.codec.dense_layout(head.rows) if head.end is None else None
         size = self.next_offset - self.payload_at - SYNC_BYTES
-        if layout is None or position + layout.nbytes != size:
+        if layout is None or position + layout.nbytes != size or head.rows > max(size, reader.limits.empty_rows):
             return None
         first = layout.prefixes[0]
         if self._peeked[position : position + len(first)] != first:

@@ -34,7 +34,7 @@ class Limits:
     dimensions: int = 64
     # Kafka clusters hold some 200,000 partitions of all topics together.
     partitions: int = 10_000
-    empty_rows: int = 1 << 20
+    empty_rows: int = 1 << 22
     batch_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
