@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, KafkaError, Message
 
 from tutelage.schemas.errors import AccessDenied, RetentionLoss, TopicIdentityError, TransportError
 from tutelage.schemas.kafka_connection import DENIED, NEEDS_ACL, describe
+from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,17 @@ _PASSING = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
+
+
+def first_message(consumer: Consumer, topic: str, wait: Wait) -> Message:
+    """The first message that comes, waited for."""
+    while True:
+        message = consumer.poll(0.1)
+        if message is not None and message.error() is None:
+            return message
+        if message is not None:
+            check_reported(message, topic)
+        wait.tick()
 
 
 def taken(consumer: Consumer, most: int) -> list[Message]:

@@ -76,7 +76,7 @@ class MemorySource(Source):
         offsets = [max(0, offset) for offset in position.offsets] or [0] * self._topic.partitions
         begun = [offset > 0 for offset in offsets]
         while True:
-            came = False
+            came = given = False
             for partition, entries in enumerate(self._topic.logs):
                 if offsets[partition] < len(entries):
                     offset = offsets[partition]
@@ -89,9 +89,11 @@ class MemorySource(Source):
                     begun[partition] = True
                     where = f"memory topic {self.name}, partition {partition}, offset {offset}"
                     record = codec.decode(entries[offset].body, where)
+                    given = True
                     yield Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
-            if not came:
+            if not given:
                 yield None
+            if not came:
                 time.sleep(_POLL_S)
 
     def send(self, value: Any) -> None:

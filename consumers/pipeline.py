@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from tutelage.consumers.align import Align
 from tutelage.consumers.batches import Batches
 from tutelage.consumers.channel import Channel, Closed
+from tutelage.consumers.holding import Holding
 from tutelage.consumers.loader import Loader, Loading
 from tutelage.consumers.merge import Merge
 from tutelage.consumers.order import Order, PassEnd, made_sure
@@ -91,8 +92,7 @@ class _Teacher:
         )
         self.loader = Loader()
         self._position = position
-        self._budget_bytes = budget_bytes
-        self._holding = False
+        self._holding = Holding(source, self.order, budget_bytes)
         self.thread = BackgroundThread(self._fetch, name=f"tutelage-fetch-{source.name}", ask_to_end=self.channel.close)
 
     @property
@@ -131,7 +131,7 @@ class _Teacher:
                         self.channel.put(item, 0)
                         return
                     self._give(waiting=not len(self.channel))
-                self._hold()
+                self._holding.look()
         except Closed:
             pass
         except BaseException as error:  # whatever it is, the reader must hear of it, behind what is whole
@@ -164,15 +164,6 @@ class _Teacher:
                 self.channel.put(loading, chunk.nbytes)
             # One is left for whoever waits at the other end.
             self.loader.work(leave=1)
-
-    def _hold(self) -> None:
-        """Where other partitions run far ahead of the one that is awaited, fetch only that one until it has caught up."""
-        if self._holding:
-            self._holding = self.order.pending_bytes > self._budget_bytes // 2
-            self.source.hold(self.order.others() if self._holding else frozenset())
-        elif self.order.pending_bytes > self._budget_bytes:
-            self._holding = True
-            self.source.hold(self.order.others())
 
 
 class Pipeline:
