@@ -18,8 +18,8 @@ _SHORTEST_S = 1.0
 class Awaiting:
     """Times the wait for an order's next record, however much else arrives.
 
-    Duplicates and other partitions' records do not prolong it. Reading what lay in the awaited partition when the wait began does: the
-    record may be behind it. That has an end, even where somebody writes faster than this reads.
+    Duplicates and other partitions' records do not prolong it. Reading what lay in the partitions when the wait began does: the record
+    may be behind that. It has an end, even where somebody writes faster than this reads.
     """
 
     def __init__(self, source: Source, order: Order, *, timeout_s: float, log: logging.Logger, hint: str) -> None:
@@ -32,8 +32,9 @@ class Awaiting:
         self._look_at = 0.0
         self._what: tuple[int, str] = (-1, "")
         self._wait: Wait | None = None
-        # Of the awaited partition: how far it was read, and where it ended when the wait began.
-        self._read = self._end = 0
+        # Where each partition ended when the wait began, and how much was read of all of them up to there.
+        self._ends: list[int] = []
+        self._read = 0
 
     def came(self) -> None:
         """The awaited record is there."""
@@ -52,18 +53,22 @@ class Awaiting:
         self._look_at = now + _LOOK_EVERY_S
         what = self._order.waiting_for
         if self._wait is None or what != self._what:
-            self._what = what
-            self._read, self._end = self._source.reached(what[0])
+            self._what, self._ends = what, []
+            self._read = self._read_now()
             self._wait = self._new_wait()
-        elif self._read < self._end or not self._end:
-            read, end = self._source.reached(what[0])
-            # Where it ended may not have been known before.
-            self._end = self._end or end
-            if self._read < read and self._read < self._end:
-                self._wait = self._new_wait()
+        elif (read := self._read_now()) > self._read:
             self._read = read
+            self._wait = self._new_wait()
         if quiet or self._timeout_s >= _SHORTEST_S or self._wait.waited_s >= _SHORTEST_S:
             self._wait.tick()
+
+    def _read_now(self) -> int:
+        """How much was read of what lay there when the wait began."""
+        places = self._source.reached()
+        # Of a partition that was not fetched yet the end becomes known later.
+        known = self._ends or [0] * len(places)
+        self._ends = [end or now for end, (_, now) in zip(known, places, strict=False)]
+        return sum(min(at, end) for (at, _), end in zip(places, self._ends, strict=False))
 
     def _new_wait(self) -> Wait:
         partition, what = self._what

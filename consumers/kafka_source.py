@@ -9,14 +9,14 @@ from collections.abc import Generator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from tutelage.consumers.kafka_beginnings import Beginnings, where_to_begin
 from tutelage.consumers.kafka_choice import RunChoice
 from tutelage.consumers.kafka_ends import Ends
 from tutelage.consumers.kafka_group import Group
 from tutelage.consumers.kafka_messages import RunMessages
-from tutelage.consumers.kafka_polling import check_reported, first_message, taken
+from tutelage.consumers.kafka_polling import check_reported, first_message, reached, taken
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
 from tutelage.schemas.arguments import text
 from tutelage.schemas.errors import (
@@ -271,17 +271,8 @@ class KafkaSource(Source):
         self._consumer.pause([TopicPartition(self._topic, partition) for partition in partitions - before])
         self._consumer.resume([TopicPartition(self._topic, partition) for partition in before - partitions])
 
-    def reached(self, partition: int) -> tuple[int, int]:
-        if self._consumer is None:
-            return 0, 0
-        part = TopicPartition(self._topic, partition)
-        try:
-            # Both are what the client knows already.
-            _, end = self._consumer.get_watermark_offsets(part, cached=True)
-            (at,) = self._consumer.position([part])
-        except KafkaException:
-            return 0, 0
-        return max(0, at.offset), max(0, end)
+    def reached(self) -> Sequence[tuple[int, int]]:
+        return reached(self._consumer, self._topic, len(self._lows)) if self._consumer is not None else ()
 
     def explain(self, error: TutelageError) -> TutelageError:
         if not isinstance(error, (DataError, WaitTimeout)) or isinstance(error, TopicIdentityError):

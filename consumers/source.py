@@ -118,12 +118,12 @@ class Source(ABC):
         """Fetch nothing from these partitions for now: too much of them waits for another. A new `read` holds none."""
         return
 
-    def reached(self, partition: int) -> tuple[int, int]:
-        """How far `read` has come in a partition, and where the partition ended when that was last heard of; zeros where nobody knows.
+    def reached(self) -> Sequence[tuple[int, int]]:
+        """How far `read` has come in each partition, and where that ended when it was last heard of; zeros where nobody knows.
 
         Waits for nothing. Called by the thread that reads.
         """
-        return 0, 0
+        return ()
 
     def explain(self, error: TutelageError) -> TutelageError:
         """The error behind one that reading ended in: where a topic was recreated, say, records are missing because of that."""
