@@ -24,7 +24,7 @@ def too_large(
     ways = ["ask for a smaller batch size (--batch-size)"]
     if padded:
         ways.append("for values without padding (RaggedOptions(padded=False))")
-    ways.append(f"or allow more: Student(limits=Limits(batch_bytes={enough}))")
+    ways.append(f"or allow more: Student(limits=Limits(batch_bytes={enough})), --batch-bytes {enough}")
     return BatchTooLarge(
         f"key {key!r}: {rows:,} rows of a batch{ragged} take {nbytes:,} bytes{' once padded' if padded else ''}, and all keys {total:,}; "
         f"the limit batch_bytes is {limit:,}. {', '.join(ways)}"

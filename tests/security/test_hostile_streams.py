@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,6 @@ from commands import invoke
 from hostile_files import claiming
 from streams import NUMBERS, arrivals_of, partitioned, records_of, stream_of
 
-from tutelage.cli import replay as replaying
 from tutelage.cli.copying import in_order
 from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
@@ -80,7 +81,8 @@ class Listed(Source):
 def sized(arrivals: list[Arrival], nbytes: int) -> list[Arrival]:
     """The arrivals, each as if it had so many bytes."""
     raw = memoryview(bytes(nbytes))
-    return [replace(arrival, record=replace(arrival.record, raw=raw)) for arrival in arrivals]  # type: ignore[type-var]
+    records = [arrival.record.load() for arrival in arrivals]
+    return [replace(arrival, record=replace(record, raw=raw)) for arrival, record in zip(arrivals, records, strict=True)]
 
 
 def logs_without_the_first(partitions: int, rows: int) -> list[list[Arrival]]:
@@ -111,17 +113,33 @@ def test_tiny_records_and_ends_of_passes_count_with_what_is_around_them() -> Non
     (end,) = records_of(stream, 0)
     for pass_index in range(1000):
         head = replace(end[0], pass_index=pass_index)
-        record = replace(arrivals_of([[end[1]]])[0][0].record, head=head)
+        record = replace(arrivals_of([[end[1]]])[0][0].record.load(), head=head)
         order.push(Arrival(partition=1, offset=0, next_offset=1, record=record, where="here"))
     assert order.memory_bytes >= 1000 * 1024
 
 
-def duplicates_for_ever(topic: MemoryTopic, enough: threading.Event) -> None:
-    """Write one record again and again, faster than it is read."""
-    again = topic.logs[0][0]
-    while not enough.is_set():
-        topic.logs[0].extend([again] * 50)
-        enough.wait(0.001)
+@contextmanager
+def flooded(topic: MemoryTopic, again: StoredRecord) -> Iterator[threading.Event]:
+    """Write one record again and again meanwhile, faster than it is read. The event is set when that has ended.
+
+    It ends after a while: what lasts as long as the flood then ends too, and is seen to have done so.
+    """
+    enough = threading.Event()
+
+    def write() -> None:
+        while not enough.is_set():
+            topic.logs[0].extend([again] * 200)
+            enough.wait(0.001)
+
+    writer, limit = threading.Thread(target=write), threading.Timer(40, enough.set)
+    writer.start()
+    limit.start()
+    try:
+        yield enough
+    finally:
+        enough.set()
+        limit.cancel()
+        writer.join()
 
 
 def memory_topic(stream_partitions: int, rows: int, *, run_id: str = "run") -> MemoryTopic:
@@ -138,32 +156,26 @@ def memory_topic(stream_partitions: int, rows: int, *, run_id: str = "run") -> M
 def test_duplicates_that_never_end_do_not_prolong_a_wait() -> None:
     topic = memory_topic(1, 3)
     del topic.logs[0][2:]
-    enough = threading.Event()
-    writer = threading.Thread(target=duplicates_for_ever, args=(topic, enough))
-    writer.start()
-    # Should the wait go on as long as they come, they come to an end, and what is missing is reported as late as that.
-    threading.Timer(60, enough.set).start()
-    try:
-        source = MemorySource(topic)
-        with pytest.raises(WaitTimeout, match="record 2 of pass 0"):
-            list(in_order(source, source.open(1), timeout_s=1.5))
-        assert not enough.is_set(), "the wait lasted as long as duplicates came"
-    finally:
-        enough.set()
-        writer.join()
-
-
-def test_records_of_another_run_that_never_end_neither_prolong_a_wait_nor_keep_a_student_from_closing() -> None:
-    topic, other = memory_topic(1, 3), memory_topic(1, 1, run_id="other").logs[0][0]
-    del topic.logs[0][2:]
     source = MemorySource(topic)
     opened = source.open(1)
+    with flooded(topic, topic.logs[0][0]) as over:
+        with pytest.raises(WaitTimeout, match="record 2 of pass 0"):
+            list(in_order(source, opened, timeout_s=1.5))
+        assert not over.is_set(), "the wait lasted as long as duplicates came"
+
+
+def test_records_of_another_run_that_never_end_let_whoever_reads_give_up() -> None:
+    topic, other = memory_topic(1, 3), memory_topic(1, 1, run_id="other").logs[0][0]
+    del topic.logs[0][2:]
+    source = MemorySource(topic, run="run")
+    source.open(1)
     arrivals = source.read(Position())
     assert [next(arrivals) is not None for _ in range(2)] == [True, True]
-    topic.logs[0].extend([other] * 100)
-    assert next(arrivals) is None, "whoever reads must be able to give up"
+    with flooded(topic, other) as over:
+        threading.Event().wait(0.2)
+        assert next(arrivals) is None
+        assert not over.is_set(), "nothing was heard of the source for as long as they came"
     arrivals.close()
-    assert opened.partitions == 1
 
 
 class Slow(Listed):
@@ -273,7 +285,12 @@ def test_a_replay_of_many_partitions_is_asked_about_first(tmp_path: Path, monkey
     there = [0]
     monkeypatch.setattr(KafkaTopic, "partitions", lambda self: there[0])
     reached: list[int] = []
-    monkeypatch.setattr("tutelage.producers.KafkaSink", lambda topic, partitions, **_: reached.append(partitions) or _never())
+
+    def sink(topic: str, *, partitions: int, **_: Any) -> Any:
+        reached.append(partitions)
+        raise ConfigurationError("no further")
+
+    monkeypatch.setattr("tutelage.producers.KafkaSink", sink)
     asked = invoke("replay", str(path), "t")
     assert asked.code == 2 and not reached
     assert "5,000 partitions" in asked.err and "--yes" in asked.err
@@ -281,16 +298,12 @@ def test_a_replay_of_many_partitions_is_asked_about_first(tmp_path: Path, monkey
     there[0] = 5000
     invoke("replay", str(path), "t")
     assert reached == [5000, 5000]
-    monkeypatch.setattr(replaying.sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     there[0] = 0
     for answer in (False, True):
         monkeypatch.setattr("typer.confirm", lambda text, err, answer=answer: answer)
         assert invoke("replay", str(path), "t").code == 2
     assert reached == [5000] * 3
-
-
-def _never() -> Any:
-    raise ConfigurationError("no further")
 
 
 @pytest.mark.parametrize("offset", [2**63, 10**30, -(10**30)])

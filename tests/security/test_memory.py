@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import invoke
 from hostile_files import in_one_block, tiny_bodies, written
 from peak_memory import peak_growth
 
@@ -76,6 +77,10 @@ def test_the_remedies_that_the_error_names_work(tmp_path: Path) -> None:
     assert rows(1, limits=limits) == 16
     assert rows(16, limits=limits, ragged=RaggedOptions(padded=False)) == 16
     assert rows(16, limits=Limits(batch_bytes=16777344)) == 16
+    learn = ("learn", str(tmp_path / "a.avro"), "--batch-size", "16", "--batch-bytes")
+    refused = invoke(*learn, str(2 * MIB))
+    assert (refused.code, "--batch-bytes 16777344" in refused.err) == (2, True), refused.err
+    assert invoke(*learn, "16777344").code == 0
     with pytest.raises(ConfigurationError, match="limits is 5; it must be a Limits"):
         Student(limits=5)  # type: ignore[arg-type]
 
@@ -85,7 +90,7 @@ def test_batches_before_one_that_is_too_large_are_given(tmp_path: Path) -> None:
     written(tmp_path / "a.avro", RAGGED, records, rows_per_record=2)
     student = Student(limits=Limits(batch_bytes=2 * MIB))
     student.register_teacher(FileSource(tmp_path / "a.avro"))
-    found = []
+    found: list[list[int]] = []
     with student, pytest.raises(BatchTooLarge):
         found.extend(batch["tokens.lengths"].tolist() for batch in student.knowledge(2))
     assert found == [[1, 2], [3, 4]]
@@ -93,7 +98,8 @@ def test_batches_before_one_that_is_too_large_are_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["dense", "ragged"])
 def test_a_batch_of_many_large_rows_is_refused_when_it_passes_the_limit_not_when_it_is_whole(tmp_path: Path, key: str) -> None:
-    row = (1, {"x": [np.zeros((1, 16 * MIB), np.uint8)]}) if key == "dense" else ragged(16 * MIB)
+    wide: tuple[int, dict[str, list[Column]]] = (1, {"x": [np.zeros((1, 16 * MIB), np.uint8)]})
+    row = wide if key == "dense" else ragged(16 * MIB)
     written(tmp_path / "a.avro", dense(16 * MIB) if key == "dense" else RAGGED, [row] * 64, rows_per_record=1)
     assert (tmp_path / "a.avro").stat().st_size < MIB
     growth, said = peak_growth(READ.format(arguments="limits=Limits(batch_bytes=64 << 20)", batch_size=64), tmp_path)
