@@ -7,7 +7,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,28 +117,29 @@ def test_tiny_records_and_ends_of_passes_count_with_what_is_around_them() -> Non
     assert order.memory_bytes >= 1000 * 1024
 
 
-@contextmanager
-def flooded(topic: MemoryTopic, again: StoredRecord) -> Iterator[threading.Event]:
-    """Write one record again and again meanwhile, faster than it is read. The event is set when that has ended.
+@pytest.fixture
+def over() -> Iterator[threading.Event]:
+    """Set when a flood ends, after a while: what lasts as long as the flood then ends too, and is seen to have done so."""
+    event = threading.Event()
+    timer = threading.Timer(20, event.set)
+    timer.start()
+    yield event
+    timer.cancel()
 
-    It ends after a while: what lasts as long as the flood then ends too, and is seen to have done so.
-    """
-    enough = threading.Event()
 
-    def write() -> None:
-        while not enough.is_set():
-            topic.logs[0].extend([again] * 200)
-            enough.wait(0.001)
+class Endless(list[StoredRecord]):
+    """A partition that holds one record again and again behind its own, as long as the flood lasts."""
 
-    writer, limit = threading.Thread(target=write), threading.Timer(40, enough.set)
-    writer.start()
-    limit.start()
-    try:
-        yield enough
-    finally:
-        enough.set()
-        limit.cancel()
-        writer.join()
+    def __init__(self, own: list[StoredRecord], again: StoredRecord, over: threading.Event) -> None:
+        super().__init__(own)
+        self._again = again
+        self._over = over
+
+    def __len__(self) -> int:
+        return super().__len__() if self._over.is_set() else 2**31
+
+    def __getitem__(self, at: Any) -> Any:
+        return super().__getitem__(at) if at < super().__len__() else self._again
 
 
 def memory_topic(stream_partitions: int, rows: int, *, run_id: str = "run") -> MemoryTopic:
@@ -153,28 +153,40 @@ def memory_topic(stream_partitions: int, rows: int, *, run_id: str = "run") -> M
     return topic
 
 
-def test_duplicates_that_never_end_do_not_prolong_a_wait() -> None:
-    topic = memory_topic(1, 3)
-    del topic.logs[0][2:]
-    source = MemorySource(topic)
-    opened = source.open(1)
-    with flooded(topic, topic.logs[0][0]) as over:
-        with pytest.raises(WaitTimeout, match="record 2 of pass 0"):
-            list(in_order(source, opened, timeout_s=1.5))
-        assert not over.is_set(), "the wait lasted as long as duplicates came"
+class Repeating(Listed):
+    """Gives its last arrival for as long as the flood lasts."""
+
+    def __init__(self, arrivals: list[Arrival], over: threading.Event) -> None:
+        super().__init__([arrivals])
+        self._over = over
+
+    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+        for arrival in self._arrivals[0]:
+            yield arrival
+        while not self._over.is_set():
+            yield arrival
+        while True:
+            yield None
 
 
-def test_records_of_another_run_that_never_end_let_whoever_reads_give_up() -> None:
+def test_duplicates_that_never_end_do_not_prolong_a_wait(over: threading.Event) -> None:
+    stream = stream_of(rows_per_record=1)
+    (arrivals,) = arrivals_of(partitioned(stream, records_of(stream, 3)))
+    source = Repeating(arrivals[:2], over)
+    with pytest.raises(WaitTimeout, match="record 2 of pass 0"):
+        list(in_order(source, source.open(1), timeout_s=1.5))
+    assert not over.is_set(), "the wait lasted as long as duplicates came"
+
+
+def test_records_of_another_run_that_never_end_let_whoever_reads_give_up(over: threading.Event) -> None:
     topic, other = memory_topic(1, 3), memory_topic(1, 1, run_id="other").logs[0][0]
-    del topic.logs[0][2:]
     source = MemorySource(topic, run="run")
     source.open(1)
+    topic.logs[0] = Endless(topic.logs[0][:2], other, over)
     arrivals = source.read(Position())
     assert [next(arrivals) is not None for _ in range(2)] == [True, True]
-    with flooded(topic, other) as over:
-        threading.Event().wait(0.2)
-        assert next(arrivals) is None
-        assert not over.is_set(), "nothing was heard of the source for as long as they came"
+    assert next(arrivals) is None
+    assert not over.is_set(), "nothing was heard of the source for as long as they came"
     arrivals.close()
 
 
