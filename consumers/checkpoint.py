@@ -11,10 +11,12 @@ from typing import Any, SupportsFloat
 
 import xxhash
 
-from tutelage.schemas.disk import file_path, new_file, sync_file, sync_folder
+from tutelage.schemas.disk import file_path, new_file, open_to_read, sync_file, sync_folder
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 VERSION = 2
+# Room for the offsets of a million partitions. What JSON becomes in memory may be twenty times as large.
+_MOST_BYTES = 16 << 20
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -65,15 +67,21 @@ def _number(value: Any) -> int | float:
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The state a checkpoint holds. ConfigurationError if there is none, CorruptData if the file is no checkpoint."""
+    target, name = file_path("checkpoint", path), f"checkpoint {os.fspath(path)}"
     try:
-        state = json.loads(file_path("checkpoint", path).read_text(encoding="utf-8"))
+        with open(open_to_read(target, name), "rb") as file:
+            text = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigurationError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
+    if len(text) > _MOST_BYTES:
+        raise CorruptData(f"{name} is larger than {_MOST_BYTES >> 20} MiB, which no checkpoint is")
+    try:
+        state = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"{path} is not a checkpoint: {error}") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         found = state.get("version") if isinstance(state, dict) else None
-        raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r})")
+        raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r:.80})")
     if state.pop("checksum", None) != _checksum(state):
         raise CorruptData(
             f"{path} fails its checksum: it was changed after it was written; begin without it, or from an older one"

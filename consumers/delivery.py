@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from tutelage.consumers.commits import Commits
-from tutelage.consumers.progress import Progress
+from tutelage.consumers.progress import Merged, Progress
 from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.stages.channel import Closed
-from tutelage.consumers.stages.pipeline import Merged, Pipeline
+from tutelage.consumers.stages.pipeline import Pipeline
 from tutelage.consumers.tally import StudentTally
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.transport.waiting import Doing, Wait

@@ -81,6 +81,38 @@ def new_file(beside: Path) -> tuple[int, Path]:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), path
 
 
+def open_to_read(path: Path, name: str) -> int:
+    """A descriptor of a regular file that is there. Never waits, whatever the path names now: it is looked at once it is open.
+
+    Raises:
+        ConfigurationError: It is a folder, a pipe, a device or a socket.
+        OSError: It cannot be opened.
+    """
+    # A named pipe would wait for its writer, and a terminal could become this process's own.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        # What a socket says, and a device without a driver.
+        if error.errno == errno.ENXIO:
+            raise ConfigurationError(_no_file(name)) from error
+        raise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise ConfigurationError(f"{name} is a folder; name a file")
+        if not stat.S_ISREG(mode):
+            raise ConfigurationError(_no_file(name))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _no_file(name: str) -> str:
+    return f"{name} is a pipe, a socket or a device; name a regular file"
+
+
 def sync_file(descriptor: int, path: Path) -> None:
     """Have the disk keep a file's bytes; one warning a folder where the file system cannot be asked to. OSError if it fails."""
     try:

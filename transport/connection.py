@@ -80,6 +80,8 @@ _PRODUCER_DEFAULTS: dict[str, object] = {
 }
 # Of one partition at once: the fastest for few of them (study: performance); for many, together no more than four such.
 _FETCH_BYTES = 8 << 20
+# What the client names where a response is larger than it takes; it asks again and again then.
+_TOO_LARGE = "receive.message.max.bytes"
 # That all brokers are away is said at once, and then only now and then; the client says it twenty times a second.
 _SAID_EVERY_S = 30.0
 _CONSUMER_DEFAULTS: dict[str, object] = {
@@ -95,7 +97,9 @@ _CONSUMER_DEFAULTS: dict[str, object] = {
     "fetch.max.bytes": 67108864,
     "queued.max.messages.kbytes": 65536,
     "queued.min.messages": 100000,
-    "receive.message.max.bytes": 1073741824,
+    # A response, and what a zstandard batch may be unpacked to: the client has no other limit for that, and triples its buffer until a
+    # batch fits (librdkafka, rdkafka_zstd.c). Brokers take no batch of more than 100 MiB unless told to (socket.request.max.bytes).
+    "receive.message.max.bytes": 335544320,
     "check.crcs": True,
 }
 
@@ -131,7 +135,7 @@ class KafkaConnection(Secretless):
         self._last_error = ""
         self._turned_away: deque[str] = deque(maxlen=4)
         self._hung_up = 0
-        self._all_down, self._slowed = NowAndThen(_SAID_EVERY_S), NowAndThen(_SAID_EVERY_S)
+        self._all_down, self._slowed, self._too_large = (NowAndThen(_SAID_EVERY_S) for _ in range(3))
 
     @property
     def where(self) -> str:
@@ -203,6 +207,10 @@ class KafkaConnection(Secretless):
             self._last_error = error.str()
         if error.code() in _TURNING_AWAY or _TLS_ALERT in error.str():
             self._turned_away.append(error.str())
+        if _TOO_LARGE in error.str() and self._too_large.due():
+            log.warning(
+                "%s: what was fetched is too large for this client: raise %s, with -X or in options", error.str(), _TOO_LARGE
+            )
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._all_down.due():
             log.warning("waiting for a broker of %s: none answers (%s)", self.where, error.str())
 

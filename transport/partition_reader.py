@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tutelage.schemas.errors import AccessDenied, RetentionLoss, TopicIdentityError, TransportError
+from tutelage.schemas.errors import AccessDenied, CorruptData, RetentionLoss, TopicIdentityError, TransportError
 from tutelage.transport.connection import DENIED, NEEDS_ACL, KafkaConnection, describe
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
@@ -78,6 +78,19 @@ class PartitionReader:
             return []
         return [first, *consumer.consume(most - 1, 0)] if most > 1 else [first]
 
+    def reached(self, partitions: int) -> list[tuple[int, int]]:
+        """How far each partition was given out, and where it ended by the last fetch; zeros where nothing is known."""
+        if self._consumer is None:
+            return []
+        parts = [TopicPartition(self._topic, partition) for partition in range(partitions)]
+        try:
+            # Both are what the client knows: no broker is asked.
+            places = self._consumer.position(parts)
+            ends = [self._consumer.get_watermark_offsets(part, cached=True) for part in parts]
+        except KafkaException:
+            return []
+        return [(max(0, place.offset), max(0, end[1] if end else 0)) for place, end in zip(places, ends, strict=True)]
+
     def check_reported(self, message: Message) -> None:
         """Raise what the client reports in place of a message, unless it recovers from it by itself."""
         error = message.error()
@@ -87,6 +100,11 @@ class PartitionReader:
             raise RetentionLoss(f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms")
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
             raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
+        if error.code() == KafkaError._BAD_COMPRESSION:
+            raise CorruptData(
+                f"{where}: {error.str()}. The batch is broken, or unpacks to more than receive.message.max.bytes; where "
+                "records that large are meant, raise that with -X or in options"
+            )
         if error.code() in DENIED - _PASSING:
             raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
         if error.code() not in _PASSING and not error.retriable():

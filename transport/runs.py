@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from tutelage.schemas.errors import TransportError
+from tutelage.schemas.errors import TopicIdentityError, TransportError
 from tutelage.schemas.headers import run_of_headers, stream_of_headers
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Stream
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
 from tutelage.transport.topic_admin import KafkaTopic
@@ -46,9 +47,10 @@ class FoundRun:
 class TopicRuns:
     """Looks for runs in one topic. Opens a consumer for each look, and closes it."""
 
-    def __init__(self, connection: KafkaConnection, topic: str) -> None:
+    def __init__(self, connection: KafkaConnection, topic: str, limits: Limits = DEFAULT_LIMITS) -> None:
         self._connection = connection
         self._topic = topic
+        self._limits = limits
         self._asked = KafkaTopic(connection, topic)
 
     def newest(self) -> FoundRun | None:
@@ -62,33 +64,55 @@ class TopicRuns:
         look = min(_MOST_MESSAGES, _LOOK_BYTES // max(1, largest))
         if messages and len(messages) < min(look, high - low):
             messages = self.messages({0: (max(low, high - look), high)})[0]
-        return newest_of(messages)
+        return newest_of(messages, self._limits)
 
     def all(self) -> Iterator[FoundRun]:
-        """The runs whose first records are still there, and the one before them that lost its beginning; the newest first."""
+        """The runs whose first records are still there, and the one before them that lost its beginning; the newest first.
+
+        A run whose headers name more partitions than the topic has cannot lie in it, and is left out with a warning.
+        """
         low, high = self._asked.first_offsets(1)[0], self._asked.end_offsets(1)[0]
+        partitions = self._asked.partitions()
         seen: set[str] = set()
         while high > low:
-            found = newest_of(self.last_messages({0: (low, high)})[0])
+            found = newest_of(self.last_messages({0: (low, high)})[0], self._limits)
             if found is None:
                 return
-            if found.stream.run_id not in seen:
-                seen.add(found.stream.run_id)
-                yield found
+            stream, possible = found.stream, found.stream.partitions <= partitions
+            if stream.run_id not in seen:
+                seen.add(stream.run_id)
+                if possible:
+                    yield found
+                else:
+                    log.warning("%s is left out: %s", stream, unlike(self._topic, partitions, stream))
             # Where the time of records says nothing, it goes on by offsets.
-            high = min(self.starts(found)[0], high - 1)
+            high = min(self.starts(found, partitions)[0] if possible else high, high - 1)
 
-    def named(self, run_id: str) -> FoundRun | None:
-        """The run of that name; None if it is not there, or not yet."""
-        return next((found for found in self.all() if found.stream.run_id == run_id), None)
+    def named(self, run_id: str, wait: Wait | None = None) -> FoundRun | None:
+        """The run of that name; None if it is not there, or not yet. A topic may hold any number of runs: `wait` ends the search."""
+        for found in self.all():
+            if found.stream.run_id == run_id:
+                return found
+            if wait is not None:
+                wait.tick()
+        return None
 
-    def starts(self, run: FoundRun) -> list[int]:
+    def starts(self, run: FoundRun, partitions: int) -> list[int]:
         """Per partition of a run, an offset at or before its first record, and behind what older runs held when it began.
 
         Found by the time of records; where a record of the run lies before that, the clock it was written by says nothing, and the
         offset is looked for further back.
+
+        Args:
+            run: A run of the topic.
+            partitions: How many partitions the topic has. Each partition is asked for, and headers may name any number of them.
+
+        Raises:
+            TopicIdentityError: The run names more partitions than the topic has.
         """
         stream = run.stream
+        if stream.partitions > partitions:
+            raise TopicIdentityError(unlike(self._topic, partitions, stream))
         lows, ends = self._asked.first_offsets(stream.partitions), self._asked.end_offsets(stream.partitions)
         found = self._asked.offsets(stream.partitions, OffsetSpec.for_timestamp(max(0, round(stream.created * 1000))))
         # Without a record from that time on, the run seems to have none in the partition yet.
@@ -129,20 +153,25 @@ class TopicRuns:
             consumer.close()
 
 
+def unlike(topic: str, partitions: int, stream: Stream) -> str:
+    """That a stream names more partitions than its topic has, in words."""
+    return f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
+
+
 def is_of_run(message: Message, stream: Stream) -> bool:
     """Whether a message belongs to a run, by its headers."""
     run = run_of_headers(message.headers() or ())
     return run is not None and run[0] == stream.run_id
 
 
-def newest_of(messages: Sequence[Message]) -> FoundRun | None:
+def newest_of(messages: Sequence[Message], limits: Limits = DEFAULT_LIMITS) -> FoundRun | None:
     """The run that was created last, of those that messages belong to; None if they belong to none."""
     runs = [(run[1], message) for message in messages if (run := run_of_headers(message.headers() or ())) is not None]
     if not runs:
         return None
     _, message = max(runs, key=lambda each: each[0])
     where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
-    return FoundRun(stream=stream_of_headers(message.headers() or (), where), message=message)
+    return FoundRun(stream=stream_of_headers(message.headers() or (), where, limits), message=message)
 
 
 def _read(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[Message]]:

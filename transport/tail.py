@@ -16,7 +16,7 @@ from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import RecordHead
 from tutelage.schemas.tail import Tail, tail_of
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.runs import FIRST_LOOK, FURTHER, FoundRun, TopicRuns, is_of_run, newest_of
+from tutelage.transport.runs import FIRST_LOOK, FURTHER, FoundRun, TopicRuns, is_of_run, newest_of, unlike
 from tutelage.transport.topic_admin import KafkaTopic
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,8 @@ def read_tail(
         return None
     stream = found_run.stream
     if stream.partitions > partitions:
-        raise RunMismatch(
-            f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
-        )
-    starts = runs.starts(found_run)
+        raise RunMismatch(unlike(topic, partitions, stream))
+    starts = runs.starts(found_run, partitions)
     codecs: dict[int, Codec] = {}
     heads: list[list[RecordHead]] = []
     for partition in range(stream.partitions):

@@ -15,25 +15,24 @@ from tutelage.schemas.arguments import text
 from tutelage.schemas.errors import (
     ConfigurationError,
     DataError,
-    RetentionLoss,
     TopicIdentityError,
     TransportError,
     TutelageError,
     WaitTimeout,
 )
-from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
-from tutelage.schemas.topic import BEGINNING, checked_topic, to_student_topic, to_teacher_topic
-from tutelage.transport.beginnings import Beginnings
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
+from tutelage.schemas.topic import BEGINNING, checked_topic
+from tutelage.transport.beginnings import Beginnings, where_to_begin
 from tutelage.transport.connection import (
     BROKER_TIMEOUT_S,
     KafkaConnection,
 )
-from tutelage.transport.control_topics import KafkaControl
+from tutelage.transport.control_topics import KafkaControl, student_control
 from tutelage.transport.offset_commits import Group
 from tutelage.transport.partition_reader import Message, PartitionReader
 from tutelage.transport.registry import Registry
 from tutelage.transport.run_choice import RunChoice
-from tutelage.transport.runs import FoundRun
+from tutelage.transport.runs import FoundRun, unlike
 from tutelage.transport.topic_admin import KafkaTopic, is_outage, once_known, through_outages
 from tutelage.transport.topic_identity import IdentityCheck
 from tutelage.transport.waiting import NowAndThen, Wait
@@ -78,11 +77,9 @@ class KafkaSource(Source):
         self._topic = checked_topic(topic)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run))
+        self._limits = checked_limits(limits)
+        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run), self._limits)
         self._group = Group(self._connection, text("group", group), topic) if group is not None else None
-        if not isinstance(limits, Limits):
-            raise ConfigurationError(f"limits is {limits!r}; it must be a Limits")
-        self._limits = limits
         self._reader = PartitionReader(self._connection, topic)
         self._asked = KafkaTopic(self._connection, self._topic)
         self._opened: Opened | None = None
@@ -160,19 +157,12 @@ class KafkaSource(Source):
         found = self._chosen(partitions, timeout_s - wait.waited_s)
         stream = found.stream
         if stream.partitions > partitions:
-            raise TopicIdentityError(
-                f"topic {self._topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
-            )
+            raise TopicIdentityError(unlike(self._topic, partitions, stream))
         self._messages = run = RunMessages(self._connection, self._topic, found, self._limits)
         self._ends = Ends(self._connection, self._topic, stream.partitions)
         if self._control is not None:
             self._control.conversation.run_id = stream.run_id
-        self._opened = Opened(
-            stream=stream,
-            description=run.description,
-            schema=run.schema,
-            partitions=stream.partitions,
-        )
+        self._opened = Opened(stream=stream, description=run.description, schema=run.schema, partitions=stream.partitions)
         return self._opened
 
     def _chosen(self, partitions: int, timeout_s: float) -> FoundRun:
@@ -186,7 +176,7 @@ class KafkaSource(Source):
         if found.message is not first or found.stream.partitions < partitions:
             # Reading begins elsewhere: where another run begins, or without partitions that were added to the topic later.
             self._first = None
-        self._begins = self._lows if found.message is first else self._choice.begins(found, wait)
+        self._begins = self._lows if found.message is first else self._choice.begins(found, partitions, wait)
         return found
 
     def _begin_checking(self) -> None:
@@ -213,7 +203,7 @@ class KafkaSource(Source):
         assert run is not None, "open makes it"
         size = _BYTES_AT_ONCE
         while True:
-            came = False
+            came = given = False
             rewound: set[int] = set()
             for message in messages:
                 if message.error() is not None:
@@ -235,12 +225,14 @@ class KafkaSource(Source):
                         reader.seek(partition, earlier)
                         rewound.add(partition)
                         continue
+                given = True
                 yield arrival
             if self._identity_check is not None:
                 self._identity_check.look()
-            if not came:
-                if self._settings_due.due():
-                    self._asked.check_not_compacted()
+            if not came and self._settings_due.due():
+                self._asked.check_not_compacted()
+            if not given:
+                # Also where only records of other runs came: whoever reads must be able to give up.
                 yield None
             # What was yielded is the caller's alone now: a list that is kept while waiting keeps its messages in memory.
             messages = []
@@ -255,37 +247,29 @@ class KafkaSource(Source):
             if is_outage(error):
                 return None
             raise
-        offsets = list(position.offsets) or [BEGINNING] * opened.partitions
-        guesses: list[int | None] = [None] * opened.partitions
-        for partition, (offset, low, high) in enumerate(zip(offsets, lows, highs, strict=True)):
-            if offset > high:
-                raise TopicIdentityError(
-                    f"topic {self._topic}, partition {partition} ends at offset {high}, before the position {offset}; was it recreated?"
-                )
-            if BEGINNING < offset < low:
-                raise RetentionLoss(
-                    f"topic {self._topic}, partition {partition}: the broker deleted offsets {offset} to {low - 1} before they were "
-                    "read; raise retention.ms, and let the teacher write a new run"
-                )
-            if offset == BEGINNING:
-                guesses[partition] = offsets[partition] = max(low, self._begins[partition])
+        wanted = position.offsets or (BEGINNING,) * opened.partitions
+        offsets, guesses = where_to_begin(self._topic, wanted, lows=lows, highs=highs, begins=self._begins)
         self._reader.begin(self._asked, offsets)
         return Beginnings(lows, guesses)
 
     def hold(self, partitions: frozenset[int]) -> None:
         self._reader.hold(partitions)
 
+    def reached(self) -> Sequence[tuple[int, int]]:
+        return self._reader.reached(len(self._lows))
+
     def explain(self, error: TutelageError) -> TutelageError:
-        if isinstance(error, (DataError, WaitTimeout)) and not isinstance(error, TopicIdentityError):
-            try:
-                if self._identity_check is not None:
-                    self._identity_check.check()
-                self._asked.check_not_compacted()
-            except (TopicIdentityError, ConfigurationError) as cause:
-                cause.__cause__ = error
-                return cause
-            except TransportError as unknown:
-                log.debug("the identity of topic %s could not be checked: %s", self._topic, unknown)
+        if not isinstance(error, (DataError, WaitTimeout)) or isinstance(error, TopicIdentityError):
+            return error
+        try:
+            if self._identity_check is not None:
+                self._identity_check.check()
+            self._asked.check_not_compacted()
+        except (TopicIdentityError, ConfigurationError) as cause:
+            cause.__cause__ = error
+            return cause
+        except TransportError as unknown:
+            log.debug("the identity of topic %s could not be checked: %s", self._topic, unknown)
         return error
 
     @property
@@ -310,13 +294,7 @@ class KafkaSource(Source):
 
     def _controls(self) -> KafkaControl:
         if self._control is None:
-            self._control = KafkaControl(
-                self._connection,
-                outbox=to_teacher_topic(self._topic),
-                inbox=to_student_topic(self._topic),
-                sender=f"student of {self._topic}",
-                is_teacher=False,
-            )
+            self._control = student_control(self._connection, self._topic)
             if self._opened is not None:
                 self._control.conversation.run_id = self._opened.stream.run_id
         return self._control

@@ -193,15 +193,16 @@ def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
     missing = (0, 0)
     whole_bytes = reader.header.nbytes
     try:
-        for block in reader.blocks():
-            for record in block.records:
+        for block in reader.stored_blocks():
+            for record in block.each():
                 if (record.head.pass_index, record.head.sequence) != missing:
                     raise SinkExists(
                         f"{reader.name}, block {block.index} at byte {block.offset}: {record.head} follows where record {missing[1]} of pass "
                         f"{missing[0]} must; it cannot be continued: remove it, or overwrite it (--overwrite)"
                     )
                 missing = (missing[0] + 1, 0) if record.head.end is not None else (missing[0], missing[1] + 1)
-            last = [block.records[-1].head]
+                head = record.head
+            last = [head]
             whole_bytes = block.next_offset
     except TruncatedData:
         pass

@@ -37,7 +37,7 @@ from tutelage.transport.runs import TopicRuns
 from tutelage.transport.sending import Sending
 from tutelage.transport.tail import read_tail
 from tutelage.transport.topic_admin import KafkaTopic, once_known, through_outages
-from tutelage.transport.topic_setup import Retention, Wish, checked_settings, looked_at, made, too_large
+from tutelage.transport.topic_setup import Retention, Wish, checked_settings, looked_at, made, stored_as_sent, too_large
 from tutelage.transport.tracing import tracing_of
 from tutelage.transport.transactions import transactional_options
 from tutelage.transport.waiting import Wait
@@ -93,7 +93,7 @@ class KafkaSink(Sink):
         self._asked_partitions = whole_number("partitions", partitions) if partitions is not None else None
         self._replication = whole_number("replication", replication) if replication != -1 else -1
         self._create = flag("create", create)
-        self._topic_settings = checked_settings(topic_settings)
+        self._topic_settings = {**stored_as_sent(options or {}), **checked_settings(topic_settings)}
         self._retention_s: float | None = None
         self._retention: Retention | None = None
         self._delivery_timeout_s = seconds("delivery_timeout_s", delivery_timeout_s)

@@ -16,12 +16,12 @@ from support.partition_logs import Logs, logs_of
 from support.schedules import Schedule, description_of_teacher, stream_of_teacher
 
 from tutelage.consumers.place import Place, place_of, state_of
+from tutelage.consumers.progress import Merged
 from tutelage.consumers.sources.base import Arrival, Opened, Position
 from tutelage.consumers.sources.memory import MemorySource
 from tutelage.consumers.stages.align import Align
 from tutelage.consumers.stages.merge import Batch, Merge
 from tutelage.consumers.stages.order import Order, PassEnd
-from tutelage.consumers.stages.pipeline import Merged
 from tutelage.consumers.stages.rebatch import Chunk, Rebatch
 from tutelage.transport.memory_topic import MemoryTopic
 
