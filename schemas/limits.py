@@ -12,15 +12,21 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Limits of a source. A record, file or schema beyond one is CorruptData or UnsupportedSchema, naming it and where.
+    """How large what is read may be. Sizes are checked before memory is asked for.
 
-    record_bytes  an Avro record, and a file's block when it is unpacked
-    schema_bytes  a schema's text
-    keys          keys of a schema
-    dimensions    of a tensor
+    A record, file or schema beyond a limit raises CorruptData or UnsupportedSchema, which name it
+    and where. How deep a schema nests needs no limit: a schema of any other shape than
+    `knowledge.avsc` is refused. A tensor's shape must agree with the bytes that are there, which
+    `record_bytes` bounds.
 
-    How deep a schema nests needs no limit: any but the closed shape of `knowledge.avsc` is refused. A shape's product must be the bytes that are
-    there, which a record's size bounds.
+    Args:
+        record_bytes: Bytes of an Avro record, and of a file's block when it is unpacked.
+        schema_bytes: Bytes of a schema's text.
+        keys: Keys of a schema.
+        dimensions: Dimensions of a tensor.
+
+    Raises:
+        ConfigurationError: A limit is no whole number from 1 on.
     """
 
     record_bytes: int = 1 << 30
