@@ -1,10 +1,11 @@
-# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, test-containers, soak, check, bench, profile, clean.
+# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, test-containers, soak, check, docs, coverage, bench, profile,
+# clean.
 
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := tutelage schemas transport producers consumers tools cli deploy/local examples
 
-.PHONY: install demo test test-faults test-containers soak check bench profile clean FORCE
+.PHONY: install demo test test-faults test-containers soak check docs coverage bench profile clean FORCE
 
 install: .venv/installed
 
@@ -49,6 +50,11 @@ check: install
 	cd .venv && bin/mypy --config-file ../pyproject.toml -p tutelage
 	MYPYPATH=$$(echo build/__editable__*):tests $(BIN)/mypy --allow-untyped-calls --explicit-package-bases benchmarks $$(find tests -name '*.py' ! -name conftest.py)
 	$(BIN)/pytest -q tests/test_layout.py
+
+# The site, in build/docs. A warning is an error: a dead link, a docstring that does not parse.
+docs: install
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "the site is in build/docs/index.html"
 
 bench: install
 	$(BIN)/python -m benchmarks

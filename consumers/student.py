@@ -58,8 +58,7 @@ class Student(Inspection, Messages):
         allow_other_inputs: Merge teachers although the fingerprints of their inputs differ.
         ragged: How ragged keys are given. If not given, padded with 0 on the right, with their
             lengths under `KEY.lengths`.
-        timeout_s: How long to wait, in seconds, for a topic to appear and for a teacher's next
-            record.
+        timeout_s: Seconds to wait for a topic to appear, and for a teacher's next record.
         prefetch: Merged batches to keep ready, at least.
         budget_bytes: Bytes of records to read ahead, per teacher.
         pin_memory: Give batches in pinned memory, for fast copies to a GPU.
@@ -179,8 +178,7 @@ class Student(Inspection, Messages):
         `load_state_dict` came between.
 
         Batches share no values. Those that came together lie in one piece of memory of about 4 MB,
-        which is free when none of them is held: clone what is kept for long, or ask for
-        `own_memory`.
+        free when none of them is held: clone what is kept for long, or ask for `own_memory`.
 
         The iterator ends only at the end of the pass. After WaitTimeout its next batch can be asked
         for again. Its `close()` ends it early.

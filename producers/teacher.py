@@ -315,8 +315,7 @@ class Teacher:
         a new Teacher with the same arguments and inputs goes on from there.
 
         Args:
-            model: A module or a callable, batch -> {key: tensor `[rows, ...]`}; or one callable per
-                device. A module is copied to every device.
+            model: A module or a callable, batch -> {key: tensor `[rows, ...]`}; or one per device.
             inputs: The batches: a DataLoader or other iterable, a function that returns one, an
                 iterator (for one pass), or an array `[rows, ...]` with `batch_size`. With several
                 passes, `set_epoch(pass)` is called where it exists.
