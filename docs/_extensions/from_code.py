@@ -189,8 +189,7 @@ def limits() -> str:
     """The limits of what is read, and their defaults."""
     meanings = _documented(Limits)
     rows = ["| limit | default | what it bounds |", "| --- | --- | --- |"]
-    for field in dataclasses.fields(Limits):
-        rows.append(f"| `{field.name}` | {field.default:,} | {meanings[field.name]} |")
+    rows += [f"| `{field.name}` | {field.default:,} | {meanings[field.name]} |" for field in dataclasses.fields(Limits)]
     return "\n".join([*rows, ""])
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tutelage import Lesson
 from tutelage.examples.digits.data import CLASSES, EXPERTISE, Array, Split, seen_by, split
-from tutelage.producers import Lesson
 
 TEACHERS = tuple(EXPERTISE)
 BATCH_SIZE = 64

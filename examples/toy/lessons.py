@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import torch
 
+from tutelage import Lesson
 from tutelage.examples.toy.reader import inputs_of
 from tutelage.examples.toy.teachers import Teacher1, Teacher2
-from tutelage.producers import Lesson
 
 MAX_N = 1000
 STEADY_ROWS, STEADY_BATCH, STEADY_SECONDS = 1_000_000, 100, 600.0

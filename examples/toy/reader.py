@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tutelage.producers import from_sample_lists, from_samples
+from tutelage import from_sample_lists, from_samples
 
 GENERATOR_TYPES = ("sample_generator", "sample_list_generator", "batch_generator")
 

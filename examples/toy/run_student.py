@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tutelage.consumers import FileSource, KafkaSource, Source, Student
+from tutelage import FileSource, KafkaSource, Source, Student
 from tutelage.examples.toy.flags import exit_with, kafka_flags, positive
 
 

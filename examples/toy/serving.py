@@ -7,9 +7,9 @@ import sys
 
 from torch import nn
 
+from tutelage import FileSink, KafkaSink, Sink, Teacher
 from tutelage.examples.toy.flags import cpu_devices
 from tutelage.examples.toy.reader import inputs_of
-from tutelage.producers import FileSink, KafkaSink, Sink, Teacher
 
 
 def serve(model: nn.Module, name: str, flags: argparse.Namespace) -> None:
