@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "Tutelage"
 author = "the Tutelage contributors"
+project_copyright = author
 version = release = installed_version("tutelage")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "from_code"]
@@ -34,6 +35,8 @@ myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]
 
 html_theme = "furo"
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
 html_title = "Tutelage"
 html_static_path = ["_static"]
 html_css_files = ["tutelage.css"]

@@ -159,7 +159,7 @@ def metrics() -> str:
     consumed = StudentMetrics(student)
     with student:
         list(student.knowledge(2))
-        parts = ["## A student", "", *_table(consumed), "", "## A teacher", "", *_table(produced), ""]
+        parts = ["## A student", "", *_listed(consumed), "## A teacher", "", *_listed(produced)]
     return "\n".join(parts)
 
 
@@ -169,15 +169,13 @@ def _rows() -> Any:
     return np.zeros((4, 1), np.float32)
 
 
-def _table(collector: StudentMetrics | TeacherMetrics) -> Iterator[str]:
-    yield "| metric | type | labels | meaning |"
-    yield "| --- | --- | --- | --- |"
+def _listed(collector: StudentMetrics | TeacherMetrics) -> Iterator[str]:
     # Families that had nothing to show know their labels all the same.
     for family in collector.collect():
         name = family.name + ("_total" if family.type == "counter" else "")
         names = getattr(family, "_labelnames", ()) or _labels_of(family)
-        labels = ", ".join(f"`{label}`" for label in names)
-        yield f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+        by = f", by {', '.join(f'`{label}`' for label in names)}" if names else ""
+        yield f"`{name}`\n: {family.documentation} ({family.type}{by})\n"
 
 
 def _labels_of(family: Any) -> list[str]:

@@ -10,21 +10,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import generated_docs
+from support.generated_docs import DOCS
 
 import tutelage
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
 def from_code() -> ModuleType:
     """The extension that writes pages from the code."""
-    spec = importlib.util.spec_from_file_location("from_code", DOCS / "_extensions" / "from_code.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return generated_docs.from_code()
 
 
 @pytest.mark.timeout(600)
@@ -56,6 +53,26 @@ def test_every_exit_code_has_a_meaning(from_code: ModuleType) -> None:
 
 def test_limits_are_told_with_their_defaults(from_code: ModuleType) -> None:
     assert "| `keys` | 10,000 | Keys of a schema. |" in from_code.limits()
+
+
+def test_the_table_of_imports_is_what_the_layout_s_test_checks() -> None:
+    spec = importlib.util.spec_from_file_location("layout", ROOT / "tests" / "test_layout.py")
+    assert spec is not None and spec.loader is not None
+    layout = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(layout)
+    page = (DOCS / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    told = {package: {name.strip() for name in names.split(",")} for package, names in rows}
+    for package, allowed in layout.MAY_IMPORT.items():
+        names = {name or "the front door" for name in allowed}
+        everything = {"schemas", "transport", "producers", "consumers", "tools"}
+        assert told[package] in (names or {"nothing of ours"}, (names - everything) | {"all of these"}), package
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_links_within_the_repository_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / name).read_text())
+    assert not [link for link in links if not (ROOT / link).exists()]
 
 
 def test_prose_is_wrapped_at_100_columns() -> None:
