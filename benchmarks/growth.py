@@ -67,8 +67,7 @@ def teach_and_learn(gate: Gate, folder: str, shape: Shape, count: int, teachers:
     """Write files, and read them merged; the seconds of both."""
     import time
 
-    from tutelage.consumers import FileSource, Student
-    from tutelage.producers import FileSink, Teacher
+    from tutelage import FileSink, FileSource, Student, Teacher
 
     given = shape.batches()
     key = next(iter(shape.keys))

@@ -27,17 +27,18 @@ else:
 
 def write_ours(gate: Gate, path: str, shape: Shape, count: int, codec: str) -> None:
     """A Teacher with a FileSink."""
-    from tutelage.producers import FileSink, Teacher
+    from tutelage import FileSink, Teacher
+    from tutelage.schemas.container_format import checked_codec
 
     given = shape.batches()
     gate.ready()
-    with Teacher(FileSink(path, codec=codec, overwrite=True)) as teacher:
+    with Teacher(FileSink(path, codec=checked_codec(codec), overwrite=True)) as teacher:
         teacher.serve(lambda index: given[index % len(given)], range(count))
 
 
 def read_ours(gate: Gate, path: str, shape: Shape, count: int, verify: bool) -> None:
     """A Student of a FileSource: batches are its own memory, nothing is copied."""
-    from tutelage.consumers import FileSource, Student
+    from tutelage import FileSource, Student
 
     key = next(iter(shape.keys))
     gate.ready()
@@ -50,7 +51,7 @@ def read_ours(gate: Gate, path: str, shape: Shape, count: int, verify: bool) -> 
 
 def read_ours_copied(gate: Gate, path: str, shape: Shape, count: int) -> None:
     """The same, every batch copied to the reused tensors, as the peers' are."""
-    from tutelage.consumers import FileSource, Student
+    from tutelage import FileSource, Student
 
     target = _target(shape)
     gate.ready()

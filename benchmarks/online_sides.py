@@ -22,7 +22,7 @@ _AUTHKEY = b"benchmark"
 
 def teach(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int) -> None:
     """Our teacher."""
-    from tutelage.producers import KafkaSink, Teacher
+    from tutelage import KafkaSink, Teacher
 
     given = shape.batches()
     with Teacher(KafkaSink(topic, **kafka)) as teacher:
@@ -32,7 +32,7 @@ def teach(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: in
 
 def learn(gate: Gate, kafka: dict[str, Any], topics: list[str], shape: Shape, count: int) -> float:
     """Our student, of one teacher or of several merged by mean; the time its last batch came."""
-    from tutelage.consumers import KafkaSource, Student
+    from tutelage import KafkaSource, Student
 
     student = Student(timeout_s=TIMEOUT_S, merge=dict.fromkeys(shape.keys, "mean") if len(topics) > 1 else None)
     for topic in topics:

@@ -129,7 +129,7 @@ def depart(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[fl
     """Write a batch every so often; when each was written."""
     import torch
 
-    from tutelage.producers import KafkaSink, Teacher
+    from tutelage import KafkaSink, Teacher
 
     went: list[float] = []
     with Teacher(KafkaSink(topic, **kafka), rows_per_record=32) as teacher:  # type: ignore[arg-type]  # plain strings
@@ -143,7 +143,7 @@ def depart(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[fl
 
 def arrive(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[float]:
     """When each batch came."""
-    from tutelage.consumers import KafkaSource, Student
+    from tutelage import KafkaSource, Student
 
     student = Student(timeout_s=60)
     student.register_teacher(KafkaSource(topic, **kafka))  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def train(gate: Gate, kafka: dict[str, Any], topic: str, count: int, way: str) -
     """Seconds from the second batch on: the first opens the stream, and is the start benchmark's."""
     from torch.utils.data import DataLoader
 
-    from tutelage.consumers import KafkaSource, Student
+    from tutelage import KafkaSource, Student
 
     student = Student(timeout_s=60)
     student.register_teacher(KafkaSource(topic, **kafka))

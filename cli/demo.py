@@ -14,9 +14,8 @@ import typer
 from tutelage.cli.printing import say
 
 if TYPE_CHECKING:
-    from tutelage.consumers import Source
+    from tutelage import Sink, Source
     from tutelage.deploy.local import StackAddresses
-    from tutelage.producers import Sink
 
 #: What the demo exits with when the offline part ran and the rest could not, for want of Java or Maven.
 OFFLINE_ONLY = 8
@@ -77,9 +76,8 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
     from rich.console import Console
     from rich.table import Table
 
-    from tutelage.consumers import FileSource, KafkaSource
+    from tutelage import FileSink, FileSource, KafkaSink, KafkaSource
     from tutelage.examples.toy.lessons import MAX_N
-    from tutelage.producers import FileSink, KafkaSink
     from tutelage.tools.copy import copy_stream
 
     table = Table(title=f"the toy: 0 to {MAX_N - 1}, two teachers, result merged by mean")
@@ -120,17 +118,17 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
 
 
 def _taught(sink1: Sink, sink2: Sink) -> None:
+    from tutelage import Teacher
     from tutelage.examples.toy.lessons import teacher1, teacher2
-    from tutelage.producers import Teacher
 
     for sink, lesson in ((sink1, teacher1()), (sink2, teacher2())):
-        with Teacher(sink, name=lesson.name, inputs=lesson.fingerprint) as teacher:
+        with Teacher(sink, name=lesson.name, inputs_fingerprint=lesson.inputs_fingerprint) as teacher:
             teacher.serve(lesson.model, lesson.inputs)
 
 
 def _learned(source1: Source, source2: Source) -> tuple[int, str]:
+    from tutelage import Student
     from tutelage.cli.digest import Digest
-    from tutelage.consumers import Student
 
     student = Student(merge={"result": "mean"}, timeout_s=60)
     student.register_teacher(source1)

@@ -153,7 +153,7 @@ def _print(
         ("teacher", stream.teacher),
         ("run", f"{stream.run_id}, created {_date_of(stream.created)} by tutelage {stream.version}"),
         ("revision", stream.revision),
-        ("inputs", stream.inputs),
+        ("inputs", stream.inputs_fingerprint),
         ("cut in", cut),
         ("holds", _holds(survey)),
         ("offsets", "  ".join(f"{at}: {low}-{end}" for at, (low, end) in enumerate(survey.partitions))),

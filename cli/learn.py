@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from prometheus_client.registry import Collector
 
-    from tutelage.consumers import Student
+    from tutelage import Student
 
 _LARGEST = 2**31 - 1
 
@@ -103,12 +103,12 @@ def learn(
 
       tutelage learn topic:teacher1 -b localhost:9092 --out merged.avro
     """
+    from tutelage import RaggedFormat, Student
     from tutelage.cli.digest import Digest
     from tutelage.cli.printing import typed_text
     from tutelage.cli.progress import Progress
     from tutelage.cli.sources import pairs, runs_of, source_of
     from tutelage.cli.targets import callable_of
-    from tutelage.consumers import RaggedOptions, Student
     from tutelage.schemas.arguments import absolute_path, seconds
     from tutelage.schemas.errors import ConfigurationError
 
@@ -131,7 +131,7 @@ def learn(
         on_length_mismatch="truncate" if truncate else "error",
         allow_other_inputs=allow_other_inputs,
         timeout_s=seconds("--timeout", timeout),
-        ragged=RaggedOptions(padded=False) if out is not None else None,
+        ragged_format=RaggedFormat(padded=False) if out is not None else None,
     )
     for source in read:
         student.register_teacher(source)
@@ -205,7 +205,7 @@ class _Out:
 
     def __enter__(self) -> _Out:
         if self._path is not None:
-            from tutelage.producers import FileSink, Teacher
+            from tutelage import FileSink, Teacher
 
             self._ragged = [spec.key for spec in self._student.description.specs if spec.ragged]
             self._teacher = Teacher(FileSink(self._path), name="merged", passes=self._student.passes).__enter__()

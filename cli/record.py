@@ -28,12 +28,12 @@ def record(
 
       tutelage record teacher1 teacher1.avro -b localhost:9092
     """
+    from tutelage import FileSink, KafkaSource
     from tutelage.cli.copy_command import copied_with_progress
-    from tutelage.consumers import KafkaSource
-    from tutelage.producers import FileSink
     from tutelage.schemas.arguments import seconds
+    from tutelage.schemas.container_format import checked_codec
 
     timeout_s = seconds("--timeout", timeout)
-    sink = FileSink(file, codec=codec, overwrite=overwrite)
+    sink = FileSink(file, codec=checked_codec(codec), overwrite=overwrite)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     copied_with_progress(KafkaSource(topic, run=run, **kafka.arguments()), sink, timeout_s=timeout_s)

@@ -25,9 +25,8 @@ def replay(
 
       tutelage replay teacher1.avro teacher1-again -b localhost:9092
     """
+    from tutelage import FileSource, KafkaSink
     from tutelage.cli.copy_command import copied_with_progress
-    from tutelage.consumers import FileSource
-    from tutelage.producers import KafkaSink
 
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     source = FileSource(file)

@@ -15,7 +15,7 @@ from tutelage.schemas.arguments import absolute_path
 from tutelage.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from tutelage.producers import Lesson
+    from tutelage import Lesson
 
 
 def target_of(text: str, what: str) -> Any:
@@ -42,7 +42,7 @@ def callable_of(text: str, what: str) -> Any:
 
 def lesson_of(text: str) -> Lesson:
     """The lesson that a text names, or that the function it names returns. ConfigurationError, saying why, if there is none."""
-    from tutelage.producers import Lesson
+    from tutelage import Lesson
 
     found = target_of(text, "teacher")
     if not isinstance(found, Lesson) and callable(found):
@@ -54,7 +54,7 @@ def lesson_of(text: str) -> Lesson:
         found = found()
     if not isinstance(found, Lesson):
         raise ConfigurationError(
-            f"{text!r} is a {type(found).__name__}; it must be a tutelage.producers.Lesson, or a function that returns one"
+            f"{text!r} is a {type(found).__name__}; it must be a tutelage.Lesson, or a function that returns one"
         )
     return found
 

@@ -14,7 +14,7 @@ from tutelage.cli.monitoring import MetricsFlag, monitored
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from tutelage.producers import Teacher
+    from tutelage import Teacher
 
 
 def teach(
@@ -73,11 +73,12 @@ def teach(
 
       tutelage teach tutelage.examples.toy.lessons:teacher1 --topic toy1 --device cpu --device cpu
     """
+    from tutelage import FileSink, KafkaSink, Sink, Teacher
     from tutelage.cli.printing import say, typed_text
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.targets import lesson_of
-    from tutelage.producers import FileSink, KafkaSink, Sink, Teacher
     from tutelage.schemas.arguments import seconds, text, whole_number
+    from tutelage.schemas.container_format import checked_codec
     from tutelage.schemas.errors import ConfigurationError
 
     if (out is None) == (topic is None):
@@ -98,7 +99,7 @@ def teach(
     sink: Sink
     # Before the lesson is looked up: what its module does with the working directory must not move the file.
     if out is not None:
-        sink = FileSink(out, codec=codec, overwrite=overwrite)
+        sink = FileSink(out, codec=checked_codec(codec), overwrite=overwrite)
     else:
         kafka = kafka_settings(bootstrap_server, registry, command_config, x)
         sink = KafkaSink(
@@ -114,11 +115,11 @@ def teach(
         sink,
         name=typed_text("--name", name) if name is not None else lesson.name,
         revision=lesson.revision,
-        inputs=lesson.fingerprint,
+        inputs_fingerprint=lesson.inputs_fingerprint,
         passes=passes if passes is not None else lesson.passes,
         rows_per_record=rows_per_record if rows_per_record is not None else lesson.rows_per_record,
         wire=wire if wire is not None else lesson.wire,
-        ragged=lesson.ragged,
+        ragged_keys=lesson.ragged_keys,
         run_id=typed_text("--run-id", run_id) if run_id is not None else None,
         new_run=new_run,
     )

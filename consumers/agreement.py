@@ -14,9 +14,13 @@ def refuse_unlike(opened: Sequence[Opened], *, allow_other_inputs: bool) -> None
     if len(passes) > 1:
         said = ", ".join(f"{found.stream.teacher} writes {found.stream.passes}" for found in opened)
         raise LengthMismatch(f"the teachers differ in passes: {said}; start them with the same number")
-    prints = {found.stream.inputs for found in opened if found.stream.inputs}
+    prints = {found.stream.inputs_fingerprint for found in opened if found.stream.inputs_fingerprint}
     if len(prints) > 1 and not allow_other_inputs:
-        said = ", ".join(f"{found.stream.teacher} read {found.stream.inputs!r}" for found in opened if found.stream.inputs)
+        said = ", ".join(
+            f"{found.stream.teacher} read {found.stream.inputs_fingerprint!r}"
+            for found in opened
+            if found.stream.inputs_fingerprint
+        )
         raise RunMismatch(f"the teachers read different inputs: {said}; merge them all the same with allow_other_inputs=True")
 
 

@@ -12,6 +12,7 @@ from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.worker_epochs import InWorker
 
 if TYPE_CHECKING:
+    from tutelage.consumers.delivery import KnowledgeIterator
     from tutelage.consumers.student import Student
 
 
@@ -101,15 +102,18 @@ class _WhenAsked(Iterator[Batch]):
         self._student = student
         self._batch_size = batch_size
         self._drop_last = drop_last
-        self._batches: Iterator[Batch] | None = None
+        self._batches: KnowledgeIterator | None = None
+        self._closed = False
 
     def __next__(self) -> Batch:
+        if self._closed:
+            raise StopIteration
         if self._batches is None:
             self._batches = self._student.knowledge(self._batch_size, drop_last=self._drop_last)
         return next(self._batches)
 
     def close(self) -> None:
         """End the pass, as leaving its loop does."""
-        batches, self._batches = self._batches, iter(())
-        if batches is not None:
-            batches.close()  # type: ignore[attr-defined]
+        self._closed = True
+        if self._batches is not None:
+            self._batches.close()

@@ -52,7 +52,7 @@ class UnderWay:
         start, given, rows, _, _ = progress.at
         while (batches := (merged := self._awaited()).batches) is not None:
             trails, size, last = merged.trails, batches.batch_size, len(batches) - 1
-            # Kept here, the memory of batches could not be used again while the next ones are awaited.
+            # Kept here, the memory of batches would not be freed while the next ones are awaited.
             del merged
             began = time.monotonic()
             for index, batch in enumerate(batches):
@@ -112,11 +112,20 @@ class UnderWay:
             ended()
 
 
-class Delivery(Iterator[Batch]):
-    """The batches of one pass. The pass begins with the first that is asked for.
+class KnowledgeIterator(Iterator[Batch]):
+    """The batches of one pass, which `Student.knowledge` returns.
 
-    Guarantee: nothing but the end of the pass, or `close`, ends the iteration. After WaitTimeout the next call goes on waiting; after
-    any other error it raises that error again. `close`, or letting go of it, ends the threads.
+    The pass begins with the first batch that is asked for.
+
+    Guarantee: nothing but the end of the pass, or `close`, ends the iteration. After WaitTimeout
+    the next call goes on waiting; after any other error it raises that error again. `close`, or
+    letting go of it, ends the threads.
+
+    Args:
+        begin: Starts the pass when its first batch is asked for; `Student.knowledge` gives it.
+
+    Raises:
+        MergeError, DataError, WaitTimeout: While iterating, as `Student.knowledge` says.
     """
 
     __slots__ = ("_begin", "_closed", "_error", "_give", "_under_way")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.consumers.stages.pipeline import PipelineOptions
-from tutelage.consumers.stages.ragged import RaggedOptions
+from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.rebatch import CHUNK_BYTES
 from tutelage.consumers.stages.strategies import MergeStrategy, parsed
 from tutelage.schemas.arguments import flag, one_of, seconds, text, whole_number
@@ -24,7 +24,7 @@ class Settings:
     sample_id: str | None
     on_length_mismatch: str
     allow_other_inputs: bool
-    ragged: RaggedOptions
+    ragged: RaggedFormat
     timeout_s: float
     prefetch: int
     budget_bytes: int
@@ -53,14 +53,14 @@ class Settings:
         for key, strategy in strategies.items():
             # Whether teachers have the key is known later; a misspelt strategy is known now.
             parsed(key, strategy)
-        if ragged is not None and not isinstance(ragged, RaggedOptions):
-            raise ConfigurationError(f"ragged is {ragged!r}; it must be RaggedOptions(...)")
+        if ragged is not None and not isinstance(ragged, RaggedFormat):
+            raise ConfigurationError(f"ragged_format is {ragged!r}; it must be RaggedFormat(...)")
         return cls(
             strategies=strategies,
             sample_id=None if sample_id is None else text("sample_id", sample_id, empty=True),
             on_length_mismatch=one_of("on_length_mismatch", on_length_mismatch, ("error", "truncate")),
             allow_other_inputs=flag("allow_other_inputs", allow_other_inputs),
-            ragged=ragged or RaggedOptions(),
+            ragged=ragged or RaggedFormat(),
             timeout_s=seconds("timeout_s", timeout_s),
             prefetch=whole_number("prefetch", prefetch),
             budget_bytes=whole_number("budget_bytes", budget_bytes, most=_MOST_BYTES),

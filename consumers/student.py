@@ -5,25 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.consumers.commits import Commits
 from tutelage.consumers.conversation import Messages
-from tutelage.consumers.delivery import Delivery, UnderWay
+from tutelage.consumers.delivery import KnowledgeIterator, UnderWay
 from tutelage.consumers.inspection import Inspection
 from tutelage.consumers.opening import open_all
 from tutelage.consumers.place import Place, place_of, state_of
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Opened, Source
-from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.pipeline import Pipeline, PipelineOptions
-from tutelage.consumers.stages.ragged import RaggedOptions
+from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.tally import StudentTally, TeacherTally
 from tutelage.consumers.whereabouts import Whereabouts
@@ -56,7 +55,7 @@ class Student(Inspection, Messages):
         sample_id: A key of every teacher, whose values must be equal row by row.
         on_length_mismatch: `"error"`, or `"truncate"` to end a pass at its shortest teacher.
         allow_other_inputs: Merge teachers although the fingerprints of their inputs differ.
-        ragged: How ragged keys are given. If not given, padded with 0 on the right, with their
+        ragged_format: How ragged keys are given. If not given, padded with 0 on the right, with their
             lengths under `KEY.lengths`.
         timeout_s: Seconds to wait for a topic to appear, and for a teacher's next record.
         prefetch: Merged batches to keep ready, at least.
@@ -73,16 +72,16 @@ class Student(Inspection, Messages):
         merge: Mapping[str, MergeStrategy] | None = None,
         *,
         sample_id: str | None = None,
-        on_length_mismatch: str = "error",
+        on_length_mismatch: Literal["error", "truncate"] = "error",
         allow_other_inputs: bool = False,
-        ragged: RaggedOptions | None = None,
+        ragged_format: RaggedFormat | None = None,
         timeout_s: float = 600.0,
         prefetch: int = 4,
         budget_bytes: int = 64 << 20,
         pin_memory: bool = False,
     ) -> None:
         self._settings = Settings.checked(
-            merge, sample_id=sample_id, on_length_mismatch=on_length_mismatch, allow_other_inputs=allow_other_inputs, ragged=ragged,
+            merge, sample_id=sample_id, on_length_mismatch=on_length_mismatch, allow_other_inputs=allow_other_inputs, ragged=ragged_format,
             timeout_s=timeout_s, prefetch=prefetch, budget_bytes=budget_bytes, pin_memory=pin_memory,
         )  # fmt: skip
         self._sources: list[Source] = []
@@ -170,7 +169,7 @@ class Student(Inspection, Messages):
 
     def knowledge(
         self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None, own_memory: bool = False
-    ) -> Iterator[Batch]:
+    ) -> KnowledgeIterator:
         """Return an iterator over one pass, as dicts of key -> tensor `[batch_size, ...]`.
 
         Each call gives the pass after the last one that was read to its end, and after the last
@@ -216,11 +215,11 @@ class Student(Inspection, Messages):
         self._where.progress.go_to(place)
         # Forgotten last: other threads see one or the other.
         self._where.saved = None
-        return Delivery(partial(self._begin, merge, options, place))
+        return KnowledgeIterator(partial(self._begin, merge, options, place))
 
     def knowledge_in_worker(
         self, batch_size: int, *, drop_last: bool, loaded: bool
-    ) -> tuple[Iterator[Batch], Progress, WorkerEpochs]:
+    ) -> tuple[KnowledgeIterator, Progress, WorkerEpochs]:
         """For KnowledgeDataset: `knowledge` in a DataLoader worker, from where the epoch before it ended.
 
         Args:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.data import get_worker_info
 
-from tutelage.consumers.delivery import Delivery
+from tutelage.consumers.delivery import KnowledgeIterator
 from tutelage.consumers.place import Place
 from tutelage.consumers.progress import Progress
 from tutelage.consumers.sources.base import Position
@@ -215,7 +215,7 @@ class InWorker(Iterator[Batch]):
 
     def close(self) -> None:
         """End the pass, as leaving its loop does."""
-        if isinstance(self._batches, Delivery):
+        if isinstance(self._batches, KnowledgeIterator):
             self._batches.close()
 
 

@@ -24,11 +24,11 @@ class Lesson:
         devices: As for `Teacher.serve`; names, such as `["cuda:0"]`.
         name: As for `Teacher`.
         revision: As for `Teacher`.
-        fingerprint: As `inputs` of `Teacher`: a fingerprint of what the model reads.
+        inputs_fingerprint: As for `Teacher`.
         passes: As for `Teacher`.
         rows_per_record: As for `Teacher`.
         wire: As for `Teacher`.
-        ragged: As for `Teacher`.
+        ragged_keys: As for `Teacher`.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value.
@@ -40,11 +40,11 @@ class Lesson:
     devices: Sequence[str] | None = None
     name: str | None = None
     revision: str = ""
-    fingerprint: str = ""
+    inputs_fingerprint: str = ""
     passes: int = 1
     rows_per_record: int | None = None
     wire: Mapping[str, str] | str = ""
-    ragged: Sequence[str] = ()
+    ragged_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "passes", "rows_per_record"):
@@ -54,7 +54,7 @@ class Lesson:
         if self.name is not None:
             text("name", self.name)
         text("revision", self.revision, empty=True)
-        text("fingerprint", self.fingerprint, empty=True)
+        text("inputs_fingerprint", self.inputs_fingerprint, empty=True)
         if self.devices is not None and (isinstance(self.devices, str) or not isinstance(self.devices, Sequence)):
             raise ConfigurationError(f"devices is {self.devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']")
-        wire_options(self.wire, self.ragged)
+        wire_options(self.wire, self.ragged_keys)

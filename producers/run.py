@@ -35,7 +35,7 @@ class Identity:
 
     teacher: str
     revision: str = ""
-    inputs: str = ""
+    inputs_fingerprint: str = ""
     passes: int = 1
     rows_per_record: int | None = None
     run_id: str | None = None
@@ -51,7 +51,7 @@ class Identity:
         elsewhere = "Begin a new run behind it with new_run=True (--new-run), or write" if sink.holds_runs else "Write"
         differs = [
             f"{name} {getattr(theirs, name)!r} there, {getattr(self, name)!r} here"
-            for name in ("teacher", "revision", "inputs", "passes")
+            for name in ("teacher", "revision", "inputs_fingerprint", "passes")
             if getattr(theirs, name) != getattr(self, name)
         ]
         if self.rows_per_record is not None and self.rows_per_record != theirs.rows_per_record:
@@ -292,7 +292,7 @@ class Run:
             run_id=self._run_id,
             teacher=identity.teacher,
             revision=identity.revision,
-            inputs=identity.inputs,
+            inputs_fingerprint=identity.inputs_fingerprint,
             passes=identity.passes,
             partitions=self._sink.partitions,
             rows_per_record=identity.rows_per_record or self._chosen_rows(at_once=at_once),

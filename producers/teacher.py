@@ -45,12 +45,12 @@ class Teacher:
         sink: Where the run is written: a `FileSink`, `KafkaSink` or other `Sink`.
         name: What the student calls the teacher. If not given, the topic's or file's name.
         revision: What the model is, such as a commit or a checkpoint.
-        inputs: A fingerprint of what it reads. Teachers of different ones are merged only if asked.
+        inputs_fingerprint: A text that stands for what it reads: data set, tokenizer, order, seed.
         passes: How many times the teacher goes over its inputs, from 1.
         rows_per_record: Rows in one record. If not given, about 4 MB, or what comes within 20 ms.
-        wire: How floats travel: `"float16"`, `"bfloat16"` or `"float32"` for all keys of float32
-            and float64, or a mapping of key to dtype. The student gets the model's dtype back.
-        ragged: Keys whose rows differ in length, given as lists of one tensor a row, or padded.
+        wire: How floats travel: `"float16"`, `"bfloat16"` or `"float32"`, or a torch dtype, for all
+            keys, or a mapping of key to dtype. The student gets the model's dtype back.
+        ragged_keys: Keys whose rows differ in length, given as lists of one tensor a row, or padded.
         run_id: The run's name, unique in its topic; random if not given. With it a start after the
             run's end does nothing; without it that is an error.
         new_run: Begin a new run behind the one that the topic holds. With `run_id` the same call
@@ -66,11 +66,11 @@ class Teacher:
         *,
         name: str | None = None,
         revision: str = "",
-        inputs: str = "",
+        inputs_fingerprint: str = "",
         passes: int = 1,
         rows_per_record: int | None = None,
         wire: Mapping[str, str] | str = "",
-        ragged: Iterable[str] = (),
+        ragged_keys: Iterable[str] = (),
         run_id: str | None = None,
         new_run: bool = False,
     ) -> None:
@@ -80,13 +80,13 @@ class Teacher:
         self._identity = Identity(
             teacher=sink.label if name is None else text("name", name),
             revision=text("revision", revision, empty=True),
-            inputs=text("inputs", inputs, empty=True),
+            inputs_fingerprint=text("inputs_fingerprint", inputs_fingerprint, empty=True),
             passes=whole_number("passes", passes),
             rows_per_record=None if rows_per_record is None else whole_number("rows_per_record", rows_per_record),
             run_id=None if run_id is None else text("run_id", run_id),
             new_run=flag("new_run", new_run),
         )
-        self._options = wire_options(wire, ragged)
+        self._options = wire_options(wire, ragged_keys)
         self._run: Run | None = None
         self._starting = Doing(f"connecting to {sink.name}")
         self._wrote_by_hand = False

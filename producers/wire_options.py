@@ -42,16 +42,17 @@ class WireOptions:
         ]
         differs += [f"{key!r} is not ragged there" for key in sorted(self.ragged) if key in there and not there[key].ragged]
         if unknown := sorted(self.named - set(there)):
-            differs.append(f"wire or ragged names {unknown}, keys that are not there")
+            differs.append(f"wire or ragged_keys names {unknown}, keys that are not there")
         if differs:
             raise SinkExists(
-                f"{where} holds a run that was begun with other options: {'; '.join(differs)}. Continue it with the same wire and ragged, or "
+                f"{where} holds a run that was begun with other options: {'; '.join(differs)}. Continue it with the same wire and ragged_keys, or "
                 "write elsewhere"
             )
 
 
 def wire_options(wire: Any, ragged: Any) -> WireOptions:
-    """The arguments `wire` and `ragged` of a teacher. ConfigurationError if they are of another kind, or name what does not exist."""
+    """The arguments `wire` and `ragged_keys` of a teacher. ConfigurationError if they are of another kind, or name what does not exist."""
+    wire = _named(wire)
     if isinstance(wire, str):
         if wire and wire not in _FOR_ALL_FLOATS:
             raise ConfigurationError(
@@ -62,15 +63,22 @@ def wire_options(wire: Any, ragged: Any) -> WireOptions:
     else:
         raise ConfigurationError(f"wire is {wire!r}; give a dtype for all floats, or a dict of key -> dtype")
     if isinstance(ragged, (str, bytes, Mapping)) or not isinstance(ragged, Iterable):
-        raise ConfigurationError(f"ragged is {ragged!r}; give a list of keys, such as ['logits']")
-    return WireOptions(encodings=wire, ragged=frozenset(_key("ragged", key) for key in ragged))
+        raise ConfigurationError(f"ragged_keys is {ragged!r}; give a list of keys, such as ['logits']")
+    return WireOptions(encodings=wire, ragged=frozenset(_key("ragged_keys", key) for key in ragged))
 
 
 def _key(where: str, key: Any) -> str:
     return text(f"a key in {where}", key, empty=True)
 
 
+def _named(encoding: Any) -> Any:
+    """A torch dtype by its name; anything else as it is. Torch need not be imported for this."""
+    kind = type(encoding)
+    return str(encoding).removeprefix("torch.") if (kind.__module__, kind.__name__) == ("torch", "dtype") else encoding
+
+
 def _encoding(key: str, encoding: Any) -> str:
+    encoding = _named(encoding)
     if not isinstance(encoding, str) or encoding not in DTYPES:
         smaller = sorted({name for names in WIRE_ENCODINGS.values() for name in names})
         raise ConfigurationError(f"wire[{key!r}] is {encoding!r}, which is no dtype; floats can travel as {', '.join(smaller)}")

@@ -10,7 +10,7 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 from tutelage.schemas.limits import DEFAULT_LIMITS
@@ -23,6 +23,7 @@ else:
 
 MAGIC = b"Obj\x01"
 SYNC_BYTES = 16
+CodecName = Literal["null", "deflate", "zstandard"]
 CODECS = ("null", "deflate", "zstandard")
 MAX_HEADER_BYTES = 4 << 20
 # Given to one system call at once; Linux takes 1024 (IOV_MAX), macOS too.
@@ -43,11 +44,11 @@ class Header:
         return self.metadata.get("avro.codec", b"null").decode("utf-8", "replace")
 
 
-def checked_codec(codec: str) -> str:
+def checked_codec(codec: str) -> CodecName:
     """The codec itself; ConfigurationError if Tutelage does not write it."""
     if codec not in CODECS:
         raise ConfigurationError(f"codec {codec!r} is not one of {', '.join(CODECS)}")
-    return codec
+    return cast("CodecName", codec)
 
 
 def encode_header(metadata: Mapping[str, bytes]) -> Header:

@@ -31,13 +31,17 @@ _FIELD_TYPES: dict[str, type] = {
     "version": str,
 }
 
+# Fields of `Stream` whose header has another name.
+_RENAMED = {"inputs_fingerprint": "inputs"}
+_FIELD_OF = {header: field for field, header in _RENAMED.items()}
+
 Headers = Iterable[tuple[str, Any]] | Mapping[str, Any]
 
 
 def stream_headers(stream: Stream, description: Description) -> list[tuple[str, bytes]]:
     """The headers of every record of a stream, always in the same order."""
     values: dict[str, object] = {_FORMAT: FORMAT_VERSION}
-    values |= {name: getattr(stream, name) for name in Stream.__slots__}
+    values |= {_RENAMED.get(name, name): getattr(stream, name) for name in Stream.__slots__}
     values[_DESCRIPTION] = description.fingerprint()
     return [(HEADER_PREFIX + name, json.dumps(value, ensure_ascii=False).encode()) for name, value in values.items()]
 
@@ -60,7 +64,7 @@ def stream_of_headers(headers: Headers, where: str) -> Stream:
     found = dict(headers)
     check_format(found, where)
     values = {name: _value(found, name, kind, where) for name, kind in _FIELD_TYPES.items()}
-    stream = Stream(**values)
+    stream = Stream(**{_FIELD_OF.get(name, name): value for name, value in values.items()})
     if stream.partitions < 1 or stream.rows_per_record < 1 or stream.passes < 1:
         raise CorruptData(
             f"{where}: a stream of {stream.partitions} partitions, {stream.rows_per_record} rows, {stream.passes} passes"

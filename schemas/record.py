@@ -163,14 +163,14 @@ def refuse_changes(old: Description, new: Description, where: str) -> None:
 class Stream:
     """Who wrote a stream and how it is cut: fixed when a run starts, carried with it everywhere.
 
-    `partitions` is P and `rows_per_record` is R of the contract. `inputs` fingerprints what the teacher read (data set,
+    `partitions` is P and `rows_per_record` is R of the contract. `inputs_fingerprint` is the user's, of what the teacher read (data set,
     tokenizer, order, seed), empty if the user gave none. `created` is in seconds since the epoch.
     """
 
     run_id: str
     teacher: str
     revision: str
-    inputs: str
+    inputs_fingerprint: str
     passes: int
     partitions: int
     rows_per_record: int

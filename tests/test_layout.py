@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "producers": {"schemas", "transport"},
     "consumers": {"schemas", "transport"},
     "tools": {"schemas", "transport", "producers", "consumers"},
-    "cli": {"schemas", "transport", "producers", "consumers", "tools", "deploy", "examples"},
+    "cli": {"", "schemas", "transport", "producers", "consumers", "tools", "deploy", "examples"},
     "deploy": {"schemas", "transport"},
     # The empty name is the front door, which is what users import.
     "examples": {"", "schemas", "transport", "producers", "consumers", "tools"},

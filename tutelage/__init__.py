@@ -26,11 +26,12 @@ __path__ = extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
+    from tutelage.consumers.delivery import KnowledgeIterator
     from tutelage.consumers.sources.base import Source
     from tutelage.consumers.sources.file import FileSource
     from tutelage.consumers.sources.kafka import KafkaSource
     from tutelage.consumers.sources.memory import MemorySource
-    from tutelage.consumers.stages.ragged import RaggedOptions
+    from tutelage.consumers.stages.ragged import RaggedFormat
     from tutelage.consumers.student import Student
     from tutelage.producers.lesson import Lesson
     from tutelage.producers.sinks.base import Sink
@@ -105,6 +106,7 @@ _MODULES = {
     "KafkaSink": "tutelage.producers.sinks.kafka",
     "KafkaSource": "tutelage.consumers.sources.kafka",
     "KnowledgeDataset": "tutelage.consumers.dataset",
+    "KnowledgeIterator": "tutelage.consumers.delivery",
     "Lesson": "tutelage.producers.lesson",
     "Limits": "tutelage.schemas.limits",
     "LocalRegistry": "tutelage.transport.registry",
@@ -112,7 +114,7 @@ _MODULES = {
     "MemorySource": "tutelage.consumers.sources.memory",
     "MemoryTopic": "tutelage.transport.memory_topic",
     "Ragged": "tutelage.schemas.record",
-    "RaggedOptions": "tutelage.consumers.stages.ragged",
+    "RaggedFormat": "tutelage.consumers.stages.ragged",
     "Sink": "tutelage.producers.sinks.base",
     "Source": "tutelage.consumers.sources.base",
     "Student": "tutelage.consumers.student",
@@ -123,16 +125,18 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported from its module (PEP 562)."""
-    from importlib import import_module
-    from importlib.metadata import version
+if not TYPE_CHECKING:  # type checkers see the names above, and no others
 
-    if name == "__version__":
-        return version("tutelage")
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    def __getattr__(name: str) -> Any:
+        """A public name, imported from its module (PEP 562)."""
+        from importlib import import_module
+        from importlib.metadata import version
+
+        if name == "__version__":
+            return version("tutelage")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
@@ -153,6 +157,7 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "KnowledgeDataset",
+    "KnowledgeIterator",
     "LengthMismatch",
     "Lesson",
     "Limits",
@@ -162,7 +167,7 @@ __all__ = [
     "MemoryTopic",
     "MergeError",
     "Ragged",
-    "RaggedOptions",
+    "RaggedFormat",
     "RecordTooLarge",
     "RegistryUnavailable",
     "RetentionLoss",

@@ -6,7 +6,6 @@ at all. Pure but for the memory it fills: no I/O, threads or clocks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,9 +13,8 @@ import torch
 
 from tutelage.consumers.stages.align import Aligned, Share
 from tutelage.consumers.stages.batches import Batch, Batches
-from tutelage.consumers.stages.buffers import Buffers
 from tutelage.consumers.stages.planning import KeyPlan, planned, refuse_missing_ids
-from tutelage.consumers.stages.ragged import RaggedOptions, joined, padded
+from tutelage.consumers.stages.ragged import RaggedFormat, joined, padded
 from tutelage.consumers.stages.strategies import (
     MergeStrategy,
     accumulate,
@@ -31,7 +29,7 @@ from tutelage.consumers.stages.torch_view import carried
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Array, Description
 
-__all__ = ["LENGTHS_SUFFIX", "Batch", "Batches", "Merge", "RaggedOptions"]
+__all__ = ["LENGTHS_SUFFIX", "Batch", "Batches", "Merge", "RaggedFormat"]
 
 LENGTHS_SUFFIX = ".lengths"
 
@@ -50,16 +48,15 @@ class Merge:
         strategies: Mapping[str, MergeStrategy],
         *,
         sample_id: str | None = None,
-        ragged: RaggedOptions | None = None,
+        ragged: RaggedFormat | None = None,
         pin_memory: bool = False,
     ) -> None:
         self._names = list(names)
         self._sample_id = sample_id
-        self._ragged = ragged or RaggedOptions()
+        self._ragged = ragged or RaggedFormat()
         self._pin_memory = pin_memory
         #: The number in its pass of the first row that is merged, for errors.
         self._first_row = 0
-        self._pools: dict[tuple[str, torch.dtype], Buffers] = {}
         if sample_id is not None:
             refuse_missing_ids(sample_id, names, descriptions)
         self._keys = [
@@ -110,14 +107,6 @@ class Merge:
                 columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])
         return Batches(columns, aligned.rows, batch_size, pinned=self._pin_memory)
 
-    def _memory(self, key: str, shape: Sequence[int], dtype: torch.dtype, *, pinned: bool) -> torch.Tensor:
-        """Memory for a key's merged rows, used again once nobody holds a batch of them; pinned memory is torch's own to reuse."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        if pinned or not nbytes:
-            return torch.empty(tuple(shape), dtype=dtype, pin_memory=pinned)
-        pool = self._pools.setdefault((key, dtype), Buffers())
-        return torch.from_numpy(pool.take(nbytes)).view(dtype).reshape(tuple(shape))
-
     def _merged(self, plan: KeyPlan, arrays: Sequence[Array]) -> torch.Tensor:
         """One key's tensor [rows, *inner] of each teacher's array, which is not changed."""
         strategy, views, length = plan.strategy, plan.views, len(arrays[0])
@@ -128,7 +117,7 @@ class Merge:
             return self._given(decoded if decoded.dtype == plan.dtypes[0] else decoded.to(plan.dtypes[0]))
         values = [viewed.view(array) for viewed, array in zip(views, arrays, strict=True)]
         if strategy.name == "callable":
-            # A function may write into what it is given: that must not be memory that is used again.
+            # A function may write into what it is given.
             own = [each.to(theirs, copy=True) for each, theirs in zip(values, plan.dtypes, strict=True)]
             return self._given(_combined(plan, own))
         dtype = promoted(plan.dtypes)
@@ -136,7 +125,7 @@ class Merge:
             wide, result = accumulator(strategy, dtype), result_dtype(strategy, dtype)
             # Only the last tensor is the user's; where there is none between, it is allocated as they want it.
             pinned = self._pin_memory and wide == result
-            total = self._memory(plan.key, (length, *views[0].inner), wide, pinned=pinned).copy_(values[0])
+            total = torch.empty((length, *views[0].inner), dtype=wide, pin_memory=pinned).copy_(values[0])
             begin(strategy, total)
             for teacher in range(1, len(values)):
                 accumulate(strategy, total, values[teacher].to(wide), teacher)

@@ -253,7 +253,7 @@ class Pipeline:
                         return
                 if self._out.closed:
                     return
-                # Kept here, its memory could not be used again while the next one is awaited.
+                # Kept here, its memory would not be freed while the next one is awaited.
                 merged = None
         except Closed:
             pass

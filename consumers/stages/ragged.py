@@ -23,7 +23,7 @@ PadValue = bool | int | float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RaggedOptions:
+class RaggedFormat:
     """How ragged keys are given: keys whose rows differ in length.
 
     Padded, a key is a tensor `[rows, longest, ...]`, and its lengths come as int64 `[rows]` under
@@ -102,7 +102,7 @@ class RaggedOptions:
             if value and not _fits(value, dtype):
                 raise MergeError(
                     f"key {key!r} is {dtype}, which cannot hold the pad value {value!r}; choose one that fits, such as "
-                    f"RaggedOptions(pad_value={{{key!r}: 0}})"
+                    f"RaggedFormat(pad_value={{{key!r}: 0}})"
                 )
 
 

@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 
 from tutelage.consumers.sources.base import Arrival, Position
-from tutelage.consumers.stages.buffers import Buffers
 from tutelage.consumers.stages.order import PassEnd
 from tutelage.schemas.codec import as_bytes
 from tutelage.schemas.container_reader import StoredRecord
@@ -272,7 +271,6 @@ class _Filling:
         self._shape = spec.shape
         self._storage = spec.storage.storage
         self._row_bytes = 0 if spec.ragged else math.prod(spec.shape) * self._storage.itemsize
-        self._buffers = Buffers()
         self._memory: Array = np.empty(0, np.uint8)
         self._pieces: list[tuple[int, Ragged]] = []
 
@@ -280,12 +278,12 @@ class _Filling:
         """Take memory for so many rows."""
         self._pieces = []
         if not self.ragged:
-            self._memory = self._buffers.take(capacity * self._row_bytes)
+            self._memory = np.empty(capacity * self._row_bytes, np.uint8)
 
     def grow(self, capacity: int, filled: int) -> None:
         """Memory for more rows, those that are there kept."""
         if not self.ragged:
-            before, self._memory = self._memory, self._buffers.take(capacity * self._row_bytes)
+            before, self._memory = self._memory, np.empty(capacity * self._row_bytes, np.uint8)
             self._memory[: filled * self._row_bytes] = before[: filled * self._row_bytes]
 
     def place(self, start: int, stop: int) -> memoryview:

@@ -55,7 +55,7 @@ def teach(places: Places, seeds: int) -> None:
     """Let each teacher write its knowledge: one pass a seed."""
     for name in TEACHERS:
         given = lesson(name, seeds)
-        with Teacher(places.sink(name), name=name, inputs=given.fingerprint, passes=seeds) as teacher:
+        with Teacher(places.sink(name), name=name, inputs_fingerprint=given.inputs_fingerprint, passes=seeds) as teacher:
             teacher.serve(given.model, given.inputs)
 
 

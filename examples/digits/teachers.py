@@ -62,7 +62,11 @@ def lesson(kind: str, seeds: int) -> Lesson:
         return {"row": batch["row"], "probabilities": current[seed](batch["image"])}
 
     return Lesson(
-        model=model, inputs=batches, name=kind, fingerprint=f"digits, transfer rows, seeds 0 to {seeds - 1}", passes=seeds
+        model=model,
+        inputs=batches,
+        name=kind,
+        inputs_fingerprint=f"digits, transfer rows, seeds 0 to {seeds - 1}",
+        passes=seeds,
     )
 
 

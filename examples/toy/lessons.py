@@ -26,7 +26,7 @@ def teacher1() -> Lesson:
         model=Teacher1(),
         inputs=inputs_of("batch_generator", max_n=MAX_N, batch_size=32),
         name="teacher1",
-        fingerprint=f"numbers to {MAX_N}",
+        inputs_fingerprint=f"numbers to {MAX_N}",
     )
 
 
@@ -36,18 +36,18 @@ def teacher2() -> Lesson:
         model=Teacher2(),
         inputs=inputs_of("batch_generator", max_n=MAX_N, batch_size=25),
         name="teacher2",
-        fingerprint=f"numbers to {MAX_N}",
+        inputs_fingerprint=f"numbers to {MAX_N}",
     )
 
 
 def steady1() -> Lesson:
     """x -> 2x-1, for a million numbers, in ten minutes."""
-    return replace(teacher1(), inputs=_steady, fingerprint=f"numbers to {STEADY_ROWS}")
+    return replace(teacher1(), inputs=_steady, inputs_fingerprint=f"numbers to {STEADY_ROWS}")
 
 
 def steady2() -> Lesson:
     """x -> 2x+1, for a million numbers, in ten minutes."""
-    return replace(teacher2(), inputs=_steady, fingerprint=f"numbers to {STEADY_ROWS}")
+    return replace(teacher2(), inputs=_steady, inputs_fingerprint=f"numbers to {STEADY_ROWS}")
 
 
 def train(batches: Iterator[dict[str, torch.Tensor]]) -> None:

@@ -15,7 +15,7 @@ from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.worker import Worker
 from tutelage.schemas.arguments import flag
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.container_format import Header, checked_codec
+from tutelage.schemas.container_format import CodecName, Header, checked_codec
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, finished_path, linked, partial_path
 from tutelage.schemas.errors import (
@@ -59,7 +59,7 @@ class FileSink(Sink):
 
     max_record_bytes: int = DEFAULT_LIMITS.record_bytes
 
-    def __init__(self, path: str | os.PathLike[str], *, codec: str = "null", overwrite: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, codec: CodecName = "null", overwrite: bool = False) -> None:
         # The path as it was given is for messages; what it names must not change with the working directory.
         self._path = finished_path("path", path)
         self._name = os.fspath(path)

@@ -117,7 +117,7 @@ def ragged_rows(value: Any, key: str, *, declared: bool, promised: KeySpec | Non
     if not declared:
         raise SchemaError(
             f"{where} is a {type(value).__name__} of {len(value)} tensors, which may be rows, layers or columns. Rows of different length are "
-            f"declared: Teacher(..., ragged=[{key!r}]), or given as Ragged(values, lengths); layers are stacked: torch.stack(list(value), 1)"
+            f"declared: Teacher(..., ragged_keys=[{key!r}]), or given as Ragged(values, lengths); layers are stacked: torch.stack(list(value), 1)"
         )
     return _joined_rows(list(value), where, promised)
 

@@ -210,7 +210,9 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
     rows = values.shape[0] if lengths is None else len(lengths)
     if promised is not None:
         if (promised.dtype, promised.shape) != (dtype.name, shape):
-            hint = "; rows of varying length must be declared: Teacher(ragged=[...])" if promised.dtype == dtype.name else ""
+            hint = (
+                "; rows of varying length must be declared: Teacher(ragged_keys=[...])" if promised.dtype == dtype.name else ""
+            )
             raise DescriptionChanged(
                 f"{where} was {promised} and became {KeySpec(key=key, dtype=dtype.name, shape=shape)} in the middle of a run{hint}"
             )

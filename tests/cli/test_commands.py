@@ -109,7 +109,7 @@ def test_learn_trains_and_goes_on_from_its_checkpoint(files: Path) -> None:
         (("teach", "json:nothing", "--out", "a.avro"), 2, ("json has no nothing",)),
         (("teach", "json", "--out", "a.avro"), 2, ("MODULE:NAME",)),
         (("teach", "none.py:x", "--out", "a.avro"), 2, ("no file none.py",)),
-        (("teach", "json:decoder", "--out", "a.avro"), 2, ("must be a tutelage.producers.Lesson",)),
+        (("teach", "json:decoder", "--out", "a.avro"), 2, ("must be a tutelage.Lesson",)),
         (("teach", TEACHER1, "--out", "no/such/folder.avro"), 2, ("no folder no/such",)),
         (("teach", TEACHER1, "--out", "a.avro", "--codec", "bzip2"), 2, ("'bzip2' is not one of",)),
         (("teach", TEACHER1, "--out", "a.avro", "--device", "cuda:7"), 2, ("no CUDA device",)),
@@ -137,9 +137,9 @@ def test_each_mistake_ends_in_one_clear_line_and_its_exit_code(
     Path("text.avro").write_text("no avro")
     Path("empty.avro").touch()
     Path("cut.avro").write_bytes(Path("t1.avro").read_bytes()[:-20000])
-    Path("empty.py").write_text("from tutelage.producers import Lesson\nlesson = Lesson(model=lambda b: {'x': b}, inputs=[])\n")
+    Path("empty.py").write_text("from tutelage import Lesson\nlesson = Lesson(model=lambda b: {'x': b}, inputs=[])\n")
     Path("short.py").write_text(
-        "import torch\nfrom tutelage.producers import Lesson\n"
+        "import torch\nfrom tutelage import Lesson\n"
         "lesson = Lesson(model=lambda b: {'x': b, '2x-1': b, 'result': b}, inputs=torch.arange(10).reshape(-1, 1), batch_size=4)\n"
     )
     assert invoke("teach", "short.py:lesson", "--out", "short.avro").code == 0
@@ -264,7 +264,7 @@ def test_paths_mean_what_they_meant_when_they_were_given(files: Path) -> None:
     partial.write_bytes(b"of somebody else")
     Path("wandering.py").write_text(
         "import os, torch\n"
-        "from tutelage.producers import Lesson\n"
+        "from tutelage import Lesson\n"
         f"os.chdir({str(files / 'other')!r})\n"
         "lesson = Lesson(model=lambda batch: {'x': batch}, inputs=torch.arange(10), batch_size=4)\n"
         "def train(batches):\n"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.commands import invoke
 
-from tutelage.producers import FileSink, KafkaSink, Teacher
+from tutelage import FileSink, KafkaSink, Teacher
 from tutelage.tools.key_statistics import BINS, KeyStatistics
 
 NUMBERS = np.random.default_rng(5).normal(3, 2, (1000, 8)).astype(np.float32)
@@ -27,7 +27,7 @@ def taught(sink: Any, rows: int = 1000, passes: int = 1) -> None:
     """Normal numbers, half of them NaN in one key, ids, and rows of different length."""
     noisy = NUMBERS.copy()
     noisy[::2] = np.nan
-    with Teacher(sink, passes=passes, rows_per_record=64, ragged=["tokens"]) as teacher:
+    with Teacher(sink, passes=passes, rows_per_record=64, ragged_keys=["tokens"]) as teacher:
         for _ in range(passes):
             for start in range(0, rows, 100):
                 at = slice(start, min(rows, start + 100))
@@ -37,7 +37,7 @@ def taught(sink: Any, rows: int = 1000, passes: int = 1) -> None:
 
 
 @pytest.mark.parametrize("codec", ["null", "zstandard"])
-def test_a_file_s_numbers_are_true(tmp_path: Path, codec: str) -> None:
+def test_a_file_s_numbers_are_true(tmp_path: Path, codec: Any) -> None:
     taught(FileSink(tmp_path / "t.avro", codec=codec), passes=2)
     result = invoke("inspect", str(tmp_path / "t.avro"), "--json", "--rows", "2")
     assert result.code == 0, result.err
@@ -152,8 +152,8 @@ def test_every_kind_of_number_has_statistics(dtype: Any) -> None:
 
 def test_looking_and_copying_do_not_wait_for_torch() -> None:
     program = (
-        "import sys, tutelage.cli.main, tutelage.tools.inspect\nfrom tutelage.consumers import FileSource, KafkaSource\n"
-        "from tutelage.producers import FileSink, KafkaSink\nassert 'torch' not in sys.modules"
+        "import sys, tutelage.cli.main, tutelage.tools.inspect\nfrom tutelage import FileSource, KafkaSource\n"
+        "from tutelage import FileSink, KafkaSink\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

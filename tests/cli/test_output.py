@@ -17,9 +17,8 @@ import pytest
 import torch
 from support.commands import invoke
 
+from tutelage import FileSink, MemorySink, MemorySource, Teacher
 from tutelage.cli.strict_json import as_json
-from tutelage.consumers import MemorySource
-from tutelage.producers import FileSink, MemorySink, Teacher
 from tutelage.tools.key_statistics import KeyStatistics
 from tutelage.transport.memory_topic import MemoryTopic
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from support.teaching import teach
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import MemorySink
+from tutelage import MemorySink, MemoryTopic
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import gc
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from prometheus_client import CollectorRegistry
 from support.teaching import student_of, teach, xs
 from torch.utils.data import DataLoader
 
-from tutelage.consumers import FileSource, MemoryTopic, Student
+from tutelage import FileSink, FileSource, MemorySink, MemoryTopic, Student, Teacher
 from tutelage.consumers.metrics import StudentMetrics
-from tutelage.producers import FileSink, MemorySink, Teacher
 from tutelage.schemas.errors import ConfigurationError, CorruptData, WaitTimeout
 
 
@@ -93,18 +92,18 @@ def test_an_error_is_raised_again_and_never_taken_for_the_end(topic: MemoryTopic
 def test_an_iterator_can_be_delegated_to_closed_and_dropped(topic: MemoryTopic) -> None:
     before = set(threading.enumerate())
 
-    def delegated(student: Student) -> Iterator[Any]:
+    def delegated(student: Student) -> Generator[Any, None, None]:
         yield from student.knowledge(4)
 
     with student_of(topic) as student:
         outer = delegated(student)
         next(outer)
-        outer.close()  # type: ignore[attr-defined]
+        outer.close()
         assert not set(threading.enumerate()) - before
         batches = student.knowledge(4)
         next(batches)
-        batches.close()  # type: ignore[attr-defined]
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
+        batches.close()
         assert not set(threading.enumerate()) - before
         with pytest.raises(StopIteration):
             next(batches)
@@ -136,7 +135,7 @@ def test_tally_and_metrics_count_what_was_given_not_what_was_cut(tmp_path: Path)
         for count in range(1, 7):
             next(batches)
             assert (student.tally.batches, student.tally.rows) == (count, 4 * count)
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         assert (student.tally.batches, student.tally.rows, student.queue_size) == (6, 24, 0)
         list(student.knowledge(4))
         assert (student.tally.batches, student.tally.rows) == (6 + 11, 24 + 41)
@@ -146,7 +145,7 @@ def test_tally_and_metrics_count_what_was_given_not_what_was_cut(tmp_path: Path)
         [next(batches) for _ in range(3)]
         state = student.state_dict()
         student.load_state_dict(state)
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         list(student.knowledge(4))
         assert (student.tally.batches, student.tally.rows) == (17 + 11, 65 + 41)
 

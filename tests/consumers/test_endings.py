@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage.producers import FileSink, Teacher
+from tutelage import FileSink, Teacher
 
 SCRIPT = """
 import gc, os, sys
 import torch
-from tutelage.consumers import FileSource, Student
+from tutelage import FileSource, Student
 student = Student(merge={"x": MERGE}, timeout_s=20)
 for name in NAMES:
     student.register_teacher(FileSource(name))

@@ -12,8 +12,7 @@ import torch
 from support.teaching import student_of, teach, xs
 from torch.utils.data import DataLoader
 
-from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
-from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, Student, Teacher
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import (
     ConfigurationError,
@@ -49,7 +48,7 @@ def test_only_one_iterator_at_a_time(topic: MemoryTopic) -> None:
         next(first)
         with pytest.raises(ConfigurationError, match="another iterator"):
             student.knowledge(5)
-        first.close()  # type: ignore[attr-defined]
+        first.close()
         assert len(xs(student.knowledge(5))) == 4
 
 
@@ -125,8 +124,8 @@ def test_teachers_of_different_passes_or_inputs_are_refused(topic: MemoryTopic) 
     with student_of(topic, twice) as student, pytest.raises(LengthMismatch, match="t writes 1, twice writes 2"):
         student.knowledge(4)
     one, other = MemoryTopic(name="one"), MemoryTopic(name="other")
-    teach(MemorySink(one), inputs="A")
-    teach(MemorySink(other), inputs="B")
+    teach(MemorySink(one), inputs_fingerprint="A")
+    teach(MemorySink(other), inputs_fingerprint="B")
     merge = {"x": "first", "y": "first"}
     with student_of(one, other, merge=merge) as student, pytest.raises(RunMismatch, match="one read 'A', other read 'B'"):
         student.knowledge(4)
@@ -251,7 +250,7 @@ def test_two_iterators_made_before_either_began_do_not_share_a_place(topic: Memo
         with pytest.raises(ConfigurationError, match="another iterator"):
             next(second)
         assert next(first)["x"].tolist() == [4, 5, 6, 7]
-        first.close()  # type: ignore[attr-defined]
+        first.close()
 
 
 def test_closing_a_student_ends_its_iterator_with_a_clear_error(topic: MemoryTopic) -> None:

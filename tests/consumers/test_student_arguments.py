@@ -12,9 +12,8 @@ import pytest
 import torch
 from support.teaching import student_of, teach, xs
 
-from tutelage.consumers import FileSource, MemorySource, MemoryTopic, RaggedOptions, Student
+from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, RaggedFormat, Student, Teacher
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.producers import FileSink, MemorySink, Teacher
 from tutelage.schemas.errors import ConfigurationError, MergeError, RunMismatch, TutelageError, WaitTimeout
 
 NAN, INF = float("nan"), float("inf")
@@ -34,7 +33,7 @@ NO_FLAGS = ["no", 0, 1, None]
         ("on_length_mismatch", ["ignore", None, True, 1]),
         ("sample_id", [5, b"id", ["id"]]),
         ("merge", [["mean"], "mean", 5, {5: "mean"}, {"x": 5}, {"x": None}, {"x": ["mean"]}, {"x": b"mean"}]),
-        ("ragged", [{"pad_value": 0}, 5, "left"]),
+        ("ragged_format", [{"pad_value": 0}, 5, "left"]),
     ],
 )
 def test_an_argument_of_another_kind_is_refused_where_it_is_given(name: str, values: list[Any]) -> None:
@@ -53,7 +52,7 @@ def test_an_argument_of_another_kind_is_refused_where_it_is_given(name: str, val
 )  # fmt: skip
 def test_ragged_options_of_another_kind_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
-        RaggedOptions(**options)
+        RaggedFormat(**options)
 
 
 def test_calls_with_arguments_of_another_kind_are_refused_and_change_nothing(topic: MemoryTopic, tmp_path: Path) -> None:
@@ -125,7 +124,7 @@ def test_any_kind_of_integer_is_a_batch_size_and_is_kept_as_a_plain_one(topic: M
 
 def ragged_file(path: Path) -> Path:
     """Ragged keys of several dtypes, two rows each."""
-    with Teacher(FileSink(path), ragged=["ids", "mask", "labels", "scores", "bytes"]) as teacher:
+    with Teacher(FileSink(path), ragged_keys=["ids", "mask", "labels", "scores", "bytes"]) as teacher:
         for _ in range(2):
             teacher.write(
                 {
@@ -142,7 +141,7 @@ def ragged_file(path: Path) -> Path:
 
 def padded(path: Path, value: Any, **options: Any) -> dict[str, list[Any]]:
     """The last element of each key's shorter row."""
-    student = Student(timeout_s=20, ragged=RaggedOptions(pad_value=value, **options))
+    student = Student(timeout_s=20, ragged_format=RaggedFormat(pad_value=value, **options))
     student.register_teacher(FileSource(path))
     with student:
         batch = next(student.knowledge(2))
@@ -182,7 +181,7 @@ def test_a_pad_value_that_does_not_fit_its_key_is_refused_when_the_streams_open(
     tmp_path: Path, value: Any, message: str
 ) -> None:
     path = ragged_file(tmp_path / "r.avro")
-    student = Student(timeout_s=20, ragged=RaggedOptions(pad_value=value))
+    student = Student(timeout_s=20, ragged_format=RaggedFormat(pad_value=value))
     student.register_teacher(FileSource(path))
     with student, pytest.raises(MergeError, match=message):
         _ = student.description
@@ -211,7 +210,7 @@ def test_pad_values_of_every_dtype_arrive_or_are_refused(dtype: str, fits: list[
 
     kind = getattr(torch, dtype)
     for value in [0, *fits]:
-        RaggedOptions(pad_value=value).refuse_unfit({"r": dtype}, ["r"])
+        RaggedFormat(pad_value=value).refuse_unfit({"r": dtype}, ["r"])
         out = fill(torch.zeros(1, dtype=torch.uint8).new_zeros(16).view(kind)[:1], torch.tensor([1, 0]), value, left=False)
         assert (out.shape, out.dtype) == ((2, 1), kind)
         if dtype not in ("float4_e2m1fn_x2", "uint64") and value:
@@ -221,19 +220,19 @@ def test_pad_values_of_every_dtype_arrive_or_are_refused(dtype: str, fits: list[
             assert out[1].tolist() == [value]
     for value in unfit:
         with pytest.raises(MergeError, match="cannot hold the pad value"):
-            RaggedOptions(pad_value=value).refuse_unfit({"r": dtype}, ["r"])
+            RaggedFormat(pad_value=value).refuse_unfit({"r": dtype}, ["r"])
 
 
 @pytest.mark.parametrize(
     "value", [NAN, INF, -INF, {"scores": NAN, "labels": -100}, np.float32(0.5), np.float64(NAN), True], ids=str
 )
 def test_settings_in_a_checkpoint_are_strict_json_and_load_again(tmp_path: Path, value: Any) -> None:
-    with Teacher(FileSink(tmp_path / "r.avro"), ragged=["scores", "labels"]) as teacher:
+    with Teacher(FileSink(tmp_path / "r.avro"), ragged_keys=["scores", "labels"]) as teacher:
         for _ in range(3):
             teacher.write({"scores": [torch.tensor([1.0])] * 2, "labels": [torch.tensor([1.0])] * 2})
 
     def made(pad_value: Any) -> Student:
-        student = Student(timeout_s=20, ragged=RaggedOptions(pad_value=pad_value))
+        student = Student(timeout_s=20, ragged_format=RaggedFormat(pad_value=pad_value))
         student.register_teacher(FileSource(tmp_path / "r.avro"))
         return student
 
@@ -275,7 +274,7 @@ def test_a_state_whose_counts_are_no_whole_numbers_is_refused(topic: MemoryTopic
         batches = student.knowledge(4)
         next(batches)
         state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         student.load_state_dict({**state, **change})
         with pytest.raises(TutelageError):
             student.knowledge(4)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from support.teaching import student_of, teach, xs
 
-from tutelage.consumers import MemoryTopic
+from tutelage import MemorySink, MemoryTopic
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.producers import MemorySink
 from tutelage.schemas.errors import (
     ConfigurationError,
     CorruptData,
@@ -24,7 +23,7 @@ def test_a_dataset_goes_on_from_its_state(topic: MemoryTopic) -> None:
         batches = iter(dataset)
         next(batches)
         state = dataset.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()  # type: ignore[attr-defined]  # torch's Iterator names no close
     with student_of(topic) as student:
         dataset = student.dataset(6)
         dataset.load_state_dict(state)
@@ -37,7 +36,7 @@ def test_a_checkpoint_is_the_old_or_the_new_one_and_is_checked(topic: MemoryTopi
         batches = student.knowledge(6)
         next(batches)
         student.save(path)
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     other = MemoryTopic(name="other", partitions=2)
     teach(MemorySink(other))
     for made, arguments, message in (
@@ -72,7 +71,7 @@ def test_a_refused_checkpoint_is_not_forgotten(topic: MemoryTopic) -> None:
         batches = student.knowledge(4)
         next(batches)
         state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     with student_of(topic) as student:
         student.load_state_dict(state)
         for _ in range(2):

@@ -17,9 +17,8 @@ from support.teaching import teach
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tutelage.consumers import FileSource, Student
+from tutelage import FileSink, FileSource, Student, Teacher
 from tutelage.consumers.metrics import StudentMetrics
-from tutelage.producers import FileSink, Teacher
 from tutelage.schemas.errors import ConfigurationError, TruncatedData
 
 pytestmark = pytest.mark.filterwarnings(

@@ -17,10 +17,9 @@ import psutil
 import pytest
 import torch
 
-from tutelage.consumers import KafkaSource, Student
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.deploy.local import Stack, StackError, processes
 from tutelage.deploy.local.launches import HOST
-from tutelage.producers import KafkaSink, Teacher
 
 Names = Callable[[str], str]
 

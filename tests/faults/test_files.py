@@ -14,7 +14,7 @@ import fastavro
 import pytest
 
 from faults.cluster import LESSON, ROWS, Cluster, Outcome, one_line
-from tutelage.consumers import FileSource, Limits, Student
+from tutelage import FileSource, Limits, Student
 from tutelage.schemas.container_format import encode_header, header_bytes
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.errors import DataError, SchemaError, TutelageError
@@ -61,7 +61,7 @@ def test_10_the_disk_is_full(running: Cluster, outcome: Outcome, tmp_path: Path,
 
 def test_11_a_file_is_cut_or_changed_anywhere(outcome: Outcome, tmp_path: Path) -> None:
     """a file is cut at every byte; every byte is changed."""
-    from tutelage.producers import FileSink, Teacher
+    from tutelage import FileSink, Teacher
 
     whole, bad = tmp_path / "whole.avro", tmp_path / "bad.avro"
     import torch
@@ -137,7 +137,7 @@ def bombs(folder: Path) -> list[Path]:
     """Files that would be far larger, or deeper, than they look."""
     import torch
 
-    from tutelage.producers import FileSink, Teacher
+    from tutelage import FileSink, Teacher
 
     good = folder / "good.avro"
     with Teacher(FileSink(good, codec="deflate"), rows_per_record=8) as teacher:

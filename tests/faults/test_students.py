@@ -84,7 +84,7 @@ def test_18_a_slow_student(running: Cluster, outcome: Outcome, tmp_path: Path) -
     topic = running.topic("slow")
     lesson = tmp_path / "wide.py"
     lesson.write_text(
-        "import torch\nfrom tutelage.producers import Lesson\n"
+        "import torch\nfrom tutelage import Lesson\n"
         "lesson = Lesson(model=lambda i: {'x': torch.full((64, 4096), float(i))}, inputs=range(600), name='wide')\n"
     )
     (tmp_path / "slow.py").write_text("import time\ndef train(batches):\n    for _ in batches:\n        time.sleep(0.05)\n")

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from faults.cluster import RECORDS, Cluster, Outcome, one_line, until
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.errors import ConfigurationError, RecordTooLarge
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]

@@ -15,9 +15,8 @@ from support.commands import invoke
 
 from interop.foreign_reader import read_topic
 from interop.foreign_writer import KEYS, headers_of, schema_of, values_of, write_topic
-from tutelage.consumers import KafkaSource, RaggedOptions, Student
+from tutelage import KafkaSink, KafkaSource, RaggedFormat, Student, Teacher
 from tutelage.deploy.local.programs import find_java, kafka_jars, maven_artifact
-from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.errors import CorruptData, UnsupportedSchema
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
@@ -34,7 +33,11 @@ def expected(pass_index: int) -> dict[str, list[list[Any]]]:
 def written_by_a_teacher(kafka: dict[str, Any], topic: str) -> None:
     """The same values, written by Tutelage."""
     with Teacher(
-        KafkaSink(topic, partitions=3, **kafka), passes=2, rows_per_record=4, ragged=["tokens"], wire={"log_its é": "float16"}
+        KafkaSink(topic, partitions=3, **kafka),
+        passes=2,
+        rows_per_record=4,
+        ragged_keys=["tokens"],
+        wire={"log_its é": "float16"},
     ) as teacher:
         for pass_index in range(2):
             rows = [values_of(row, pass_index) for row in range(ROWS)]
@@ -52,7 +55,7 @@ def written_by_a_teacher(kafka: dict[str, Any], topic: str) -> None:
 def test_a_student_reads_what_a_foreign_writer_wrote(kafka: dict[str, Any], topic_name: Names) -> None:
     topic = topic_name("foreign")
     write_topic(kafka["bootstrap_servers"], kafka["registry"], topic, ROWS)
-    student = Student(timeout_s=30, ragged=RaggedOptions(padded=False))
+    student = Student(timeout_s=30, ragged_format=RaggedFormat(padded=False))
     student.register_teacher(KafkaSource(topic, **kafka))
     with student:
         assert {key: spec.dtype for key, spec in student.description.items()} == {key: dtype for key, dtype, *_ in KEYS}

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from tutelage.producers import Lesson
+from tutelage import Lesson
 
 ROWS = 2000
 BATCH_SIZE = 8

@@ -16,8 +16,7 @@ import torch
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, SchemaError, TopicIdentityError
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.registry import HttpRegistry
@@ -153,7 +152,7 @@ def test_a_schema_that_the_registry_gives_otherwise_is_called_that(kafka: dict[s
 
 ANSWERS = """
 import sys, torch
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, Teacher
 with Teacher(KafkaSink(sys.argv[1], bootstrap_servers=sys.argv[2], registry=sys.argv[3])) as teacher:
     while True:
         question = teacher.recv(timeout_s=60)

@@ -18,10 +18,9 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from tutelage.consumers import KafkaSource, Student
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.deploy.local import Stack, StackAddresses
 from tutelage.deploy.local.programs import find_java, kafka_jars
-from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.errors import ConfigurationError, RegistryUnavailable, SchemaError
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.registry import COMPATIBILITY, HttpRegistry

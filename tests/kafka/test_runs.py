@@ -11,8 +11,7 @@ import torch
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, RetentionLoss, RunMismatch, SinkExists, WaitTimeout
 from tutelage.tools.copy import Copied, in_order
@@ -268,7 +267,7 @@ def test_clocks_of_machines_do_not_matter(kafka: dict[str, Any], topic_name: Nam
 
 
 def test_a_file_holds_one_run(tmp_path: Any) -> None:
-    from tutelage.producers import FileSink
+    from tutelage import FileSink
 
     for _ in range(2):
         path = tmp_path / "a.avro"

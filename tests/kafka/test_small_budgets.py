@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 Names = Callable[[str], str]

@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.resume import assert_resumes_anywhere, rows_of
 
-from tutelage.consumers import FileSource, KafkaSource, Source, Student
-from tutelage.producers import FileSink, KafkaSink, Sink, Teacher
+from tutelage import FileSink, FileSource, KafkaSink, KafkaSource, Sink, Source, Student, Teacher
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.errors import (
     CorruptData,
@@ -302,7 +301,7 @@ def test_records_lost_to_retention_are_an_error_not_a_jump(kafka: dict[str, Any]
         batches = student.knowledge(16)
         next(batches)
         state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
     for future in admin.delete_records([TopicPartition(topic, 0, 5)]).values():
         future.result(20)
@@ -324,7 +323,7 @@ def test_a_recreated_topic_is_not_the_one_of_the_checkpoint(kafka: dict[str, Any
         batches = student.knowledge(16)
         next(batches)
         state = student.state_dict()
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
     admin.delete_topics([topic])[topic].result(20)
     deadline = time.monotonic() + 20

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.transport.tracing import Tracing, tracing_of
 
 PROGRAM = """
@@ -22,8 +21,8 @@ kept = InMemorySpanExporter()
 provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(kept))
 trace.set_tracer_provider(provider)
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSource, Student
+from tutelage import KafkaSink, Teacher
 topic, kafka = sys.argv[1], json.loads(sys.argv[2])
 with trace.get_tracer("mine").start_as_current_span("night shift"):
     with Teacher(KafkaSink(topic, partitions=2, **kafka), rows_per_record=5) as teacher:
@@ -75,7 +74,10 @@ def test_a_record_s_way_is_one_trace(kafka: dict[str, Any], topic_name: Callable
 
 
 def test_without_a_tracer_provider_nothing_is_traced_or_imported(kafka: dict[str, Any]) -> None:
-    program = "import sys, tutelage.producers, tutelage.consumers\nassert not any(name.startswith('opentelemetry') for name in sys.modules)"
+    program = (
+        "import sys\nfrom tutelage import KafkaSink, KafkaSource, Student, Teacher\n"
+        "assert not any(name.startswith('opentelemetry') for name in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     assert tracing_of("t", "c") is None
     import opentelemetry.trace  # the interface alone, nothing set up

@@ -10,8 +10,7 @@ import pytest
 import torch
 from support.teaching import read
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import Lesson, MemorySink, Teacher, from_sample_lists, from_samples
+from tutelage import Lesson, MemorySink, MemoryTopic, Teacher, from_sample_lists, from_samples
 from tutelage.producers.stages.inputs import Inputs
 from tutelage.schemas.errors import ConfigurationError
 
@@ -21,11 +20,11 @@ NO_TEXTS: list[Any] = [3, b"a", ["a"], True]
 CONSTRUCTOR: list[tuple[str, Any]] = [
     *[(name, value) for name in ("passes", "rows_per_record") for value in NO_COUNTS],
     ("passes", None),
-    *[(name, value) for name in ("name", "revision", "inputs", "run_id") for value in NO_TEXTS],
+    *[(name, value) for name in ("name", "revision", "inputs_fingerprint", "run_id") for value in NO_TEXTS],
     ("name", ""),
     ("run_id", ""),
     ("revision", None),
-    ("inputs", None),
+    ("inputs_fingerprint", None),
     ("wire", None),
     ("wire", "float12"),
     ("wire", "int8"),
@@ -33,11 +32,11 @@ CONSTRUCTOR: list[tuple[str, Any]] = [
     ("wire", {"x": "float12"}),
     ("wire", {"x": None}),
     ("wire", {3: "float16"}),
-    ("ragged", "logits"),
-    ("ragged", b"logits"),
-    ("ragged", None),
-    ("ragged", [3]),
-    ("ragged", {"x": True}),
+    ("ragged_keys", "logits"),
+    ("ragged_keys", b"logits"),
+    ("ragged_keys", None),
+    ("ragged_keys", [3]),
+    ("ragged_keys", {"x": True}),
 ]
 
 
@@ -99,7 +98,8 @@ def test_a_function_of_inputs_that_returns_no_batches_is_named() -> None:
 def test_integers_of_numpy_and_torch_are_integers() -> None:
     for number in (np.int64(2), np.uint8(2), torch.tensor(2)):
         topic = MemoryTopic()
-        with Teacher(MemorySink(topic), passes=number, rows_per_record=number, wire={"x": "int64"}, ragged=iter(())) as teacher:  # type: ignore[arg-type]
+        numbers: dict[str, Any] = {"passes": number, "rows_per_record": number}
+        with Teacher(MemorySink(topic), **numbers, wire={"x": "int64"}, ragged_keys=iter(())) as teacher:
             teacher.serve(lambda x: {"x": x}, torch.arange(4), batch_size=number, threads=number, timeout_s=np.float32(60))  # type: ignore[arg-type]
         assert read(topic, passes=2) == [*range(4)] * 2
 
@@ -130,7 +130,7 @@ def test_a_wrong_timeout_of_recv_is_refused(timeout_s: Any) -> None:
     ("name", "value"),
     [
         ("batch_size", True), ("passes", 1.0), ("rows_per_record", 0), ("devices", "cpu"), ("name", 3), ("revision", None),
-        ("fingerprint", 3), ("wire", "float12"), ("ragged", "logits"),
+        ("inputs_fingerprint", 3), ("wire", "float12"), ("ragged_keys", "logits"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_of_a_lesson_is_refused_by_name(name: str, value: Any) -> None:

@@ -14,8 +14,7 @@ import torch
 from support.teaching import read
 from torch.utils.data import DataLoader, Dataset
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import MemorySink, Teacher, from_sample_lists, from_samples
+from tutelage import MemorySink, MemoryTopic, Teacher, from_sample_lists, from_samples
 from tutelage.producers.stages.ownership import CannotCopy, Returned, owned
 from tutelage.schemas.errors import SchemaError
 

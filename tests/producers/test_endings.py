@@ -12,7 +12,7 @@ import pytest
 PROGRAM = """
 import os, signal, sys, threading
 import torch
-from tutelage.producers import FileSink, Teacher
+from tutelage import FileSink, Teacher
 
 class Net(torch.nn.Module):
     def __init__(self):

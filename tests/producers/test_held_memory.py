@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.consumers import FileSource, Student
-from tutelage.producers import FileSink, Teacher
+from tutelage import FileSink, FileSource, Student, Teacher
 from tutelage.producers.stages.ownership import Returned
 from tutelage.schemas.errors import SchemaError
 

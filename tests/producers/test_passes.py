@@ -13,8 +13,7 @@ import torch
 from support.teaching import Stopped
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
 
-from tutelage.consumers import FileSource, Student
-from tutelage.producers import FileSink, Teacher
+from tutelage import FileSink, FileSource, Student, Teacher
 
 ROWS, PASSES = 20, 3
 
@@ -157,8 +156,7 @@ def test_the_model_is_not_called_for_finished_passes_and_the_log_says_what_is_do
 
 
 def test_one_pass_leaves_the_epoch_that_the_caller_set() -> None:
-    from tutelage.consumers import MemoryTopic
-    from tutelage.producers import MemorySink
+    from tutelage import MemorySink, MemoryTopic
 
     sampler = EpochSampler()
     sampler.set_epoch(5)

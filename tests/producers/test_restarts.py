@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.teaching import Stopped, read, stopping
 
-from tutelage.consumers import FileSource, MemoryTopic, Student
-from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage import FileSink, FileSource, MemorySink, MemoryTopic, Student, Teacher
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import (
@@ -95,7 +94,7 @@ def test_a_full_disk_keeps_what_is_whole_and_names_the_file(tmp_path: Path, monk
     ("options", "message"),
     [
         ({"name": "other"}, "teacher 't' there, 'other' here"),
-        ({"inputs": "other data"}, "inputs '' there"),
+        ({"inputs_fingerprint": "other data"}, "inputs_fingerprint '' there"),
         ({"passes": 2}, "passes 1 there, 2 here"),
         ({"rows_per_record": 3}, "2 rows per record there, 3 here"),
         ({"run_id": "mine"}, "run_id"),

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import MemorySink, Teacher
+from tutelage import MemorySink, MemoryTopic, Teacher
 from tutelage.transport import waiting
 from tutelage.transport.waiting import Wait
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from support.teaching import student_of
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import MemorySink, Teacher
+from tutelage import MemorySink, MemoryTopic, Teacher
 from tutelage.schemas.errors import WaitTimeout
 
 

@@ -15,8 +15,7 @@ import pytest
 import torch
 from support.teaching import Stopped, read, stopping
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import FileSink, MemorySink, Teacher
+from tutelage import FileSink, MemorySink, MemoryTopic, Teacher
 from tutelage.producers.stages import gather
 from tutelage.producers.stages.encoding import postprocess_threads
 from tutelage.schemas.errors import (
@@ -239,7 +238,7 @@ def test_a_model_that_drops_rows_says_so_or_is_refused() -> None:
 
 @pytest.mark.parametrize("lengths", [[1, 1], [4, 1], [-1, 4], [1.5, 1.5], [[1, 2]]])
 def test_lengths_that_do_not_fit_their_values_are_refused(lengths: Any) -> None:
-    from tutelage.producers import Ragged
+    from tutelage import Ragged
 
     with pytest.raises(SchemaError, match="lengths must be whole numbers"), Teacher(MemorySink(MemoryTopic())) as teacher:
         teacher.write({"r": Ragged(np.zeros(3), np.array(lengths))})
@@ -275,7 +274,7 @@ def test_waiting_rows_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_ends_although_its_inputs_hang(tmp_path: Path) -> None:
     script = (
         "import time, torch\n"
-        "from tutelage.producers import MemorySink, MemoryTopic, Teacher\n"
+        "from tutelage import MemorySink, MemoryTopic, Teacher\n"
         "def hanging():\n"
         "    yield torch.arange(2)\n"
         "    time.sleep(600)\n"

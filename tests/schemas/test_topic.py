@@ -19,7 +19,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 @given(texts, texts, st.integers(1, 99), st.integers(1, 99), st.floats(0, 1e10))
 def test_an_identity_comes_back_from_its_headers(name: str, inputs: str, partitions: int, rows: int, created: float) -> None:
     stream = Stream(
-        run_id=name, teacher=name, revision="", inputs=inputs, passes=2, partitions=partitions, rows_per_record=rows,
+        run_id=name, teacher=name, revision="", inputs_fingerprint=inputs, passes=2, partitions=partitions, rows_per_record=rows,
         created=created, version="1",
     )  # fmt: skip
     assert stream_of_headers(stream_headers(stream, NUMBERS), "here") == stream

@@ -12,8 +12,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
 from security.secured import Secured
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.errors import AccessDenied, TutelageError
 from tutelage.transport.registry import LocalRegistry
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tutelage import FileSink, Teacher
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.producers import FileSink, Teacher
 from tutelage.schemas.disk import file_path, new_file
 from tutelage.schemas.errors import ConfigurationError, SinkExists, TutelageError
 

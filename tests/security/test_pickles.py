@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink
+from tutelage import KafkaSink, KafkaSource, Student
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.registry import HttpRegistry

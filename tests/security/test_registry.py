@@ -11,9 +11,8 @@ import torch
 from security.authority import Authority
 from security.doors import Door
 
-from tutelage.consumers import KafkaSource, Student
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.deploy.local import StackAddresses
-from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.errors import AccessDenied, TutelageError
 from tutelage.transport.registry import HttpRegistry
 

@@ -15,8 +15,7 @@ from confluent_kafka.admin import AclOperation, ResourceType
 from security.authority import Authority
 from security.secured import PASSWORDS, SECRETS, Secured
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers import KafkaSink, Teacher
+from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.transport.registry import LocalRegistry
 
 LESSON = "tutelage.examples.toy.lessons:teacher1"
@@ -124,7 +123,7 @@ def test_who_has_not_is_told_so_and_no_secret_is_shown(locked: Secured, way: str
 
 def test_a_crash_shows_no_secret(locked: Secured, tmp_path: Path) -> None:
     (tmp_path / "crash.py").write_text(
-        "from tutelage.producers import Lesson\n"
+        "from tutelage import Lesson\n"
         "def model(batch):\n    raise ZeroDivisionError('of the model')\n"
         "lesson = Lesson(model=model, inputs=[[1]], name='crash')\n"
     )
@@ -134,7 +133,7 @@ def test_a_crash_shows_no_secret(locked: Secured, tmp_path: Path) -> None:
     file.write_text("".join(f"{name}={value}\n" for name, value in options.items()))
     file.chmod(0o600)
     program = (
-        "from tutelage.cli import kafka_flags\nfrom tutelage.producers import KafkaSink, Teacher\n"
+        "from tutelage.cli import kafka_flags\nfrom tutelage import KafkaSink, Teacher\n"
         "from tutelage.transport.registry import LocalRegistry\nimport crash, pathlib\n"
         "kafka = kafka_flags.kafka_settings(None, None, pathlib.Path('client.properties'), [])\nprint(kafka)\n"
         f"sink = KafkaSink('crash', bootstrap_servers='{locked.address('scram')}', registry=LocalRegistry(), options=kafka.options)\n"

@@ -20,7 +20,7 @@ from support.knowledge import same
 from support.originals import DENSE, GOLDEN, MIXED, STREAM, container, records
 from support.saved_places import POSITIONS, checkpoint_of, place_in, state_at
 
-from tutelage.consumers import MemorySource, MemoryTopic, Student
+from tutelage import MemorySource, MemoryTopic, Student
 from tutelage.consumers.checkpoint import load_checkpoint
 from tutelage.consumers.sources.base import Arrival, Position
 from tutelage.consumers.stages.order import Order, PassEnd

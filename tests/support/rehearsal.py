@@ -103,7 +103,7 @@ class Desk:
 
 @lru_cache(maxsize=1000)
 def merge_of(teachers: int, merge: str, sample_id: bool, ragged: bool) -> Merge:
-    """A schedule's merge; kept, so that its memory is used again by other schedules."""
+    """A schedule's merge."""
     return Merge(
         [f"teacher{index}" for index in range(teachers)],
         [description_of_teacher(index, ragged=ragged) for index in range(teachers)],

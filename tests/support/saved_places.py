@@ -11,7 +11,7 @@ from typing import Any
 from support.originals import DENSE
 from support.streams import stream_of
 
-from tutelage.consumers import MemorySource, MemoryTopic
+from tutelage import MemorySource, MemoryTopic
 from tutelage.consumers.checkpoint import save_checkpoint
 from tutelage.consumers.place import Place, place_of, state_of
 from tutelage.consumers.sources.base import Opened, Position

@@ -122,7 +122,7 @@ def stream_of_teacher(schedule: Schedule, index: int) -> Stream:
         run_id=f"run{index}",
         teacher=f"teacher{index}",
         revision="",
-        inputs="",
+        inputs_fingerprint="",
         passes=schedule.passes,
         partitions=one.partitions,
         rows_per_record=one.rows_per_record,

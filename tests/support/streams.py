@@ -21,7 +21,7 @@ def stream_of(
         run_id=run_id,
         teacher=teacher,
         revision="",
-        inputs="",
+        inputs_fingerprint="",
         passes=passes,
         partitions=partitions,
         rows_per_record=rows_per_record,

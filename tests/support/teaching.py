@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from tutelage.consumers import MemorySource, MemoryTopic, Student
-from tutelage.producers import Sink, Teacher
+from tutelage import MemorySource, MemoryTopic, Sink, Student, Teacher
 
 
 class Stopped(Exception):

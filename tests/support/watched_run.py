@@ -26,7 +26,7 @@ LESSON = f"""
 import time
 from pathlib import Path
 import torch
-from tutelage.producers import Lesson
+from tutelage import Lesson
 
 def inputs():
     for start in range(0, {ROWS}, 8):

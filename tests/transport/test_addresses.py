@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tutelage.consumers import KafkaSource
-from tutelage.producers import KafkaSink
+from tutelage import KafkaSink, KafkaSource
 from tutelage.schemas.errors import BrokerUnavailable, ConfigurationError, RegistryUnavailable
 from tutelage.transport.addresses import (
     BOOTSTRAP_VARIABLE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.producers import KafkaSink
+from tutelage import KafkaSink
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import RecordTooLarge
 from tutelage.schemas.record import RecordHead

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tutelage.consumers import FileSource, Student
+from tutelage import FileSink, FileSource, Student, Teacher
 from tutelage.consumers.stages.batches import Batches
-from tutelage.producers import FileSink, Teacher
 
 
 def write(path: Path, **knowledge: Any) -> Path:
@@ -63,7 +62,7 @@ def test_preprocessing_a_batch_in_place_leaves_the_backward_pass_of_others_alone
 
 def test_ragged_batches_may_be_changed_in_place_too(tmp_path: Path) -> None:
     rows = [torch.arange(float(length)) for length in (2, 1, 3, 0, 1, 2, 2, 1)]
-    with Teacher(FileSink(tmp_path / "r"), rows_per_record=4, ragged=["r"]) as teacher:
+    with Teacher(FileSink(tmp_path / "r"), rows_per_record=4, ragged_keys=["r"]) as teacher:
         teacher.write({"r": rows})
     with student_of(tmp_path / "r") as student:
         for batch in student.knowledge(4):

@@ -14,7 +14,7 @@ from support.knowledge import column_of, descriptions
 from support.merging import aligned_of, merge_of, merged
 from support.resume import tensors_equal
 
-from tutelage.consumers.stages.merge import Batch, Merge, RaggedOptions
+from tutelage.consumers.stages.merge import Batch, Merge, RaggedFormat
 from tutelage.consumers.stages.torch_view import bytes_of
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Column, Description, KeySpec, Ragged
@@ -31,7 +31,7 @@ def test_what_one_teacher_has_arrives_bit_for_bit(description: Description, rows
     columns = {spec.key: column_of(spec, rows, random) for spec in description.specs}
     if any(spec.ragged and f"{spec.key}.lengths" in description for spec in description.specs):
         return
-    merge = Merge(["t"], [description], {}, ragged=RaggedOptions(padded=False))
+    merge = Merge(["t"], [description], {}, ragged=RaggedFormat(padded=False))
     batch = merged(merge, aligned_of([columns], rows, cut))
     for key, column in columns.items():
         values = column.values if isinstance(column, Ragged) else column
@@ -58,7 +58,7 @@ def test_batches_merged_together_are_those_merged_alone(rows: int, batch_size: i
             KeySpec(key="r", dtype="float32", shape=(-1,)),
         )
     )
-    merge = Merge(["a", "b"], [description] * 2, {"k": strategy, "r": "mean"}, ragged=RaggedOptions(padded=False))
+    merge = Merge(["a", "b"], [description] * 2, {"k": strategy, "r": "mean"}, ragged=RaggedFormat(padded=False))
     together = list(merge.batches(aligned_of(columns, rows, batch_size), batch_size))
     assert [len(batch["k"]) for batch in together] == [min(batch_size, rows - at) for at in range(0, rows, batch_size)]
     for index, batch in enumerate(together):
@@ -232,7 +232,7 @@ def test_the_advice_for_integers_without_a_common_dtype_is_one_that_works() -> N
         merge_of("mean", one, one)
 
 
-def ragged_batch(options: RaggedOptions | None, *columns: Ragged, strategies: Any = None) -> Batch:
+def ragged_batch(options: RaggedFormat | None, *columns: Ragged, strategies: Any = None) -> Batch:
     description = Description((KeySpec(key="r", dtype="float32", shape=(-1,)),))
     merge = Merge(
         [f"t{index}" for index in range(len(columns))], [description] * len(columns), strategies or {}, ragged=options
@@ -245,9 +245,9 @@ def test_ragged_rows_are_padded_on_the_side_and_with_the_value_asked_for() -> No
     right = ragged_batch(None, column)
     assert right["r"].tolist() == [[1, 2], [0, 0], [3, 0]]
     assert right["r.lengths"].tolist() == [2, 0, 1]
-    left = ragged_batch(RaggedOptions(pad_left=True, pad_value=-1), column)
+    left = ragged_batch(RaggedFormat(pad_left=True, pad_value=-1), column)
     assert left["r"].tolist() == [[1, 2], [-1, -1], [-1, 3]]
-    assert ragged_batch(RaggedOptions(padded=False), column)["r"].tolist() == [1, 2, 3]
+    assert ragged_batch(RaggedFormat(padded=False), column)["r"].tolist() == [1, 2, 3]
 
 
 def test_ragged_rows_are_merged_where_their_lengths_agree() -> None:

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tutelage.consumers import FileSource, Student
-from tutelage.producers import FileSink, Teacher
+from tutelage import FileSink, FileSource, Student, Teacher
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import ConfigurationError, RecordTooLarge, SinkExists, TransportError

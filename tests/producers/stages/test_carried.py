@@ -13,8 +13,7 @@ import torch
 from support.teaching import student_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import MemorySink, Teacher
+from tutelage import MemorySink, MemoryTopic, Teacher
 from tutelage.producers.stages.transfer import WireOptions, start_transfer, start_transfers
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Ragged
@@ -82,7 +81,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a number": (3.0, "'k' is a float"),
     "a dict": ({"a": torch.zeros(2)}, "'k' is a dict"),
     "a module's cache": (object(), "lambda batch"),
-    "layers": (tuple(torch.zeros(4, 6) for _ in range(4)), r"tuple of 4 tensors.*ragged=\['k'\].*torch.stack"),
+    "layers": (tuple(torch.zeros(4, 6) for _ in range(4)), r"tuple of 4 tensors.*ragged_keys=\['k'\].*torch.stack"),
     "columns": ([torch.zeros(4), torch.zeros(4)], "list of 2 tensors"),
     "arrays": ([np.zeros(4), np.zeros(3)], "list of 2 tensors"),
 }
@@ -214,7 +213,7 @@ def test_a_batch_of_no_rows_is_a_batch_of_no_rows(ragged: bool, served: bool) ->
 
     batches = [batch(), batch(1, 2), batch(), batch(4), batch()]
     topic = MemoryTopic()
-    with Teacher(MemorySink(topic), ragged=["x"] if ragged else []) as teacher:
+    with Teacher(MemorySink(topic), ragged_keys=["x"] if ragged else []) as teacher:
         if served:
             teacher.serve(lambda one: one, batches)
         else:

@@ -14,8 +14,7 @@ import pytest
 import torch
 from support.teaching import Stopped, read
 
-from tutelage.consumers import MemoryTopic
-from tutelage.producers import MemorySink, Teacher
+from tutelage import MemorySink, MemoryTopic, Teacher
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 
 SETTING: ContextVar[str] = ContextVar("SETTING", default="none")

@@ -1,4 +1,4 @@
-"""Memory is used again, and never while anybody holds what is in it."""
+"""Batches keep what is in them for as long as anybody holds them, whatever is done to others."""
 
 from __future__ import annotations
 
@@ -10,32 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.consumers import FileSource, MemorySource, MemoryTopic, Student
-from tutelage.consumers.stages.buffers import Buffers
-from tutelage.producers import FileSink, MemorySink, Teacher
-
-
-def test_an_array_is_given_again_only_when_nobody_holds_it() -> None:
-    pool = Buffers()
-    first = pool.take(64)
-    address = first.ctypes.data
-    assert pool.take(64).ctypes.data != address
-    for holding in (lambda array: array[3:5], lambda array: torch.from_numpy(array)[8:], lambda array: array.data):
-        held = holding(first)
-        del first
-        assert pool.take(64).ctypes.data != address
-        del held
-        first = pool.take(64)
-        assert first.ctypes.data == address
-
-
-def test_another_size_has_memory_of_its_own() -> None:
-    pool = Buffers()
-    small = pool.take(8)
-    large = pool.take(1 << 20)
-    small[:] = 1
-    large[:] = 2
-    assert small.tolist() == [1] * 8
+from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, Student, Teacher
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.booleans())
