@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,8 @@ def write_pages(app: Sphinx) -> None:
     """Write what the reference's pages include; a file that would not change is left alone."""
     folder = Path(app.srcdir) / "reference" / "_generated"
     folder.mkdir(exist_ok=True)
+    # Sphinx has root handlers of its own, which would print what the small run below says.
+    logging.getLogger("tutelage").setLevel(logging.WARNING)
     for name, text in (
         ("commands", commands()),
         ("exit_codes", exit_codes()),
