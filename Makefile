@@ -40,7 +40,7 @@ test-containers: install
 	$(BIN)/pytest tests/deploy/test_containers.py
 
 # Percent of lines and branches; `make coverage` fails below it.
-FLOOR ?= 85
+FLOOR ?= 86
 MINUTES ?= 20
 soak: install
 	$(BIN)/python tests/faults/soak.py $(MINUTES)
