@@ -1,11 +1,11 @@
-# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, test-containers, soak, check,
-# bench, profile, clean; and for versions and releases: constraints, checksums, pin-images, audit, dist, sbom.
+# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, test-containers, soak, check, docs,
+# coverage, bench, profile, clean; and for versions and releases: constraints, checksums, pin-images, audit, dist, sbom.
 
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := tutelage schemas transport producers consumers tools cli deploy/local examples
 
-.PHONY: install constraints checksums pin-images audit dist sbom demo test test-faults test-containers soak check bench profile clean FORCE
+.PHONY: install constraints checksums pin-images audit dist sbom demo test test-faults test-containers soak check docs coverage bench profile clean FORCE
 
 install: .venv/installed
 
@@ -83,6 +83,8 @@ test-containers: install
 	docker compose -f deploy/docker-compose.yml build
 	$(BIN)/pytest tests/deploy/test_containers.py
 
+# Percent of lines and branches; `make coverage` fails below it.
+FLOOR ?= 86
 MINUTES ?= 20
 soak: install
 	$(BIN)/python tests/faults/soak.py $(MINUTES)
@@ -94,6 +96,17 @@ check: install
 	cd .venv && bin/mypy --config-file ../pyproject.toml -p tutelage
 	MYPYPATH=$$(echo build/__editable__*):tests $(BIN)/mypy --allow-untyped-calls --explicit-package-bases benchmarks deploy/pin_images.py deploy/write_checksums.py $$(find tests -name '*.py' ! -name conftest.py)
 	$(BIN)/pytest -q tests/test_layout.py
+
+# The site, in build/docs. A warning is an error: a dead link, a docstring that does not parse.
+docs: install
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "the site is in build/docs/index.html"
+
+# The tests of `make test`, counting the lines and branches that they run in this process. CONTRIBUTING.md says what is not counted.
+coverage: install
+	@mkdir -p build/coverage
+	$(BIN)/pytest -q --ignore=tests/faults --ignore=tests/deploy --ignore=tests/test_benchmarks.py --ignore=tests/test_package.py \
+	  --cov --cov-report=term --cov-report=html --cov-fail-under=$(FLOOR)
 
 bench: install
 	$(BIN)/python -m benchmarks

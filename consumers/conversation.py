@@ -56,36 +56,58 @@ class Messages:
             raise ConfigurationError("the student is not started; use `with student:` or start()")
 
     def send(self, value: Any, teachers: Sequence[int] | None = None) -> None:
-        """Send a control message to all teachers, or to those with these numbers. Teachers of files are passed over with a warning."""
+        """Send a control message to all teachers, or to some of them.
+
+        Teachers of files are passed over with a warning.
+
+        Args:
+            value: A JSON-like value that may hold tensors, arrays and bytes.
+            teachers: The numbers of the teachers, from 0. All of them if not given.
+
+        Raises:
+            ConfigurationError: The student is not started, or there is no teacher of that number.
+            TransportError: A message could not be delivered.
+        """
         self._refuse_unstarted()
         send(self._sources, value, teachers)
 
     def recv(self, teacher: int, *, timeout_s: float | None = None) -> Any:
-        """The next control message of the teacher with that number, tensors as numpy arrays.
+        """Return the next control message of a teacher.
 
         Args:
             teacher: The teacher's number, from 0.
-            timeout_s: How long to wait, in seconds: 0 takes only what is there; the student's `timeout_s` unless given.
+            timeout_s: How long to wait, in seconds. 0 takes only a message that is there. If not
+                given, the student's `timeout_s`.
+
+        Returns:
+            The value that was sent; tensors come as numpy arrays.
 
         Raises:
-            WaitTimeout: None came in time.
+            ConfigurationError: The student is not started, or the teacher is one of a file.
+            WaitTimeout: No message came in time.
         """
         self._refuse_unstarted()
         wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s, zero=True)
         return numbered(self._sources, teacher).recv(wait_s)
 
     def ask(self, value: Any, *, teacher: int = 0, timeout_s: float | None = None) -> Any:
-        """Send a control message to a teacher and return its answer, tensors as numpy arrays.
+        """Send a control message to a teacher and return its answer.
 
-        The answer is what the teacher sends next after it has received the question; an older answer is never taken for it.
+        The answer is what the teacher sends next after it received the question. An older answer is
+        never taken for it.
 
         Args:
-            value: JSON-like, with tensors and bytes.
+            value: A JSON-like value that may hold tensors, arrays and bytes.
             teacher: The teacher's number, from 0.
-            timeout_s: How long to wait for the answer, in seconds; the student's `timeout_s` unless given.
+            timeout_s: How long to wait for the answer, in seconds. If not given, the student's
+                `timeout_s`.
+
+        Returns:
+            The answer; tensors come as numpy arrays.
 
         Raises:
-            WaitTimeout: None came in time.
+            ConfigurationError: The student is not started, or the teacher is one of a file.
+            WaitTimeout: No answer came in time.
         """
         self._refuse_unstarted()
         wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)

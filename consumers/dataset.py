@@ -17,14 +17,26 @@ if TYPE_CHECKING:
 
 
 class KnowledgeDataset(IterableDataset[Batch]):
-    """Yields merged batches; give it to `DataLoader(dataset, batch_size=None)`.
+    """A student's merged batches as a torch `IterableDataset`.
 
-    Guarantee: with any number of workers the loader gives the same batches in the same order as `Student.knowledge`, epoch after epoch.
-    The first worker reads; more than one are of no use, and none is needed, since the student itself reads ahead in threads. An epoch
-    that was left early is given again from its beginning; it counts as read once its last batch has come to the main process.
+    Give it to `DataLoader(dataset, batch_size=None)`. `Student.dataset` makes one. No worker is
+    needed: the student reads ahead in threads. With workers the first one reads; more are of no
+    use.
 
-    Beside workers the student in the main process does not know where they are: what asks it is a ConfigurationError. `state_dict` is
-    what torchdata's StatefulDataLoader asks for, with workers and without.
+    Guarantee: with any number of workers the loader gives the same batches in the same order as
+    `Student.knowledge`, epoch after epoch. An epoch that was left early is given again from its
+    beginning; it counts as read once its last batch has come to the main process.
+
+    While workers read, the student in the main process does not know where they are: what asks it
+    raises ConfigurationError.
+
+    Args:
+        student: The student; started before the first iteration.
+        batch_size: Rows in a batch.
+        drop_last: Leave out a last batch that is shorter.
+
+    Raises:
+        ConfigurationError: While iterating, as for `Student.knowledge`.
     """
 
     def __init__(self, student: Student, batch_size: int, *, drop_last: bool = False) -> None:
@@ -51,11 +63,27 @@ class KnowledgeDataset(IterableDataset[Batch]):
         return self._in_worker
 
     def state_dict(self) -> dict[str, Any]:
-        """The student's state, behind the last batch yielded here; empty in a worker that reads nothing."""
+        """Return the student's state behind the last batch, as torchdata's StatefulDataLoader asks.
+
+        Returns:
+            JSON-like values; empty in a worker that reads nothing.
+
+        Raises:
+            ConfigurationError: The student is not started, or workers read and this is the main
+                process.
+        """
         return self._student.state_dict() if _reads_here() else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ConfigurationError: The number of teachers differs.
+            CorruptData: It is no student's state.
+        """
         if _reads_here():
             self._student.load_state_dict(state)
             # In the main process the student is moved; in a worker only this copy, for the epoch that it begins.

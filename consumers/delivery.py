@@ -113,10 +113,19 @@ class UnderWay:
 
 
 class KnowledgeIterator(Iterator[Batch]):
-    """The batches of one pass. The pass begins with the first that is asked for.
+    """The batches of one pass, which `Student.knowledge` returns.
 
-    Guarantee: nothing but the end of the pass, or `close`, ends the iteration. After WaitTimeout the next call goes on waiting; after
-    any other error it raises that error again. `close`, or letting go of it, ends the threads.
+    The pass begins with the first batch that is asked for.
+
+    Guarantee: nothing but the end of the pass, or `close`, ends the iteration. After WaitTimeout
+    the next call goes on waiting; after any other error it raises that error again. `close`, or
+    letting go of it, ends the threads.
+
+    Args:
+        begin: Starts the pass when its first batch is asked for; `Student.knowledge` gives it.
+
+    Raises:
+        MergeError, DataError, WaitTimeout: While iterating, as `Student.knowledge` says.
     """
 
     __slots__ = ("_begin", "_closed", "_error", "_give", "_under_way")

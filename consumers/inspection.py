@@ -32,50 +32,74 @@ class Inspection:
 
     @property
     def tally(self) -> StudentTally:
-        """What was given to the training loop so far, and where the time went. ConfigurationError once DataLoader workers have read."""
+        """Batches and rows given so far, and where the time went.
+
+        Raises:
+            ConfigurationError: DataLoader workers have read, so that this process does not know.
+        """
         self._where.refuse_beside_workers("tally", ever=True)
         return self._tally
 
     @property
     def teacher_tallies(self) -> list[TeacherTally]:
-        """What came of each teacher, in the order of registration. ConfigurationError once DataLoader workers have read."""
+        """What came from each teacher, in the order of registration.
+
+        Raises:
+            ConfigurationError: DataLoader workers have read, so that this process does not know.
+        """
         self._where.refuse_beside_workers("teacher_tallies", ever=True)
         return self._teacher_tallies
 
     @property
     def read_by_workers(self) -> bool:
-        """Whether DataLoader workers read this student, so that only they know where it is."""
+        """Whether DataLoader workers read, so that only they know where the student is."""
         return self._where.read_by_workers
 
     @property
     def queue_size(self) -> int:
-        """Merged batches that are ready to be taken now (Pantheon's get_knowledge_qsize)."""
+        """Merged batches that can be taken now without waiting (Pantheon's `get_knowledge_qsize`).
+
+        Raises:
+            ConfigurationError: DataLoader workers read.
+        """
         self._where.refuse_beside_workers("queue_size")
         pipeline = self._pipeline
         return pipeline.ready + self._where.progress.at_hand if pipeline is not None else 0
 
     @property
     def dropped(self) -> list[dict[str, int]]:
-        """Per teacher, what was dropped in the pass under way or just over: records written twice, and a dying writer's."""
+        """Per teacher, the records dropped in this pass: `duplicates` and `zombies`.
+
+        Raises:
+            ConfigurationError: DataLoader workers read.
+        """
         self._where.refuse_beside_workers("dropped")
         pipeline = self._pipeline
         return pipeline.dropped if pipeline is not None else self._dropped
 
     @property
     def pass_index(self) -> int:
-        """The pass that is read, or comes next, from 0."""
+        """The pass that is read, or comes next, from 0.
+
+        Raises:
+            ConfigurationError: DataLoader workers read.
+        """
         self._where.refuse_beside_workers("pass_index")
         return self._where.place.pass_index
 
     @property
     def activity(self) -> Activity:
-        """What the student does right now. May be asked from any thread."""
+        """What the student does right now, in words and seconds. Safe in any thread."""
         if self.read_by_workers:
             return Activity(doing="read by DataLoader workers", seconds=0.0)
         return self._doing.activity
 
     def standings(self) -> list[Standing]:
-        """How each teacher's stream stands, as far as it is known. May be asked from any thread; waits for nothing."""
+        """Return how each teacher's stream stands. Safe in any thread; never waits.
+
+        Returns:
+            One entry a teacher, in the order of registration; none before the streams are open.
+        """
         opened, pipeline = self._opened, self._pipeline
         if opened is None or self._where.workers_have_read:
             return []
@@ -84,6 +108,10 @@ class Inspection:
 
     @property
     def batches_delivered(self) -> int:
-        """Batches of the pass under way that were given, before a resume too."""
+        """Batches given in this pass, including those before a resume.
+
+        Raises:
+            ConfigurationError: DataLoader workers read.
+        """
         self._where.refuse_beside_workers("batches_delivered")
         return self._where.place.batches

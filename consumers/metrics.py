@@ -1,7 +1,8 @@
 """A student's metrics for Prometheus, collected when somebody looks: counting costs the student nothing.
 
 `prometheus_client.REGISTRY.register(StudentMetrics(student))` and `prometheus_client.start_http_server(port)` in a program of your own;
-`tutelage learn --metrics-port` does it with health checks. Names and units are Prometheus' base units (docs/operations.md lists them).
+`tutelage learn --metrics-port` does it with health checks.
+Names and units are Prometheus' base units (docs/reference/metrics.md).
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ _PARTITION = (*_TEACHER, "partition")
 
 
 class StudentMetrics(Collector):
-    """Collects what a student and its teachers' streams came to, and how far behind it is."""
+    """Collects what a student and its teachers' streams came to, and how far behind it is.
+
+    Args:
+        student: The student; started or not.
+    """
 
     def __init__(self, student: Student) -> None:
         self._student = student

@@ -43,20 +43,31 @@ log = logging.getLogger(__name__)
 class Student(Inspection, Messages):
     """Merges what its teachers wrote and gives it as batches of torch tensors.
 
-    Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's stream comes from a topic or a file, in
-    whatever batches and partitions it was written, and whatever was killed and resumed meanwhile; or an error says what is wrong where.
+    Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's
+    stream comes from a topic or a file, in whatever batches and partitions it was written, and
+    whatever was killed and resumed meanwhile; or an error says what is wrong where.
 
-    merge               key -> strategy, for keys several teachers have: "sum", "mean", "weighted_mean:0.7,0.3", "max", "min", "stack",
-                        "concat", "first", or a function of a list of tensors
-    sample_id           a key to be compared between teachers, row by row
-    on_length_mismatch  "error", or "truncate" to end at the shortest teacher
-    allow_other_inputs  merge teachers although the fingerprints of their inputs differ
-    ragged_format       how ragged keys are given; padded with zeros on the right, with lengths under `KEY.lengths`, unless said otherwise
-    timeout_s           how long to wait for a teacher's next record, and for a topic to appear
-    prefetch            merged batches kept ready, at least; small ones come by the dozen
-    budget_bytes        records read ahead, per teacher
-    pin_memory          give batches in pinned memory, for fast copies to a GPU
-    limits              `Limits(batch_bytes=...)`: what one batch may take in memory; a larger one is BatchTooLarge, before it is made
+    Use it as a context manager: entering starts it, leaving closes it.
+
+    Args:
+        merge: Key -> strategy, for keys that several teachers have: `"sum"`, `"mean"`,
+            `"weighted_mean:0.7,0.3"`, `"max"`, `"min"`, `"stack"`, `"concat"`, `"first"`, or a
+            function of a list of tensors `[rows, ...]`, one a teacher, to one tensor `[rows, ...]`.
+        sample_id: A key of every teacher, whose values must be equal row by row.
+        on_length_mismatch: `"error"`, or `"truncate"` to end a pass at its shortest teacher.
+        allow_other_inputs: Merge teachers although the fingerprints of their inputs differ.
+        ragged_format: How ragged keys are given. If not given, padded with 0 on the right, with their
+            lengths under `KEY.lengths`.
+        timeout_s: Seconds to wait for a topic to appear, and for a teacher's next record.
+        prefetch: Merged batches to keep ready, at least.
+        budget_bytes: Bytes of records to read ahead, per teacher.
+        pin_memory: Give batches in pinned memory, for fast copies to a GPU.
+        limits: `Limits(batch_bytes=...)` bounds the memory of one batch. A larger one raises
+            BatchTooLarge before its memory is taken.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value.
+        MergeError: A strategy does not exist.
     """
 
     def __init__(
@@ -103,9 +114,17 @@ class Student(Inspection, Messages):
         self.close()
 
     def register_teacher(self, source: Source) -> int:
-        """Add a teacher, before `start`; returns its number, from 0. The order is the order of merging.
+        """Add a teacher, before `start`. The order of registration is the order of merging.
 
-        Raises ConfigurationError after `start`, or for a source that is registered already.
+        Args:
+            source: Where its stream is: a `FileSource`, `KafkaSource` or other `Source`.
+
+        Returns:
+            The teacher's number, from 0.
+
+        Raises:
+            ConfigurationError: The student is started, or the source is none, or registered
+                already.
         """
         if not isinstance(source, Source):
             raise ConfigurationError(
@@ -120,7 +139,12 @@ class Student(Inspection, Messages):
         return len(self._sources) - 1
 
     def start(self) -> None:
-        """Begin. Does not wait: teachers may start later. ConfigurationError without teachers, or when started already."""
+        """Begin. Does not wait for teachers of topics: they may start later.
+
+        Raises:
+            ConfigurationError: The student has no teachers or was started already, or a file is
+                missing.
+        """
         if self._started:
             raise ConfigurationError("the student was started already")
         if not self._sources:
@@ -132,7 +156,13 @@ class Student(Inspection, Messages):
 
     @property
     def description(self) -> Description:
-        """What a merged batch holds: key -> dtype and row shape. Waits until every teacher's stream is there."""
+        """Key -> dtype and row shape of merged batches. Waits until every stream is there.
+
+        Raises:
+            MergeError, RunMismatch, LengthMismatch: The teachers' streams cannot be merged as
+                asked.
+            WaitTimeout: A teacher's stream did not appear in time.
+        """
         return self._merging().description
 
     @property
@@ -144,21 +174,35 @@ class Student(Inspection, Messages):
     def knowledge(
         self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None, own_memory: bool = False
     ) -> KnowledgeIterator:
-        """One pass, as dicts of key -> tensor [batch_size, ...]; only the last batch is shorter, and is left out with `drop_last`.
+        """Return an iterator over one pass, as dicts of key -> tensor `[batch_size, ...]`.
 
-        Each call gives the pass after the last one that was read to its end, and begins again with the first after the last; a pass
-        left early is given again from its beginning, unless `load_state_dict` came between. `pass_index` asks for a certain one.
+        Each call gives the pass after the last one that was read to its end, and after the last
+        pass the first again. A pass that was left early is given again from its beginning, unless
+        `load_state_dict` came between.
 
-        Each batch's values are its own: what is done to one batch in place never shows in another. Batches that came together lie in one
-        piece of memory, of about 4 MB, which is free again when none of them is held any more: clone what is kept for long, or ask for
-        `own_memory` for each.
+        Batches share no values. Those that came together lie in one piece of memory of about 4 MB,
+        free when none of them is held: clone what is kept for long, or ask for `own_memory`.
 
-        The iterator is over only at the pass's end. After WaitTimeout its next batch can be asked for again; `close` ends it early.
+        The iterator ends only at the end of the pass. After WaitTimeout its next batch can be asked
+        for again. Its `close()` ends it early.
+
+        Args:
+            batch_size: Rows in a batch. The last batch of a pass may have fewer.
+            drop_last: Leave out a last batch that is shorter.
+            pass_index: The pass to give, from 0. If not given, the next one.
+            own_memory: Give each batch memory of its own.
+
+        Returns:
+            An iterator of batches, with a method `close()`.
 
         Raises:
-            ConfigurationError: An argument is not what it must be, the student is not started, or another iterator is under way.
-            RunMismatch, TopicIdentityError: A state that was loaded is of other streams, settings or another batch size.
-            WaitTimeout: A teacher's stream did not appear in time; while iterating, its next record did not come.
+            ConfigurationError: An argument has the wrong type or value, the student is not started,
+                or another iterator is under way.
+            RunMismatch, TopicIdentityError: A loaded state is of other streams or settings.
+            MergeError: Keys cannot be merged as asked, or a result does not fit its dtype.
+            DataError: Data are wrong or missing; the message says where. Raised while iterating.
+            WaitTimeout: A teacher's stream did not appear in time; or, while iterating, its next
+                record did not come.
         """
         batch_size = whole_number("batch_size", batch_size)
         drop_last, own_memory = flag("drop_last", drop_last), flag("own_memory", own_memory)
@@ -236,7 +280,13 @@ class Student(Inspection, Messages):
         return self._where.place if saved is None else place_of(saved, self._sources, self._streams(), self._settings.plain())
 
     def commit(self) -> None:
-        """Tell the sources' groups where the student is; while it reads it does so by itself."""
+        """Commit where the student is to the consumer groups of its sources.
+
+        While it reads, it does so by itself.
+
+        Raises:
+            ConfigurationError: The student is not started, or DataLoader workers read.
+        """
         self._where.refuse_beside_workers("commit")
         self._merging()
         Commits(self._sources, self._where.progress).at(self._place_now(self._where.saved))
@@ -263,7 +313,20 @@ class Student(Inspection, Messages):
         return self._opened
 
     def dataset(self, batch_size: int, *, drop_last: bool = False) -> KnowledgeDataset:
-        """The same batches as a torch IterableDataset, one pass each time it is iterated; use DataLoader(dataset, batch_size=None)."""
+        """Return the same batches as a torch `IterableDataset`, one pass each time it is iterated.
+
+        Give it to `DataLoader(dataset, batch_size=None)`.
+
+        Args:
+            batch_size: Rows in a batch.
+            drop_last: Leave out a last batch that is shorter.
+
+        Returns:
+            The data set.
+
+        Raises:
+            ConfigurationError: An argument has the wrong type or value.
+        """
         from tutelage.consumers.dataset import KnowledgeDataset
 
         batch_size, drop_last = whole_number("batch_size", batch_size), flag("drop_last", drop_last)
@@ -272,7 +335,14 @@ class Student(Inspection, Messages):
         return KnowledgeDataset(self, batch_size, drop_last=drop_last)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the student is, behind the last batch it delivered: JSON-like, for `load_state_dict` or `save`."""
+        """Return where the student is, behind the last batch it gave.
+
+        Returns:
+            JSON-like values, for `load_state_dict` or a checkpoint of your own.
+
+        Raises:
+            ConfigurationError: The student is not started, or DataLoader workers read.
+        """
         self._where.refuse_beside_workers("state_dict")
         saved = self._where.saved
         if saved is not None:
@@ -281,20 +351,44 @@ class Student(Inspection, Messages):
         return state_of(self._where.place, self._sources, self._streams(), self._settings.plain())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state: the next `knowledge` gives the batches behind it. Checked against the sources then.
+        """Go on from a state: the next `knowledge` gives the batches behind it.
 
-        Raises ConfigurationError if the number of teachers differs; `knowledge` raises RunMismatch or TopicIdentityError where the
-        state is of other streams or another batch size.
+        The state is compared with the sources when they are opened; `knowledge` raises RunMismatch
+        or TopicIdentityError if it is of other streams, settings or another batch size.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ConfigurationError: The number of teachers differs.
+            CorruptData: It is no student's state.
         """
         self._where.load(state, len(self._sources))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `state_dict` to a file, atomically."""
+        """Write `state_dict` to a file, atomically.
+
+        The file is the old or the new one, never half of either.
+
+        Args:
+            path: The checkpoint's path.
+
+        Raises:
+            ConfigurationError: The file cannot be written, or the student is not started.
+        """
         save_checkpoint(absolute_path("path", path), self.state_dict())
         self._tally.saved = time.time()
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """`load_state_dict` from a file."""
+        """Go on from a checkpoint: `load_state_dict` from a file.
+
+        Args:
+            path: The checkpoint's path.
+
+        Raises:
+            ConfigurationError: There is no such file, or it has another number of teachers.
+            CorruptData: The file is no checkpoint.
+        """
         self.load_state_dict(load_checkpoint(absolute_path("path", path)))
 
     def close(self) -> None:

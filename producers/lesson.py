@@ -13,10 +13,25 @@ from tutelage.schemas.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
-    """A model and its inputs, with what `Teacher` and `Teacher.serve` take; see there.
+    """A model and its inputs, with what `Teacher` and `Teacher.serve` take.
+
+    `tutelage teach MODULE:NAME` looks for a Lesson, or for a function that returns one.
+
+    Args:
+        model: As `model` of `Teacher.serve`.
+        inputs: As `inputs` of `Teacher.serve`: the batches.
+        batch_size: As for `Teacher.serve`.
+        devices: As for `Teacher.serve`; names, such as `["cuda:0"]`.
+        name: As for `Teacher`.
+        revision: As for `Teacher`.
+        inputs_fingerprint: As for `Teacher`.
+        passes: As for `Teacher`.
+        rows_per_record: As for `Teacher`.
+        wire: As for `Teacher`.
+        ragged_keys: As for `Teacher`.
 
     Raises:
-        ConfigurationError: An argument is of another kind.
+        ConfigurationError: An argument has the wrong type or value.
     """
 
     model: Any

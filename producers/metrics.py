@@ -1,7 +1,8 @@
 """A teacher's metrics for Prometheus, collected when somebody looks; only deliveries are counted as they happen.
 
 `prometheus_client.REGISTRY.register(TeacherMetrics(teacher))` and `prometheus_client.start_http_server(port)` in a program of your own;
-`tutelage teach --metrics-port` does it with health checks. Names and units are Prometheus' base units (docs/operations.md lists them).
+`tutelage teach --metrics-port` does it with health checks.
+Names and units are Prometheus' base units (docs/reference/metrics.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ _DELIVERY_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.
 
 
 class TeacherMetrics(Collector):
-    """Collects what a teacher wrote, where its time went and what is on its way."""
+    """Collects what a teacher wrote, where its time went and what is on its way.
+
+    Args:
+        teacher: The teacher; started or not.
+    """
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher

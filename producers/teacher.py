@@ -35,19 +35,29 @@ _END_WAIT_S = 2.0
 class Teacher:
     """Writes what a model knows to a sink: one run, of one or more passes over its inputs.
 
-    Guarantee: the sink gets every row once, in the order of the inputs, whatever the batch sizes, devices and threads, and
-    after any number of restarts; a run that is not complete is never taken for one that is.
+    Guarantee: the sink gets every row once, in the order of the inputs, after any number of
+    restarts. An incomplete run is never taken for a complete one.
 
-    name              what the student's errors call it; the topic's or file's name unless given
-    revision          what it is: a commit, a checkpoint
-    inputs_fingerprint  a text that stands for what it read: data set, tokenizer, order and seed; teachers whose texts differ are not merged
-    passes            how many times it goes over its inputs
-    rows_per_record   rows in a record; chosen for about 4 MB unless given
-    wire              {"logits": "float16"}, or "float16" for all floats: how keys travel; the student gets the model's dtype back
-    ragged_keys       keys whose rows differ in their first dimension, where batches come padded
-    run_id            names the run, so that a restart after its end is no error but a run that is complete
-    new_run           begin a new run behind the one that the topic holds; with `run_id`, unless the topic's newest run has that name:
-                      the same call then begins a run, and goes on with it when it is repeated
+    As a context manager it starts on entry; on exit it ends a pass that `write` filled, and closes.
+    It is not started twice. Before `send`, `recv` and `ask` it sends the full records it has.
+
+    Args:
+        sink: Where the run is written: a `FileSink`, `KafkaSink` or other `Sink`.
+        name: What the student calls the teacher. If not given, the topic's or file's name.
+        revision: What the model is, such as a commit or a checkpoint.
+        inputs_fingerprint: A text that stands for what it reads: data set, tokenizer, order, seed.
+        passes: How many times the teacher goes over its inputs, from 1.
+        rows_per_record: Rows in one record. If not given, about 4 MB, or what comes within 20 ms.
+        wire: How floats travel: `"float16"`, `"bfloat16"` or `"float32"`, or a torch dtype, for all
+            keys, or a mapping of key to dtype. The student gets the model's dtype back.
+        ragged_keys: Keys whose rows differ in length, given as lists of one tensor a row, or padded.
+        run_id: The run's name, unique in its topic; random if not given. With it a start after the
+            run's end does nothing; without it that is an error.
+        new_run: Begin a new run behind the one that the topic holds. With `run_id` the same call
+            can be repeated: it continues the run if the topic's newest run has that name already.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value.
     """
 
     def __init__(
@@ -116,7 +126,7 @@ class Teacher:
 
     @property
     def activity(self) -> Activity:
-        """What the teacher does right now. May be asked from any thread."""
+        """What the teacher does right now, in words and seconds. Safe in any thread."""
         run, wait = self._run, self._sink.wait
         if wait is not None:
             return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, begun=run is not None, waiting=True)
@@ -126,23 +136,26 @@ class Teacher:
 
     @property
     def name(self) -> str:
-        """What the student calls it."""
+        """What the student calls the teacher."""
         return self._identity.teacher
 
     @property
     def running(self) -> Run | None:
-        """What was written so far, or None before the teacher has started. May be asked from any thread."""
+        """What was written so far, or None before the start. Safe in any thread."""
         return self._run
 
     @property
     def sink(self) -> Sink:
-        """Where it writes to."""
+        """Where the teacher writes."""
         return self._sink
 
     def start(self) -> None:
-        """Connect to the sink and see what it holds. Needs no student.
+        """Connect to the sink and look at what it holds. Needs no student.
 
-        Raises ConfigurationError if started already, SinkExists if the sink holds another or a finished run.
+        Raises:
+            ConfigurationError: The teacher was started already.
+            SinkExists: The sink holds another or a finished run, or one begun with other options.
+            TransportError: Brokers, registry or disk failed, or were away for too long.
         """
         if self._closed or self._run is not None:
             raise ConfigurationError("the teacher was started already; a Teacher is one run")
@@ -156,9 +169,13 @@ class Teacher:
             raise
 
     def send(self, value: Any) -> None:
-        """Send a control message, a JSON-like value that may hold tensors, to the student. Needs a topic.
+        """Send a control message to the student. Needs a topic.
 
-        What was written before is on its way before it.
+        Args:
+            value: A JSON-like value that may hold tensors, arrays and bytes.
+
+        Raises:
+            ConfigurationError: The sink is a file, or the teacher is not started.
         """
         self._started()
         message = without_torch(value)
@@ -166,9 +183,17 @@ class Teacher:
         self._sink.send(message)
 
     def recv(self, *, timeout_s: float = 600.0) -> Any:
-        """The student's next control message, tensors as numpy arrays. WaitTimeout if none comes in time; 0 only looks.
+        """Return the student's next control message.
 
-        What was written before is on its way before the wait begins.
+        Args:
+            timeout_s: How long to wait, in seconds. 0 takes only a message that is there.
+
+        Returns:
+            The value that was sent; tensors come as numpy arrays.
+
+        Raises:
+            ConfigurationError: The sink is a file, or the teacher is not started.
+            WaitTimeout: No message came in time.
         """
         self._started()
         timeout_s = seconds("timeout_s", timeout_s, zero=True)
@@ -176,10 +201,18 @@ class Teacher:
         return self._sink.recv(timeout_s)
 
     def ask(self, value: Any, *, timeout_s: float = 600.0) -> Any:
-        """Send a control message to the student and return its answer to it, tensors as numpy arrays. Needs a topic.
+        """Send a control message to the student and return what it sends next after it: the answer.
 
-        The answer is what the student sends next after it has received the question. WaitTimeout if none comes in time. What was written
-        before is on its way before the question.
+        Args:
+            value: A JSON-like value that may hold tensors, arrays and bytes.
+            timeout_s: How long to wait for the answer, in seconds.
+
+        Returns:
+            The answer; tensors come as numpy arrays.
+
+        Raises:
+            ConfigurationError: The sink is a file, or the teacher is not started.
+            WaitTimeout: No answer came in time.
         """
         self._started()
         message, timeout_s = without_torch(value), seconds("timeout_s", timeout_s, zero=True)
@@ -187,9 +220,18 @@ class Teacher:
         return self._sink.ask(message, timeout_s)
 
     def write(self, knowledge: Mapping[str, Any]) -> None:
-        """Write one batch by hand: key -> tensor [rows, ...], the same keys each time. Its memory is free again on return.
+        """Write one batch by hand. Its memory may be changed again on return.
 
         A continued run takes the same batches from the beginning and drops those that are written.
+
+        Args:
+            knowledge: Key -> tensor or array `[rows, ...]`, of equal rows.
+
+        Raises:
+            ConfigurationError: Not started, all passes are written, or an earlier write failed.
+            SchemaError: No knowledge (see `serve`), or other keys, dtypes or row shapes than
+                before.
+            TransportError: The sink failed.
         """
         run = self._started()
         if self._passes_by_hand >= self._identity.passes:
@@ -204,7 +246,13 @@ class Teacher:
             self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
 
     def end_pass(self) -> None:
-        """End the pass that `write` filled; after the last one, the run is complete. Leaving the `with` block does it too."""
+        """End the pass that `write` filled; leaving the `with` block does too. The last completes
+        the run.
+
+        Raises:
+            ConfigurationError: Nothing was written in this pass, or the teacher is not started.
+            LengthMismatch: A continued pass has other rows than before.
+        """
         run = self._started()
         self._passes_by_hand += 1
         if self._passes_by_hand <= self._passes_held:
@@ -259,24 +307,36 @@ class Teacher:
         read_ahead: bool = True,
         progress: Callable[[Run], None] = lambda run: None,
     ) -> None:
-        """Run the model over the inputs and write what it returns, all passes of the run.
+        """Run the model over the inputs and write what it returns, for all passes of the run.
 
-        Inputs are read and the model is called in other threads, within what is set here: autocast, default device, grad and inference
-        mode, context variables. A module is put in eval mode and comes back as it was.
+        Inputs are read and the model is called in other threads, with the autocast, default device,
+        grad mode and context variables of the calling thread. A module is put in eval mode, and
+        comes back in the mode and on the device it had. What was written before an exception stays;
+        a new Teacher with the same arguments and inputs goes on from there.
 
-        model      module or callable: batch -> {key: tensor [rows, ...]}; or one callable per device
-        inputs     batches: a DataLoader or other iterable, a function that returns one, an iterator, or an array with `batch_size`.
-                   Where inputs, or what they consist of, have `set_epoch`, it is called before each pass if there are several
-        devices    as in torch; every visible CUDA device unless given, else the CPU
-        threads    that encode; NUM_POSTPROCESS_THREADS or 8 unless given
-        keeps_rows whether every batch's knowledge has as many rows as its input, so that a restarted teacher can pass over what is
-                   written without computing it; decided by the first batch, and then required, unless given
-        timeout_s  how long inputs and model may take for one batch
-        read_ahead False reads the inputs in the calling thread, each batch when the one before it is done: for what must not be read
-                   in another thread
+        Args:
+            model: A module or a callable, batch -> {key: tensor `[rows, ...]`}; or one per device.
+            inputs: The batches: a DataLoader or other iterable, a function that returns one, an
+                iterator (for one pass), or an array `[rows, ...]` with `batch_size`. With several
+                passes, `set_epoch(pass)` is called where it exists.
+            batch_size: Rows in a batch; for arrays only.
+            devices: Such as `["cuda:0"]`. If not given, every visible CUDA device, else the CPU.
+            threads: Threads that encode. If not given, `NUM_POSTPROCESS_THREADS` of the
+                environment, or 8.
+            keeps_rows: Whether knowledge has as many rows as its input, so that a restart need not
+                compute what is written. If not given the first batch decides.
+            timeout_s: How long inputs and model may take for one batch, in seconds.
+            read_ahead: False reads the inputs in the calling thread, each batch when it is needed.
+            progress: Called with the run after each record that was written.
 
-        An exception in the model, the inputs or the sink ends everything and is raised here. What was written stays; a new Teacher
-        with the same arguments goes on from there.
+        Raises:
+            ConfigurationError: An argument has the wrong type or value, or the inputs gave no rows.
+            SchemaError: A value is no tensor, has other rows or shape, or does not fit its wire
+                dtype.
+            LengthMismatch: A continued pass has other rows than before.
+            SinkExists, TransportError: As for `start`.
+            WaitTimeout: Inputs or model gave nothing for `timeout_s`.
+            Exception: Whatever the model or the inputs raised.
         """
         timeout_s = seconds("timeout_s", timeout_s)
         keeps_rows = None if keeps_rows is None else flag("keeps_rows", keeps_rows)

@@ -14,18 +14,25 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Limits of a source, and of a student's batches. What is beyond one is a typed error that names it and where it was found.
+    """How large what is read may be, and a student's batches. Checked before memory is asked for.
 
-    record_bytes  an Avro record, and a file's block when it is unpacked
-    schema_bytes  a schema's text
-    keys          keys of a schema
-    dimensions    of a tensor
-    partitions    partitions that a stream's headers may name
-    empty_rows    rows of a record that is shorter than one byte a row: all its keys hold nothing
-    batch_bytes   a student's batch, of all keys together, as it is read and as it is given (padded, stacked, ...)
+    What is beyond a limit raises a typed error, which names the limit and where it was met.
+    `FileSource` and `KafkaSource` take all of them but `batch_bytes`, which `Student` takes. How deep
+    a schema nests needs no limit: a schema of any other shape than `knowledge.avsc` is refused. A
+    tensor's shape must agree with the bytes that are there, which `record_bytes` bounds.
 
-    `FileSource` and `KafkaSource` take all of them but `batch_bytes`, which `Student` takes. How deep a schema nests needs no limit: any
-    but the closed shape of `knowledge.avsc` is refused. A shape's product must be the bytes that are there, which a record's size bounds.
+    Args:
+        record_bytes: Bytes of an Avro record, and of a file's block when it is unpacked.
+        schema_bytes: Bytes of a schema's text.
+        keys: Keys of a schema.
+        dimensions: Dimensions of a tensor.
+        partitions: Partitions that a stream's headers may name.
+        empty_rows: Rows of a record that has fewer bytes than rows: its keys hold nothing.
+        batch_bytes: Bytes of a student's batch, all keys together, as it is read and as it is given
+            (padded, stacked).
+
+    Raises:
+        ConfigurationError: A limit is no whole number from 1 on.
     """
 
     record_bytes: int = 1 << 30

@@ -25,17 +25,29 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ragged:
-    """Rows of different length, one behind the other.
+    """Rows of different length, one behind the other: what a model may return for a ragged key.
 
-    values   [sum(lengths), *inner]   any dtype that can be carried
-    lengths  [rows]                   int64, elements along the first inner dimension of each row
+    Args:
+        values: Array or tensor `[sum(lengths), *inner]`, of any dtype that travels.
+        lengths: int64 array or tensor `[rows]`: each row's elements along its first dimension.
+
+    Raises:
+        SchemaError: When it is written: the lengths do not add up to the values.
     """
 
     values: Array
     lengths: Array
 
     def rows(self, start: int, stop: int) -> Ragged:
-        """The rows `start` to `stop`, as views."""
+        """Return some of the rows, as views.
+
+        Args:
+            start: The first row.
+            stop: The row behind the last.
+
+        Returns:
+            The rows `start` to `stop`.
+        """
         first = int(self.lengths[:start].sum())
         last = first + int(self.lengths[start:stop].sum())
         return Ragged(self.values[first:last], self.lengths[start:stop])

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "tools": {"schemas", "transport", "producers", "consumers"},
     "cli": {"", "schemas", "transport", "producers", "consumers", "tools", "deploy", "examples"},
     "deploy": {"schemas", "transport"},
+    # The empty name is the front door, which is what users import.
     "examples": {"", "schemas", "transport", "producers", "consumers", "tools"},
 }
 # A second copy of a module, under its folder's name, would have classes of its own.

@@ -39,7 +39,17 @@ class StoredRecord:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class MemoryTopic:
-    """Partitions of records, and one list of control messages for each side."""
+    """A topic in this process's memory, with partitions, offsets, runs and control messages.
+
+    For tests: a `MemorySink` writes it, a `MemorySource` reads it, in the same thread or another.
+
+    Args:
+        name: What messages call it.
+        partitions: How many partitions it has, from 1.
+        logs: The records of each partition. Made by the topic; do not give it.
+        to_teacher: Control messages to the teacher. Made by the topic; do not give it.
+        to_student: Control messages to the student. Made by the topic; do not give it.
+    """
 
     name: str = "memory"
     partitions: int = 1
@@ -51,7 +61,11 @@ class MemoryTopic:
         self.logs = [[] for _ in range(self.partitions)]
 
     def runs(self) -> list[Stream]:
-        """The runs it holds, the oldest first."""
+        """Return the runs that the topic holds, the oldest first.
+
+        Returns:
+            What each run's headers say.
+        """
         found: dict[str, StoredRecord] = {}
         for each in self.logs[0]:
             if each.run_id is not None:
@@ -59,16 +73,34 @@ class MemoryTopic:
         return sorted((stream_of_headers(each.headers, self.name) for each in found.values()), key=lambda run: run.created)
 
     def newest_run(self) -> Stream | None:
-        """The run that began last; None if it holds nothing."""
+        """Return the run that began last.
+
+        Returns:
+            What its headers say; None if the topic holds nothing.
+        """
         runs = self.runs()
         return runs[-1] if runs else None
 
     def holds(self, run_id: str) -> bool:
-        """Whether it holds records of that run."""
+        """Say whether the topic holds records of a run.
+
+        Args:
+            run_id: The run's name.
+
+        Returns:
+            True if it does.
+        """
         return any(run.run_id == run_id for run in self.runs())
 
     def conversation(self, side: str) -> MemoryControl:
-        """One side's end of the conversation: "teacher" or "student"."""
+        """Return one side's end of the conversation between teacher and student.
+
+        Args:
+            side: `"teacher"` or `"student"`.
+
+        Returns:
+            What sends and receives messages for that side.
+        """
         if side == "teacher":
             frm = f"the student on memory topic {self.name!r}"
             return MemoryControl(outbox=self.to_student, inbox=self.to_teacher, frm=frm, is_teacher=True)

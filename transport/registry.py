@@ -42,22 +42,53 @@ _TRIES, _BACK_OFF_S = 3, 1.0
 
 
 class Registry(Protocol):
-    """What a sink or source needs of a registry."""
+    """What a sink or source needs of a registry: write one of your own with these methods."""
 
     def connect(self) -> None:
-        """Load what it takes to speak to it (a second, for HTTP), so that the first call is quick. Asks nothing yet."""
+        """Load the client, so that the first call is quick. Asks nothing yet."""
 
     def prepare(self, subject: str) -> list[str]:
-        """Ask for FULL_TRANSITIVE compatibility of a subject's schemas, where that is ours to do, and give all it has, oldest first."""
+        """Return a subject's schemas; first set its compatibility, unless others do that.
+
+        Args:
+            subject: The subject, such as `TOPIC-value`.
+
+        Returns:
+            The text of every schema it has, the oldest first.
+
+        Raises:
+            RegistryUnavailable: The registry did not answer.
+        """
 
     def register(self, subject: str, schema: str) -> int:
-        """Register a schema under a subject and return its id; the same schema has the same id again.
+        """Register a schema under a subject. The same schema gets the same id again.
 
-        SchemaError where it is refused, or where others have to register it and did not.
+        Args:
+            subject: The subject.
+            schema: The schema's text, JSON.
+
+        Returns:
+            The schema's id.
+
+        Raises:
+            SchemaError: It is refused, or others have to register it and did not.
+            AccessDenied: The registry does not let this client in.
+            RegistryUnavailable: The registry did not answer.
         """
 
     def schema(self, schema_id: int) -> str:
-        """The schema with that id."""
+        """Return the schema of an id.
+
+        Args:
+            schema_id: The id.
+
+        Returns:
+            The schema's text, JSON.
+
+        Raises:
+            SchemaError: The registry has no such schema.
+            RegistryUnavailable: The registry did not answer.
+        """
 
     def close(self) -> None:
         """Release connections."""
@@ -93,16 +124,20 @@ def register_description(registry: Registry, subject: str, versions: list[str], 
 
 
 class LocalRegistry:
-    """A registry in this process's memory."""
+    """A registry in this process's memory, for tests and programs of one process.
+
+    It keeps schemas as long as the object lives, and checks no compatibility.
+    """
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
         self._subjects: dict[str, list[str]] = {}
 
     def connect(self) -> None:
-        pass
+        """As `Registry.connect`; does nothing."""
 
     def register(self, subject: str, schema: str) -> int:
+        """As `Registry.register`."""
         schema_id = self._ids.setdefault(schema, len(self._ids) + 1)
         versions = self._subjects.setdefault(subject, [])
         if schema not in versions:
@@ -110,27 +145,40 @@ class LocalRegistry:
         return schema_id
 
     def schema(self, schema_id: int) -> str:
+        """As `Registry.schema`."""
         for schema, known in self._ids.items():
             if known == schema_id:
                 return schema
         raise SchemaError(f"the local registry has no schema {schema_id}")
 
     def prepare(self, subject: str) -> list[str]:
+        """As `Registry.prepare`; sets no compatibility."""
         return list(self._subjects.get(subject, ()))
 
     def close(self) -> None:
-        pass
+        """As `Registry.close`; does nothing."""
 
 
 class HttpRegistry(Secretless):
-    """A registry with Confluent's HTTP interface (Confluent's own, Apicurio's `/apis/ccompat/v7`, Karapace, ...).
+    """A registry with Confluent's HTTP interface: Confluent's own, Apicurio's and others.
 
-    `settings` go to confluent-kafka's client untouched: basic.auth.user.info, bearer.auth.*, ssl.ca.location and so on. The
-    client is opened when it is first used. Without `auto_register` it only reads: others register schemas, and see to their
-    compatibility. A user or a query in the URL goes along with each request and is never shown; `url` is what may be shown.
+    The connection is opened when it is first used. A user or a query in the URL goes along with
+    each request and is never shown; `url` is what may be shown.
 
-    Guarantee: for each of its addresses a call takes no longer than three times `timeout_s` and a second, however slowly
-    something answers, and reads no more than 16 MiB. Pickles hold no secrets.
+    Guarantee: for each of its addresses a call takes no longer than three times `timeout_s` and a
+    second, however slowly something answers, and reads no more than 16 MiB. Pickles hold no
+    secrets.
+
+    Args:
+        url: The registry's URL; several with commas between.
+        timeout_s: How long one try of a request may take, in seconds.
+        settings: Settings of confluent-kafka's registry client, passed on as they are:
+            `basic.auth.user.info`, `bearer.auth.token`, `ssl.ca.location` and others.
+        auto_register: Whether to register schemas and set their compatibility. With False the
+            registry is only read: others register schemas.
+
+    Raises:
+        ConfigurationError: The URL or an argument has the wrong type or value.
     """
 
     def __init__(
@@ -164,9 +212,11 @@ class HttpRegistry(Secretless):
         return {**state, "_settings": settings, "_parts": self._parts.public()}, withheld
 
     def connect(self) -> None:
+        """As `Registry.connect`."""
         self._opened()
 
     def register(self, subject: str, schema: str) -> int:
+        """As `Registry.register`; without `auto_register`, look for the schema there."""
         from confluent_kafka.schema_registry import Schema
 
         if not self._auto_register:
@@ -184,6 +234,7 @@ class HttpRegistry(Secretless):
         )
 
     def schema(self, schema_id: int) -> str:
+        """As `Registry.schema`."""
         try:
             found = self._ask(f"fetch schema {schema_id}", lambda client: client.get_schema(schema_id)).schema_str
         except NotThere as error:
@@ -196,6 +247,7 @@ class HttpRegistry(Secretless):
         return str(found)
 
     def prepare(self, subject: str) -> list[str]:
+        """As `Registry.prepare`; without `auto_register`, set no compatibility."""
         if self._auto_register:
             self._ask(
                 f"set the compatibility of {subject}",
@@ -217,6 +269,7 @@ class HttpRegistry(Secretless):
         return [self._ask(action, partial(_version, subject=subject, number=number)) for number in numbers]
 
     def close(self) -> None:
+        """As `Registry.close`. A later call opens the connection again."""
         client, self._client = self._client, None
         if client is not None:
             client.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # the client has no close()

@@ -57,10 +57,14 @@ class Opened:
 
 
 class Source(ABC):
-    """Reads one teacher's stream.
+    """Reads one teacher's stream. Derive from it to read from a place of your own.
 
-    Guarantee: every record of every partition comes in offset order, none twice and none skipped, or an error is raised.
-    Sources are opened in the process that reads them and hold nothing before, so that they can be handed to DataLoader workers.
+    A student calls `connect` when it starts, `choose_run` if it goes on from a checkpoint, `open`
+    once the stream is needed, `read` for each pass, and `close` at the end. A source holds nothing
+    before `open`, so that it can be pickled to DataLoader workers.
+
+    Guarantee: every record of every partition comes in offset order, none twice and none skipped,
+    or an error is raised.
     """
 
     #: Records of other runs that lay among those of this one: written by a teacher that was thought dead. They were passed over.
@@ -71,47 +75,94 @@ class Source(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What people call it: a topic or a file."""
+        """What people call it: a topic or a file. Used in messages."""
 
     @property
     def label(self) -> str:
-        """Its name alone, without saying what it is: for metrics."""
+        """Its name alone, without what kind of place it is: the label of metrics."""
         return self.name.removeprefix("topic ")
 
     def is_same(self, other: Source) -> bool:
-        """Whether another source reads the same stream."""
+        """Say whether another source reads the same stream.
+
+        Args:
+            other: The other source.
+
+        Returns:
+            True if it does.
+        """
         return self is other or repr(self) == repr(other)
 
     def ends(self) -> Sequence[tuple[int, int]]:
-        """Each partition's first offset and its end, as last seen; empty where nobody knows. Asks for newer ones without waiting for them.
+        """Return each partition's first offset and its end, as last seen.
 
-        May be called from any thread.
+        Never waits; safe in any thread.
+
+        Returns:
+            One pair a partition; empty if they are not known.
         """
         return ()
 
     def connect(self) -> None:
-        """Load what reading takes, without waiting for anything, so that `open` is quick once the stream is there."""
+        """Load what reading takes, without waiting for anything.
+
+        Raises:
+            ConfigurationError: The place cannot exist, such as a file that is missing.
+        """
         return
 
     def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
-        """Read this run, which a checkpoint was taken of, unless another one was asked for. Called before `open`.
+        """Read the run that a checkpoint was taken of, unless another was asked for.
+
+        Called before `open`.
 
         Args:
-            run_id: The run.
-            identity: What `identity` was then.
+            run_id: The run's name.
+            identity: What `identity` returned when the checkpoint was taken.
         """
         return
 
     @abstractmethod
     def open(self, timeout_s: float) -> Opened:
-        """Find the stream, waiting for its first record. Called again, it gives the same answer at once."""
+        """Find the stream, and wait for its first record. A second call returns the same at once.
+
+        Args:
+            timeout_s: How long to wait, in seconds.
+
+        Returns:
+            Who wrote the stream, what its records hold, and in how many partitions they lie.
+
+        Raises:
+            WaitTimeout: No record came in time.
+            DataError: What is there is no stream, or is damaged.
+            TransportError: It could not be reached.
+        """
 
     @abstractmethod
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
-        """The records from a position on, without end; None each time nothing of the stream came for a moment."""
+        """Yield the records from a position on, without end.
+
+        Args:
+            position: The next record's pass and sequence, and the offset of each partition to read
+                from.
+
+        Yields:
+            A record with its partition and offset; None each time nothing of the stream came for
+            a moment.
+
+        Raises:
+            DataError: Data are wrong or missing; the message says where.
+            TransportError: Reading failed.
+        """
 
     def hold(self, partitions: frozenset[int]) -> None:
-        """Fetch nothing from these partitions for now: too much of them waits for another. A new `read` holds none."""
+        """Fetch nothing from some partitions for now: too many of their records wait.
+
+        A new `read` holds none.
+
+        Args:
+            partitions: The partitions to leave alone.
+        """
         return
 
     def reached(self) -> Sequence[tuple[int, int]]:
@@ -122,11 +173,22 @@ class Source(ABC):
         return ()
 
     def explain(self, error: TutelageError) -> TutelageError:
-        """The error behind one that reading ended in: where a topic was recreated, say, records are missing because of that."""
+        """Find the cause of an error that reading ended in, such as a topic that was recreated.
+
+        Args:
+            error: The error.
+
+        Returns:
+            The error to raise: the cause if it is known, else the same error.
+        """
         return error
 
     def identity(self) -> Mapping[str, str]:
-        """What must be the same for a position to be valid, besides the run."""
+        """Return what must be the same for a position to be valid, besides the run.
+
+        Returns:
+            Names and values, such as the ids of cluster and topic; kept in checkpoints.
+        """
         return {}
 
     @property
@@ -135,7 +197,11 @@ class Source(ABC):
         return False
 
     def commit(self, position: Position) -> None:
-        """Tell whoever watches how far the student has come."""
+        """Tell whoever watches how far the student has come.
+
+        Args:
+            position: Where reading would go on.
+        """
         return
 
     @property
@@ -144,17 +210,47 @@ class Source(ABC):
         return False
 
     def send(self, value: Any) -> None:
-        """Send a control message to the teacher."""
+        """Send a control message to the teacher.
+
+        Args:
+            value: A JSON-like value that may hold arrays and bytes.
+
+        Raises:
+            ConfigurationError: The teacher is not there to talk to, as with a file.
+        """
         raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
 
     def recv(self, timeout_s: float) -> Any:
-        """The teacher's next control message."""
+        """Return the teacher's next control message.
+
+        Args:
+            timeout_s: How long to wait, in seconds.
+
+        Returns:
+            The value that was sent.
+
+        Raises:
+            ConfigurationError: The teacher is not there to talk to, as with a file.
+            WaitTimeout: No message came in time.
+        """
         raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
 
     def ask(self, value: Any, timeout_s: float) -> Any:
-        """Send a control message and return the teacher's answer to it."""
+        """Send a control message and return the teacher's answer to it.
+
+        Args:
+            value: A JSON-like value that may hold arrays and bytes.
+            timeout_s: How long to wait, in seconds.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ConfigurationError: The teacher is not there to talk to, as with a file.
+            WaitTimeout: No answer came in time.
+        """
         raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
 
     @abstractmethod
     def close(self) -> None:
-        """Release everything. `open` may be called again; may be called twice."""
+        """Release everything. `open` may be called again. May be called twice."""

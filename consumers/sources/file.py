@@ -24,9 +24,19 @@ _AHEAD_BYTES = 64 << 20
 
 
 class FileSource(Source):
-    """Reads `path`, written by a `FileSink` or recorded from a topic. `verify=False` trusts the checksums.
+    """Reads an Avro container file, written by a `FileSink`, recorded from a topic, or by others.
 
-    Guarantee: what is read is what was written; where the file is cut or changed, an error with file, block and byte.
+    Guarantee: what is read is what was written. Where the file is cut or changed, an error names
+    file, block and byte, behind the records before it.
+
+    Args:
+        path: The file. A relative path is fixed now; a later `os.chdir` does not move it.
+        verify: Whether to check the checksum of every record.
+        limits: How large records, schemas and shapes may be.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value. When the student starts: the
+            file is missing.
     """
 
     # A file is read faster than it is used: what is ready should still be in the processor's cache.
@@ -52,7 +62,7 @@ class FileSource(Source):
 
     @property
     def path(self) -> Path:
-        """Where the file lies: absolute, whatever the working directory is now."""
+        """Where the file lies: an absolute path."""
         return self._path
 
     def connect(self) -> None:

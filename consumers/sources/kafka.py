@@ -50,14 +50,27 @@ _INHERITED: list[Any] = []
 
 
 class KafkaSource(Source):
-    """Reads a run from a topic that a `KafkaSink` writes, from its first record or from a position; waits for topic and records.
+    """Reads a run from a Kafka topic that a `KafkaSink` writes, and waits for topic and records.
 
-    It reads the newest run that the topic holds when it is opened, or the one that `run` names. Records of other runs are passed over.
-    `bootstrap_servers` is `HOST:PORT`, or several; `registry` is a URL or a Registry. Unless given, TUTELAGE_BOOTSTRAP_SERVER and
-    TUTELAGE_REGISTRY name them, else they are this machine's. `options` are librdkafka's, untouched. With a `group`, the student's
-    progress is committed there for lag tools and a teacher's `max_ahead`; where it reads from never depends on it.
+    Records of other runs are passed over. Where reading goes on never depends on a consumer group.
 
-    Guarantee: records that are gone (retention, a recreated topic) raise RetentionLoss or TopicIdentityError; none is skipped.
+    Guarantee: records that are gone (retention, a recreated topic) raise RetentionLoss or
+    TopicIdentityError; none is skipped.
+
+    Args:
+        topic: The topic's name.
+        bootstrap_servers: `HOST:PORT`, several of them with commas between, or a list. If not
+            given, `TUTELAGE_BOOTSTRAP_SERVER` of the environment, else `localhost:9092`.
+        registry: The schema registry's URL, or a registry object. If not given, `TUTELAGE_REGISTRY`
+            of the environment, else `http://localhost:8081/apis/ccompat/v7`.
+        options: Options of the Kafka client (librdkafka's names), passed on as they are.
+        group: A consumer group to commit progress to, for lag tools and for a teacher's
+            `max_ahead`.
+        run: The run's name. If not given, the newest run that the topic holds when it is opened.
+        limits: How large records, schemas and shapes may be.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value.
     """
 
     # The client keeps as much again in its own queue.
@@ -117,7 +130,7 @@ class KafkaSource(Source):
 
     @property
     def connection(self) -> KafkaConnection:
-        """How it reaches Kafka."""
+        """How the source reaches Kafka."""
         return self._connection
 
     @property

@@ -20,9 +20,16 @@ _POLL_S = 0.005
 
 
 class MemorySource(Source):
-    """Reads the newest run of a `MemoryTopic`, or the one that `run` names.
+    """Reads a run from a `MemoryTopic`, for tests in one process.
 
-    Guarantee: as for a topic of a broker; records of other runs are passed over and counted.
+    Guarantee: as for a topic of a broker. Records of other runs are passed over and counted.
+
+    Args:
+        topic: The topic to read.
+        run: The run's name. If not given, the newest run.
+
+    Raises:
+        WaitTimeout: The run did not appear in time; raised by the student.
     """
 
     def __init__(self, topic: MemoryTopic, *, run: str | None = None) -> None:

@@ -27,13 +27,21 @@ PadValue = bool | int | float
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RaggedFormat:
-    """How ragged keys are given.
+    """How ragged keys are given: keys whose rows differ in length.
 
-    padded     padded to the longest row of the batch; otherwise as values one behind the other
-    pad_value  what rows are padded with: a number for all keys, or key -> number, 0 for the keys it does not name
-    pad_left   pad on the left
+    Padded, a key is a tensor `[rows, longest, ...]`, and its lengths come as int64 `[rows]` under
+    `KEY.lengths`. Not padded, it is a tensor `[sum of lengths, ...]`, with the same lengths.
 
-    Raises ConfigurationError for an argument of another kind. Whether a value fits its key's dtype is checked when the streams open.
+    Args:
+        padded: Pad rows to the longest of their batch. False gives their values one behind the
+            other.
+        pad_value: What rows are padded with: a number for all keys, or a mapping of key to number,
+            with 0 for keys it does not name. Must fit the key's dtype.
+        pad_left: Pad on the left.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type. A value that its key's dtype cannot hold
+            is a MergeError when the streams open.
     """
 
     padded: bool = True
@@ -54,21 +62,35 @@ class RaggedFormat:
         object.__setattr__(self, "pad_value", value)
 
     def value_of(self, key: str) -> PadValue:
-        """What a key's rows are padded with."""
+        """Return what a key's rows are padded with.
+
+        Args:
+            key: The key.
+
+        Returns:
+            The number.
+        """
         return self.pad_value.get(key, 0) if isinstance(self.pad_value, Mapping) else self.pad_value
 
     def plain(self) -> dict[str, Any]:
-        """The options as JSON values. JSON has no NaN and no infinities: they are "nan", "inf" and "-inf"."""
+        """Return the options as JSON values. NaN and infinities become "nan", "inf" and "-inf".
+
+        Returns:
+            Option -> value.
+        """
         values = self.pad_value
         plain = {key: _plain(each) for key, each in sorted(values.items())} if isinstance(values, Mapping) else _plain(values)
         return {"padded": self.padded, "pad_value": plain, "pad_left": self.pad_left}
 
     def refuse_unfit(self, dtypes: Mapping[str, str], keys: Sequence[str]) -> None:
-        """MergeError if a pad value does not fit its key, or is for a key that is not ragged or not there.
+        """Check that every pad value fits its key, and that every key it names is ragged.
 
         Args:
             dtypes: The dtypes of the ragged keys.
             keys: All keys.
+
+        Raises:
+            MergeError: A value does not fit, or its key is not ragged or not there.
         """
         if not self.padded:
             return

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import torch
 
-from tutelage import FileSink, FileSource, KafkaSink, KafkaSource, Sink, Source, Student, Teacher
+from tutelage import DataError, FileSink, FileSource, KafkaSink, KafkaSource, Sink, Source, Student, Teacher
 from tutelage.examples.digits.data import EXPERTISE, split
 from tutelage.examples.digits.student import from_few_labels, from_knowledge
 from tutelage.examples.digits.teachers import TEACHERS, lesson, trained
 from tutelage.examples.toy.flags import exit_with, kafka_flags, positive
-from tutelage.schemas.errors import DataError
 
 Accuracies = dict[str, list[float]]
 

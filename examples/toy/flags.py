@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from tutelage import TutelageError
 from tutelage.examples.toy.reader import GENERATOR_TYPES
-from tutelage.schemas.errors import TutelageError
 
 
 def boolean(text: str) -> bool:

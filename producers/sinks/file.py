@@ -38,9 +38,23 @@ _DISK_TIMEOUT_S = 600.0
 
 
 class FileSink(Sink):
-    """Writes `path`, through `path`.partial. `codec` is "null" (the fast way), "deflate" or "zstandard".
+    """Writes an Avro container file, with one record a block.
 
-    Guarantee: `path` exists only when the run is complete, synced and whole; an existing one is kept unless `overwrite`.
+    The file lies at `PATH.partial` until its run is complete. An interrupted file is continued:
+    what is whole of it is kept.
+
+    Guarantee: `path` exists only when the run is complete, synced and whole. A file that has the
+    name already is kept unless `overwrite`.
+
+    Args:
+        path: The file to write. A relative path is fixed now; a later `os.chdir` does not move it.
+            A symbolic link stands for the file it points to. The name must not end in `.partial`.
+        codec: How blocks are compressed: `"null"` (not at all, the fastest), `"deflate"` or
+            `"zstandard"`.
+        overwrite: Replace a file that is there, finished or not, when the new one is complete.
+
+    Raises:
+        ConfigurationError: The path names no file, or an argument has the wrong type or value.
     """
 
     max_record_bytes: int = DEFAULT_LIMITS.record_bytes

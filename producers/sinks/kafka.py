@@ -48,17 +48,41 @@ _NO_BUFFER: Array = np.empty(0, np.uint8)
 
 
 class KafkaSink(Sink):
-    """Writes a topic. Creates it where it is missing, with `partitions` (4 unless given) and `topic_settings` over our own; with
-    `create=False` it must be there. What is unsafe about the settings of one that is there is said in a warning each.
+    """Writes a run to a Kafka topic: record s to partition s mod P, exactly once by its number.
 
-    `bootstrap_servers` is `HOST:PORT`, or several; `registry` is a URL or a Registry. Unless given, TUTELAGE_BOOTSTRAP_SERVER and
-    TUTELAGE_REGISTRY name them, else they are this machine's. `options` are librdkafka's, untouched. A delivery that takes longer than
-    `delivery_timeout_s` ends the run. With `max_ahead` the teacher stays at most so many records ahead of what the student of
-    `student_group` (a `KafkaSource`'s group) has committed, and waits for it at most `student_timeout_s`. `transactional` writes in
-    transactions of about a second, for foreign readers of committed data; a second writer then ends the first.
+    A topic that is missing is created with settings for large records: `cleanup.policy=delete`,
+    `max.message.bytes=16777216`, `retention.ms=604800000`. Each unsafe setting of a topic that is
+    there is logged as a warning.
 
-    Guarantee: a record that `write` took is on the brokers once `finish` returned; a failed delivery stops the sink, so that no
-    record is ever behind a missing one. A second writer of the same run can only write what is there already.
+    Guarantee: a record that `write` took is on the brokers once `finish` returned. A failed
+    delivery stops the sink, so that no record is ever behind a missing one. A second writer of the
+    same run can only write what is there already.
+
+    Args:
+        topic: The topic's name.
+        bootstrap_servers: `HOST:PORT`, several of them with commas between, or a list. If not
+            given, `TUTELAGE_BOOTSTRAP_SERVER` of the environment, else `localhost:9092`.
+        registry: The schema registry's URL, or a registry object. If not given, `TUTELAGE_REGISTRY`
+            of the environment, else `http://localhost:8081/apis/ccompat/v7`.
+        partitions: Partitions of the run. If not given, all that the topic has; 4 of a new topic.
+        replication: Replicas of a new topic; -1 for the cluster's default.
+        create: Whether to create the topic if it is missing. With False a missing topic is an
+            error.
+        topic_settings: Settings of a new topic, by Kafka's names, over those above.
+        options: Options of the Kafka client (librdkafka's names), passed on as they are.
+        delivery_timeout_s: How long brokers may be away, in seconds, at the start and later, before
+            the teacher stops.
+        max_ahead: How many records the teacher may be ahead of what `student_group` has committed.
+            No bound if not given.
+        student_group: The consumer group of the student that `max_ahead` counts from: the `group`
+            of its `KafkaSource`.
+        student_timeout_s: How long to wait for that student, in seconds.
+        transactional: Write in transactions of about a second, for foreign readers of committed
+            data. A second writer then ends the first.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value; `max_ahead` without
+            `student_group`, or together with `transactional`.
     """
 
     linger_s = 0.02

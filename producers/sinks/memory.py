@@ -16,9 +16,16 @@ from tutelage.transport.memory_topic import MemoryTopic, StoredRecord
 
 
 class MemorySink(Sink):
-    """Keeps records in a `MemoryTopic`.
+    """Writes to a `MemoryTopic`, for tests in one process.
 
-    Guarantee: what a `MemorySource` of the same topic reads is what a topic of a broker would give.
+    Guarantee: what a `MemorySource` of the same topic reads is what a topic of a broker would give:
+    partitions, offsets, several runs, restarts and control messages included.
+
+    Args:
+        topic: The topic to write to.
+
+    Raises:
+        SinkExists: The topic holds another run; raised by `Teacher.start`.
     """
 
     holds_runs = True

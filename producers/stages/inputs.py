@@ -281,14 +281,39 @@ def _sample(sample: Any) -> Any:
 def from_samples(
     samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool = False
 ) -> Callable[[], Iterator[Any]]:
-    """Inputs made of a function that gives single samples (Pantheon's sample generator), collated as torch does."""
+    """Make inputs of a function that gives single samples (Pantheon's sample generator).
+
+    Args:
+        samples: A function without arguments that returns an iterable of samples; called once a
+            pass. A sample is what torch's `default_collate` takes: tensors, arrays, numbers, or
+            tuples, lists and dicts of them.
+        batch_size: Samples in a batch.
+        drop_last: Leave out a last batch that is shorter.
+
+    Returns:
+        A function that returns an iterator of batches, for `Teacher.serve`.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value.
+    """
     _check_function("samples", samples)
     size, drop = whole_number("batch_size", batch_size), flag("drop_last", drop_last)
     return lambda: _Collated(samples, size, drop_last=drop)
 
 
 def from_sample_lists(lists: Callable[[], Iterable[list[Any]]]) -> Callable[[], Iterator[Any]]:
-    """Inputs made of a function that gives lists of samples, one list a batch (Pantheon's sample list generator)."""
+    """Make inputs of a function that gives lists of samples (Pantheon's sample list generator).
+
+    Args:
+        lists: A function without arguments that returns an iterable of lists; called once a pass.
+            Each list is collated to one batch by torch's `default_collate`.
+
+    Returns:
+        A function that returns an iterator of batches, for `Teacher.serve`.
+
+    Raises:
+        ConfigurationError: `lists` is no function.
+    """
     _check_function("lists", lists)
 
     def batches() -> Iterator[Any]:

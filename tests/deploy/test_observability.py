@@ -11,6 +11,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from support.generated_docs import from_code
 from support.watched_run import watched_run
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
@@ -96,8 +97,7 @@ def test_the_dashboard_answers_the_four_questions() -> None:
 
 
 def test_every_metric_is_documented_and_every_documented_one_is_shown(shown: dict[str, set[str]]) -> None:
-    page = (FOLDER.parents[1] / "docs" / "operations.md").read_text()
-    documented = set(re.findall(r"`(tutelage_(?:producer|consumer|checkpoint)_\w+)`", page))
+    documented = set(re.findall(r"`(tutelage_(?:producer|consumer|checkpoint)_\w+)`", from_code().metrics()))
     families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in shown if name.startswith("tutelage_")}
     assert documented == families
 

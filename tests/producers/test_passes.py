@@ -183,9 +183,9 @@ def test_inputs_that_fail_while_finished_passes_are_read_raise_what_they_raised(
         ({"wire": "float16"}, {}, "'y' travels as float16 there, as float32 here"),
         ({}, {"wire": {"y": "bfloat16"}}, "'y' travels as float32 there, as bfloat16 here"),
         ({"wire": "float16"}, {"wire": "bfloat16"}, "'y' travels as float16 there, as bfloat16 here"),
-        ({}, {"ragged": ["y"]}, "'y' is not ragged there"),
+        ({}, {"ragged_keys": ["y"]}, "'y' is not ragged there"),
         ({}, {"wire": {"z": "float16"}}, r"names \['z'\]"),
-        ({}, {"ragged": ["z"]}, r"names \['z'\]"),
+        ({}, {"ragged_keys": ["z"]}, r"names \['z'\]"),
     ],
 )
 @pytest.mark.parametrize("by_hand", [False, True])
