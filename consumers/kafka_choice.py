@@ -13,6 +13,7 @@ from tutelage.schemas.headers import stream_of_headers
 from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_runs import FoundRun, TopicRuns
 from tutelage.schemas.kafka_topic import through_outages
+from tutelage.schemas.printable import printable
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class RunChoice:
                 log.warning(
                     "topic %s: the checkpoint is of run %s, which is read; the newest run is %s",
                     self._topic,
-                    name,
+                    printable(name),
                     newest.stream,
                 )
         while found.stream.run_id != name:

@@ -22,6 +22,7 @@ from confluent_kafka.admin import AdminClient
 from tutelage.schemas.addresses import Address, bootstrap_address
 from tutelage.schemas.arguments import option_mapping, text
 from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
+from tutelage.schemas.printable import printable
 from tutelage.schemas.registry import Registry, checked_registry
 from tutelage.schemas.waiting import NowAndThen
 
@@ -180,7 +181,7 @@ class KafkaConnection:
             log.warning(
                 "a quota holds client %s back: %s lets it go on after %.1f s",
                 self.client_id,
-                event.broker_name,
+                printable(event.broker_name),
                 event.throttle_time,
             )
 
@@ -192,7 +193,7 @@ class KafkaConnection:
         if error.code() in _TURNING_AWAY or _TLS_ALERT in error.str():
             self._turned_away.append(error.str())
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._all_down.due():
-            log.warning("waiting for a broker of %s: none answers (%s)", self.where, error.str())
+            log.warning("waiting for a broker of %s: none answers (%s)", self.where, describe(error))
 
     def _hear(self, line: str) -> None:
         if _HANGS_UP in line:
@@ -283,4 +284,4 @@ def _how_to_get_in(reason: str) -> str:
 def describe(error: BaseException | KafkaError) -> str:
     """A Kafka error in words, without the C struct around it."""
     inner = error.args[0] if isinstance(error, KafkaException) and error.args else error
-    return (inner.str() if isinstance(inner, KafkaError) else str(inner)).rstrip(".")
+    return printable((inner.str() if isinstance(inner, KafkaError) else str(inner)).rstrip("."))

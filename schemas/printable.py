@@ -1,0 +1,19 @@
+"""Text from outside -> text that any terminal, log or notebook shows as it is, in one line.
+
+Keys, run ids, names of files and what a broker or registry answers may hold anything: escape sequences, line breaks, marks that turn
+the direction of writing around. Knows no terminal and no markup.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""The text with every character escaped that is not shown as itself.
+
+    These are control characters (C0, DEL and C1), line breaks of every kind, bidirectional and other format characters, lone surrogates,
+    spaces other than the plain one, and what Unicode has not assigned. They come out as in Python's literals: `\x1b`, `\n`, `\u202e`.
+    A text that is printable already is returned as it is, so escaping twice changes nothing.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
