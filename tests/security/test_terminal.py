@@ -140,7 +140,7 @@ def test_log_records_and_tracebacks_hold_no_line_of_somebody_else(capsys: pytest
     except ValueError:
         record = logging.LogRecord("x", logging.WARNING, __file__, 1, "met %s", (BAD,), sys.exc_info())
         assert_harmless(LogFormat("%(message)s").format(record))
-        say_traceback(*sys.exc_info())  # type: ignore[arg-type]
+        say_traceback(*sys.exc_info())
     printed = capsys.readouterr().err
     assert "direct cause" in printed and "ValueError" in printed
     assert_harmless(printed)
