@@ -40,7 +40,9 @@ def watch(
         ),
     ] = None,
     every: Annotated[float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks.")] = 1.0,
-    web: Annotated[bool, typer.Option("--web", help="Show the same screen in the browser, on this machine.")] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Show the same screen in the browser of this machine, at an address that is printed.")
+    ] = False,
     web_port: Annotated[int, typer.Option(help="Where the browser finds it.")] = 8000,
     print_json: Annotated[
         bool,

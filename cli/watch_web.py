@@ -99,7 +99,7 @@ class WatchServer(Server):
 
     async def on_shutdown(self, app: web.Application) -> None:
         """End the screens."""
-        await asyncio.gather(*(each.close(code=WSCloseCode.GOING_AWAY) for each in list(self._sockets)))
+        await asyncio.gather(*(each.close(code=WSCloseCode.GOING_AWAY) for each in list(self._sockets)), return_exceptions=True)
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: _Handler) -> web.StreamResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import threading
 import time
 import urllib.request
@@ -66,7 +67,9 @@ def until(done: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_idle_connections_neither_exhaust_the_port_nor_stay() -> None:
+def test_idle_connections_neither_exhaust_the_port_nor_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not by their age: by their number alone.
+    monkeypatch.setattr(metrics_server, "_CONNECTION_S", 3600.0)
     with metrics_port() as port, contextlib.ExitStack() as opened:
         idle = []
         for index in range(200):
@@ -114,6 +117,19 @@ def test_the_port_ends_with_its_command(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port), timeout=5)
     # Connections that were cut are nothing to tell.
+    assert capsys.readouterr().err == ""
+
+
+def test_a_client_that_leaves_is_nothing_to_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    with metrics_port() as port:
+        leaving = socket.create_connection(("127.0.0.1", port))
+        leaving.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        until(lambda: threads() == 1)
+        # Closed without a word: the server reads from a connection that was reset.
+        leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        leaving.close()
+        until(lambda: not threads())
+        assert "tutelage_one 1.0" in answered(port)
     assert capsys.readouterr().err == ""
 
 
