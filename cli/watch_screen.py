@@ -21,6 +21,8 @@ from tutelage.schemas.printable import printable
 _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red", "plain": ""}
 _MARKS = {"good": "●", "warning": "▲", "bad": "■", "plain": "·"}
 _BAR = 40
+# Of a teacher's name so many characters, for the other columns are seen, too.
+_NAME = 40
 
 
 class WatchScreen(App[None]):
@@ -130,7 +132,8 @@ def _heading(topic: TopicView, wait: float | None) -> list[Text | str]:
     rows = f"{topic.rate * topic.rows_per_record:,.0f} rows/s" if topic.rate else ""
     quiet = f"quiet for {topic.quiet_s:,.0f} s" if topic.quiet_s is not None and not topic.rate else ""
     waited = f"waited for {wait:.0%}" if wait is not None else ""
-    teacher = f"teacher {topic.teacher}" if topic.teacher else ""
+    name = printable(topic.teacher)
+    teacher = f"teacher {name if len(name) <= _NAME else f'{name[:_NAME]}...'}" if name else ""
     said = ", ".join(part for part in (teacher, rows, quiet, waited) if part)
     behind = f"{topic.behind:,}" if topic.behind is not None else "-"
     return [line(topic.topic, "bold"), line(said), "", "", Text(behind, style="bold"), Text(f"{topic.rate:,.1f}", style="bold")]
