@@ -22,7 +22,8 @@ BAD = (
 #: The same for names of files, which hold neither slashes nor zeros, but bytes that are no text.
 BAD_NAME = f"\x1b[2J\n{FORGED}\r\x9b\u202e[bold][\\nothing]\udcff.avro"
 KEYS = (BAD, f"[/]{BAD}", "$x$", "k" * 50_000, "\u00a0")
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+# What rich sends to a terminal: colors, and how it draws its progress bar again.
+_STYLE = re.compile(r"\x1b\[(?:[0-9;]*m|\?25[lh]|2K|1A)|\r(?!error)")
 
 STREAM = Stream(
     run_id=f"run{BAD}", teacher=f"teacher{BAD}", revision=f"revision{BAD}", inputs=f"inputs{BAD}", version=f"version{BAD}",
@@ -50,10 +51,10 @@ def hostile_file(folder: Path, name: str = BAD_NAME, *, whole: bool = True, stre
 def assert_harmless(text: str, *, styled: bool = False) -> None:
     """AssertionError if a text holds anything that a terminal acts on, or a line that pretends to be ours.
 
-    With `styled`, the text may have colors: rich puts them where the output is a terminal.
+    With `styled`, the text may have colors and a progress bar: rich puts them where the output is a terminal.
     """
     if styled:
-        text = _STYLE.sub("", text).replace("\r\n", "\n")
+        text = _STYLE.sub("", text)
     odd = sorted({one for one in text if not one.isprintable() and one != "\n"})
     assert not odd, f"{odd} in {text!r}"
     for line in text.split("\n"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 import torch
 from commands import invoke
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from hostile import BAD, assert_harmless
 
+from tutelage.cli.kafka_flags import kafka_settings
+from tutelage.cli.watching import Watcher
 from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_topic import KafkaTopic
@@ -67,6 +71,33 @@ def test_no_command_shows_a_hostile_topic_as_it_is(
         assert_harmless(result.out + result.err)
         if "--json" in command:
             json.loads(result.out)
+
+
+def test_watch_shows_a_topic_that_was_made_anew_with_fewer_partitions(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("anew")
+    connection = KafkaConnection(kafka["bootstrap_servers"])
+    with Teacher(KafkaSink(topic, partitions=3, **kafka)) as teacher:
+        teacher.write({"x": torch.arange(8)})
+    settings = kafka_settings(kafka["bootstrap_servers"], kafka["registry"], None, None)
+    watcher = Watcher(settings, [topic], group=None, metrics=())
+    try:
+        assert len(watcher.look().topics[0].partitions) == 3
+        admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+        admin.delete_topics([topic])[topic].result(20)
+        asked = KafkaTopic(connection, topic)
+        deadline = time.monotonic() + 60
+        while asked.partitions():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        asked.create(1)
+        taught(topic, kafka)
+        view = watcher.look()
+    finally:
+        watcher.close()
+    assert [part.end for part in view.topics[0].partitions] == [3]
+    assert view.topics[0].teacher == f"teacher{BAD}" and not view.trouble
 
 
 @pytest.mark.parametrize("claimed", [3, 2_000_000, 2**31])
