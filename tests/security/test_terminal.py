@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,11 @@ from commands import invoke
 from hostile import BAD, BAD_NAME, FORGED, KEYS, STREAM, assert_harmless, hostile_file
 from raw_server import http_answer, raw_server
 from rich.console import Console
+from rich.table import Table
 
 import tutelage.cli
 import tutelage.deploy.local
-from tutelage.cli.printing import LogFormat, say, say_traceback
+from tutelage.cli.printing import LogFormat, draw, line, say, say_traceback
 from tutelage.cli.strict_json import as_json
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
 from tutelage.cli.watching import PartitionView, StudentView, TopicView, View
@@ -98,7 +100,7 @@ def test_a_terminal_gets_colors_of_ours_alone(tmp_path: Path, arguments: tuple[s
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*TUTELAGE, *(one.replace("FILE", str(path)) for one in arguments)],
-        stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"},
+        stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "500"},
     ) as running:  # fmt: skip
         os.close(theirs)
         shown = b""
@@ -113,7 +115,9 @@ def test_a_terminal_gets_colors_of_ours_alone(tmp_path: Path, arguments: tuple[s
         running.wait(60)
     os.close(ours)
     text = shown.decode()
-    assert "\x1b[" in text and "forged" in text
+    # Markup is text, too.
+    assert "\x1b[" in text and "forged" in text and "[bold]" in text
+    assert all("[bold]" in name for name in re.findall("verifying [^\x1b]*", text))
     assert_harmless(text, styled=True)
 
 
@@ -152,6 +156,18 @@ def test_log_records_and_tracebacks_hold_no_line_of_somebody_else(capsys: pytest
 def test_a_line_break_of_a_value_is_no_line_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     say("one", f"two\n{FORGED}")
     assert capsys.readouterr().out == f"one\ntwo\\n{FORGED}\n"
+
+
+def test_a_table_s_cells_are_no_markup_and_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(title="[bold]title")
+    table.add_column("[/nothing]")
+    table.add_row("[link=http://evil]x[/link] :smile: \x1b[2J\x9b")
+    draw(table, line(BAD))
+    printed = capsys.readouterr().out
+    assert (
+        "[bold]title" in printed and "[/nothing]" in printed and "[link=http://evil]x[/link] :smile: \\x1b[2J\\x9b" in printed
+    )
+    assert_harmless(printed)
 
 
 def test_json_is_harmless_as_it_is() -> None:
