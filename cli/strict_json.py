@@ -9,6 +9,7 @@ import os
 from typing import Any, SupportsFloat
 
 from tutelage.cli.printing import is_shown
+from tutelage.schemas.printable import is_printable
 
 
 def as_json(value: Any) -> str:
@@ -27,7 +28,7 @@ def as_json(value: Any) -> str:
     if not is_shown(text):
         return json.dumps(value, allow_nan=False)
     # JSON escapes control characters below 32 alone. All others lie within its strings, where an escape says the same.
-    return text if text.isprintable() else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    return text if is_printable(text) else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def _dumped(value: Any) -> str:

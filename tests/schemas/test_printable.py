@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.schemas.printable import printable
+from tutelage.schemas.printable import is_printable, printable
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,9 @@ def test_any_text_becomes_one_line_and_stays_so(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable() and len(shown.splitlines()) <= 1
     assert printable(shown) == shown
+    assert is_printable(text) == text.isprintable()
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_ascii_is_judged_as_python_does(code: int) -> None:
+    assert is_printable(f"a{chr(code)}b") == chr(code).isprintable()
