@@ -14,6 +14,7 @@ from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_runs import FoundRun, TopicRuns
 from tutelage.schemas.kafka_topic import through_outages
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
+from tutelage.schemas.printable import printable
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class RunChoice:
                 log.warning(
                     "topic %s: the checkpoint is of run %s, which is read; the newest run is %s",
                     self._topic,
-                    name,
+                    printable(name),
                     newest.stream,
                 )
         while found.stream.run_id != name:

@@ -18,6 +18,7 @@ from tutelage.schemas.kafka_runs import FoundRun
 from tutelage.schemas.kafka_tracing import tracing_of
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import Limits
+from tutelage.schemas.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ class RunMessages:
             return None
         if run[1] > self.stream.created and run[0] != self._newer:
             self._newer = run[0]
-            log.warning("topic %s: run %s has begun behind %s, which is still read", self._topic, run[0], self.stream)
+            log.warning(
+                "topic %s: run %s has begun behind %s, which is still read", self._topic, printable(run[0]), self.stream
+            )
         return run[1] <= self.stream.created
 
     def arrival(self, message: Message) -> Arrival:
