@@ -272,7 +272,9 @@ class KafkaSource(Source):
         self._consumer.resume([TopicPartition(self._topic, partition) for partition in before - partitions])
 
     def reached(self) -> Sequence[tuple[int, int]]:
-        return reached(self._consumer, self._topic, len(self._lows)) if self._consumer is not None else ()
+        if self._consumer is None or self._opened is None:
+            return ()
+        return reached(self._consumer, self._topic, self._opened.partitions)
 
     def explain(self, error: TutelageError) -> TutelageError:
         if not isinstance(error, (DataError, WaitTimeout)) or isinstance(error, TopicIdentityError):
