@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.printing import say
+from tutelage.cli.printing import draw, say
 
 if TYPE_CHECKING:
     from tutelage import Sink, Source
@@ -62,7 +62,7 @@ def _stack() -> Iterator[StackAddresses | None]:
             say("starting a broker and a registry ...", error=True)
             addresses = stack.up()
         except StackError as error:
-            say(f"{error}", error=True)
+            say(str(error), error=True)
             yield None
             return
         try:
@@ -73,7 +73,6 @@ def _stack() -> Iterator[StackAddresses | None]:
 
 def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
     """Teach, merge and compare; says whether all digests are equal."""
-    from rich.console import Console
     from rich.table import Table
 
     from tutelage import FileSink, FileSource, KafkaSink, KafkaSource
@@ -110,10 +109,7 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
             with contextlib.closing(source), contextlib.closing(sink):
                 copy_stream(source, sink, timeout_s=60)
         learned("recorded and replayed", KafkaSource("teacher1-again", **kafka), KafkaSource("teacher2", **kafka), began)
-    console = Console(width=100)
-    with console.capture() as drawn:
-        console.print(table)
-    say(drawn.get().rstrip("\n"))
+    draw(table)
     return len(digests) == 1
 
 
@@ -152,5 +148,5 @@ def _distil(seeds: int, folder: Path, addresses: StackAddresses | None) -> None:
         return
     say(f"digits: three experts, one small student, {seeds} seeds")
     online = (addresses.bootstrap_servers, addresses.registry) if addresses is not None else None
-    say(experiment(seeds, folder, online, lambda line: say(f"  {line}")))
+    say(*experiment(seeds, folder, online, lambda line: say(f"  {line}")).splitlines())
     say(f"table and plot: {folder}/results.md, {folder}/results.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
-from tutelage.cli.printing import is_shown, one_line, say
+from tutelage.cli.printing import draw, is_shown, line, say
+from tutelage.schemas.printable import printable
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from tutelage.schemas.record import Column, Record
     from tutelage.tools.inspect import RunSummary, Survey
     from tutelage.tools.key_statistics import KeyStatistics
@@ -24,8 +26,8 @@ _PLOTS = (".png", ".svg", ".pdf")
 _DRAWN_AT_MOST = 200
 # Matplotlib finds no ticks for the largest numbers.
 _TICKS_BELOW = 1e300
-# Where no terminal says how wide it is.
-_WIDTH = 120
+# Of a long key so many characters stand above its histogram.
+_TITLE = 80
 
 
 def inspect(
@@ -137,17 +139,10 @@ def _findings(
 def _print(
     name: str, survey: Survey, statistics: dict[str, KeyStatistics], looked_at: dict[str, int], first: list[dict[str, Any]]
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    shown = Console(highlight=False)
-    # Drawn first and printed then, as everything else is.
-    drawn = io.StringIO()
-    width = shown.width if shown.is_terminal else _WIDTH
-    console = Console(file=drawn, force_terminal=shown.is_terminal, highlight=False, width=width)
     stream = survey.opened.stream
-    console.print(Text(name, style="bold"))
+    drawn: list[RenderableType] = [line(name, "bold")]
     cut = f"{stream.passes} passes, {stream.partitions} partitions, {stream.rows_per_record} rows per record"
     for label, value in (
         ("teacher", stream.teacher),
@@ -160,9 +155,9 @@ def _print(
         ("not whole", survey.flaw or ""),
     ):
         if value:
-            console.print(Text(f"  {label:10} {value}", style="red" if label == "not whole" else ""), soft_wrap=True)
+            drawn.append(line(f"  {label:10} {value}", "red" if label == "not whole" else ""))
     for index, run in enumerate(survey.runs if len(survey.runs) > 1 else ()):
-        console.print(Text(f"  {'' if index else 'runs':10} {_said_of_run(run)}"), soft_wrap=True)
+        drawn.append(line(f"  {'' if index else 'runs':10} {_said_of_run(run)}"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("  key", "values", "min", "mean", "max", "NaN, inf", "histogram"):
         numeric = title in ("min", "mean", "max", "NaN, inf")
@@ -173,21 +168,17 @@ def _print(
         lengths = f", {found.lengths[0]} to {found.lengths[1]} long" if found.lengths else ""
         numbers = [f"{number:.4g}" if number is not None else "" for number in (found.low, found.mean, found.high)]
         table.add_row(
-            Text(f"  {one_line(spec.key)}"),
-            f"{spec}{lengths}",
+            line(f"  {spec.key}"),
+            line(f"{spec}{lengths}"),
             *numbers,
             f"{odd:.2%}" if odd else "0",
             found.sparkline(is_shown),
         )
-    console.print(table)
+    drawn.append(table)
     whole = survey.records is not None and looked_at["records"] >= survey.records
-    console.print(
-        f"  statistics of {'all' if whole else 'a sample of'} {looked_at['rows']:,} rows in {looked_at['records']:,} records"
-        + ("" if whole else "; --all reads all")
-    )
-    for row in first:
-        console.print(Text("  " + _said(row)), soft_wrap=True)
-    say(drawn.getvalue().rstrip("\n"))
+    of = f"{'all' if whole else 'a sample of'} {looked_at['rows']:,} rows in {looked_at['records']:,} records"
+    drawn.append(line(f"  statistics of {of}{'' if whole else '; --all reads all'}"))
+    draw(*drawn, *(line(f"  {_said(row)}") for row in first))
 
 
 def _said_of_run(run: RunSummary) -> str:
@@ -246,7 +237,7 @@ def _plain(values: Any) -> Any:
 
 
 def _said(row: dict[str, Any]) -> str:
-    return ", ".join(f"{one_line(key)} {_short(value)}" for key, value in row.items())
+    return ", ".join(f"{key} {_short(value)}" for key, value in row.items())
 
 
 def _short(value: Any) -> str:
@@ -278,9 +269,11 @@ def _draw(name: str, statistics: dict[str, KeyStatistics], file: Path) -> None:
             axis.stairs(counts, range(len(edges)), fill=True)
             axis.set_xticks([0, len(counts)], [f"{edge:.4g}" for edge in (edges[0], edges[-1])])
         # Keys are any text, and none of it is a formula.
-        axis.set_title(f"{key}: {found.count:,} values", fontsize=10, loc="left", parse_math=False)
+        shown = printable(key)
+        title = shown if len(shown) <= _TITLE else f"{shown[:_TITLE]}..."
+        axis.set_title(f"{title}: {found.count:,} values", fontsize=10, loc="left", parse_math=False)
         axis.set_yticks([])
-    figure.suptitle(os.fsencode(name).decode(errors="backslashreplace"), parse_math=False)
+    figure.suptitle(printable(os.fsencode(name).decode(errors="backslashreplace")), parse_math=False)
     try:
         with warnings.catch_warnings():
             # Characters that the font lacks are drawn as boxes.

@@ -11,7 +11,7 @@ import typer
 
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
 from tutelage.cli.monitoring import MetricsFlag, monitored
-from tutelage.cli.printing import one_line, say
+from tutelage.cli.printing import say
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _print_rows(batch: dict[str, torch.Tensor], count: int) -> None:
     if not count:
         return
     columns = {key: values[:count].tolist() for key, values in batch.items()}
-    say("\n".join(as_json({key: values[row] for key, values in columns.items()}) for row in range(count)))
+    say(*(as_json({key: values[row] for key, values in columns.items()}) for row in range(count)))
 
 
 def _print_result(result: dict[str, Any], print_json: bool) -> None:
@@ -271,7 +271,7 @@ def _print_result(result: dict[str, Any], print_json: bool) -> None:
         say(as_json(result))
         return
     for key, what in result["keys"].items():
-        say(f"  {one_line(key)}: {what}")
+        say(f"  {key}: {what}")
     if result["whole"]:
         say(f"{result['rows']:,} rows in {result['batches']:,} batches, {result['passes']} passes, {result['seconds']} s")
     else:

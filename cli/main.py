@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tutelage.cli.demo import demo
 from tutelage.cli.failing import end_on_sigterm, flushed, one_line_errors
 from tutelage.cli.inspect import inspect
 from tutelage.cli.learn import learn
-from tutelage.cli.printing import prepare_output, say
+from tutelage.cli.printing import LogFormat, prepare_output, say, say_traceback
 from tutelage.cli.record import record
 from tutelage.cli.repair import repair
 from tutelage.cli.replay import replay
@@ -22,7 +25,7 @@ from tutelage.cli.stack import stack
 from tutelage.cli.teach import teach
 from tutelage.cli.verify import verify
 from tutelage.cli.watch import watch
-from tutelage.transport.hiding import HidingFormatter
+from tutelage.schemas.printable import printable
 
 EPILOG = (
     "Exit codes: 0 done, 1 other, 2 wrong use, 3 schema, 4 broker, registry or disk, 5 data wrong or missing, "
@@ -30,7 +33,33 @@ EPILOG = (
 )
 _LINGER_S = 1.0
 
+
+class _Commands(TyperGroup):
+    """The commands. What typer says of a wrong argument is printable: a shell's pattern may have put any file's name there."""
+
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        with _printable_mistakes():
+            return super().make_context(*args, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _printable_mistakes():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _printable_mistakes() -> Iterator[None]:
+    try:
+        yield
+    except Exception as mistake:
+        # Typer shows its errors itself, by what they have here; of other kinds are those that have no such thing.
+        message = getattr(mistake, "message", None)
+        if isinstance(message, str):
+            mistake.message = printable(message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="tutelage",
     no_args_is_help=True,
     add_completion=False,
@@ -67,19 +96,23 @@ def tutelage(
 
 def configure_log(verbose: int) -> None:
     """Print the log to standard error: warnings, with 1 what is done, with 2 or more what libraries say too."""
-    output = logging.StreamHandler(sys.stderr)
-    # Every library's log passes here.
-    output.setFormatter(HidingFormatter("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, handlers=[output])
+    handler = logging.StreamHandler(sys.stderr)
+    # Every library's log passes here.
+    handler.setFormatter(LogFormat("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def run() -> None:
     """The entry point: never a traceback for a user's mistake, never a hang after Ctrl-C."""
     end_on_sigterm()
     prepare_output()
+    threading.excepthook = lambda raised: say_traceback(raised.exc_type, raised.exc_value, raised.exc_traceback)
     try:
         app()
+    except Exception as error:
+        say_traceback(type(error), error, error.__traceback__)
+        _leave(1)
     except SystemExit as leaving:
         _leave(leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code)))
 

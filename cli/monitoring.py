@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.printable import printable
 from tutelage.transport.waiting import Activity
 
 if TYPE_CHECKING:
@@ -48,18 +46,14 @@ def monitored(place: str | None, collector: Callable[[], Collector], activity: C
         yield
         return
     host, port = _host_and_port(place)
+    from tutelage.cli.metrics_server import serve_in_thread
+
     try:
-        server = make_server(host, port, _application(collector(), activity), _server_for(host), _Quiet)
+        served = serve_in_thread(host, port, _application(collector(), activity))
     except OSError as error:
         raise ConfigurationError(f"--metrics-port {place}: cannot listen there: {error.strerror or error}") from error
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="tutelage-metrics", daemon=True)
-    thread.start()
-    try:
+    with served:
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
 
 
 def live(activity: Activity) -> tuple[bool, str]:
@@ -95,18 +89,9 @@ def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
         well, why = checks[path](activity())
         status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
         start_response(f"{status.value} {status.phrase}", [_TEXT])
-        return [f"{why}\n".encode()]
+        return [f"{printable(why)}\n".encode()]
 
     return application
-
-
-def _server_for(host: str) -> type[WSGIServer]:
-    from prometheus_client.exposition import ThreadingWSGIServer
-
-    class Server(ThreadingWSGIServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-    return Server
 
 
 def _host_and_port(place: str) -> tuple[str, int]:
@@ -114,8 +99,3 @@ def _host_and_port(place: str) -> tuple[str, int]:
     if match is None or int(match["port"]) > 65535:
         raise ConfigurationError(f"--metrics-port {place}: give it as PORT or HOST:PORT, the port from 0 to 65535")
     return (match["host"] or "127.0.0.1").strip("[]"), int(match["port"])
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: who asks every few seconds is not worth a line."""

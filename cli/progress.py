@@ -7,6 +7,9 @@ import time
 from types import TracebackType
 from typing import Any
 
+from tutelage.cli.printing import say
+from tutelage.schemas.printable import printable
+
 _LINE_EVERY_S = 10.0
 
 
@@ -14,7 +17,7 @@ class Progress:
     """Shows rows, records and rate of one activity. Use it in a `with`; call `show` as often as you like."""
 
     def __init__(self, doing: str) -> None:
-        self._doing = doing
+        self._doing = printable(doing)
         self._began = time.monotonic()
         self._shown = self._began
         self._live: Any = None
@@ -25,12 +28,12 @@ class Progress:
 
             columns = (
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
-                TextColumn("{task.fields[state]}"),
+                TextColumn("{task.description}", markup=False),
+                TextColumn("{task.fields[state]}", markup=False),
                 TimeElapsedColumn(),
             )
             self._live = Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=8)
-            self._task = self._live.add_task(doing, total=None, state="")
+            self._task = self._live.add_task(self._doing, total=None, state="")
 
     def __enter__(self) -> Progress:
         if self._live is not None:
@@ -53,7 +56,7 @@ class Progress:
         if self._live is not None:
             self._live.update(self._task, state=state)
         else:
-            sys.stderr.write(f"{self._doing}: {state}\n")
+            say(f"{self._doing}: {state}", error=True)
 
     @property
     def seconds(self) -> float:

@@ -30,6 +30,6 @@ def repair(
     if print_json:
         say(as_json(found.as_json()))
     else:
-        say(found.said())
+        say(*found.said())
     if not found.complete:
         raise typer.Exit(5)

@@ -17,7 +17,7 @@ from tutelage.cli.kafka_flags import (
     RegistryFlag,
     kafka_settings,
 )
-from tutelage.cli.printing import one_line
+from tutelage.schemas.printable import printable
 
 # Each partition costs the brokers files, memory and a leader; runs have a few dozen at most.
 MANY_PARTITIONS = 100
@@ -66,7 +66,7 @@ def _ask(file: Path, topic: str, partitions: int, kafka: KafkaSettings) -> None:
         # It is there: nothing is made, and whether it has partitions enough is for the sink to say.
         return
     what = (
-        f"{one_line(str(file))} says that its run has {partitions:,} partitions, and topic {topic} would be made with as many"
+        f"{printable(str(file))} says that its run has {partitions:,} partitions, and topic {topic} would be made with as many"
     )
     if not sys.stdin.isatty():
         raise ConfigurationError(f"{what}; if that is meant, say so with --yes")

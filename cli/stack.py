@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tutelage.cli.failing import one_line_errors
+from tutelage.cli.printing import say
 from tutelage.transport.addresses import BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ def down(folder: FolderFlag = None) -> None:
 
     running = Stack(stack_folder(folder))
     if not running.down():
-        typer.echo(f"no stack was up in {running.folder}", err=True)
+        say(f"no stack was up in {running.folder}", error=True)
         return
     left = f"; what the stack did not write stays in {running.folder}" if running.folder.exists() else ""
-    typer.echo(f"the stack is down{left}", err=True)
+    say(f"the stack is down{left}", error=True)
 
 
 @stack.command()
@@ -92,7 +93,7 @@ def stop(folder: FolderFlag = None) -> None:
 
     running = Stack(stack_folder(folder))
     said = f"the stack is stopped; its data lies in {running.folder}"
-    typer.echo(said if running.stop() else f"no stack was up in {running.folder}", err=True)
+    say(said if running.stop() else f"no stack was up in {running.folder}", error=True)
 
 
 @stack.command()
@@ -105,11 +106,11 @@ def status(folder: FolderFlag = None) -> None:
     addresses = running.status()
     if addresses is None:
         kept = "; its data is kept, and `tutelage stack up` continues with it" if running.is_kept() else ""
-        typer.echo(f"no stack is up in {running.folder}{kept}", err=True)
+        say(f"no stack is up in {running.folder}{kept}", error=True)
         raise typer.Exit(NOT_UP)
     _print(addresses)
     for name, pid in running.processes().items():
-        typer.echo(f"# {name}: process {pid}, log {running.folder / (name + '.log')}")
+        say(f"# {name}: process {pid}, log {running.folder / (name + '.log')}")
 
 
 @stack.command()
@@ -140,5 +141,5 @@ def node(
 
 
 def _print(addresses: StackAddresses) -> None:
-    typer.echo(f"export {BOOTSTRAP_VARIABLE}={addresses.bootstrap_servers}")
-    typer.echo(f"export {REGISTRY_VARIABLE}={addresses.registry}")
+    say(f"export {BOOTSTRAP_VARIABLE}={addresses.bootstrap_servers}")
+    say(f"export {REGISTRY_VARIABLE}={addresses.registry}")

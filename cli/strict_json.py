@@ -9,12 +9,13 @@ import os
 from typing import Any, SupportsFloat
 
 from tutelage.cli.printing import is_shown
+from tutelage.schemas.printable import is_printable
 
 
 def as_json(value: Any) -> str:
     """One line of JSON. NaN and infinities become null, a complex number [real, imaginary], bytes Base64, arrays lists.
 
-    Characters stand for themselves where standard output has them, else as \\u escapes.
+    Characters stand for themselves where standard output has them and a terminal shows them as they are, else as \\u escapes.
 
     Raises:
         TypeError: The value holds something that has no form in JSON.
@@ -24,7 +25,10 @@ def as_json(value: Any) -> str:
     except (TypeError, ValueError):
         value = _plain(value)
         text = _dumped(value)
-    return text if is_shown(text) else json.dumps(value, allow_nan=False)
+    if not is_shown(text):
+        return json.dumps(value, allow_nan=False)
+    # JSON escapes control characters below 32 alone. All others lie within its strings, where an escape says the same.
+    return text if is_printable(text) else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def _dumped(value: Any) -> str:

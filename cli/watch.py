@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
+import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tutelage.cli.failing import TERMINATED
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
 from tutelage.cli.printing import say
 
@@ -39,7 +40,9 @@ def watch(
         ),
     ] = None,
     every: Annotated[float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks.")] = 1.0,
-    web: Annotated[bool, typer.Option("--web", help="Show the same screen in the browser, on this machine.")] = False,
+    web: Annotated[
+        bool, typer.Option("--web", help="Show the same screen in the browser of this machine, at an address that is printed.")
+    ] = False,
     web_port: Annotated[int, typer.Option(help="Where the browser finds it.")] = 8000,
     print_json: Annotated[
         bool,
@@ -68,7 +71,8 @@ def watch(
     whole_number("--web-port", web_port, most=65535)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     names = [checked_topic(topic.removeprefix("topic:")) for topic in topics]
-    if web:
+    # The server runs this very command for each browser, with the variable set.
+    if web and _DRIVER_VARIABLE not in os.environ:
         _serve(web_port)
         return
     if not print_json:
@@ -79,6 +83,8 @@ def watch(
         # textual-serve has no terminal, and says by this how to draw.
         if not sys.stdout.isatty() and _DRIVER_VARIABLE not in os.environ:
             raise ConfigurationError("watch draws on a terminal, and this is none; --json prints what it sees")
+    if web:
+        _end_with(os.getppid())
     connection = KafkaConnection(**kafka.arguments(), client_id="tutelage-watch")
     watcher = Watcher(connection, names, group=group, metrics=metrics or ())
     try:
@@ -106,14 +112,22 @@ def _print_json(watcher: Watcher, every_s: float) -> None:
         raise typer.Exit(1)
 
 
+def _end_with(server: int) -> None:
+    """End this process once the server that started it is gone: nobody sees its screen any more, however the server ended."""
+
+    def look() -> None:
+        while os.getppid() == server:
+            time.sleep(1)
+        os._exit(TERMINATED)
+
+    threading.Thread(target=look, name="tutelage-server", daemon=True).start()
+
+
 def _serve(port: int) -> None:
-    """The same command, without --web, run by textual-serve for each browser that comes."""
     from tutelage.schemas.errors import ConfigurationError
 
     try:
-        from textual_serve.server import Server
+        from tutelage.cli.watch_web import WatchServer
     except ImportError as error:
         raise ConfigurationError(_HINT) from error
-    arguments = [argument for argument in sys.argv if argument != "--web"]
-    say(f"open http://localhost:{port} (Ctrl-C ends)", error=True)
-    Server(shlex.join(arguments), host="localhost", port=port, title="tutelage watch").serve()
+    WatchServer(sys.argv, port=port).serve()

@@ -14,11 +14,15 @@ from textual.containers import VerticalScroll
 from textual.widgets import Footer, Header, Static
 
 from tutelage.cli.failing import INTERRUPTED
+from tutelage.cli.printing import line
+from tutelage.schemas.printable import printable
 from tutelage.tools.watch import PartitionView, TopicView, View
 
 _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red", "plain": ""}
 _MARKS = {"good": "●", "warning": "▲", "bad": "■", "plain": "·"}
 _BAR = 40
+# Of a teacher's name so many characters, for the other columns are seen, too.
+_NAME = 40
 
 
 class WatchScreen(App[None]):
@@ -41,7 +45,7 @@ class WatchScreen(App[None]):
         self._every_s = every_s
         self._paused = False
         self._looking = False
-        self.title = title
+        self.title = printable(title)
         self.view: View | None = None
 
     def compose(self) -> ComposeResult:
@@ -97,7 +101,7 @@ class WatchScreen(App[None]):
 
 def verdicts_of(view: View) -> Text:
     """The answers, a line each."""
-    lines = [Text(f"{_MARKS[how]} {said}", style=_STYLES[how]) for how, said in view.verdicts()]
+    lines = [line(f"{_MARKS[how]} {said}", _STYLES[how]) for how, said in view.verdicts()]
     return Text("\n").join(lines) if lines else Text("nothing to say yet")
 
 
@@ -124,13 +128,15 @@ def topics_of(view: View) -> Table:
 
 def _heading(topic: TopicView, wait: float | None) -> list[Text | str]:
     if not topic.partitions:
-        return [Text(topic.topic, style="bold"), Text("not there yet", style="yellow"), "", "", "", ""]
+        return [line(topic.topic, "bold"), Text("not there yet", style="yellow"), "", "", "", ""]
     rows = f"{topic.rate * topic.rows_per_record:,.0f} rows/s" if topic.rate else ""
     quiet = f"quiet for {topic.quiet_s:,.0f} s" if topic.quiet_s is not None and not topic.rate else ""
     waited = f"waited for {wait:.0%}" if wait is not None else ""
-    said = ", ".join(part for part in (f"teacher {topic.teacher}", rows, quiet, waited) if part)
+    name = printable(topic.teacher)
+    teacher = f"teacher {name if len(name) <= _NAME else f'{name[:_NAME]}...'}" if name else ""
+    said = ", ".join(part for part in (teacher, rows, quiet, waited) if part)
     behind = f"{topic.behind:,}" if topic.behind is not None else "-"
-    return [Text(topic.topic, style="bold"), said, "", "", Text(behind, style="bold"), Text(f"{topic.rate:,.1f}", style="bold")]
+    return [line(topic.topic, "bold"), line(said), "", "", Text(behind, style="bold"), Text(f"{topic.rate:,.1f}", style="bold")]
 
 
 def _bar(part: PartitionView) -> Text:

@@ -102,8 +102,7 @@ class Student(Inspection, Messages):
         self._teacher_tallies: list[TeacherTally] = []
 
     def __getstate__(self) -> dict[str, object]:
-        nothing_open = {"_opened": None, "_merge": None, "_pipeline": None, "_under_way": None}
-        return {**self.__dict__, **nothing_open}
+        return {**self.__dict__, **dict.fromkeys(("_opened", "_merge", "_pipeline", "_under_way"))}
 
     def __enter__(self) -> Student:
         if not self._started:
@@ -206,8 +205,7 @@ class Student(Inspection, Messages):
         """
         batch_size = whole_number("batch_size", batch_size)
         drop_last, own_memory = flag("drop_last", drop_last), flag("own_memory", own_memory)
-        if pass_index is not None:
-            pass_index = whole_number("pass_index", pass_index, least=0)
+        pass_index = None if pass_index is None else whole_number("pass_index", pass_index, least=0)
         self._refuse_unstarted()
         self._refuse_second()
         if pass_index is None:

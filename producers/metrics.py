@@ -1,8 +1,7 @@
 """A teacher's metrics for Prometheus, collected when somebody looks; only deliveries are counted as they happen.
 
-`prometheus_client.REGISTRY.register(TeacherMetrics(teacher))` and `prometheus_client.start_http_server(port)` in a program of your own;
-`tutelage teach --metrics-port` does it with health checks.
-Names and units are Prometheus' base units (docs/reference/metrics.md).
+`prometheus_client.REGISTRY.register(TeacherMetrics(teacher))` and `start_http_server(port, addr="127.0.0.1")` in a program of your own;
+`tutelage teach --metrics-port` does it with health checks. Names and units are Prometheus' base units (docs/reference/metrics.md).
 """
 
 from __future__ import annotations

@@ -31,11 +31,19 @@ Messages say what is wrong, where (topic, partition, offset; file, block, byte) 
 
 from __future__ import annotations
 
+from tutelage.schemas.printable import printable
+
 
 class TutelageError(Exception):
-    """Base of all errors that are Tutelage's own. `exit_code` is what the command line exits with."""
+    """Base of all errors that are Tutelage's own. `exit_code` is what the command line exits with.
+
+    As text it is one printable line, whatever keys, names or answers of others it quotes: logs and notebooks show it as it is.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigurationError(TutelageError):

@@ -15,6 +15,7 @@ import xxhash
 
 from tutelage.schemas.dtypes import WIRE_ENCODINGS, DType, dtype_named
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
+from tutelage.schemas.printable import printable
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -178,7 +179,7 @@ class Stream:
     version: str
 
     def __str__(self) -> str:
-        return f"run {self.run_id} of teacher {self.teacher!r}"
+        return f"run {printable(self.run_id)} of teacher {self.teacher!r}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,12 +92,13 @@ def in_order(
                     counted_rows.add(item.record.head)
                 yield item.record.load()
                 continue
+            # Only now is it known which partition is awaited.
+            holding.look()
             awaiting.tick(quiet=quiet)
             arrival = next(arrivals)
             quiet = arrival is None
             if arrival is not None:
                 order.push(made_sure(order, arrival))
-                holding.look()
     except TutelageError as error:
         cause = source.explain(error)
         if cause is error:

@@ -33,16 +33,16 @@ class Repaired:
     next_row: int
     stopped: str
 
-    def said(self) -> str:
-        """The same in words."""
+    def said(self) -> list[str]:
+        """The same in words, line by line."""
         whole = f"{self.rows:,} rows in {self.records:,} records, {self.passes} of {self.of_passes} passes to their end"
         if self.complete:
-            return f"{self.target}: {whole}; nothing is missing"
-        return (
-            f"{self.target}: {whole}, are whole\n"
-            f"missing: pass {self.next_pass} from record {self.next_record} (row {self.next_row:,}) on ({self.stopped})\n"
-            f"to get it: start the same teacher with --out {self.target.removesuffix('.partial')}; it writes from there on"
-        )
+            return [f"{self.target}: {whole}; nothing is missing"]
+        return [
+            f"{self.target}: {whole}, are whole",
+            f"missing: pass {self.next_pass} from record {self.next_record} (row {self.next_row:,}) on ({self.stopped})",
+            f"to get it: start the same teacher with --out {self.target.removesuffix('.partial')}; it writes from there on",
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain values."""

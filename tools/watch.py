@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import TYPE_CHECKING, TypeVar
 
 from tutelage.schemas.errors import TutelageError
 from tutelage.schemas.record import Stream
+from tutelage.tools.scraping import Samples, added, metrics_place, scraped
 
 if TYPE_CHECKING:
     from tutelage.schemas.tail import Tail
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
 Seen = TypeVar("Seen")
 
-_METRICS_TIMEOUT_S = 2.0
 # Rates are of so many seconds, as far as there was looked.
 _RATE_S = 10.0
 # Nothing written for so long is worth a look at whether the run is whole; and a word if it is not.
@@ -167,12 +164,12 @@ class Watcher:
 
         self._connection = connection
         self._topics = {topic: KafkaTopic(self._connection, topic) for topic in topics}
-        self._metrics = [place if "://" in place else f"http://{place}" for place in metrics]
+        self._metrics = [metrics_place(given) for given in metrics]
         self._group = ReadingGroup(self._connection, topics, group)
         self._whole: dict[str, tuple[list[int], bool]] = {}
         self._streams: dict[str, Stream] = {}
         self._ends: dict[str, list[tuple[float, list[int]]]] = {}
-        self._samples: list[tuple[float, dict[tuple[str, str], float]]] = []
+        self._samples: list[tuple[float, Samples]] = []
 
     def look(self) -> View:
         """Look once; takes as long as the cluster's answers do."""
@@ -201,10 +198,16 @@ class Watcher:
         if not count:
             asked.refuse_hidden()
             return TopicView(topic=name)
-        stream = self._stream(name)
-        if stream is None:
-            return TopicView(topic=name)
-        count = stream.partitions
+        stream: Stream | None = None
+        try:
+            stream = self._stream(name, count)
+            if stream is None:
+                return TopicView(topic=name)
+            # Partitions that were added later hold nothing of this run.
+            count = min(count, stream.partitions)
+        except TutelageError as error:
+            # Its records cannot be read, or say more partitions than it has: the topic itself is there to be seen.
+            trouble.append(str(error))
         lows, ends = asked.first_offsets(count), asked.end_offsets(count)
         try:
             read = self._group.committed(name, count)
@@ -213,21 +216,23 @@ class Watcher:
             read = [None] * count
             trouble.append(str(error))
         history = self._ends.setdefault(name, [])
+        if history and len(history[-1][1]) != count:
+            history.clear()
         _remember(history, ends)
         (began, before), (now, _) = history[0], history[-1]
         last = asked.last_timestamp(count)
         quiet_s = max(0.0, time.time() - last) if last is not None else None
         return TopicView(
             topic=name,
-            teacher=stream.teacher,
-            passes=stream.passes,
-            rows_per_record=stream.rows_per_record,
+            teacher=stream.teacher if stream is not None else "",
+            passes=stream.passes if stream is not None else 0,
+            rows_per_record=stream.rows_per_record if stream is not None else 0,
             partitions=[
                 PartitionView(first=low, read=at, end=end, rate=(end - then) / (now - began) if now > began else 0.0)
                 for low, at, end, then in zip(lows, read, ends, before, strict=True)
             ],
             quiet_s=quiet_s,
-            finished=quiet_s is not None and quiet_s > _SETTLED_S and self._is_whole(name, ends),
+            finished=stream is not None and quiet_s is not None and quiet_s > _SETTLED_S and self._is_whole(name, ends),
         )
 
     def _is_whole(self, name: str, ends: list[int]) -> bool:
@@ -240,9 +245,10 @@ class Watcher:
                 self._streams[name] = tail.stream
         return self._whole[name][1]
 
-    def _stream(self, name: str) -> Stream | None:
-        """Who writes a topic, by the headers of its tail."""
-        if name not in self._streams:
+    def _stream(self, name: str, partitions: int) -> Stream | None:
+        """Who writes a topic of so many partitions, by the headers of its tail. Looked up again where the topic was made anew with fewer."""
+        known = self._streams.get(name)
+        if known is None or known.partitions > partitions:
             tail = self._tail(name)
             if tail is None:
                 return None
@@ -258,29 +264,21 @@ class Watcher:
     def _student(self, trouble: list[str]) -> StudentView | None:
         if not self._metrics:
             return None
-        from prometheus_client.parser import text_string_to_metric_families
-
-        values: dict[tuple[str, str], float] = {}
+        found = []
         for place in self._metrics:
             try:
-                with urllib.request.urlopen(f"{place}/metrics", timeout=_METRICS_TIMEOUT_S) as answer:
-                    families = list(text_string_to_metric_families(answer.read().decode()))
-            except (OSError, HTTPException, ValueError) as error:
-                trouble.append(f"no metrics at {place}: {error}")
-                continue
-            for sample in (sample for family in families for sample in family.samples if math.isfinite(sample.value)):
-                key = (sample.name, sample.labels.get("teacher", ""))
-                before = values.get(key, 0.0)
-                # Of several students the sum, but of ages the oldest.
-                values[key] = max(before, sample.value) if sample.name.endswith("_age_seconds") else before + sample.value
+                found.append(scraped(place))
+            except TutelageError as error:
+                trouble.append(str(error))
+        values = added(found)
         _remember(self._samples, values)
-        return self._student_of(values, trouble)
+        return self._student_of(values, trouble) if found else None
 
-    def _student_of(self, values: dict[tuple[str, str], float], trouble: list[str]) -> StudentView | None:
+    def _student_of(self, values: Samples, trouble: list[str]) -> StudentView | None:
         prefix = "tutelage_consumer_"
         if (f"{prefix}delivered_rows_total", "") not in values:
-            if values:
-                trouble.append(f"{', '.join(self._metrics)}: no student's metrics; a teacher's port? (learn --metrics-port)")
+            places = ", ".join(map(str, self._metrics))
+            trouble.append(f"{places}: no student's metrics; a teacher's port? (learn --metrics-port)")
             return None
         (began, before), (now, _) = self._samples[0], self._samples[-1]
 

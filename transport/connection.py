@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from tutelage.schemas.arguments import option_mapping, text
 from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
+from tutelage.schemas.printable import printable
 from tutelage.transport.addresses import Address, bootstrap_address
 from tutelage.transport.exposure import kafka_exposures, warn_once
 from tutelage.transport.hiding import hiding, secrets_in
@@ -196,7 +197,7 @@ class KafkaConnection(Secretless):
             log.warning(
                 "a quota holds client %s back: %s lets it go on after %.1f s",
                 self.client_id,
-                event.broker_name,
+                printable(event.broker_name),
                 event.throttle_time,
             )
 
@@ -212,7 +213,7 @@ class KafkaConnection(Secretless):
                 "%s: what was fetched is too large for this client: raise %s, with -X or in options", error.str(), _TOO_LARGE
             )
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._all_down.due():
-            log.warning("waiting for a broker of %s: none answers (%s)", self.where, error.str())
+            log.warning("waiting for a broker of %s: none answers (%s)", self.where, describe(error))
 
     def _hear(self, line: str) -> None:
         if _HANGS_UP in line:
@@ -303,4 +304,4 @@ def _how_to_get_in(reason: str) -> str:
 def describe(error: BaseException | KafkaError) -> str:
     """A Kafka error in words, without the C struct around it."""
     inner = error.args[0] if isinstance(error, KafkaException) and error.args else error
-    return (inner.str() if isinstance(inner, KafkaError) else str(inner)).rstrip(".")
+    return printable((inner.str() if isinstance(inner, KafkaError) else str(inner)).rstrip("."))

@@ -105,12 +105,4 @@ class Hiding(logging.Filter):
         return True
 
 
-class HidingFormatter(logging.Formatter):
-    """Formats log records of any library, tracebacks included, without what must not be shown."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        return hiding.hidden(super().format(record))
-
-
 hiding = Hiding()

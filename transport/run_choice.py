@@ -11,6 +11,7 @@ from confluent_kafka import Message
 from tutelage.schemas.errors import RetentionLoss
 from tutelage.schemas.headers import stream_of_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
+from tutelage.schemas.printable import printable
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import FoundRun, TopicRuns
 from tutelage.transport.topic_admin import through_outages
@@ -71,7 +72,7 @@ class RunChoice:
                 log.warning(
                     "topic %s: the checkpoint is of run %s, which is read; the newest run is %s",
                     self._topic,
-                    name,
+                    printable(name),
                     newest.stream,
                 )
         while found.stream.run_id != name:

@@ -7,7 +7,7 @@ A run's `created` is later than the time of every record that lay in the topic b
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -34,6 +34,8 @@ _BEFORE = 2
 _BACK = 16
 # The last because the client asks for a group's coordinator, needed or not.
 _PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED)
+
+Keep = Callable[[Sequence[Message]], list[Message]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +65,8 @@ class TopicRuns:
         largest = max((len(message.value() or b"") for message in messages), default=0)
         look = min(_MOST_MESSAGES, _LOOK_BYTES // max(1, largest))
         if messages and len(messages) < min(look, high - low):
-            messages = self.messages({0: (max(low, high - look), high)})[0]
+            # One of them is kept: the others may be far larger than the last ones are.
+            messages = self.messages({0: (max(low, high - look), high)}, _newest_alone)[0]
         return newest_of(messages, self._limits)
 
     def all(self) -> Iterator[FoundRun]:
@@ -119,8 +122,11 @@ class TopicRuns:
         starts = [end if offset < 0 else offset for offset, end in zip(found, ends, strict=True)]
         step, unsure = _BACK, set(range(stream.partitions))
         while unsure := {partition for partition in unsure if starts[partition] > lows[partition]}:
-            before = self.messages({part: (max(lows[part], starts[part] - _BEFORE), starts[part]) for part in unsure})
-            unsure = {partition for partition in unsure if any(is_of_run(message, stream) for message in before[partition])}
+            before = self.messages(
+                {part: (max(lows[part], starts[part] - _BEFORE), starts[part]) for part in unsure},
+                lambda messages: [message for message in messages if is_of_run(message, stream)][:1],
+            )
+            unsure = {partition for partition in unsure if before[partition]}
             for partition in unsure:
                 starts[partition] = max(lows[partition], starts[partition] - step)
             step *= FURTHER
@@ -142,13 +148,13 @@ class TopicRuns:
             look *= FURTHER
         return found
 
-    def messages(self, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[Message]]:
-        """All messages of each partition within its range of offsets."""
+    def messages(self, ranges: Mapping[int, tuple[int, int]], keep: Keep | None = None) -> dict[int, list[Message]]:
+        """All messages of each partition within its range of offsets; with `keep` what it leaves of those that came so far."""
         if not ranges:
             return {}
         consumer = self._connection.consumer(partitions=len(ranges))
         try:
-            return _read(consumer, self._topic, ranges)
+            return _read(consumer, self._topic, ranges, keep)
         finally:
             consumer.close()
 
@@ -164,17 +170,23 @@ def is_of_run(message: Message, stream: Stream) -> bool:
     return run is not None and run[0] == stream.run_id
 
 
+def _newest_alone(messages: Sequence[Message]) -> list[Message]:
+    """The message of the run that was created last; none if they belong to no run."""
+    runs = [(run[1], message) for message in messages if (run := run_of_headers(message.headers() or ())) is not None]
+    return [max(runs, key=lambda each: each[0])[1]] if runs else []
+
+
 def newest_of(messages: Sequence[Message], limits: Limits = DEFAULT_LIMITS) -> FoundRun | None:
     """The run that was created last, of those that messages belong to; None if they belong to none."""
-    runs = [(run[1], message) for message in messages if (run := run_of_headers(message.headers() or ())) is not None]
-    if not runs:
+    alone = _newest_alone(messages)
+    if not alone:
         return None
-    _, message = max(runs, key=lambda each: each[0])
+    (message,) = alone
     where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
     return FoundRun(stream=stream_of_headers(message.headers() or (), where, limits), message=message)
 
 
-def _read(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]]) -> dict[int, list[Message]]:
+def _read(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]], keep: Keep | None) -> dict[int, list[Message]]:
     consumer.assign([TopicPartition(topic, partition, start) for partition, (start, _) in ranges.items()])
     wait = Wait(f"records of topic {topic}, of partitions {sorted(ranges)}", timeout_s=6 * BROKER_TIMEOUT_S, log=log)
     found: dict[int, list[Message]] = {partition: [] for partition in ranges}
@@ -193,6 +205,8 @@ def _read(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]])
         stop = ranges[partition][1]
         if error is None and offset < stop:
             found[partition].append(message)
+            if keep is not None:
+                found[partition] = keep(found[partition])
         if error is not None or offset + 1 >= stop:
             unread.discard(partition)
     return found

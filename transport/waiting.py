@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from tutelage.schemas.errors import WaitTimeout
+from tutelage.schemas.printable import printable
 
 # When a waiter speaks up, in seconds; after the last, each time as long again.
 _SPEAKS_AFTER_S = (2.0, 10.0, 30.0, 60.0)
@@ -79,7 +80,7 @@ class Wait:
     """
 
     def __init__(self, what: str, *, timeout_s: float, log: logging.Logger, hint: str = "", quiet_s: float = 0.0) -> None:
-        self.what = what
+        self.what = printable(what)
         self._hint = f"; {hint}" if hint else ""
         self._timeout_s = timeout_s
         self._log = log

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tutelage.producers.teacher import Teacher
     from tutelage.schemas.errors import (
         AccessDenied,
+        BatchTooLarge,
         BrokerUnavailable,
         ConfigurationError,
         CorruptData,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
 
 _ERRORS = (
     "AccessDenied",
+    "BatchTooLarge",
     "BrokerUnavailable",
     "ConfigurationError",
     "CorruptData",
@@ -145,6 +147,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "AccessDenied",
+    "BatchTooLarge",
     "BrokerUnavailable",
     "ConfigurationError",
     "CorruptData",

@@ -166,9 +166,11 @@ class Source(ABC):
         return
 
     def reached(self) -> Sequence[tuple[int, int]]:
-        """How far `read` has come in each partition, and where that ended when it was last heard of; zeros where nobody knows.
+        """Return how far `read` has come in each partition. Waits for nothing; for the thread that reads.
 
-        Waits for nothing. Called by the thread that reads.
+        Returns:
+            For each partition the next offset, and its end when that was last heard of; zeros where
+            nothing is known.
         """
         return ()
 

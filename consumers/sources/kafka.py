@@ -269,7 +269,7 @@ class KafkaSource(Source):
         self._reader.hold(partitions)
 
     def reached(self) -> Sequence[tuple[int, int]]:
-        return self._reader.reached(len(self._lows))
+        return self._reader.reached(self._opened.partitions) if self._opened is not None else ()
 
     def explain(self, error: TutelageError) -> TutelageError:
         if not isinstance(error, (DataError, WaitTimeout)) or isinstance(error, TopicIdentityError):

@@ -13,6 +13,7 @@ from tutelage.schemas.framing import unframe
 from tutelage.schemas.headers import HEADER_PREFIX, check_description, run_of_headers, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import Limits
+from tutelage.schemas.printable import printable
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.partition_reader import Message
 from tutelage.transport.runs import FoundRun
@@ -63,7 +64,9 @@ class RunMessages:
             return None
         if run[1] > self.stream.created and run[0] != self._newer:
             self._newer = run[0]
-            log.warning("topic %s: run %s has begun behind %s, which is still read", self._topic, run[0], self.stream)
+            log.warning(
+                "topic %s: run %s has begun behind %s, which is still read", self._topic, printable(run[0]), self.stream
+            )
         return run[1] <= self.stream.created
 
     def arrival(self, message: Message) -> Arrival:

@@ -147,10 +147,13 @@ def test_a_browser_gets_the_screen(environment: dict[str, str], topic_name: Call
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
+        assert serving.stderr is not None
+        address = serving.stderr.readline().split()[1]
+        assert address.startswith(f"http://127.0.0.1:{port}/?token=")
         deadline = time.monotonic() + 60
         while True:
             try:
-                with urllib.request.urlopen(f"http://localhost:{port}/", timeout=5) as answer:
+                with urllib.request.urlopen(address, timeout=5) as answer:
                     page = answer.read().decode()
                 break
             except OSError:

@@ -101,6 +101,29 @@ def test_a_missing_record_keeps_a_budget_of_the_others_and_ends_in_a_timeout() -
     assert 60 <= sum(source.given) <= 66
 
 
+class Late(Listed):
+    """Gives a partition's arrivals only while all others are held, or have nothing."""
+
+    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+        while True:
+            free = [at for at in range(len(self.given)) if at not in self._held and self.given[at] < len(self._arrivals[at])]
+            if not free:
+                yield None
+                continue
+            partition = free[-1]
+            self.given[partition] += 1
+            yield self._arrivals[partition][self.given[partition] - 1]
+
+
+@pytest.mark.parametrize("size", [1 << 10, 1 << 20, 40 << 20, 200 << 20])
+def test_partitions_that_come_in_the_worst_order_are_read_to_their_end_whatever_their_records_have(size: int) -> None:
+    stream = stream_of(partitions=3, rows_per_record=1)
+    logs = arrivals_of(partitioned(stream, records_of(stream, 400)))
+    source = Late([[*sized(log[:-1], size), log[-1]] for log in logs])
+    records = list(in_order(source, source.open(0), timeout_s=5.0))
+    assert [record.head.sequence for record in records] == list(range(401))
+
+
 def test_tiny_records_and_ends_of_passes_count_with_what_is_around_them() -> None:
     source = Listed(logs_without_the_first(2, 200_000))
     with pytest.raises(WaitTimeout):

@@ -1,0 +1,155 @@
+"""A metrics port -> the samples that `watch` shows: one request without redirects, within a deadline and a size. Who answers is not trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
+
+from tutelage.schemas.errors import ConfigurationError, TransportError
+
+#: Samples by name and by the teacher they are about, "" where they are about none.
+Samples = dict[tuple[str, str], float]
+
+_DEADLINE_S = 2.0
+# A student of ten teachers with a thousand partitions each shows about 8 MB.
+_MOST_BYTES = 16 << 20
+# The parser takes quadratic time for a line of many labels.
+_LONGEST_LINE = 64 << 10
+_MOST_TEACHERS = 1000
+# A student counts rows and seconds. What is more, or below zero, or not finite, is none of its numbers.
+_LARGEST = 2.0**63
+# What `watch` shows. All else at such a port is passed over, and not parsed.
+_SHOWN = (
+    *("tutelage_consumer_delivered_rows_total", "tutelage_consumer_waiting_seconds", "tutelage_consumer_wait_seconds_total"),
+    *("tutelage_consumer_starved_seconds_total", "tutelage_consumer_training_seconds_total", "tutelage_checkpoint_age_seconds"),
+    *("tutelage_consumer_duplicates_total", "tutelage_consumer_zombie_records_total"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsPlace:
+    """Where metrics are asked for."""
+
+    secure: bool
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path.removesuffix('/metrics')}"
+
+
+def metrics_place(given: str) -> MetricsPlace:
+    """The place that HOST:PORT or a URL names; its path, `/` unless given, is the one above `/metrics`.
+
+    Raises:
+        ConfigurationError: It names no host, another scheme than http or https, or a user.
+    """
+    try:
+        parts = urlsplit(given if "://" in given else f"http://{given}")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise ConfigurationError(f"--metrics {given!r}: {error}") from error
+    if "@" in parts.netloc:
+        # Not shown: what is before it may be a password.
+        raise ConfigurationError("--metrics names a user; metrics are asked for without one")
+    odd = parts.query or parts.fragment or not given.isprintable() or " " in given
+    if parts.scheme not in ("http", "https") or not parts.hostname or odd:
+        raise ConfigurationError(f"--metrics {given!r}: give it as HOST:PORT, or as a URL that begins with http:// or https://")
+    path = f"{parts.path.removesuffix('/').removesuffix('/metrics')}/metrics"
+    return MetricsPlace(secure=parts.scheme == "https", host=parts.hostname, port=port, path=path)
+
+
+def scraped(place: MetricsPlace) -> Samples:
+    """A student's samples at a place; several of one name and teacher are added up. Numbers that no student counts to are passed over.
+
+    Raises:
+        TransportError: Nobody answers in time, or what answers is no such thing, answers more than 16 MiB or names too many teachers.
+    """
+    try:
+        return _samples(_body(place))
+    except (OSError, HTTPException, ValueError) as error:
+        raise TransportError(f"no metrics at {place}: {error or type(error).__name__}") from error
+
+
+def _samples(body: bytes) -> Samples:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    lines = [line for line in body.decode().split("\n") if line.startswith(_SHOWN)]
+    if any(len(line) > _LONGEST_LINE for line in lines):
+        raise ValueError(f"a line is longer than {_LONGEST_LINE:,} characters")
+    found: Samples = {}
+    for family in text_string_to_metric_families("\n".join(lines)):
+        for sample in family.samples:
+            if 0 <= sample.value <= _LARGEST:
+                key = (sample.name, sample.labels.get("teacher", ""))
+                found[key] = found.get(key, 0.0) + sample.value
+    if len({teacher for _, teacher in found}) > _MOST_TEACHERS:
+        raise ValueError(f"they are of more than {_MOST_TEACHERS:,} teachers")
+    return found
+
+
+def added(samples: Iterable[Samples]) -> Samples:
+    """Samples of several students: of ages the oldest, of all else the sum."""
+    together: Samples = {}
+    for one in samples:
+        for key, value in one.items():
+            before = together.get(key, 0.0)
+            together[key] = max(before, value) if key[0].endswith("_age_seconds") else before + value
+    return together
+
+
+def _body(place: MetricsPlace) -> bytes:
+    with _connected(place) as connection:
+        # Identity: nothing is unpacked.
+        connection.request("GET", place.path, headers={"Accept-Encoding": "identity", "Connection": "close"})
+        with connection.getresponse() as answer:
+            if answer.status != HTTPStatus.OK:
+                redirects = ", a redirect, which is not followed" if 300 <= answer.status < 400 else ""
+                raise ValueError(f"HTTP {answer.status}{redirects}")
+            body = answer.read(_MOST_BYTES + 1)
+    if len(body) > _MOST_BYTES:
+        raise ValueError(f"the answer is larger than {_MOST_BYTES >> 20} MiB")
+    return body
+
+
+@contextlib.contextmanager
+def _connected(place: MetricsPlace) -> Iterator[HTTPConnection]:
+    """A connection that is cut at the deadline, whatever comes then or how slowly. TimeoutError, from the block too, if it was."""
+    late = threading.Event()
+    with socket.create_connection((place.host, place.port), timeout=_DEADLINE_S) as plain:
+        # Longer than the deadline: a read that gets nothing is ended by the timer, as all else is.
+        plain.settimeout(2 * _DEADLINE_S)
+        end = plain.dup()
+
+        def cut() -> None:
+            late.set()
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(_DEADLINE_S, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            connection = HTTPConnection(place.host, place.port)
+            connection.sock = (
+                ssl.create_default_context().wrap_socket(plain, server_hostname=place.host) if place.secure else plain
+            )
+            with contextlib.closing(connection):
+                yield connection
+        except (OSError, HTTPException, ValueError):
+            if not late.is_set():
+                raise
+        finally:
+            timer.cancel()
+            end.close()
+    if late.is_set():
+        raise TimeoutError(f"not answered within {_DEADLINE_S:.0f} s")
