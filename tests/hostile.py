@@ -27,7 +27,7 @@ _STYLE = re.compile(r"\x1b\[(?:[0-9;]*m|\?25[lh]|2K|1A)|\r(?!error)")
 
 STREAM = Stream(
     run_id=f"run{BAD}", teacher=f"teacher{BAD}", revision=f"revision{BAD}", inputs=f"inputs{BAD}", version=f"version{BAD}",
-    passes=1, partitions=1, rows_per_record=2, created=-1e300,
+    passes=1, partitions=1, rows_per_record=2, created=-2e11,
 )  # fmt: skip
 DESCRIPTION = Description(tuple(KeySpec(key=key, dtype="float32", shape=(2,)) for key in KEYS))
 
