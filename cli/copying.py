@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tutelage.consumers.awaiting import Awaiting
+from tutelage.consumers.holding import Holding
 from tutelage.consumers.order import Order, PassEnd, made_sure
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.producers.sink import Sink
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import CorruptData, SinkExists, TutelageError
 from tutelage.schemas.record import End, Record, RecordHead, Stream
-from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
 
@@ -65,19 +66,25 @@ def in_order(
 ) -> Iterator[Record]:
     """Every record of a stream from pass and sequence `start` on, ends included, until the last pass has ended.
 
-    WaitTimeout, naming the record, if it does not come within `timeout_s`.
+    Of partitions that are not awaited it keeps a budget (`Holding`). WaitTimeout, naming the record, if it does not come within
+    `timeout_s`, whatever else comes.
     """
     position = Position(pass_index=start[0], sequence=start[1])
     order = Order(opened.stream, opened.partitions, position)
     arrivals = source.read(position)
     passes = start[0]
     counted_rows = PassRows(opened.stream, start[1])
-    wait: Wait | None = None
+    holding = Holding(source, order)
+    awaiting = Awaiting(
+        source, order, timeout_s=timeout_s, log=log, hint="its teacher has not finished; started again, it goes on"
+    )
+    quiet = False
     try:
         while passes < opened.stream.passes:
             item: Arrival | PassEnd | None = order.pop()
             if item is not None:
-                wait = None
+                awaiting.came()
+                quiet = False
                 if isinstance(item, PassEnd):
                     counted_rows.end(item.record.head, item.end, source.name)
                     passes += 1
@@ -85,18 +92,13 @@ def in_order(
                     counted_rows.add(item.record.head)
                 yield item.record.load()
                 continue
+            # Only now is it known which partition is awaited.
+            holding.look()
+            awaiting.tick(quiet=quiet)
             arrival = next(arrivals)
+            quiet = arrival is None
             if arrival is not None:
                 order.push(made_sure(order, arrival))
-                continue
-            partition, what = order.waiting_for
-            wait = wait or Wait(
-                f"{source.name}, partition {partition}, {what}",
-                timeout_s=timeout_s,
-                log=log,
-                hint="its teacher has not finished; started again, it goes on",
-            )
-            wait.tick()
     except TutelageError as error:
         cause = source.explain(error)
         if cause is error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.printing import typed_text
-from tutelage.cli.secrets import is_secret, refuse_on_command_line, refuse_open_file, resolved
+from tutelage.cli.secrets import refuse_on_command_line, refuse_open_file, resolved
 from tutelage.schemas.addresses import (
     BOOTSTRAP_VARIABLE,
     FILE_VARIABLE,
@@ -21,6 +21,7 @@ from tutelage.schemas.addresses import (
     registry_address,
 )
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.hiding import is_secret_url
 
 _PANEL = "Kafka"
 _REGISTRY = "schema.registry."
@@ -106,14 +107,15 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
             raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")
         refuse_on_command_line(key, value)
         with_x |= resolved({key: value}, "-X")
-    if is_secret("", registry or ""):
-        raise ConfigurationError(
-            "the registry's URL holds a user, and perhaps a password, for others to read in process lists and environments; give them as "
-            "schema.registry.basic.auth.user.info=@FILE, with -X or in the file of -F"
-        )
     sources = (("-X", with_x), (str(file), in_file))
     servers = _first_of(named_by(bootstrap, BOOTSTRAP_VARIABLE, "flag --bootstrap-server"), "bootstrap.servers", sources)
-    url = _first_of(named_by(registry, REGISTRY_VARIABLE, "flag --registry"), _REGISTRY + "url", sources)
+    named = named_by(registry, REGISTRY_VARIABLE, "flag --registry")
+    if named is not None and "flag" in named.origin and is_secret_url(named):
+        raise ConfigurationError(
+            "--registry: its URL holds a user or a key, and everybody on this machine can read a command line; give the URL "
+            f"in the file of -F (schema.registry.url=...) or in {REGISTRY_VARIABLE}"
+        )
+    url = _first_of(named, _REGISTRY + "url", sources)
     given = {key: value for key, value in {**in_file, **with_x}.items() if key not in ("bootstrap.servers", _REGISTRY + "url")}
     registry_settings = {key.removeprefix(_REGISTRY): given.pop(key) for key in list(given) if key.startswith(_REGISTRY)}
     auto_register = given.pop(_AUTO_REGISTER, "true").lower()

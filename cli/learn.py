@@ -12,6 +12,7 @@ import typer
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
 from tutelage.cli.monitoring import MetricsFlag, monitored
 from tutelage.cli.printing import say
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,14 @@ def learn(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=_LARGEST)] = 64,
+    batch_bytes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Bytes that one batch may take in memory, padding and all; a larger one is an error.",
+            show_default="1 GiB",
+        ),
+    ] = DEFAULT_LIMITS.batch_bytes,
     drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave a shorter last batch out.")] = False,
     rows: Annotated[
         int,
@@ -131,6 +140,7 @@ def learn(
         on_length_mismatch="truncate" if truncate else "error",
         allow_other_inputs=allow_other_inputs,
         timeout_s=seconds("--timeout", timeout),
+        limits=Limits(batch_bytes=batch_bytes),
         ragged=RaggedOptions(padded=False) if out is not None else None,
     )
     for source in read:

@@ -91,8 +91,14 @@ def tutelage(
     ] = False,
 ) -> None:
     """Moves knowledge from teacher models to a student model through Kafka and Avro, exactly once and in order."""
+    configure_log(verbose)
+
+
+def configure_log(verbose: int) -> None:
+    """Print the log to standard error: warnings, with 1 what is done, with 2 or more what libraries say too."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     handler = logging.StreamHandler(sys.stderr)
+    # Every library's log passes here.
     handler.setFormatter(LogFormat("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
 

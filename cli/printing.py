@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tutelage.schemas.errors import ConfigurationError, TransportError
+from tutelage.schemas.hiding import hiding
 from tutelage.schemas.printable import printable
 
 if TYPE_CHECKING:
@@ -88,15 +89,18 @@ class _Page(io.StringIO):
 
 
 class LogFormat(logging.Formatter):
-    """A log record as one line. The lines of a traceback are indented: none can be taken for another record, or for an error of ours."""
+    """A log record, of any library, as one line without secrets. The lines of a traceback are indented.
+
+    No line of it can be taken for another record, or for an error of ours.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The record's line."""
-        return printable(super().formatMessage(record))
+        return printable(hiding.hidden(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
         """The traceback, indented."""
-        return "\n".join(f"  {printable(text)}" for text in super().formatException(ei).split("\n"))
+        return "\n".join(f"  {printable(text)}" for text in hiding.hidden(super().formatException(ei)).split("\n"))
 
 
 def say_traceback(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
@@ -106,7 +110,7 @@ def say_traceback(kind: type[BaseException], error: BaseException | None, trace:
     """
     lines: list[str] = []
     for part in traceback.format_exception(kind, error, trace):
-        first, *further = part.rstrip("\n").split("\n")
+        first, *further = hiding.hidden(part).rstrip("\n").split("\n")
         lines += [first, *(text if text.startswith(" ") or not text else f"  {text}" for text in further)]
     say(*lines, error=True)
 

@@ -115,9 +115,9 @@ class _Copy:
     def take(self, reader: ContainerReader) -> None:
         """Write what is whole. DataError at the first record that is not."""
         order, counted = Order(self._stream, 1, Position()), PassRows(self._stream)
-        for block in reader.blocks():
-            where = f"{reader.name}, block {block.index} at byte {block.offset}"
-            for record in block.records:
+        for block in reader.stored_blocks():
+            where = block.where
+            for record in block.each():
                 try:
                     order.push(
                         Arrival(partition=0, offset=block.offset, next_offset=block.next_offset, record=record, where=where)

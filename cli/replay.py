@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, CreateFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import (
+    BootstrapFlag,
+    CreateFlag,
+    FileFlag,
+    KafkaSettings,
+    OptionFlag,
+    RegistryFlag,
+    kafka_settings,
+)
+from tutelage.schemas.printable import printable
+
+# Each partition costs the brokers files, memory and a leader; runs have a few dozen at most.
+MANY_PARTITIONS = 100
 
 
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE.avro")],
     topic: Annotated[str, typer.Argument(metavar="TOPIC")],
     create: CreateFlag = True,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help=f"Make a topic of more than {MANY_PARTITIONS} partitions without asking."),
+    ] = False,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
     x: OptionFlag = None,
 ) -> None:
     """Replay a file's run to a topic, record by record as they are, in the partitions it had. Interrupted, it goes on.
+
+    How many partitions that are stands in the file. Where the topic is missing and they are many, it asks first.
 
     [bold]Example[/bold]
 
@@ -32,4 +51,25 @@ def replay(
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     source = FileSource(file)
     partitions = source.open(0).stream.partitions
+    if create and not yes and partitions > MANY_PARTITIONS:
+        _ask(file, topic, partitions, kafka)
     copied_with_progress(source, KafkaSink(topic, partitions=partitions, create=create, **kafka.arguments()), timeout_s=60.0)
+
+
+def _ask(file: Path, topic: str, partitions: int, kafka: KafkaSettings) -> None:
+    """Ask whether a topic of so many partitions is to be made. ConfigurationError if not, or where nobody can be asked."""
+    from tutelage.schemas.errors import ConfigurationError
+    from tutelage.schemas.kafka_connection import KafkaConnection
+    from tutelage.schemas.kafka_topic import KafkaTopic
+    from tutelage.schemas.topic import checked_topic
+
+    if KafkaTopic(KafkaConnection(**kafka.arguments()), checked_topic(topic)).partitions():
+        # It is there: nothing is made, and whether it has partitions enough is for the sink to say.
+        return
+    what = (
+        f"{printable(str(file))} says that its run has {partitions:,} partitions, and topic {topic} would be made with as many"
+    )
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"{what}; if that is meant, say so with --yes")
+    if not typer.confirm(f"{what}. Make it?", err=True):
+        raise ConfigurationError(f"topic {topic} was not made, and nothing was written")

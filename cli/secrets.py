@@ -1,6 +1,6 @@
-"""Settings' values where they may be secrets: from a file (`@PATH`) or the environment (`${env:NAME}`), never from the command line.
+"""Settings whose values may be secrets: read from a file (`@PATH`) or the environment (`${env:NAME}`), refused on a command line.
 
-What stands on a command line is in the process list, for everybody on the machine to read.
+Everybody on a machine can read the command lines in its process list.
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.hiding import holds_secret
 
-# Settings whose value lets somebody in. Places (ssl.key.location) and names are none.
-_SECRET = re.compile(r"password|passphrase|secret|user\.info|jaas|auth\.token|key\.pem|oauthbearer\.config")
-_USER_IN_URL = re.compile(r"://[^/\s]*@")
-# In a URL's query, where a registry behind a gateway may want it.
-_KEY_IN_URL = re.compile(r"://[^\s?]*\?(?:.*&)?[^=&]*(?:key|token|secret|password|auth|sig)[^=&]*=", re.IGNORECASE)
 _FROM_ENVIRONMENT = re.compile(r"\$\{env:([^}]+)\}")
 _MOST_BYTES = 1 << 20
 
 
 def is_secret(key: str, value: str = "") -> bool:
-    """Whether a setting's value lets somebody in: by the setting's name, or by a user in a URL. What only says where a secret is, is none."""
-    if value.startswith("@") or _FROM_ENVIRONMENT.search(value):
+    """Whether a setting's value grants access: by the setting's name, or as a URL that holds a user or a key.
+
+    A value that only says where the secret is (`@PATH`, `${env:NAME}`) is none; `@@...` is the text `@...` itself.
+    """
+    if (value.startswith("@") and not value.startswith("@@")) or _FROM_ENVIRONMENT.search(value):
         return False
-    return _SECRET.search(key) is not None or _USER_IN_URL.search(value) is not None
+    return holds_secret(key, value)
 
 
 def resolved(settings: Mapping[str, str], where: str) -> dict[str, str]:
@@ -63,13 +62,13 @@ def refuse_on_command_line(key: str, value: str) -> None:
     """ConfigurationError for a secret that is given with -X as it is."""
     if is_secret(key, value):
         raise ConfigurationError(
-            f"-X {key}: on the command line everybody on this machine can read it; give it as {key}=@FILE or {key}='${{env:NAME}}', or in the file "
-            "of -F"
+            f"-X {key}: on the command line everybody on this machine can read it; give it as {key}=@FILE "
+            f"or {key}='${{env:NAME}}', or in the file of -F"
         )
 
 
 def refuse_open_file(file: Path, settings: Mapping[str, str]) -> None:
     """ConfigurationError for a file that holds a secret as it is and that others may read."""
-    held = next((key for key, value in settings.items() if is_secret(key, value) or _KEY_IN_URL.search(value)), None)
+    held = next((key for key, value in settings.items() if is_secret(key, value)), None)
     if held is not None and os.name == "posix" and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         raise ConfigurationError(f"{file} holds {held} and others may read it; chmod 600 {file}")

@@ -26,7 +26,7 @@ FolderFlag = Annotated[
     typer.Option(
         "--folder",
         metavar="FOLDER",
-        help="Where the stack lies; one folder, one stack. Unless given, in the user's state folder.",
+        help="Where the stack lies: a folder of its own. Unless given, in the user's state folder.",
         show_default=False,
     ),
 ]
@@ -49,6 +49,8 @@ def up(
 ) -> None:
     """Start broker and registry and wait until they answer. The first time, Maven fetches them (200 MB).
 
+    A new stack takes a folder that is new or empty, and makes it readable for its user alone.
+
     A stack that was stopped, or that the machine's restart ended, continues with its topics, schemas and ports.
 
     [bold]Examples[/bold]
@@ -65,11 +67,15 @@ def up(
 @stack.command()
 @one_line_errors
 def down(folder: FolderFlag = None) -> None:
-    """End what `up` started, and remove its topics, schemas and logs. What Maven fetched stays."""
+    """End what `up` started, and remove its topics, schemas and logs. What Maven fetched stays, and so do files that are not the stack's."""
     from tutelage.deploy.local import Stack
 
     running = Stack(stack_folder(folder))
-    say("the stack is down" if running.down() else f"no stack was up in {running.folder}", error=True)
+    if not running.down():
+        say(f"no stack was up in {running.folder}", error=True)
+        return
+    left = f"; what the stack did not write stays in {running.folder}" if running.folder.exists() else ""
+    say(f"the stack is down{left}", error=True)
 
 
 @stack.command()

@@ -115,13 +115,13 @@ def _of_file(survey: Survey, source: FileSource) -> None:
                     # Compressed: what is in it only unpacking tells, and of much the last is enough.
                     unread, last = unread + 1, block
                     continue
-                for found in [head] if head is not None else [record.head for record in block.records()]:
+                for found in [head] if head is not None else (record.head for record in block.each()):
                     passes += found.end is not None
                     records += found.end is None
                     rows += found.rows
             if last is not None:
-                (end,) = (record.head for record in last.records()[-1:])
-                passes = end.pass_index + (end.end is not None)
+                for end in (record.head for record in last.each()):
+                    passes = end.pass_index + (end.end is not None)
                 records += unread - passes
         except TutelageError as error:
             survey.flaw = str(error)
@@ -200,7 +200,7 @@ def _of_blocks(source: FileSource, sample_bytes: int | None) -> Iterator[Record]
                 # Evenly, the first one always.
                 if due >= 1.0:
                     due -= 1.0
-                    yield from (record for record in block.records() if record.head.end is None)
+                    yield from (record for record in block.each() if record.head.end is None)
                 due += share
         except TutelageError:
             # Said by the survey; what is whole is shown.

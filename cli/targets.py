@@ -60,10 +60,8 @@ def lesson_of(text: str) -> Lesson:
 
 
 def _module(name: str, text: str) -> Any:
-    # Absolute, for imports that come after the program has gone elsewhere.
-    folder = str(absolute_path("the working directory", "."))
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    # Absolute, for imports that come after the program has changed its working directory.
+    _search(str(absolute_path("the working directory", ".")))
     if name.endswith(".py"):
         path = Path(name)
         if not os.path.isfile(path):
@@ -75,7 +73,7 @@ def _module(name: str, text: str) -> Any:
             raise ConfigurationError(f"{text!r}: {path} is no Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
-        sys.path.insert(0, str(path.resolve().parent))
+        _search(str(path.resolve().parent))
         spec.loader.exec_module(module)
         return module
     if not all(part.isidentifier() for part in name.split(".")):
@@ -85,4 +83,11 @@ def _module(name: str, text: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and not name.startswith(error.name):
             raise
-        raise ConfigurationError(f"{text!r}: there is no module {name}, neither here nor installed") from error
+        where = "among those installed; PYTHONSAFEPATH keeps this folder out" if sys.flags.safe_path else "here or installed"
+        raise ConfigurationError(f"{text!r}: there is no module {name} {where}") from error
+
+
+def _search(folder: str) -> None:
+    """Have modules be imported from a folder before others, as Python does for a script's, and as Python does not with PYTHONSAFEPATH."""
+    if not sys.flags.safe_path and folder not in sys.path:
+        sys.path.insert(0, folder)

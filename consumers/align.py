@@ -48,6 +48,17 @@ class Aligned:
     rows: int
     shares: tuple[Share, ...]
 
+    def split(self, rows: int) -> tuple[Aligned, Aligned | None]:
+        """The first so many rows, and the others if there are any."""
+        if rows >= self.rows:
+            return self, None
+        first = tuple(Share(chunk=share.chunk, start=share.start, rows=rows) for share in self.shares)
+        others = tuple(Share(chunk=share.chunk, start=share.start + rows, rows=share.rows - rows) for share in self.shares)
+        return (
+            Aligned(first_row=self.first_row, rows=rows, shares=first),
+            Aligned(first_row=self.first_row + rows, rows=self.rows - rows, shares=others),
+        )
+
 
 class _Queue:
     """What came of one teacher and was not given yet."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import operator
 import os
@@ -12,11 +11,12 @@ from typing import Any, SupportsFloat
 
 import xxhash
 
-from tutelage.schemas.disk import file_path, sync_file, sync_folder
+from tutelage.schemas.disk import file_path, new_file, open_to_read, sync_file, sync_folder
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 VERSION = 2
-_numbers = itertools.count()
+# Room for the offsets of a million partitions. What JSON becomes in memory may be twenty times as large.
+_MOST_BYTES = 16 << 20
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -33,10 +33,12 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"checkpoint {name} cannot be written: the state is not JSON: {error}") from error
     text = json.dumps({**plain, "checksum": _checksum(plain)}, indent=1)
-    # Of its own, so that two threads, or students, do not write one file.
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.{next(_numbers)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
+        descriptor, temporary = new_file(target)
+    except OSError as error:
+        raise ConfigurationError(f"checkpoint {name} cannot be written: {error.strerror}") from error
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             sync_file(file.fileno(), target)
@@ -65,15 +67,21 @@ def _number(value: Any) -> int | float:
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The state a checkpoint holds. ConfigurationError if there is none, CorruptData if the file is no checkpoint."""
+    target, name = file_path("checkpoint", path), f"checkpoint {os.fspath(path)}"
     try:
-        state = json.loads(file_path("checkpoint", path).read_text(encoding="utf-8"))
+        with open(open_to_read(target, name), "rb") as file:
+            text = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigurationError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
+    if len(text) > _MOST_BYTES:
+        raise CorruptData(f"{name} is larger than {_MOST_BYTES >> 20} MiB, which no checkpoint is")
+    try:
+        state = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"{path} is not a checkpoint: {error}") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         found = state.get("version") if isinstance(state, dict) else None
-        raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r})")
+        raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r:.80})")
     if state.pop("checksum", None) != _checksum(state):
         raise CorruptData(
             f"{path} fails its checksum: it was changed after it was written; begin without it, or from an older one"

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from tutelage.consumers.batches import Batch
 from tutelage.consumers.channel import Closed
 from tutelage.consumers.commits import Commits
-from tutelage.consumers.pipeline import Merged, Pipeline
-from tutelage.consumers.progress import Progress
+from tutelage.consumers.pipeline import Pipeline
+from tutelage.consumers.progress import Merged, Progress
 from tutelage.consumers.tally import StudentTally
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.schemas.waiting import Doing, Wait

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.schemas.arguments import absolute_path, flag
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock, StoredRecord
 from tutelage.schemas.container_writer import partial_path
-from tutelage.schemas.errors import ConfigurationError, TruncatedData
-from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
+from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
 from tutelage.schemas.record import Record
 
 # Blocks that are being unpacked at once, by as many threads as there are processors up to this.
 _UNPACKING = 4
+# A block that unpacks to more than this is not unpacked ahead of its turn. Records have about 4 MB.
+_AHEAD_BYTES = 64 << 20
 
 
 class FileSource(Source):
@@ -34,9 +37,7 @@ class FileSource(Source):
         self._path = absolute_path("path", path)
         self._name = os.fspath(path)
         self._verify = flag("verify", verify)
-        if not isinstance(limits, Limits):
-            raise ConfigurationError(f"limits is {limits!r}; it must be a Limits")
-        self._limits = limits
+        self._limits = checked_limits(limits)
         self._reader: ContainerReader | None = None
 
     def __repr__(self) -> str:
@@ -80,8 +81,8 @@ class FileSource(Source):
         last = f"record {position.sequence - 1} of pass {position.pass_index}" if position.sequence else "its header"
         at = offset
         for block, records in _in_order(reader, offset):
-            for index, record in enumerate(records):
-                final = index == len(records) - 1
+            for index, record in enumerate(records, start=1):
+                final = index == block.count
                 last = str(record.head)
                 yield Arrival(
                     partition=0,
@@ -102,14 +103,14 @@ class FileSource(Source):
             self._reader = None
 
 
-def _in_order(reader: ContainerReader, offset: int | None) -> Iterator[tuple[StoredBlock, Sequence[Record | StoredRecord]]]:
+def _in_order(reader: ContainerReader, offset: int | None) -> Iterator[tuple[StoredBlock, Iterable[Record | StoredRecord]]]:
     """Each block and its records: still in the file where they can be read straight to their place, else read and checked."""
     if reader.header.codec == "null":
         for block in reader.stored_blocks(offset):
             stored = block.record()
-            yield block, [stored] if stored is not None else block.records()
+            yield block, [stored] if stored is not None else block.each()
         return
-    unpacking: deque[tuple[StoredBlock, Future[list[Record]]]] = deque()
+    unpacking: deque[tuple[StoredBlock, Future[Iterator[Record] | None]]] = deque()
     threads = ThreadPoolExecutor(min(_UNPACKING, os.cpu_count() or 1), thread_name_prefix="tutelage-unpack")
     try:
         blocks = reader.stored_blocks(offset)
@@ -123,12 +124,29 @@ def _in_order(reader: ContainerReader, offset: int | None) -> Iterator[tuple[Sto
                 except Exception as error:  # behind the blocks that come before
                     failed = error
                     break
-                unpacking.append((block, threads.submit(block.records)))
+                unpacking.append((block, threads.submit(_unpacked_ahead, block)))
             if not unpacking:
                 if failed is not None:
                     raise failed
                 return
             block, future = unpacking.popleft()
-            yield block, future.result()
+            ahead = future.result()
+            # The future would keep the block's memory while its records are used.
+            del future
+            yield block, block.each() if ahead is None else ahead
+            del ahead
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _unpacked_ahead(block: StoredBlock) -> Iterator[Record] | None:
+    """A block's records, the first of them decoded already; None if the block is to be unpacked when it is its turn.
+
+    That is so where it is large, since several are unpacked at once, and where it is broken.
+    """
+    try:
+        records = block.each(_AHEAD_BYTES)
+        first = next(records)
+    except CorruptData:
+        return None
+    return chain((first,), records)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.schemas.errors import RetentionLoss
+from tutelage.consumers.source import BEGINNING
+from tutelage.schemas.errors import RetentionLoss, TopicIdentityError
 from tutelage.schemas.record import RecordHead
 
 _FIRST_STEP = 16
@@ -56,3 +57,36 @@ class Beginnings:
         self._guesses[partition] = guess = max(low, guess - self._step)
         self._step *= _FURTHER
         return guess
+
+
+def where_to_begin(
+    topic: str, wanted: Sequence[int], *, lows: Sequence[int], highs: Sequence[int], begins: Sequence[int]
+) -> tuple[list[int], list[int | None]]:
+    """Per partition the offset to read from, and the guess that it is where it is one.
+
+    Args:
+        topic: For errors.
+        wanted: The offsets of a position, BEGINNING where nothing was read yet.
+        lows: The first offset that the broker still has.
+        highs: Where the partition ends.
+        begins: An offset at or before the run's first record.
+
+    Raises:
+        TopicIdentityError: A partition ends before the position.
+        RetentionLoss: The broker deleted what the position says comes next.
+    """
+    offsets = list(wanted)
+    guesses: list[int | None] = [None] * len(offsets)
+    for partition, (offset, low, high) in enumerate(zip(wanted, lows, highs, strict=True)):
+        if offset > high:
+            raise TopicIdentityError(
+                f"topic {topic}, partition {partition} ends at offset {high}, before the position {offset}; was it recreated?"
+            )
+        if BEGINNING < offset < low:
+            raise RetentionLoss(
+                f"topic {topic}, partition {partition}: the broker deleted offsets {offset} to {low - 1} before they were read; raise "
+                "retention.ms, and let the teacher write a new run"
+            )
+        if offset == BEGINNING:
+            guesses[partition] = offsets[partition] = max(low, begins[partition])
+    return offsets, guesses

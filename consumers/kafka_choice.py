@@ -13,6 +13,7 @@ from tutelage.schemas.headers import stream_of_headers
 from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_runs import FoundRun, TopicRuns
 from tutelage.schemas.kafka_topic import through_outages
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
 from tutelage.schemas.waiting import Wait
 
@@ -24,10 +25,11 @@ _LOOK_AGAIN_S = 1.0
 class RunChoice:
     """Finds the run to read in one topic. Holds no client: may be pickled."""
 
-    def __init__(self, connection: KafkaConnection, topic: str, run: str | None) -> None:
+    def __init__(self, connection: KafkaConnection, topic: str, run: str | None, limits: Limits = DEFAULT_LIMITS) -> None:
         self._connection = connection
         self._topic = topic
         self._run = run
+        self._limits = limits
         self._resumed_from: dict[str, str] | None = None
 
     def resume(self, run_id: str, identity: Mapping[str, str]) -> None:
@@ -58,8 +60,8 @@ class RunChoice:
             RetentionLoss: The run of a checkpoint is no longer in the topic.
         """
         where = f"topic {self._topic}, partition {first.partition()}, offset {first.offset()}"
-        found = FoundRun(stream=stream_of_headers(first.headers() or (), where), message=first)
-        runs = TopicRuns(self._connection, self._topic)
+        found = FoundRun(stream=stream_of_headers(first.headers() or (), where, self._limits), message=first)
+        runs = TopicRuns(self._connection, self._topic, self._limits)
         if self._run is None:
             newest = None if alone else through_outages(runs.newest, wait)
             return found if newest is None or newest.stream.run_id == found.stream.run_id else newest
@@ -74,7 +76,7 @@ class RunChoice:
                     newest.stream,
                 )
         while found.stream.run_id != name:
-            named = through_outages(lambda: runs.named(name), wait)
+            named = through_outages(lambda: runs.named(name, wait), wait)
             if named is not None:
                 return named
             if self._resumed_from is not None:
@@ -85,9 +87,9 @@ class RunChoice:
             time.sleep(_LOOK_AGAIN_S)
         return found
 
-    def begins(self, run: FoundRun, wait: Wait) -> list[int]:
-        """Per partition, an offset at or before the run's first record."""
-        return through_outages(lambda: TopicRuns(self._connection, self._topic).starts(run), wait)
+    def begins(self, run: FoundRun, partitions: int, wait: Wait) -> list[int]:
+        """Per partition, an offset at or before the run's first record; `partitions` is how many the topic has."""
+        return through_outages(lambda: TopicRuns(self._connection, self._topic).starts(run, partitions), wait)
 
     def _check_kept(self, identity: Mapping[str, str]) -> None:
         if self._resumed_from == dict(identity):

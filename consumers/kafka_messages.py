@@ -92,7 +92,7 @@ class RunMessages:
         return Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where, decode_s=seconds)
 
     def _check_headers(self, headers: list[Any], where: str) -> None:
-        theirs = stream_of_headers(headers, where)
+        theirs = stream_of_headers(headers, where, self._limits)
         for field in _FIXED_FIELDS:
             if getattr(theirs, field) != getattr(self.stream, field):
                 raise RunMismatch(

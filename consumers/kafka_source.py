@@ -11,34 +11,30 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from tutelage.consumers.kafka_beginnings import Beginnings
+from tutelage.consumers.kafka_beginnings import Beginnings, where_to_begin
 from tutelage.consumers.kafka_choice import RunChoice
 from tutelage.consumers.kafka_ends import Ends
 from tutelage.consumers.kafka_group import Group
 from tutelage.consumers.kafka_messages import RunMessages
-from tutelage.consumers.kafka_polling import check_reported, taken
+from tutelage.consumers.kafka_polling import check_reported, first_message, reached, taken
 from tutelage.consumers.source import BEGINNING, Arrival, Opened, Position, Source
 from tutelage.schemas.arguments import text
 from tutelage.schemas.errors import (
     ConfigurationError,
     DataError,
-    RetentionLoss,
     TopicIdentityError,
     TransportError,
     TutelageError,
     WaitTimeout,
 )
-from tutelage.schemas.kafka_connection import (
-    BROKER_TIMEOUT_S,
-    KafkaConnection,
-)
-from tutelage.schemas.kafka_control import KafkaControl
+from tutelage.schemas.kafka_connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.schemas.kafka_control import KafkaControl, student_control
 from tutelage.schemas.kafka_identity import IdentityCheck
-from tutelage.schemas.kafka_runs import FoundRun
+from tutelage.schemas.kafka_runs import FoundRun, unlike
 from tutelage.schemas.kafka_topic import KafkaTopic, is_outage, once_known, through_outages
-from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
 from tutelage.schemas.registry import Registry
-from tutelage.schemas.topic import checked_topic, to_student_topic, to_teacher_topic
+from tutelage.schemas.topic import checked_topic
 from tutelage.schemas.waiting import NowAndThen, Wait
 
 log = logging.getLogger(__name__)
@@ -80,11 +76,9 @@ class KafkaSource(Source):
         self._topic = checked_topic(topic)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run))
+        self._limits = checked_limits(limits)
+        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run), self._limits)
         self._group = Group(self._connection, text("group", group), topic) if group is not None else None
-        if not isinstance(limits, Limits):
-            raise ConfigurationError(f"limits is {limits!r}; it must be a Limits")
-        self._limits = limits
         self._consumer: Consumer | None = None
         self._asked = KafkaTopic(self._connection, self._topic)
         self._opened: Opened | None = None
@@ -163,19 +157,12 @@ class KafkaSource(Source):
         found = self._chosen(partitions, timeout_s - wait.waited_s)
         stream = found.stream
         if stream.partitions > partitions:
-            raise TopicIdentityError(
-                f"topic {self._topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
-            )
+            raise TopicIdentityError(unlike(self._topic, partitions, stream))
         self._messages = run = RunMessages(self._connection, self._topic, found, self._limits)
         self._ends = Ends(self._connection, self._topic, stream.partitions)
         if self._control is not None:
             self._control.conversation.run_id = stream.run_id
-        self._opened = Opened(
-            stream=stream,
-            description=run.description,
-            schema=run.schema,
-            partitions=stream.partitions,
-        )
+        self._opened = Opened(stream=stream, description=run.description, schema=run.schema, partitions=stream.partitions)
         return self._opened
 
     def _chosen(self, partitions: int, timeout_s: float) -> FoundRun:
@@ -183,12 +170,14 @@ class KafkaSource(Source):
         wait = Wait(self._choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?")
         self._lows = through_outages(lambda: self._asked.first_offsets(partitions), wait)
         ends = through_outages(lambda: self._asked.end_offsets(partitions), wait)
-        first = self._first_message(self._new_consumer(partitions), wait)
+        consumer = self._new_consumer(partitions)
+        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(self._lows)])
+        self._first = first = first_message(consumer, self._topic, wait)
         found = self._choice.find(first, alone=ends == self._lows, identity=self._identity, wait=wait)
         if found.message is not first or found.stream.partitions < partitions:
             # Reading begins elsewhere: where another run begins, or without partitions that were added to the topic later.
             self._first = None
-        self._begins = self._lows if found.message is first else self._choice.begins(found, wait)
+        self._begins = self._lows if found.message is first else self._choice.begins(found, partitions, wait)
         return found
 
     def _begin_checking(self) -> None:
@@ -206,17 +195,6 @@ class KafkaSource(Source):
         # A client that has seen the topic's leaders begins to fetch at once; one that has not looks for them a second later.
         self._asked.partitions(consumer)
         return consumer
-
-    def _first_message(self, consumer: Consumer, wait: Wait) -> Message:
-        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(self._lows)])
-        while True:
-            message = consumer.poll(0.1)
-            if message is not None and message.error() is None:
-                self._first = message
-                return message
-            if message is not None:
-                check_reported(message, self._topic)
-            wait.tick()
 
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         self._leave_inherited()
@@ -236,7 +214,7 @@ class KafkaSource(Source):
         assert consumer is not None and run is not None, "open makes them"
         size = _BYTES_AT_ONCE
         while True:
-            came = False
+            came = given = False
             rewound: set[int] = set()
             for message in messages:
                 if message.error() is not None:
@@ -258,12 +236,14 @@ class KafkaSource(Source):
                         consumer.seek(TopicPartition(self._topic, partition, earlier))
                         rewound.add(partition)
                         continue
+                given = True
                 yield arrival
             if self._identity_check is not None:
                 self._identity_check.look()
-            if not came:
-                if self._settings_due.due():
-                    self._asked.check_not_compacted()
+            if not came and self._settings_due.due():
+                self._asked.check_not_compacted()
+            if not given:
+                # Also where only records of other runs came: whoever reads must be able to give up.
                 yield None
             # What was yielded is the caller's alone now: a list that is kept while waiting keeps its messages in memory.
             messages = []
@@ -278,20 +258,8 @@ class KafkaSource(Source):
             if is_outage(error):
                 return None
             raise
-        offsets = list(position.offsets) or [BEGINNING] * opened.partitions
-        guesses: list[int | None] = [None] * opened.partitions
-        for partition, (offset, low, high) in enumerate(zip(offsets, lows, highs, strict=True)):
-            if offset > high:
-                raise TopicIdentityError(
-                    f"topic {self._topic}, partition {partition} ends at offset {high}, before the position {offset}; was it recreated?"
-                )
-            if BEGINNING < offset < low:
-                raise RetentionLoss(
-                    f"topic {self._topic}, partition {partition}: the broker deleted offsets {offset} to {low - 1} before they were "
-                    "read; raise retention.ms, and let the teacher write a new run"
-                )
-            if offset == BEGINNING:
-                guesses[partition] = offsets[partition] = max(low, self._begins[partition])
+        wanted = position.offsets or (BEGINNING,) * opened.partitions
+        offsets, guesses = where_to_begin(self._topic, wanted, lows=lows, highs=highs, begins=self._begins)
         consumer = self._new_consumer(opened.partitions)
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets)])
         return Beginnings(lows, guesses)
@@ -303,17 +271,23 @@ class KafkaSource(Source):
         self._consumer.pause([TopicPartition(self._topic, partition) for partition in partitions - before])
         self._consumer.resume([TopicPartition(self._topic, partition) for partition in before - partitions])
 
+    def reached(self) -> Sequence[tuple[int, int]]:
+        if self._consumer is None or self._opened is None:
+            return ()
+        return reached(self._consumer, self._topic, self._opened.partitions)
+
     def explain(self, error: TutelageError) -> TutelageError:
-        if isinstance(error, (DataError, WaitTimeout)) and not isinstance(error, TopicIdentityError):
-            try:
-                if self._identity_check is not None:
-                    self._identity_check.check()
-                self._asked.check_not_compacted()
-            except (TopicIdentityError, ConfigurationError) as cause:
-                cause.__cause__ = error
-                return cause
-            except TransportError as unknown:
-                log.debug("the identity of topic %s could not be checked: %s", self._topic, unknown)
+        if not isinstance(error, (DataError, WaitTimeout)) or isinstance(error, TopicIdentityError):
+            return error
+        try:
+            if self._identity_check is not None:
+                self._identity_check.check()
+            self._asked.check_not_compacted()
+        except (TopicIdentityError, ConfigurationError) as cause:
+            cause.__cause__ = error
+            return cause
+        except TransportError as unknown:
+            log.debug("the identity of topic %s could not be checked: %s", self._topic, unknown)
         return error
 
     @property
@@ -337,13 +311,7 @@ class KafkaSource(Source):
 
     def _controls(self) -> KafkaControl:
         if self._control is None:
-            self._control = KafkaControl(
-                self._connection,
-                outbox=to_teacher_topic(self._topic),
-                inbox=to_student_topic(self._topic),
-                sender=f"student of {self._topic}",
-                is_teacher=False,
-            )
+            self._control = student_control(self._connection, self._topic)
             if self._opened is not None:
                 self._control.conversation.run_id = self._opened.stream.run_id
         return self._control

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from tutelage.consumers.source import Arrival, Opened, Position, Source
@@ -29,6 +29,7 @@ class MemorySource(Source):
         self._topic = topic
         self._run = run
         self._resumes = False
+        self._offsets: list[int] = []
         self._opened: Opened | None = None
         self._control = topic.conversation("student")
 
@@ -73,10 +74,10 @@ class MemorySource(Source):
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
         opened = self.open(0.0)
         codec = Codec(opened.description)
-        offsets = [max(0, offset) for offset in position.offsets] or [0] * self._topic.partitions
+        self._offsets = offsets = [max(0, offset) for offset in position.offsets] or [0] * self._topic.partitions
         begun = [offset > 0 for offset in offsets]
         while True:
-            came = False
+            came = given = False
             for partition, entries in enumerate(self._topic.logs):
                 if offsets[partition] < len(entries):
                     offset = offsets[partition]
@@ -89,10 +90,15 @@ class MemorySource(Source):
                     begun[partition] = True
                     where = f"memory topic {self.name}, partition {partition}, offset {offset}"
                     record = codec.decode(entries[offset].body, where)
+                    given = True
                     yield Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
-            if not came:
+            if not given:
                 yield None
+            if not came:
                 time.sleep(_POLL_S)
+
+    def reached(self) -> Sequence[tuple[int, int]]:
+        return [(at, len(entries)) for at, entries in zip(self._offsets, self._topic.logs, strict=False)]
 
     def send(self, value: Any) -> None:
         self._control.send(value)

@@ -15,6 +15,7 @@ import torch
 from tutelage.consumers.align import Aligned, Share
 from tutelage.consumers.batches import Batch, Batches
 from tutelage.consumers.buffers import Buffers
+from tutelage.consumers.merged_sizes import Sizes
 from tutelage.consumers.planning import KeyPlan, planned, refuse_missing_ids
 from tutelage.consumers.ragged import RaggedOptions, joined, padded
 from tutelage.consumers.strategies import (
@@ -29,6 +30,7 @@ from tutelage.consumers.strategies import (
 )
 from tutelage.consumers.torch_view import carried
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
+from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Array, Description
 
 __all__ = ["LENGTHS_SUFFIX", "Batch", "Batches", "Merge", "RaggedOptions"]
@@ -52,6 +54,7 @@ class Merge:
         sample_id: str | None = None,
         ragged: RaggedOptions | None = None,
         pin_memory: bool = False,
+        batch_bytes: int = DEFAULT_LIMITS.batch_bytes,
     ) -> None:
         self._names = list(names)
         self._sample_id = sample_id
@@ -71,6 +74,7 @@ class Merge:
             if key not in known:
                 raise MergeError(f"no teacher has key {key!r}; they have {', '.join(map(repr, sorted(known)))}")
         self._ragged.refuse_unfit({plan.key: plan.result.dtype for plan in self._keys if plan.result.ragged}, list(known))
+        self._sizes = Sizes(self._keys, batch_bytes=batch_bytes, padded=self._ragged.padded)
         for plan in self._keys:
             if plan.result.ragged and plan.key + LENGTHS_SUFFIX in known:
                 raise MergeError(
@@ -90,6 +94,14 @@ class Merge:
     def description(self) -> Description:
         """What a batch holds: the merged keys, in the order the teachers were registered and wrote them."""
         return Description(tuple(plan.result for plan in self._keys))
+
+    def measured(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
+        """How many of the rows to merge at once, whole batches of them, and the bytes that come of it.
+
+        Raises:
+            BatchTooLarge: The first batch alone would take more than a batch may.
+        """
+        return self._sizes.measured(aligned, batch_size)
 
     def batches(self, aligned: Aligned, batch_size: int) -> Batches:
         """The merged batches of aligned rows; only the last may have fewer rows than `batch_size`."""

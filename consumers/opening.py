@@ -44,5 +44,6 @@ def open_all(
         sample_id=settings.sample_id,
         ragged=settings.ragged,
         pin_memory=settings.pin_memory,
+        batch_bytes=settings.limits.batch_bytes,
     )
     return opened, merge

@@ -10,9 +10,14 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from tutelage.consumers.source import Arrival, Position
+from tutelage.schemas.container_reader import StoredRecord
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import End, Record, RecordHead, Stream
 from tutelage.schemas.topic import partition_of
+
+# The objects around a record's bytes, and around each column's: with tiny records they are nearly all there is.
+_OBJECT_BYTES = 1 << 10
+_COLUMN_BYTES = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +52,8 @@ class Order:
         self.duplicates = 0
         self.zombies = 0
         self.pending_bytes = 0
+        #: What is kept of partitions that are not awaited: the memory that it takes, about.
+        self.memory_bytes = 0
 
     @property
     def waiting_for(self) -> tuple[int, str]:
@@ -129,6 +136,7 @@ class Order:
                 )
         self._pending[arrival.partition].append(arrival)
         self.pending_bytes += arrival.record.nbytes
+        self.memory_bytes += _memory_of(arrival.record)
         self._expected[arrival.partition] = (head.pass_index, head.sequence + self._partitions)
 
     def _take_end(self, arrival: Arrival, end: End, expected: tuple[int, int]) -> None:
@@ -145,6 +153,8 @@ class Order:
         if expected[1] != _first_in(partition, end.records, self._partitions):
             raise RunMismatch(f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but this partition holds more")
         self._end_offsets.setdefault(head.pass_index, {})[partition] = arrival.next_offset
+        # A partition may hold the ends of any number of passes.
+        self.memory_bytes += _OBJECT_BYTES
         self._expected[partition] = (head.pass_index + 1, partition)
 
     def pop(self) -> Arrival | PassEnd | None:
@@ -153,6 +163,7 @@ class Order:
         if pending and pending[0].record.head.pass_index == self._pass:
             arrival = pending.popleft()
             self.pending_bytes -= arrival.record.nbytes
+            self.memory_bytes -= _memory_of(arrival.record)
             self._refuse_short(arrival.record.head, arrival.where)
             self._sequence += 1
             return arrival
@@ -174,11 +185,19 @@ class Order:
     def _ended(self, end: End, record: Record) -> PassEnd:
         del self._ends[self._pass]
         offsets = self._end_offsets.pop(self._pass)
+        self.memory_bytes -= _OBJECT_BYTES * len(offsets)
         self._short.pop(self._pass, None)
         self._pass += 1
         self._sequence = 0
         position = Position(pass_index=self._pass, offsets=tuple(offsets[partition] for partition in range(self._partitions)))
         return PassEnd(end=end, record=record, next_pass=position)
+
+
+def _memory_of(record: Record | StoredRecord) -> int:
+    """What an arrival takes in memory, about; of a record that is still in its file nearly nothing."""
+    if isinstance(record, StoredRecord):
+        return _OBJECT_BYTES
+    return record.nbytes + _OBJECT_BYTES + _COLUMN_BYTES * len(record.columns)
 
 
 def made_sure(order: Order, arrival: Arrival) -> Arrival:

@@ -11,20 +11,21 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tutelage.consumers.align import Align
-from tutelage.consumers.batches import Batches
+from tutelage.consumers.align import Align, Aligned
 from tutelage.consumers.channel import Channel, Closed
+from tutelage.consumers.holding import Holding
 from tutelage.consumers.loader import Loader, Loading
 from tutelage.consumers.merge import Merge
 from tutelage.consumers.order import Order, PassEnd, made_sure
-from tutelage.consumers.progress import Trails
-from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch, Trail
+from tutelage.consumers.progress import Merged
+from tutelage.consumers.rebatch import CHUNK_BYTES, Rebatch
 from tutelage.consumers.source import Arrival, Opened, Position, Source
 from tutelage.consumers.tally import StudentTally, TeacherTally
 from tutelage.schemas.background import BackgroundThread
 from tutelage.schemas.errors import LengthMismatch, TutelageError
+from tutelage.schemas.limits import DEFAULT_LIMITS
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ _LENGTHS_WITHIN_S = 5.0
 class PipelineOptions:
     """One pass's batches: their size, whether a short last one is dropped, and how much may be read ahead.
 
-    `chunk_bytes` is the memory that batches may share, 0 for a piece of its own for each.
+    `chunk_bytes` is the memory that batches may share, 0 for a piece of its own for each; `batch_bytes` is what a batch may take.
     """
 
     batch_size: int
@@ -45,25 +46,7 @@ class PipelineOptions:
     prefetch: int
     budget_bytes: int
     chunk_bytes: int = CHUNK_BYTES
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Merged:
-    """Batches, and where each teacher's rows of them lay; without batches, the end of the pass and `positions` behind it."""
-
-    batches: Batches | None = field(default=None, repr=False)
-    shares: tuple[tuple[Trail, int], ...] = field(default=(), repr=False)
-    positions: tuple[Position, ...] = ()
-
-    @property
-    def trails(self) -> Trails:
-        """Where the batches' rows lay."""
-        assert self.batches is not None, "only batches have something behind them"
-        return Trails(batch_size=self.batches.batch_size, rows=self.batches.rows, shares=self.shares)
-
-    def after(self, index: int) -> tuple[Position, ...]:
-        """The teachers' positions behind a batch."""
-        return self.trails.after(index)
+    batch_bytes: int = DEFAULT_LIMITS.batch_bytes
 
 
 class _Teacher:
@@ -88,11 +71,11 @@ class _Teacher:
             rows_per_record=opened.stream.rows_per_record,
             position=position,
             chunk_bytes=options.chunk_bytes,
+            batch_bytes=options.batch_bytes,
         )
         self.loader = Loader()
         self._position = position
-        self._budget_bytes = budget_bytes
-        self._holding = False
+        self._holding = Holding(source, self.order, budget_bytes)
         self.thread = BackgroundThread(self._fetch, name=f"tutelage-fetch-{source.name}", ask_to_end=self.channel.close)
 
     @property
@@ -131,7 +114,7 @@ class _Teacher:
                         self.channel.put(item, 0)
                         return
                     self._give(waiting=not len(self.channel))
-                self._hold()
+                self._holding.look()
         except Closed:
             pass
         except BaseException as error:  # whatever it is, the reader must hear of it, behind what is whole
@@ -158,21 +141,12 @@ class _Teacher:
             self._rebatch.flush()
         while (chunk := self._rebatch.pop()) is not None:
             loading = self.loader.loading(chunk)
-            if not self.channel.put(loading, chunk.nbytes, wait=False):
+            if not self.channel.put(loading, chunk.memory_bytes, wait=False):
                 # Nobody is in a hurry: all that is found is loaded before it is waited for.
                 self.loader.work()
-                self.channel.put(loading, chunk.nbytes)
+                self.channel.put(loading, chunk.memory_bytes)
             # One is left for whoever waits at the other end.
             self.loader.work(leave=1)
-
-    def _hold(self) -> None:
-        """Where other partitions run far ahead of the one that is awaited, fetch only that one until it has caught up."""
-        if self._holding:
-            self._holding = self.order.pending_bytes > self._budget_bytes // 2
-            self.source.hold(self.order.others() if self._holding else frozenset())
-        elif self.order.pending_bytes > self._budget_bytes:
-            self._holding = True
-            self.source.hold(self.order.others())
 
 
 class Pipeline:
@@ -197,9 +171,15 @@ class Pipeline:
             _Teacher(source, found, position, options, counted)
             for source, found, position, counted in zip(sources, opened, positions, teacher_tallies, strict=True)
         ]
-        names = [found.stream.teacher for found in opened]
-        self._align = Align(names, options.batch_size, positions, first_row=first_row, truncate=options.truncate)
+        self._align = Align(
+            [found.stream.teacher for found in opened],
+            options.batch_size,
+            positions,
+            first_row=first_row,
+            truncate=options.truncate,
+        )
         self._out: Channel[Merged] = Channel(options.prefetch)
+        self._rest: Aligned | None = None
         self._threads = [teacher.thread for teacher in self._teachers]
         if not merge.passes_through:
             self._threads.append(BackgroundThread(self._merge_all, name="tutelage-merge", ask_to_end=self._out.close))
@@ -221,11 +201,11 @@ class Pipeline:
         """How many batches are merged, or in one piece and need no merging, and wait to be taken."""
         if self._merge.passes_through:
             return min(teacher.rows_ready for teacher in self._teachers) // self._options.batch_size
-        return self._out.used
+        return sum(len(merged.batches or ()) for merged, _ in self._out.items())
 
     @property
     def queued_bytes(self) -> list[int]:
-        """Per teacher: the bytes of rows that wait to be merged or taken."""
+        """Per teacher: what the rows that wait to be merged or taken have in memory."""
         return [teacher.channel.used + teacher.order.pending_bytes for teacher in self._teachers]
 
     @property
@@ -248,7 +228,7 @@ class Pipeline:
             while True:
                 merged = self._next(_POLL_S)
                 if merged is not None:
-                    self._out.put(merged, len(merged.batches or (None,)))
+                    self._out.put(merged, self._share_of(merged))
                     if merged.batches is None:
                         return
                 if self._out.closed:
@@ -263,8 +243,32 @@ class Pipeline:
         except BaseException as error:  # whatever it is, the user must hear of it
             self._out.fail(error)
 
+    def _share_of(self, merged: Merged) -> int:
+        """What merged batches take of the room for those that are ready: so many batches, and together no more than one may take."""
+        by_size = -(-self._options.prefetch * merged.nbytes // self._options.batch_bytes)
+        return max(len(merged.batches or (None,)), by_size)
+
     def _next(self, timeout_s: float) -> Merged | None:
-        """Bring in chunks until every teacher has a batch ready or is at its end, and merge; None if one waits too long for that."""
+        """Merge what was left over or comes next; None if a teacher waits too long for that."""
+        size = self._options.batch_size
+        if self._rest is None:
+            if not self._brought(timeout_s):
+                return None
+            aligned = self._align.pop()
+            if aligned is None or (aligned.rows < size and self._options.drop_last):
+                return Merged(positions=self._align.after_pass())
+        else:
+            aligned = self._rest
+        began = time.perf_counter()
+        rows, nbytes = self._merge.measured(aligned, size)
+        aligned, self._rest = aligned.split(rows)
+        batches = self._merge.batches(aligned, size)
+        self._tally.merge_s += time.perf_counter() - began
+        shares = tuple((share.chunk.trail, share.start) for share in aligned.shares)
+        return Merged(batches=batches, shares=shares, nbytes=nbytes)
+
+    def _brought(self, timeout_s: float) -> bool:
+        """Bring in chunks until every teacher has a batch ready or is at its end; whether that came about in time."""
         while starving := self._align.starving():
             for index in starving:
                 began, late = time.perf_counter(), [each for each in starving if self._teachers[each].is_late]
@@ -274,18 +278,8 @@ class Pipeline:
                 for each in {index, *(each for each in late if self._teachers[each].is_late)}:
                     self._teachers[each].tally.wait_s += seconds
                 if not brought:
-                    return None
-        size = self._options.batch_size
-        aligned = self._align.pop()
-        if aligned is None or (aligned.rows < size and self._options.drop_last):
-            return Merged(positions=self._align.after_pass())
-        began = time.perf_counter()
-        batches = self._merge.batches(aligned, size)
-        self._tally.merge_s += time.perf_counter() - began
-        return Merged(
-            batches=batches,
-            shares=tuple((share.chunk.trail, share.start) for share in aligned.shares),
-        )
+                    return False
+        return True
 
     def _bring(self, index: int, teacher: _Teacher, timeout_s: float) -> bool:
         """Bring in a teacher's next chunk, or its end; says whether it came in time."""

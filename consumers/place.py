@@ -14,6 +14,9 @@ from tutelage.consumers.checkpoint import VERSION
 from tutelage.consumers.source import Opened, Position, Source
 from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError
 
+# Brokers, files and clients count in 64 bits.
+_BEYOND = 2**63
+
 
 class Behind(Protocol):
     """Batches that know the positions behind each of them."""
@@ -135,10 +138,13 @@ def place_of(
 
 
 def _count(value: Any) -> int:
-    """A whole number, from a state; TypeError for anything else, such as a text or a fraction."""
+    """A whole number of 64 bits, from a state; TypeError or OverflowError for anything else, such as a text or a fraction."""
     if isinstance(value, bool):
         raise TypeError(f"{value!r} is no number")
-    return operator.index(value)
+    number = operator.index(value)
+    if not -_BEYOND <= number < _BEYOND:
+        raise OverflowError("a number of more than 64 bits")
+    return number
 
 
 def _source_state(name: str, opened: Opened, identity: Mapping[str, str], position: Position) -> dict[str, Any]:

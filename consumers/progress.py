@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from tutelage.consumers.batches import Batches
 from tutelage.consumers.place import Place
 from tutelage.consumers.rebatch import Trail
 from tutelage.consumers.source import Position
@@ -26,6 +27,26 @@ class Trails:
         """The teachers' positions behind a batch."""
         rows = min((index + 1) * self.batch_size, self.rows)
         return tuple(trail.after(start + rows) for trail, start in self.shares)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Merged:
+    """Batches, and where each teacher's rows of them lay; without batches, the end of the pass and `positions` behind it."""
+
+    batches: Batches | None = field(default=None, repr=False)
+    shares: tuple[tuple[Trail, int], ...] = field(default=(), repr=False)
+    positions: tuple[Position, ...] = ()
+    nbytes: int = 0
+
+    @property
+    def trails(self) -> Trails:
+        """Where the batches' rows lay."""
+        assert self.batches is not None, "only batches have something behind them"
+        return Trails(batch_size=self.batches.batch_size, rows=self.batches.rows, shares=self.shares)
+
+    def after(self, index: int) -> tuple[Position, ...]:
+        """The teachers' positions behind a batch."""
+        return self.trails.after(index)
 
 
 class _Start:

@@ -7,25 +7,25 @@ copied at all but read straight to their place, later, by `Chunk.load`. Pure but
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
-
-from tutelage.consumers.buffers import Buffers
+from tutelage.consumers.batch_limit import too_large
+from tutelage.consumers.filling import Filling, cut
 from tutelage.consumers.order import PassEnd
 from tutelage.consumers.source import BEGINNING, Arrival, Position
-from tutelage.schemas.codec import as_bytes
 from tutelage.schemas.container_reader import StoredRecord
-from tutelage.schemas.errors import CorruptData
-from tutelage.schemas.record import Array, Column, Description, KeySpec, Ragged
+from tutelage.schemas.errors import BatchTooLarge, CorruptData
+from tutelage.schemas.limits import DEFAULT_LIMITS
+from tutelage.schemas.record import Array, Description, Ragged, Record
 
 # A chunk is about this large: enough that handing it on costs nothing per byte, little enough that a few stay in the processor's cache.
 CHUNK_BYTES = 4 << 20
 _MAX_BATCHES = 1024
+# What a step of a trail takes, and a piece of a ragged key: with tiny records that is nearly all there is.
+_STEP_BYTES = 512
 # Memory for a batch beyond this is taken as its rows come: there may be far fewer than were asked for.
 _GROWS_BEYOND_BYTES = 64 << 20
 
@@ -42,6 +42,8 @@ class _Step:
     partition: int
     offset: int
     next_offset: int
+    #: Bytes that the rows keep alive outside the chunk's own memory.
+    held: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +79,8 @@ class Chunk:
     dense   key -> [rows, *inner], in the wire dtype
     ragged  key -> (row where it begins, rows of that record), in order
     loads   what must still be read into `dense`, each with its first row: call `load` before the rows are used
+
+    `nbytes` is what its rows have, `memory_bytes` what it takes in memory with all that it keeps alive.
     """
 
     rows: int
@@ -85,6 +89,7 @@ class Chunk:
     ragged: Mapping[str, list[tuple[int, Ragged]]] = field(repr=False)
     loads: list[tuple[int, Callable[[], None]]] = field(repr=False)
     nbytes: int = 0
+    memory_bytes: int = 0
 
     def load(self) -> None:
         """Read what is still to be read. What fails raises, with the rows before it whole; then `whole_rows` says how many."""
@@ -99,13 +104,14 @@ class Chunk:
 
     def ragged_rows(self, key: str, start: int, stop: int) -> list[Ragged]:
         """The rows `start` to `stop` of a ragged key, as pieces."""
-        return [rows for _, rows in _cut(self.ragged[key], start, stop)]
+        return [rows for _, rows in cut(self.ragged[key], start, stop)]
 
 
 class Rebatch:
     """Cuts one stream into batches, and gives them in chunks.
 
-    Guarantee: batch b holds rows b*size to (b+1)*size of the pass, whatever R was; only the last is shorter.
+    Guarantee: batch b holds rows b*size to (b+1)*size of the pass, whatever R was; only the last is shorter. A batch that would take
+    more than `batch_bytes` is BatchTooLarge.
     """
 
     def __init__(
@@ -117,9 +123,11 @@ class Rebatch:
         rows_per_record: int,
         position: Position,
         chunk_bytes: int = CHUNK_BYTES,
+        batch_bytes: int = DEFAULT_LIMITS.batch_bytes,
     ) -> None:
         self._size = batch_size
         self._chunk_bytes = chunk_bytes
+        self._limit = batch_bytes
         self._rows_per_record = rows_per_record
         self._position = Position(
             pass_index=position.pass_index,
@@ -130,7 +138,10 @@ class Rebatch:
         self._skip = position.row
         self._rows_seen = 0
         self._first_sequence = position.sequence
-        self._columns = [_Filling(spec) for spec in description.specs]
+        self._columns = [Filling(spec) for spec in description.specs]
+        self._row_bytes = sum(column.row_bytes for column in self._columns)
+        self._ragged_keys = sum(column.ragged for column in self._columns)
+        self._held_bytes = 0
         self._batches = 0
         self._capacity = 0
         self._grows = False
@@ -171,8 +182,9 @@ class Rebatch:
                     places.append(column.place(self._filled, self._filled + stop - start))
                 else:
                     column.put(record.columns[column.key], start, stop, self._filled)
-            first = self._filled - start
+            first, held = self._filled - start, self._held_by(record, stop - start)
             self._filled += stop - start
+            self._held_bytes += held
             self._steps.append(
                 _Step(
                     first=first,
@@ -183,11 +195,14 @@ class Rebatch:
                     partition=item.partition,
                     offset=item.offset,
                     next_offset=item.next_offset,
+                    held=held,
                 )
             )
             start = stop
-            if self._filled == self._batches * self._size:
+            if self._filled == self._batches * self._size or self._held_bytes > self._chunk_bytes:
+                # How long ragged rows are is not known when a chunk is begun.
                 self.flush()
+            self._refuse_too_large()
 
     def pop(self) -> Chunk | None:
         """The next chunk that is full or was flushed."""
@@ -224,13 +239,20 @@ class Rebatch:
                     ragged={column.key: column.pieces(start, stop) for column in self._columns if column.ragged},
                     loads=[(row - start, load) for row, load in self._loads if row < stop],
                     nbytes=sum(column.nbytes_of(start, stop) for column in self._columns),
+                    memory_bytes=(stop - start) * self._row_bytes
+                    + sum(step.held + _STEP_BYTES for step in trail.steps)
+                    + _STEP_BYTES * len(self._columns),
                 )
             )
             self._position = trail.after(stop - start)
-            self._steps = [step for step in self._steps if step.stop > stop]
+            self._steps = _left_of(self._steps, start, stop)
             # What a load fills may reach into the next chunk, which is used after this one.
             self._loads = [load for load in self._loads if load[0] >= stop]
             self._given = stop
+            if self._ragged_keys:
+                self._held_bytes = sum(step.held for step in self._steps)
+                for column in self._columns:
+                    column.forget(stop)
         if self._filled == self._given == self._batches * self._size:
             self._capacity = 0
 
@@ -240,18 +262,54 @@ class Rebatch:
         batch_bytes = row_bytes * self._size
         self._batches = max(1, min(_MAX_BATCHES, self._chunk_bytes // batch_bytes))
         self._capacity = self._batches * self._size
-        self._grows = batch_bytes > _GROWS_BEYOND_BYTES
-        if self._grows:
-            self._capacity = min(self._size, max(item.record.head.rows, _GROWS_BEYOND_BYTES // row_bytes))
+        self._grows = batch_bytes > min(_GROWS_BEYOND_BYTES, self._limit)
         self._filled = self._given = 0
+        if self._grows:
+            wanted = max(item.record.head.rows, _GROWS_BEYOND_BYTES // row_bytes)
+            self._capacity = min(self._size, wanted, self._most_rows)
+            if not self._capacity:
+                raise self._too_large(1)
         for column in self._columns:
             column.begin(self._capacity)
 
     def _grow(self) -> None:
         """Twice the memory, for a batch too large to take it all at once."""
-        self._capacity = min(self._batches * self._size, 2 * self._capacity)
+        self._capacity = min(self._batches * self._size, 2 * self._capacity, self._most_rows)
+        if self._capacity <= self._filled:
+            raise self._too_large(self._filled + 1)
         for column in self._columns:
             column.grow(self._capacity, self._filled)
+
+    @property
+    def _most_rows(self) -> int:
+        """The rows whose dense keys are within the limit."""
+        return self._limit // self._row_bytes if self._row_bytes else self._size
+
+    def _held_by(self, record: Record | StoredRecord, rows: int) -> int:
+        """What so many rows of a record keep alive: where a key is ragged their share of all of it, and the lengths that were decoded."""
+        if not self._ragged_keys:
+            return 0
+        return record.nbytes * rows // record.head.rows + self._ragged_keys * (_STEP_BYTES + 8 * rows)
+
+    def _refuse_too_large(self) -> None:
+        """BatchTooLarge if the rows that are not given yet, which are less than a batch, take more than a batch may."""
+        if self._held_bytes > self._limit - (self._filled - self._given) * self._row_bytes:
+            raise self._too_large(self._filled - self._given)
+
+    def _too_large(self, rows: int) -> BatchTooLarge:
+        start = self._given
+        sizes = [column.row_bytes * rows or column.nbytes_of(start, self._filled) for column in self._columns]
+        most = max(range(len(sizes)), key=sizes.__getitem__)
+        return too_large(
+            self._columns[most].key,
+            rows=rows,
+            longest=self._columns[most].longest(start, self._filled),
+            nbytes=sizes[most],
+            total=rows * self._row_bytes + self._held_bytes,
+            limit=self._limit,
+            # The rows that are still to come are taken to be alike.
+            enough=(rows * self._row_bytes + self._held_bytes) * self._size // rows,
+        )
 
     def _refuse_other_count(self, item: PassEnd) -> None:
         """An end must count the rows that came; behind the last record, which may be short, only the records can be compared."""
@@ -262,66 +320,13 @@ class Rebatch:
             raise CorruptData(f"pass {item.next_pass.pass_index - 1} ends with {ended} rows, but {rows} came")
 
 
-class _Filling:
-    """One key's rows of the chunk that is being filled."""
-
-    def __init__(self, spec: KeySpec) -> None:
-        self.key = spec.key
-        self.ragged = spec.ragged
-        self._shape = spec.shape
-        self._storage = spec.storage.storage
-        self._row_bytes = 0 if spec.ragged else math.prod(spec.shape) * self._storage.itemsize
-        self._buffers = Buffers()
-        self._memory: Array = np.empty(0, np.uint8)
-        self._pieces: list[tuple[int, Ragged]] = []
-
-    def begin(self, capacity: int) -> None:
-        """Take memory for so many rows."""
-        self._pieces = []
-        if not self.ragged:
-            self._memory = self._buffers.take(capacity * self._row_bytes)
-
-    def grow(self, capacity: int, filled: int) -> None:
-        """Memory for more rows, those that are there kept."""
-        if not self.ragged:
-            before, self._memory = self._memory, self._buffers.take(capacity * self._row_bytes)
-            self._memory[: filled * self._row_bytes] = before[: filled * self._row_bytes]
-
-    def place(self, start: int, stop: int) -> memoryview:
-        """The memory of these rows, to be read into."""
-        return self._memory.data[start * self._row_bytes : stop * self._row_bytes]
-
-    def put(self, column: Column, start: int, stop: int, at: int) -> None:
-        """Copy the rows `start` to `stop` of a record to row `at`; ragged ones stay where they are."""
-        if isinstance(column, Ragged) != self.ragged:
-            raise CorruptData(
-                f"key {self.key!r} is {'dense' if self.ragged else 'ragged'} in a record but not in its description"
-            )
-        if isinstance(column, Ragged):
-            self._pieces.append((at, column.rows(start, stop)))
-        elif self._row_bytes:
-            size = self._row_bytes
-            self._memory[at * size : (at + stop - start) * size] = as_bytes(column[start:stop])
-
-    def dense(self, start: int, stop: int) -> Array:
-        """The rows `start` to `stop`."""
-        size = self._row_bytes
-        return self._memory[start * size : stop * size].view(self._storage).reshape(stop - start, *self._shape)
-
-    def pieces(self, start: int, stop: int) -> list[tuple[int, Ragged]]:
-        """The rows `start` to `stop` of a ragged key, each piece with its first row counted from `start`."""
-        return _cut(self._pieces, start, stop)
-
-    def nbytes_of(self, start: int, stop: int) -> int:
-        """Bytes of the rows `start` to `stop`."""
-        return (stop - start) * self._row_bytes + sum(rows.values.nbytes for _, rows in self.pieces(start, stop))
-
-
-def _cut(pieces: list[tuple[int, Ragged]], start: int, stop: int) -> list[tuple[int, Ragged]]:
-    """The rows `start` to `stop` of pieces that say where they begin, counted from `start`."""
-    found: list[tuple[int, Ragged]] = []
-    for first, rows in pieces:
-        last = first + len(rows.lengths)
-        if first < stop and last > start:
-            found.append((max(first, start) - start, rows.rows(max(start, first) - first, min(stop, last) - first)))
-    return found
+def _left_of(steps: list[_Step], start: int, stop: int) -> list[_Step]:
+    """What is left of steps, which begin at row `start`, behind row `stop`; of one that it cuts, the share of what its rows hold."""
+    left: list[_Step] = []
+    for step in steps:
+        if step.stop > stop:
+            if step.held and start < stop:
+                step = replace(step, held=step.held * (step.stop - stop) // (step.stop - start))
+            left.append(step)
+        start = step.stop
+    return left

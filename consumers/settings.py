@@ -12,6 +12,7 @@ from tutelage.consumers.rebatch import CHUNK_BYTES
 from tutelage.consumers.strategies import MergeStrategy, parsed
 from tutelage.schemas.arguments import flag, one_of, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.limits import Limits, checked_limits
 
 _MOST_BYTES = 2**63 - 1
 
@@ -29,6 +30,7 @@ class Settings:
     prefetch: int
     budget_bytes: int
     pin_memory: bool
+    limits: Limits
 
     @classmethod
     def checked(
@@ -43,6 +45,7 @@ class Settings:
         prefetch: Any,
         budget_bytes: Any,
         pin_memory: Any,
+        limits: Any,
     ) -> Settings:
         """The settings. ConfigurationError for an argument of another kind, MergeError for a strategy that there is not."""
         if merge is not None and not isinstance(merge, Mapping):
@@ -65,6 +68,7 @@ class Settings:
             prefetch=whole_number("prefetch", prefetch),
             budget_bytes=whole_number("budget_bytes", budget_bytes, most=_MOST_BYTES),
             pin_memory=flag("pin_memory", pin_memory),
+            limits=checked_limits(limits),
         )
 
     @property
@@ -81,6 +85,7 @@ class Settings:
             prefetch=self.prefetch,
             budget_bytes=self.budget_bytes,
             chunk_bytes=0 if own_memory else CHUNK_BYTES,
+            batch_bytes=self.limits.batch_bytes,
         )
 
     def plain(self) -> dict[str, Any]:

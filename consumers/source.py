@@ -112,11 +112,18 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, position: Position) -> Generator[Arrival | None, None, None]:
-        """The records from a position on, without end; None each time nothing came for a moment."""
+        """The records from a position on, without end; None each time nothing of the stream came for a moment."""
 
     def hold(self, partitions: frozenset[int]) -> None:
         """Fetch nothing from these partitions for now: too much of them waits for another. A new `read` holds none."""
         return
+
+    def reached(self) -> Sequence[tuple[int, int]]:
+        """How far `read` has come in each partition, and where that ended when it was last heard of; zeros where nobody knows.
+
+        Waits for nothing. Called by the thread that reads.
+        """
+        return ()
 
     def explain(self, error: TutelageError) -> TutelageError:
         """The error behind one that reading ended in: where a topic was recreated, say, records are missing because of that."""

@@ -29,6 +29,7 @@ from tutelage.consumers.tally import StudentTally, TeacherTally
 from tutelage.consumers.whereabouts import Whereabouts
 from tutelage.schemas.arguments import absolute_path, flag, whole_number
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description
 from tutelage.schemas.waiting import Doing
 
@@ -56,6 +57,7 @@ class Student(Inspection, Messages):
     prefetch            merged batches kept ready, at least; small ones come by the dozen
     budget_bytes        records read ahead, per teacher
     pin_memory          give batches in pinned memory, for fast copies to a GPU
+    limits              `Limits(batch_bytes=...)`: what one batch may take in memory; a larger one is BatchTooLarge, before it is made
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class Student(Inspection, Messages):
         prefetch: int = 4,
         budget_bytes: int = 64 << 20,
         pin_memory: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._settings = Settings.checked(
             merge, sample_id=sample_id, on_length_mismatch=on_length_mismatch, allow_other_inputs=allow_other_inputs, ragged=ragged,
-            timeout_s=timeout_s, prefetch=prefetch, budget_bytes=budget_bytes, pin_memory=pin_memory,
+            timeout_s=timeout_s, prefetch=prefetch, budget_bytes=budget_bytes, pin_memory=pin_memory, limits=limits,
         )  # fmt: skip
         self._sources: list[Source] = []
         self._started = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -16,7 +17,7 @@ from tutelage.schemas.arguments import flag
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_format import Header, checked_codec
 from tutelage.schemas.container_reader import ContainerReader
-from tutelage.schemas.container_writer import ContainerWriter, finished_path, partial_path
+from tutelage.schemas.container_writer import ContainerWriter, finished_path, linked, partial_path
 from tutelage.schemas.errors import (
     ConfigurationError,
     CorruptData,
@@ -154,11 +155,14 @@ class FileSink(Sink):
 
 def _holds_bytes(path: Path) -> bool:
     try:
-        return os.stat(path).st_size > 0
+        found = os.lstat(path)
     except FileNotFoundError:
         return False
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be looked at: {error.strerror}") from error
+    if stat.S_ISLNK(found.st_mode):
+        raise linked(path)
+    return found.st_size > 0
 
 
 def _finished(path: Path, name: str) -> Tail:
@@ -188,15 +192,16 @@ def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
     missing = (0, 0)
     whole_bytes = reader.header.nbytes
     try:
-        for block in reader.blocks():
-            for record in block.records:
+        for block in reader.stored_blocks():
+            for record in block.each():
                 if (record.head.pass_index, record.head.sequence) != missing:
                     raise SinkExists(
                         f"{reader.name}, block {block.index} at byte {block.offset}: {record.head} follows where record {missing[1]} of pass "
                         f"{missing[0]} must; it cannot be continued: remove it, or overwrite it (--overwrite)"
                     )
                 missing = (missing[0] + 1, 0) if record.head.end is not None else (missing[0], missing[1] + 1)
-            last = [block.records[-1].head]
+                head = record.head
+            last = [head]
             whole_bytes = block.next_offset
     except TruncatedData:
         pass

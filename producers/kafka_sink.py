@@ -12,7 +12,7 @@ from tutelage.producers.kafka_deliveries import Deliveries
 from tutelage.producers.kafka_pace import Pace
 from tutelage.producers.kafka_sending import Sending
 from tutelage.producers.kafka_tail import read_tail
-from tutelage.producers.kafka_target import Retention, Wish, checked_settings, looked_at, made, too_large
+from tutelage.producers.kafka_target import Retention, Wish, checked_settings, looked_at, made, stored_as_sent, too_large
 from tutelage.producers.kafka_transactions import transactional_options
 from tutelage.producers.kafka_watch import TopicWatch
 from tutelage.producers.sink import Sink, Tail, is_missing
@@ -92,7 +92,7 @@ class KafkaSink(Sink):
         self._asked_partitions = whole_number("partitions", partitions) if partitions is not None else None
         self._replication = whole_number("replication", replication) if replication != -1 else -1
         self._create = flag("create", create)
-        self._topic_settings = checked_settings(topic_settings)
+        self._topic_settings = {**stored_as_sent(options or {}), **checked_settings(topic_settings)}
         self._retention_s: float | None = None
         self._retention: Retention | None = None
         self._delivery_timeout_s = seconds("delivery_timeout_s", delivery_timeout_s)

@@ -14,7 +14,7 @@ from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
 from tutelage.schemas.headers import check_description, stream_of_headers
 from tutelage.schemas.kafka_connection import KafkaConnection
-from tutelage.schemas.kafka_runs import FIRST_LOOK, FURTHER, FoundRun, TopicRuns, is_of_run, newest_of
+from tutelage.schemas.kafka_runs import FIRST_LOOK, FURTHER, FoundRun, TopicRuns, is_of_run, newest_of, unlike
 from tutelage.schemas.kafka_topic import KafkaTopic
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import RecordHead
@@ -51,10 +51,8 @@ def read_tail(
         return None
     stream = found_run.stream
     if stream.partitions > partitions:
-        raise RunMismatch(
-            f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
-        )
-    starts = runs.starts(found_run)
+        raise RunMismatch(unlike(topic, partitions, stream))
+    starts = runs.starts(found_run, partitions)
     codecs: dict[int, Codec] = {}
     heads: list[list[RecordHead]] = []
     for partition in range(stream.partitions):

@@ -19,6 +19,7 @@ from tutelage.producers.gather import Gather, RecordRows
 from tutelage.producers.sink import Sink, Tail
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, SinkExists
+from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.waiting import Doing
 
@@ -306,7 +307,8 @@ class Run:
         if self._sink.max_record_bytes is not None:
             # Ragged rows differ in size: leave room for records of longer rows than the first.
             target = min(target, self._sink.max_record_bytes // 4)
-        by_size = max(1, target * rows // max(1, self._opening_bytes))
+        # Rows without bytes have no size to go by, and readers take so many of them in a record.
+        by_size = max(1, target * rows // self._opening_bytes) if self._opening_bytes else DEFAULT_LIMITS.empty_rows
         return min(by_size, rows) if at_once or self._sink.linger_s is not None else by_size
 
     def _open_resumed(self) -> None:

@@ -12,6 +12,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,39 @@ class BackgroundThread(threading.Thread):
     def ask_to_end(self) -> None:
         """Ask the thread to end; does not wait. May be called from any thread, and more than once."""
         self._ask_to_end()
+
+
+def within(timeout_s: float, work: Callable[[], Result], *, name: str, give_up: Callable[[], None]) -> Result:
+    """What `work` returns, or raises, if it takes no longer than `timeout_s`.
+
+    For calls into libraries whose own timeouts bound each step and not the whole. The work runs in a thread of its own.
+
+    Args:
+        timeout_s: Seconds.
+        work: The call.
+        name: The thread's.
+        give_up: Makes work that is under way fail soon, such as by closing its connection. Called when the time is up, or
+            when the caller is interrupted.
+
+    Raises:
+        TimeoutError: The time is up. The thread ends when the work does.
+    """
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # raised to the caller
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    BackgroundThread(run, name=name, ask_to_end=give_up).start()
+    try:
+        return done.result(timeout_s)
+    finally:
+        if not done.done():
+            give_up()
 
 
 @atexit.register

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import xxhash
 
-from tutelage.schemas.errors import CorruptData
+from tutelage.schemas.errors import CorruptData, SchemaError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import FORMAT_VERSION, Array, Column, Description, End, KeySpec, Ragged, Record, RecordHead
 from tutelage.schemas.varint import decode_long, encode_long
@@ -106,7 +106,13 @@ class Codec:
                 pending = b""
         if pending:
             buffers.append(pending)
-        return Encoded(head=head, buffers=buffers, nbytes=sum(len(buffer) for buffer in buffers))
+        nbytes = sum(len(buffer) for buffer in buffers)
+        if self._has_too_many_rows(head.rows, nbytes):
+            raise SchemaError(
+                f"{head} has {head.rows:,} rows of keys that hold nothing ({self.description}), more than the {self._limits.empty_rows:,} that "
+                "readers take; choose a smaller rows_per_record, or leave these keys out"
+            )
+        return Encoded(head=head, buffers=buffers, nbytes=nbytes)
 
     def decode(self, body: memoryview | bytes, where: str) -> Record:
         """The record in a body. CorruptData naming `where` if it is cut, too long, inconsistent or fails its checksum."""
@@ -121,20 +127,21 @@ class Codec:
             raise CorruptData(f"{where}: {len(view) - end} bytes are left behind the record")
         return record
 
-    def decode_many(self, payload: memoryview, count: int, where: str) -> list[Record]:
-        """The `count` records that lie one behind the other in a payload, and nothing else in it."""
-        records: list[Record] = []
+    def decode_each(self, payload: memoryview, count: int, where: str) -> Iterator[Record]:
+        """The `count` records that lie one behind the other in a payload, and nothing else in it.
+
+        Each is decoded when it is asked for: a decoded record takes about 1 KB besides its data, and a payload may hold millions of them.
+        """
         position = 0
         for index in range(count):
             try:
                 record, length = self._walk(payload[position:], f"{where}, record {index} of the block")
             except (IndexError, ValueError, OverflowError) as error:
                 raise CorruptData(f"{where}, record {index} of the block does not decode ({error})") from error
-            records.append(record)
             position += length
-        if position != len(payload):
-            raise CorruptData(f"{where}: {len(payload) - position} bytes are left behind its {count} records")
-        return records
+            if index == count - 1 and position != len(payload):
+                raise CorruptData(f"{where}: {len(payload) - position} bytes are left behind its {count} records")
+            yield record
 
     def dense_layout(self, rows: int) -> DenseLayout | None:
         """Where the tensors lie in a record of so many rows; None if a key is ragged, or there are none."""
@@ -162,6 +169,10 @@ class Codec:
                 f"{where}: {head} fails its checksum: its bytes were changed after the teacher wrote them, or its schema is not the one it "
                 "was written with"
             )
+
+    def _has_too_many_rows(self, rows: int, nbytes: int) -> bool:
+        """Whether a record of so many bytes has more rows than a reader takes: rows that hold nothing cost the writer nothing."""
+        return rows > nbytes and rows > self._limits.empty_rows
 
     def _checksum(self, head: RecordHead, shapes: Sequence[int], pieces: Sequence[Buffer]) -> bytes:
         end = head.end
@@ -196,6 +207,8 @@ class Codec:
         self.refuse_changed(head, checksum, shapes, [piece.data for piece in pieces], where)
         if (head.end is None) != (head.rows > 0):
             raise ValueError(f"{head} of {head.rows} rows")
+        if self._has_too_many_rows(head.rows, position):
+            raise ValueError(f"{head.rows} rows that hold nothing are over the limit of {self._limits.empty_rows}")
         return Record(head=head, columns=columns, raw=view[:position]), position
 
 

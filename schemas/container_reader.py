@@ -8,7 +8,6 @@ dense keys without a codec, straight into where its rows are wanted (`StoredReco
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from tutelage.schemas.arguments import absolute_path
 from tutelage.schemas.codec import Codec, DenseLayout, decode_head
 from tutelage.schemas.container_format import MAX_BUFFERS, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
+from tutelage.schemas.disk import open_to_read
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
 from tutelage.schemas.headers import CHECKSUM_KEY, HEADER_PREFIX, check_format, identity_checksum, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of
@@ -56,12 +56,10 @@ class ContainerReader:
         #: What messages call the file: as the user named it.
         self.name = name = os.fspath(path) if name is None else name
         try:
-            # Opening a named pipe would wait for its writer.
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = open_to_read(self.path, name)
         except OSError as error:
             raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from error
         try:
-            _refuse_no_file(self._fd, name)
             self.header = decode_header(_read_header(self._fd, name), name)
             schema = self.header.metadata.get("avro.schema", b"").decode("utf-8", "replace")
             self.schema = schema
@@ -69,7 +67,7 @@ class ContainerReader:
                 # Before the schema: what a newer version of the format may hold there is not for this reader to judge.
                 check_format(self.header.metadata, name)
             self.description = description_of(schema, name, limits)
-            self.stream = stream_of_headers(self.header.metadata, name)
+            self.stream = stream_of_headers(self.header.metadata, name, limits)
             if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(self.stream, self.description):
                 raise CorruptData(f"{name}: its header fails its checksum; its bytes were changed after the teacher wrote them")
         except BaseException:
@@ -191,14 +189,14 @@ class ContainerReader:
 class StoredBlock:
     """A block whose place in the file is known. Holds no memory but what was read to find it; may be read in any thread."""
 
-    __slots__ = ("_count", "_peeked", "_reader", "index", "next_offset", "offset", "payload_at", "where")
+    __slots__ = ("_peeked", "_reader", "count", "index", "next_offset", "offset", "payload_at", "where")
 
     def __init__(
         self, reader: ContainerReader, *, index: int, offset: int, next_offset: int, count: int, payload_at: int,
         peeked: memoryview, where: str,
     ) -> None:  # fmt: skip
         self._reader = reader
-        self._count = count
+        self.count = count
         self._peeked = peeked
         self.index = index
         self.offset = offset
@@ -207,7 +205,14 @@ class StoredBlock:
         self.where = where
 
     def records(self) -> list[Record]:
-        """Its records, read, checked and decoded."""
+        """Its records, read, checked and decoded, all at once: of a block that another wrote there may be millions."""
+        return list(self.each())
+
+    def each(self, most: int | None = None) -> Iterator[Record]:
+        """Its records. The block is read and unpacked now; each record is decoded and checked when it is asked for.
+
+        CorruptData if the block unpacks to more than `most` bytes, unless the source's limit is less.
+        """
         reader = self._reader
         size = self.next_offset - self.payload_at
         if len(self._peeked) >= size:
@@ -220,13 +225,14 @@ class StoredBlock:
             raise CorruptData(f"{self.where}: no sync marker at its end; its bytes were changed, or its size was")
         # What the run's records can have at most is a better limit than any chosen for all runs.
         each = reader.codec.most_bytes(reader.stream.rows_per_record, reader.stream.run_id)
-        most = reader.limits.record_bytes if each is None else min(reader.limits.record_bytes, self._count * each)
-        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, most)
-        return reader.codec.decode_many(payload, self._count, self.where)
+        limit = reader.limits.record_bytes if each is None else min(reader.limits.record_bytes, self.count * each)
+        limit = limit if most is None else min(limit, most)
+        payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, limit)
+        return reader.codec.decode_each(payload, self.count, self.where)
 
     def head(self) -> RecordHead | None:
         """The head of its only record, as it stands there, not checked; None if it holds several or is compressed."""
-        if self._count != 1 or self._reader.header.codec != "null":
+        if self.count != 1 or self._reader.header.codec != "null":
             return None
         try:
             return decode_head(self._peeked)[0]
@@ -236,7 +242,7 @@ class StoredBlock:
     def record(self) -> StoredRecord | None:
         """Its only record, to be read later; None if it holds several, is compressed, or has anything but full dense keys."""
         reader = self._reader
-        if self._count != 1 or reader.header.codec != "null":
+        if self.count != 1 or reader.header.codec != "null":
             return None
         try:
             head, checksum, position = decode_head(self._peeked)
@@ -244,7 +250,7 @@ class StoredBlock:
             return None
         layout = reader.codec.dense_layout(head.rows) if head.end is None else None
         size = self.next_offset - self.payload_at - SYNC_BYTES
-        if layout is None or position + layout.nbytes != size:
+        if layout is None or position + layout.nbytes != size or head.rows > max(size, reader.limits.empty_rows):
             return None
         first = layout.prefixes[0]
         if self._peeked[position : position + len(first)] != first:
@@ -294,16 +300,6 @@ class StoredRecord:
             raise CorruptData(f"{where}: {self.head} does not hold what its size says; its bytes were changed")
         pieces = [piece for key_targets in targets for piece in key_targets]
         self._reader.codec.refuse_changed(self.head, self._checksum, layout.shapes, pieces, where)
-
-
-def _refuse_no_file(descriptor: int, name: str) -> None:
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(mode):
-        raise ConfigurationError(f"{name} is a folder; name an Avro file")
-    if not stat.S_ISREG(mode):
-        raise ConfigurationError(
-            f"{name} is no file but a pipe or a device, which cannot be read from any place; name an Avro file"
-        )
 
 
 def _read_header(descriptor: int, name: str) -> bytes:

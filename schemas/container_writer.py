@@ -7,6 +7,7 @@ whole are cut off, and writing goes on behind the last whole one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from tutelage.schemas.container_format import (
     encode_header,
     header_bytes,
 )
-from tutelage.schemas.disk import file_path, is_named, locked, sync_file, sync_folder
+from tutelage.schemas.disk import file_path, is_foreign, is_named, locked, sync_file, sync_folder
 from tutelage.schemas.errors import ConfigurationError, SinkExists, TransportError
 from tutelage.schemas.headers import CHECKSUM_KEY, identity_checksum, stream_headers
 from tutelage.schemas.knowledge_schema import schema_of
@@ -55,6 +56,11 @@ def finished_path(name: str, value: str | os.PathLike[str]) -> Path:
             "writer of that file would replace it; choose another name"
         )
     return path
+
+
+def linked(partial: Path) -> SinkExists:
+    """The error for a symbolic link where an unfinished file is to lie."""
+    return SinkExists(f"{partial} is a symbolic link, through which another file would be written; remove it")
 
 
 class ContainerWriter:
@@ -233,8 +239,14 @@ def _open_locked(path: Path) -> int:
             # Through a symbolic link another file would be written, and the link would get the name.
             descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise linked(partial) from error
             raise _failed(path, error) from error
         try:
+            if is_foreign(os.fstat(descriptor), partial):
+                raise SinkExists(
+                    f"{partial} belongs to another user, who could change what is written to it; remove it, or write elsewhere"
+                )
             if not locked(descriptor, partial):
                 raise SinkExists(f"{partial} is being written by another process; end it, or write elsewhere")
             if is_named(descriptor, partial):

@@ -10,6 +10,8 @@ import errno
 import fcntl
 import logging
 import os
+import secrets
+import stat
 from pathlib import Path
 
 from tutelage.schemas.arguments import absolute_path
@@ -35,14 +37,80 @@ def file_path(name: str, value: object) -> Path:
     Whoever links a name to another disk wants the file there: renaming onto the link would replace the link.
 
     Raises:
-        ConfigurationError: The value is no path, or what is there is no file: renaming onto a device would replace it, and reading a
-            pipe would wait.
+        ConfigurationError: The value is no path; what is there is no file, so that renaming onto it would replace a device, and
+            reading it could wait for ever; or it is a link that somebody else made in a folder where everybody may make links.
     """
     path = absolute_path(name, value)
-    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.islink(path):
+        _refuse_foreign_link(name, path)
+        path = Path(os.path.realpath(path))
     if os.path.exists(path) and not os.path.isfile(path):
         raise ConfigurationError(f"{name} {str(value)!r} is a folder or a device; name a file")
     return path
+
+
+def _refuse_foreign_link(name: str, path: Path) -> None:
+    """ConfigurationError for a link in a folder such as /tmp that is neither ours nor the folder's owner's.
+
+    The rule of Linux's `fs.protected_symlinks`, which the kernel cannot apply where a link is resolved by its name.
+    """
+    try:
+        planted = is_foreign(os.lstat(path), path)
+    except OSError:
+        return
+    if planted:
+        raise ConfigurationError(
+            f"{name} {str(path)!r} is a symbolic link that another user made in a folder where everybody may write; "
+            "it is not followed: name the file itself, or a file in a folder of your own"
+        )
+
+
+def is_foreign(found: os.stat_result, path: Path) -> bool:
+    """Whether a file or link lies in a folder where everybody may make files, such as /tmp, and neither we nor that folder's owner made it."""
+    folder = os.stat(path.parent)
+    is_shared = bool(folder.st_mode & stat.S_ISVTX and folder.st_mode & stat.S_IWOTH)
+    return is_shared and found.st_uid not in (os.geteuid(), folder.st_uid)
+
+
+def new_file(beside: Path) -> tuple[int, Path]:
+    """A new file in the folder of another, for what is to replace that one: open for writing, and its path.
+
+    Its name cannot be guessed, and nothing that is there is opened, not even through a symbolic link. OSError if it fails.
+    """
+    path = beside.with_name(f"{beside.name}.{secrets.token_hex(8)}.tmp")
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), path
+
+
+def open_to_read(path: Path, name: str) -> int:
+    """A descriptor of a regular file that is there. Never waits, whatever the path names now: it is looked at once it is open.
+
+    Raises:
+        ConfigurationError: It is a folder, a pipe, a device or a socket.
+        OSError: It cannot be opened.
+    """
+    # A named pipe would wait for its writer, and a terminal could become this process's own.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        # What a socket says, and a device without a driver.
+        if error.errno == errno.ENXIO:
+            raise ConfigurationError(_no_file(name)) from error
+        raise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise ConfigurationError(f"{name} is a folder; name a file")
+        if not stat.S_ISREG(mode):
+            raise ConfigurationError(_no_file(name))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _no_file(name: str) -> str:
+    return f"{name} is a pipe, a socket or a device; name a regular file"
 
 
 def sync_file(descriptor: int, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 TutelageError
 ├── ConfigurationError        the caller: change the call, the flags or the file name
+│   ├── BatchTooLarge         a batch would take more memory than allowed
 │   ├── SinkExists            the output is there already
 │   └── MergeError            keys of several teachers that cannot be merged as asked
 ├── SchemaError               whoever owns the schema
@@ -49,6 +50,10 @@ class ConfigurationError(TutelageError):
     """The call asks for something that cannot be done; nothing was written."""
 
     exit_code = 2
+
+
+class BatchTooLarge(ConfigurationError):
+    """A batch would take more memory than `Limits.batch_bytes` allows; none of it was taken."""
 
 
 class SinkExists(ConfigurationError):

@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from tutelage.schemas.errors import CorruptData, SchemaError, UnsupportedFormat
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import FORMAT_VERSION, Description, Stream
 
 HEADER_PREFIX = "tutelage."
@@ -30,6 +31,10 @@ _FIELD_TYPES: dict[str, type] = {
     "created": float,
     "version": str,
 }
+
+# What a teacher's own arguments may be at most, and the last second of the year 9999, where calendars end.
+_MOST = 2**31 - 1
+_LAST_SECOND = 253_402_300_799
 
 Headers = Iterable[tuple[str, Any]] | Mapping[str, Any]
 
@@ -50,22 +55,35 @@ def identity_checksum(stream: Stream, description: Description) -> bytes:
     return xxhash.xxh3_64_hexdigest(b"".join(value for _, value in stream_headers(stream, description))).encode()
 
 
-def stream_of_headers(headers: Headers, where: str) -> Stream:
+def stream_of_headers(headers: Headers, where: str, limits: Limits = DEFAULT_LIMITS) -> Stream:
     """The identity that headers hold.
 
     Raises:
         UnsupportedFormat: The records are of another version of the format than this program reads.
-        CorruptData: A header is missing, is not JSON, or holds a value that it cannot have.
+        CorruptData: A header is missing, is not JSON, or holds a value that it cannot have, or more partitions than the limit.
     """
     found = dict(headers)
     check_format(found, where)
     values = {name: _value(found, name, kind, where) for name, kind in _FIELD_TYPES.items()}
     stream = Stream(**values)
-    if stream.partitions < 1 or stream.rows_per_record < 1 or stream.passes < 1:
+    for name in ("partitions", "rows_per_record", "passes"):
+        if not 1 <= (count := getattr(stream, name)) <= _MOST:
+            raise CorruptData(f"{where}: header {HEADER_PREFIX}{name} is {_shown(count)}; it must be from 1 to {_MOST}")
+    if stream.partitions > limits.partitions:
         raise CorruptData(
-            f"{where}: a stream of {stream.partitions} partitions, {stream.rows_per_record} rows, {stream.passes} passes"
+            f"{where}: header {HEADER_PREFIX}partitions is {stream.partitions}, over the limit of {limits.partitions}; where that many are "
+            f"meant, read it with Limits(partitions={stream.partitions})"
+        )
+    if not is_time(stream.created):
+        raise CorruptData(
+            f"{where}: header {HEADER_PREFIX}created is {stream.created!r}, which is no time that a teacher could have begun"
         )
     return stream
+
+
+def is_time(seconds: float) -> bool:
+    """Whether a number is seconds since the epoch of a time that clocks and calendars have."""
+    return -_LAST_SECOND <= seconds <= _LAST_SECOND
 
 
 def check_format(headers: Headers, where: str) -> None:
@@ -96,10 +114,15 @@ def check_description(headers: Headers, description: Description, where: str) ->
 
 
 def run_of_headers(headers: Headers) -> tuple[str, float] | None:
-    """The run that a record's headers name and when that was created; None where they name none."""
+    """The run that a record's headers name and when that was created; None where they name none, or a time that cannot be."""
     found = dict(headers)
     run_id, created = json_or_none(found.get(f"{HEADER_PREFIX}run_id")), json_or_none(found.get(f"{HEADER_PREFIX}created"))
-    if not isinstance(run_id, str) or isinstance(created, bool) or not isinstance(created, (int, float)):
+    if (
+        not isinstance(run_id, str)
+        or isinstance(created, bool)
+        or not isinstance(created, (int, float))
+        or not is_time(created)
+    ):
         return None
     return run_id, created
 

@@ -1,22 +1,61 @@
-"""Keeps secrets that are known by their text out of errors and logs, other people's included.
+"""Keeps secrets out of errors and logs: those of this package, of its libraries and of servers.
 
-An HTTP client logs each URL it asks for, and a server may answer with it: what is asked for carries the secret, what is shown does not.
+A secret is known by its text. An HTTP client logs each URL that it asks for, and a server may repeat
+what it was asked: the request carries the secret, and what is shown does not.
 """
 
 from __future__ import annotations
 
+import base64
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 _SHOWN_INSTEAD = "***"
-# A shorter text says too little to be a secret, and would be found in words that have nothing to do with it.
+# A shorter text is part of ordinary words, and hides nothing.
 _SHORTEST = 4
-# The HTTP client that the registry's client uses has had two names, and so has what does its work. A logger's filter is not its children's.
+# The HTTP client below the registry's client has had two names, and so has its core. A filter on a
+# logger does not apply to the logger's children, so each is named.
 _CLIENT_LOGGERS = (
     *("httpx", "httpx2"),
     *(f"{core}.{part}" for core in ("httpcore", "httpcore2") for part in ("connection", "http11", "http2", "proxy", "socks")),
 )
+# Settings whose value grants access. A file's location (ssl.key.location) or a user's name does not.
+_SECRET_SETTING = re.compile(r"password|passphrase|secret|user\.info|jaas|auth\.token|key\.pem|oauthbearer\.config")
+_USER_IN_URL = re.compile(r"://[^/\s]*@")
+# A registry behind a gateway may expect its key in the URL's query.
+_KEY_IN_URL = re.compile(r"://[^\s?]*\?(?:.*&)?[^=&]*(?:key|token|secret|password|auth|sig)[^=&]*=", re.IGNORECASE)
+
+
+def is_secret_setting(name: str) -> bool:
+    """Whether a setting of the Kafka client or the registry holds what grants access."""
+    return _SECRET_SETTING.search(name) is not None
+
+
+def is_secret_url(url: str) -> bool:
+    """Whether a URL holds a user, a password or a key."""
+    return _USER_IN_URL.search(url) is not None or _KEY_IN_URL.search(url) is not None
+
+
+def holds_secret(name: str, value: object) -> bool:
+    """Whether a setting grants access: by its name, or as a URL that holds a user or a key."""
+    return is_secret_setting(name) or (isinstance(value, str) and is_secret_url(value))
+
+
+def secrets_in(settings: Mapping[str, object]) -> list[str]:
+    """The texts in a client's settings that must not be shown."""
+    found: list[str] = []
+    for name, value in settings.items():
+        if is_secret_setting(name) and isinstance(value, str):
+            found += user_info_secrets(value) if name.endswith("user.info") else [value]
+    return found
+
+
+def user_info_secrets(user_info: str) -> list[str]:
+    """What must not be shown of `USER:PASSWORD`: all of it, the password, and the header of basic authentication."""
+    user, _, password = user_info.partition(":")
+    return [user_info, password or user, base64.b64encode(user_info.encode()).decode()]
 
 
 class Hiding(logging.Filter):
@@ -27,16 +66,16 @@ class Hiding(logging.Filter):
         self._secrets: list[str] = []
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Hide these texts from now on, in each spelling that a URL may have them in."""
+        """Hide these texts from now on, in every spelling that they may have in a URL."""
         known = set(self._secrets)
         for secret in secrets:
             decoded = {secret, unquote(secret), unquote_plus(secret)}
             spellings = decoded | {form(text, safe="") for text in decoded for form in (quote, quote_plus)}
             known |= {text for text in spellings if len(text) >= _SHORTEST}
-        # The longest first: one may hold another.
+        # The longest first: one may contain another.
         self._secrets = sorted(known, key=lambda text: (-len(text), text))
         for name in _CLIENT_LOGGERS:
-            # Added once, however often this is done.
+            # A logger keeps a filter once, however often it is added.
             logging.getLogger(name).addFilter(self)
 
     def hidden(self, text: str) -> str:
@@ -46,7 +85,7 @@ class Hiding(logging.Filter):
         return text
 
     def cause(self, error: BaseException) -> BaseException | None:
-        """An error as the cause of another; None where it, or anything behind it, would show a secret in a traceback."""
+        """An error as the cause of another; None if it, or anything behind it, would show a secret in a traceback."""
         seen: list[BaseException] = []
         at: BaseException | None = error
         while at is not None and at not in seen:
@@ -58,7 +97,7 @@ class Hiding(logging.Filter):
         return error
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace secrets in a line of the log; every line stays."""
+        """Replace secrets in a log record's message; every record stays."""
         said = record.getMessage()
         shown = self.hidden(said)
         if shown != said:

@@ -22,8 +22,11 @@ from confluent_kafka.admin import AdminClient
 from tutelage.schemas.addresses import Address, bootstrap_address
 from tutelage.schemas.arguments import option_mapping, text
 from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
+from tutelage.schemas.exposure import kafka_exposures, warn_once
+from tutelage.schemas.hiding import hiding, secrets_in
 from tutelage.schemas.printable import printable
 from tutelage.schemas.registry import Registry, checked_registry
+from tutelage.schemas.secretless import Secretless, public_settings
 from tutelage.schemas.waiting import NowAndThen
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,8 @@ _PRODUCER_DEFAULTS: dict[str, object] = {
 }
 # Of one partition at once: the fastest for few of them (study: performance); for many, together no more than four such.
 _FETCH_BYTES = 8 << 20
+# What the client names where a response is larger than it takes; it asks again and again then.
+_TOO_LARGE = "receive.message.max.bytes"
 # That all brokers are away is said at once, and then only now and then; the client says it twenty times a second.
 _SAID_EVERY_S = 30.0
 _CONSUMER_DEFAULTS: dict[str, object] = {
@@ -93,7 +98,9 @@ _CONSUMER_DEFAULTS: dict[str, object] = {
     "fetch.max.bytes": 67108864,
     "queued.max.messages.kbytes": 65536,
     "queued.min.messages": 100000,
-    "receive.message.max.bytes": 1073741824,
+    # A response, and what a zstandard batch may be unpacked to: the client has no other limit for that, and triples its buffer until a
+    # batch fits (librdkafka, rdkafka_zstd.c). Brokers take no batch of more than 100 MiB unless told to (socket.request.max.bytes).
+    "receive.message.max.bytes": 335544320,
     "check.crcs": True,
 }
 
@@ -110,7 +117,7 @@ class _ClientLog:
         client_log.log(level, message, *args)
 
 
-class KafkaConnection:
+class KafkaConnection(Secretless):
     """A cluster and its registry, as an address and options. `options` go to librdkafka untouched, over our defaults."""
 
     def __init__(
@@ -129,7 +136,7 @@ class KafkaConnection:
         self._last_error = ""
         self._turned_away: deque[str] = deque(maxlen=4)
         self._hung_up = 0
-        self._all_down, self._slowed = NowAndThen(_SAID_EVERY_S), NowAndThen(_SAID_EVERY_S)
+        self._all_down, self._slowed, self._too_large = (NowAndThen(_SAID_EVERY_S) for _ in range(3))
 
     @property
     def where(self) -> str:
@@ -138,6 +145,10 @@ class KafkaConnection:
 
     def __repr__(self) -> str:
         return f"KafkaConnection({self.bootstrap_servers!r}, registry={self.registry!r})"
+
+    def _public_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        options, withheld = public_settings(self._options)
+        return {**state, "_options": options}, withheld
 
     def producer(self, settings: Mapping[str, object] | None = None) -> Producer:
         """A new idempotent producer; `settings` go over our defaults, the user's options over both."""
@@ -159,6 +170,9 @@ class KafkaConnection:
         return client
 
     def _client(self, kind: Callable[..., Any], defaults: Mapping[str, object]) -> Any:
+        self._refuse_withheld()
+        hiding.add(secrets_in(self._options))
+        warn_once(kafka_exposures(self.bootstrap_servers, self._options))
         config = {
             "bootstrap.servers": self.bootstrap_servers,
             # What an operator sees in request logs, quotas and the brokers' client metrics.
@@ -173,7 +187,9 @@ class KafkaConnection:
         try:
             return kind(config, logger=_ClientLog(self._hear))
         except (KafkaException, ValueError, TypeError) as error:
-            raise ConfigurationError(f"the Kafka client refuses its options: {describe(error)}") from error
+            raise ConfigurationError(
+                f"the Kafka client refuses its options: {hiding.hidden(describe(error))}"
+            ) from hiding.cause(error)
 
     def _held_back(self, event: ThrottleEvent) -> None:
         """A quota is kept by waiting: nothing is lost, and whoever wonders why it is slow should know."""
@@ -192,6 +208,10 @@ class KafkaConnection:
             self._last_error = error.str()
         if error.code() in _TURNING_AWAY or _TLS_ALERT in error.str():
             self._turned_away.append(error.str())
+        if _TOO_LARGE in error.str() and self._too_large.due():
+            log.warning(
+                "%s: what was fetched is too large for this client: raise %s, with -X or in options", error.str(), _TOO_LARGE
+            )
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._all_down.due():
             log.warning("waiting for a broker of %s: none answers (%s)", self.where, describe(error))
 

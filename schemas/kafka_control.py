@@ -19,7 +19,7 @@ from tutelage.schemas.framing import frame, unframe
 from tutelage.schemas.kafka_connection import DENIED, NEEDS_ACL, KafkaConnection, describe
 from tutelage.schemas.kafka_runs import TopicRuns
 from tutelage.schemas.kafka_topic import KafkaTopic
-from tutelage.schemas.topic import value_subject
+from tutelage.schemas.topic import to_student_topic, to_teacher_topic, value_subject
 from tutelage.schemas.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,11 @@ class KafkaControl:
 
     def _taken(self, wait: Wait, answer_to: str = "") -> Any:
         self._resume()
+        # Where the inbox ended when the wait began, and whether what comes now came later: that does not prolong the wait.
+        end, later = 0, False
         while (message := self.conversation.taken(answer_to)) is None:
+            if later:
+                wait.tick()
             consumer = self._consumer or self._begun()
             if consumer is None:
                 wait.tick()
@@ -137,6 +141,8 @@ class KafkaControl:
                 wait.tick()
                 continue
             self._arrived(came)
+            end = end or consumer.get_watermark_offsets(TopicPartition(self._inbox, 0), cached=True)[1]
+            later = (came.offset() or 0) >= end
         return message.value
 
     def _begun(self) -> Consumer | None:
@@ -174,3 +180,14 @@ class KafkaControl:
             self._consumer.close()
             self._consumer = None
         self._producer = None
+
+
+def student_control(connection: KafkaConnection, topic: str) -> KafkaControl:
+    """The student's end of the conversation beside a topic."""
+    return KafkaControl(
+        connection,
+        outbox=to_teacher_topic(topic),
+        inbox=to_student_topic(topic),
+        sender=f"student of {topic}",
+        is_teacher=False,
+    )

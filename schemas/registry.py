@@ -6,38 +6,39 @@ cannot see, a changed dtype or row shape, is refused here.
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from tutelage.schemas.addresses import origin_of, registry_address
 from tutelage.schemas.arguments import flag, option_mapping, seconds
-from tutelage.schemas.errors import AccessDenied, ConfigurationError, RegistryUnavailable, SchemaError, TutelageError
-from tutelage.schemas.hiding import hiding
+from tutelage.schemas.background import within
+from tutelage.schemas.errors import ConfigurationError, SchemaError, TutelageError
+from tutelage.schemas.exposure import registry_exposures, warn_once
+from tutelage.schemas.hiding import hiding, secrets_in
 from tutelage.schemas.knowledge_schema import description_of, same_schema
 from tutelage.schemas.proxies import proxy_of, proxy_secrets
 from tutelage.schemas.record import Description, refuse_changes
+from tutelage.schemas.registry_answers import Asked, NotThere, bound
 from tutelage.schemas.registry_url import parsed_url
+from tutelage.schemas.secretless import Secretless, public_settings
 
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import RegisteredSchema, SchemaRegistryClient
-    from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 COMPATIBILITY = "FULL_TRANSITIVE"
-NOT_FOUND_STATUS = 404
-_DENIED_STATUS = (401, 403)
-_PROXY_DENIED_STATUS = 407
-_FAILED_STATUS = 500
-# Settings that let somebody in, or hold what does.
-_SECRET = re.compile(r"user\.info|password|secret|auth\.token$")
-# Of an answer that is none: a page of HTML may be long.
-_SHOWN = 200
+# Of one subject; each is asked for by a request of its own.
+_MOST_VERSIONS = 1000
+_NUMBERS = frozenset(
+    ("timeout", "max.retries", "retries.wait.ms", "retries.max.wait.ms", "cache.capacity", "cache.latest.ttl.sec")
+)
+# Tries of a request, at most, and the pauses between them.
+_TRIES, _BACK_OFF_S = 3, 1.0
 
 
 class Registry(Protocol):
@@ -121,13 +122,15 @@ class LocalRegistry:
         pass
 
 
-class HttpRegistry:
+class HttpRegistry(Secretless):
     """A registry with Confluent's HTTP interface (Confluent's own, Apicurio's `/apis/ccompat/v7`, Karapace, ...).
 
-    `settings` go to confluent-kafka's client untouched: basic.auth.user.info, bearer.auth.*, ssl.ca.location and so on.
-    No call takes longer than three times `timeout_s` and a second of back-off. Picklable, and opened when first used. Without
-    `auto_register` it is only read: others register schemas, and care for their compatibility. A user or a query in the URL goes along
-    with each request and is never shown; `url` is what may be shown.
+    `settings` go to confluent-kafka's client untouched: basic.auth.user.info, bearer.auth.*, ssl.ca.location and so on. The
+    client is opened when it is first used. Without `auto_register` it only reads: others register schemas, and see to their
+    compatibility. A user or a query in the URL goes along with each request and is never shown; `url` is what may be shown.
+
+    Guarantee: for each of its addresses a call takes no longer than three times `timeout_s` and a second, however slowly
+    something answers, and reads no more than 16 MiB. Pickles hold no secrets.
     """
 
     def __init__(
@@ -143,15 +146,22 @@ class HttpRegistry:
                 raise ConfigurationError(f"{self._name}: its URL and basic.auth.user.info both name a user; give one of them")
             given["basic.auth.user.info"] = self._parts.user_info
         self._auto_register = flag("auto_register", auto_register)
-        self._settings = {"timeout": seconds("timeout_s", timeout_s), "max.retries": 2, **given, "url": self.url}
+        self._settings = {"timeout": seconds("timeout_s", timeout_s), "max.retries": _TRIES - 1, **given, "url": self.url}
+        self._deadline_s = _deadline_s(self._settings, len(self.url.split(",")))
         self._client: SchemaRegistryClient | None = None
         self._pid = 0
 
     def __repr__(self) -> str:
         return f"HttpRegistry({self.url!r})"
 
-    def __getstate__(self) -> dict[str, object]:
+    def _copied_state(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None}
+
+    def _public_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        settings, withheld = public_settings(self._settings)
+        if self._parts.queries:
+            withheld.append("the query of its URL")
+        return {**state, "_settings": settings, "_parts": self._parts.public()}, withheld
 
     def connect(self) -> None:
         self._opened()
@@ -161,8 +171,7 @@ class HttpRegistry:
 
         if not self._auto_register:
             return self._registered(subject, schema)
-        with self._translated(f"register {subject}") as client:
-            return int(client.register_schema(subject, Schema(schema, "AVRO")))
+        return int(self._ask(f"register {subject}", lambda client: client.register_schema(subject, Schema(schema, "AVRO"))))
 
     def _registered(self, subject: str, schema: str) -> int:
         """The id that others registered a schema under, in whatever layout and spelling."""
@@ -175,75 +184,86 @@ class HttpRegistry:
         )
 
     def schema(self, schema_id: int) -> str:
-        from confluent_kafka.schema_registry.error import SchemaRegistryError
-
-        with self._translated(f"fetch schema {schema_id}") as client:
-            try:
-                found = client.get_schema(schema_id).schema_str
-            except SchemaRegistryError as error:
-                if _is_not_found(error):
-                    raise SchemaError(
-                        f"{self._name} no longer has schema {schema_id}, which the records were written with, or it is another registry than "
-                        "their teacher's: restore it, or have the teacher write them again"
-                    ) from hiding.cause(error)
-                raise
+        try:
+            found = self._ask(f"fetch schema {schema_id}", lambda client: client.get_schema(schema_id)).schema_str
+        except NotThere as error:
+            raise SchemaError(
+                f"{self._name} no longer has schema {schema_id}, which the records were written with, or it is another registry than "
+                "their teacher's: restore it, or have the teacher write them again"
+            ) from error
         if not found:
             raise SchemaError(f"{self._name} has no text for schema {schema_id}")
         return str(found)
 
     def prepare(self, subject: str) -> list[str]:
         if self._auto_register:
-            with self._translated(f"set the compatibility of {subject}") as client:
-                client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
+            self._ask(
+                f"set the compatibility of {subject}",
+                lambda client: client.set_compatibility(subject_name=subject, level=COMPATIBILITY),
+            )
         return [str(version.schema.schema_str) for version in self._versions(subject)]
 
     def _versions(self, subject: str) -> list[RegisteredSchema]:
-        from confluent_kafka.schema_registry.error import SchemaRegistryError
-
-        with self._translated(f"look up {subject}") as client:
-            try:
-                numbers = client.get_versions(subject)
-            except SchemaRegistryError as error:
-                if _is_not_found(error):
-                    return []
-                raise
-            return [client.get_version(subject, number) for number in numbers]
+        action = f"look up {subject}"
+        try:
+            numbers = self._ask(action, lambda client: client.get_versions(subject))
+        except NotThere:
+            return []
+        if len(numbers) > _MOST_VERSIONS:
+            raise SchemaError(
+                f"{self._name} lists {len(numbers):,} versions of {subject}; more than {_MOST_VERSIONS:,} are not looked "
+                "through: delete old ones there, or use another topic"
+            )
+        return [self._ask(action, partial(_version, subject=subject, number=number)) for number in numbers]
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # the client has no close()
-            self._client = None
+        client, self._client = self._client, None
+        if client is not None:
+            client.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # the client has no close()
 
-    def _translated(self, action: str) -> _Translated:
-        return _Translated(self, action)
+    def _ask(self, action: str, question: Callable[[SchemaRegistryClient], Answer]) -> Answer:
+        """The client's answer to one question, within the registry's deadline.
+
+        Raises:
+            TutelageError: Of the kind that the failure has; NotThere where the registry has no such thing.
+        """
+        client = self._opened()
+        try:
+            return within(self._deadline_s, lambda: question(client), name="tutelage-registry", give_up=self.close)
+        except TutelageError:
+            raise
+        except Exception as error:
+            asked = Asked(name=self._name, action=action, proxy=self._by_proxy())
+            raise asked.failed(error) from hiding.cause(error)
 
     def _opened(self) -> SchemaRegistryClient:
         if self._client is None or self._pid != os.getpid():
-            # A forked child must not share its parent's connections. What the client's own libraries think of each other's
-            # versions is nothing our user can change.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                from confluent_kafka.schema_registry import SchemaRegistryClient
-            self._pid = os.getpid()
-
-            # In this process, which may be another than the one it was made in.
-            proxy, told = (
-                self._settings.get("proxy"),
-                [str(self._settings[name]) for name in self._settings if _SECRET.search(name)],
-            )
-            hiding.add((*self._parts.secrets, *proxy_secrets(proxy), *told))
-            try:
-                client = SchemaRegistryClient(self._settings)
-            # Files that are not there, proxies of a kind that takes another library, and what else settings may name.
-            except Exception as error:
-                raise SchemaError(
-                    f"the registry's settings are refused: {hiding.hidden(str(error))}{self._by_proxy()}"
-                ) from hiding.cause(error)
-            if self._parts.queries:
-                # The client has no setting for a query that goes along with each request.
-                client._rest_client.session.event_hooks = {"request": [self._add_query]}
-            self._client = client
+            # A forked child must not share its parent's connections.
+            self._pid, self._client = os.getpid(), self._new_client()
         return self._client
+
+    def _new_client(self) -> SchemaRegistryClient:
+        self._refuse_withheld()
+        # What the client's own libraries think of each other's versions is nothing our user can change.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from confluent_kafka.schema_registry import SchemaRegistryClient
+        # In this process, which may be another than the one this object was made in.
+        proxy = self._settings.get("proxy")
+        hiding.add((*self._parts.secrets, *proxy_secrets(proxy), *secrets_in(self._settings)))
+        warn_once(registry_exposures(self._parts, self._settings, proxy_of(self.url, proxy)))
+        try:
+            client = SchemaRegistryClient(self._settings)
+        # Files that are not there, proxies of a kind that takes another library, and what else settings may name.
+        except Exception as error:
+            raise SchemaError(
+                f"the registry's settings are refused: {hiding.hidden(str(error))}{self._by_proxy()}"
+            ) from hiding.cause(error)
+        # The client has no settings for these.
+        session = client._rest_client.session
+        session.headers["Accept-Encoding"] = "identity"
+        session.event_hooks = {"request": [self._add_query], "response": [lambda response: bound(response, self._name)]}
+        return client
 
     def _add_query(self, request: Any) -> None:
         """Put the URL's query behind the one that a request has by itself."""
@@ -263,73 +283,27 @@ class HttpRegistry:
         return f". It is asked through the proxy {host}, which {by} names; {without}"
 
 
+def _version(client: SchemaRegistryClient, *, subject: str, number: int) -> RegisteredSchema:
+    return client.get_version(subject, number)
+
+
 def _completed(settings: dict[str, object]) -> dict[str, object]:
-    """The settings, with what the client wants to know for a bearer token in Confluent's cloud, and others have no use for."""
+    """The settings with numbers as numbers, which a properties file has as text, and with what the client requires of a bearer token.
+
+    Logical cluster and identity pool are Confluent Cloud's; other registries ignore them.
+    """
+    for name in _NUMBERS & settings.keys():
+        try:
+            settings[name] = float(str(settings[name]))
+        except ValueError:
+            raise ConfigurationError(f"schema.registry.{name} is {settings[name]!r}; it must be a number") from None
     if not any(name.startswith("bearer.auth.") for name in settings):
         return settings
     source = {"bearer.auth.credentials.source": "STATIC_TOKEN"} if "bearer.auth.token" in settings else {}
     return {**source, "bearer.auth.logical.cluster": "none", "bearer.auth.identity.pool.id": "none", **settings}
 
 
-class _Translated:
-    """Gives the client and turns its errors into ours."""
-
-    def __init__(self, registry: HttpRegistry, action: str) -> None:
-        self._registry = registry
-        self._action = action
-
-    def __enter__(self) -> SchemaRegistryClient:
-        return self._registry._opened()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, TutelageError):
-            raise self._ours(error) from hiding.cause(error)
-
-    def _ours(self, error: Exception) -> TutelageError:
-        from confluent_kafka.schema_registry.error import SchemaRegistryError
-
-        if isinstance(error, SchemaRegistryError):
-            return self._answered(error)
-        name, action, said = self._registry._name, self._action, hiding.hidden(str(error) or type(error).__name__)
-        proxy = self._registry._by_proxy()
-        # The client lets its HTTP library's errors through, and which library that is has changed before.
-        if "CERTIFICATE_VERIFY_FAILED" in said:
-            return AccessDenied(
-                f"{name} has a certificate that this client does not trust ({said}): schema.registry.ssl.ca.location names whom to trust{proxy}"
-            )
-        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "Decoding" in type(error).__name__:
-            # It is no answer that the client could read: a page of HTML, say.
-            return RegistryUnavailable(
-                f"{name} was asked to {action}, and what answered is no registry ({said}); is this its address, with its path?{proxy}"
-            )
-        what = "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
-        return RegistryUnavailable(f"{name} {what} to {action} ({said}); is it running, and is this its address?{proxy}")
-
-    def _answered(self, error: SchemaRegistryError) -> TutelageError:
-        """The error for an answer that is none of success."""
-        name, action, status = self._registry._name, self._action, error.http_status_code
-        said, proxy = hiding.hidden(str(error.error_message)), self._registry._by_proxy()
-        if status == _PROXY_DENIED_STATUS:
-            return AccessDenied(f"a proxy on the way to {name} asks for a user and password (HTTP {status}){proxy}")
-        if status in _DENIED_STATUS:
-            return AccessDenied(
-                f"{name} does not let this client {action} (HTTP {status}): look at "
-                f"schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md){proxy}"
-            )
-        if status >= _FAILED_STATUS:
-            return RegistryUnavailable(f"{name} failed to {action}: {said} (HTTP {status}){proxy}")
-        if not _is_registrys(error):
-            return RegistryUnavailable(
-                f"{name} was asked to {action}, and what answered is no registry (HTTP {status}: {said[:_SHOWN]}); is this its address, "
-                f"with its path?{proxy}"
-            )
-        return SchemaError(f"{name} refused to {action}: {said} (HTTP {status})")
-
-
-def _is_registrys(error: SchemaRegistryError) -> bool:
-    """Whether an answer has the form that registries give theirs: its own code of the error in JSON."""
-    return isinstance(error.error_code, int) and error.error_code > 0
-
-
-def _is_not_found(error: SchemaRegistryError) -> bool:
-    return error.http_status_code == NOT_FOUND_STATUS and _is_registrys(error)
+def _deadline_s(settings: Mapping[str, object], addresses: int) -> float:
+    """Seconds for one call: for each address every try's timeout, and the pauses between them."""
+    tries = float(str(settings["max.retries"])) + 1
+    return addresses * (tries * float(str(settings["timeout"])) + _BACK_OFF_S)

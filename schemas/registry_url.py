@@ -5,13 +5,13 @@ A user and password, or a query such as `?apikey=...`, let somebody in: requests
 
 from __future__ import annotations
 
-import base64
 import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from tutelage.schemas.addresses import origin_of
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.hiding import user_info_secrets
 
 _SCHEMES = ("http", "https", "mock")
 # Several URLs stand in one text, with commas between; a query may hold commas too.
@@ -33,6 +33,10 @@ class RegistryUrl:
     queries: dict[str, str] = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
 
+    def public(self) -> RegistryUrl:
+        """The same without user, queries and secrets."""
+        return RegistryUrl(shown=self.shown, user_info="", queries={}, secrets=())
+
     def query_of(self, url: str) -> str:
         """The query that belongs to a request for this URL."""
         return next((query for base, query in self.queries.items() if url == base or url.startswith(base + "/")), "")
@@ -51,8 +55,7 @@ def parsed_url(given: object) -> RegistryUrl:
     user_info = users.pop() if users else ""
     secrets = [secret for base, _, query in parts for secret in _secrets_of_query(query)]
     if user_info:
-        user, _, password = user_info.partition(":")
-        secrets += [user_info, password or user, base64.b64encode(user_info.encode()).decode()]
+        secrets += user_info_secrets(user_info)
     return RegistryUrl(
         shown=",".join(base for base, _, _ in parts),
         user_info=user_info,

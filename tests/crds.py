@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from go_tools import GoError, cache, go_program, go_sources
+from jars import JARS
 
 from tutelage.deploy.local.programs import StackError, find_java, maven_artifact
 
@@ -179,7 +180,7 @@ def _beside(schema: Any) -> Any:
 
 def _strimzi(folder: Path) -> list[Path]:
     try:
-        jars = [maven_artifact(f"io.strimzi:{name}:{STRIMZI}", f"Strimzi's {name}") for name in ("crd-generator", "api")]
+        jars = [maven_artifact(f"io.strimzi:{name}:{STRIMZI}", f"Strimzi's {name}", JARS) for name in ("crd-generator", "api")]
         java = find_java()
     except StackError as error:
         raise MissingTool(str(error)) from error

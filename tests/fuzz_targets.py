@@ -76,7 +76,7 @@ def payload_target(name: str, description: Description) -> Target:
 
     def check(data: bytes, folder: Path) -> None:
         if data:
-            for record in codec.decode_many(memoryview(data)[1:], data[0], "fuzz"):
+            for record in codec.decode_each(memoryview(data)[1:], data[0], "fuzz"):
                 refuse_other(record, known)
 
     return Target(name=name, seeds=[bytes((4,)) + b"".join(bodies), bytes((1,)) + bodies[0]], check=check)

@@ -19,8 +19,8 @@ from tutelage.consumers.align import Align
 from tutelage.consumers.memory_source import MemorySource
 from tutelage.consumers.merge import Batch, Merge
 from tutelage.consumers.order import Order, PassEnd
-from tutelage.consumers.pipeline import Merged
 from tutelage.consumers.place import Place, place_of, state_of
+from tutelage.consumers.progress import Merged
 from tutelage.consumers.rebatch import Chunk, Rebatch
 from tutelage.consumers.source import Arrival, Opened, Position
 from tutelage.schemas.memory_topic import MemoryTopic

@@ -1,4 +1,7 @@
-"""What each process of the stack is started with: its command, its environment and, for a broker, its file of settings."""
+"""What each process of the stack is started with: its command, its environment and, for a broker, its file of settings.
+
+All of it is built from ports and places; `is_launched_as` tells by a process's command line whether it was started so.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOST = "127.0.0.1"
+REGISTRY = "registry"
+_BROKER_CLASS = "kafka.Kafka"
+_REGISTRY_JAR = "quarkus-run.jar"
 
 #: The registry keeps its schemas in its folder, in H2's own file. (In Kafka, as compose has it, it takes three times as long to start.)
 REGISTRY_STORAGE = {
@@ -27,6 +33,19 @@ class BrokerPlace:
     advertised: int
     # Where brokers talk to each other if something stands between them and the clients.
     internal: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegistryPlace:
+    """Where the registry listens: for clients, and for its own health and metrics."""
+
+    port: int
+    management: int
+
+
+def broker_name(index: int) -> str:
+    """The name of a broker's process, of its data folder and of its files."""
+    return f"kafka-{index + 1}"
 
 
 def broker_properties(index: int, places: Sequence[BrokerPlace], data: Path) -> str:
@@ -73,17 +92,30 @@ def kafka_command(java: str, jars: Path, logging: Path, *, brokers: int) -> list
     return [java, heap, "-XX:+UseSerialGC", f"-Dlog4j.configuration=file:{logging}", "-cp", f"{jars}/*"]
 
 
+def broker_command(kafka: Sequence[str], settings: Path) -> list[str]:
+    """A broker's command; `kafka` is what every program of Kafka's begins with."""
+    return [*kafka, _BROKER_CLASS, str(settings)]
+
+
 def registry_command(java: str, home: Path) -> list[str]:
     """The registry's command."""
-    return [java, "-Xmx384m", "-XX:+UseSerialGC", "-jar", str(home / "quarkus-run.jar")]
+    return [java, "-Xmx384m", "-XX:+UseSerialGC", "-jar", str(home / _REGISTRY_JAR)]
 
 
-def registry_environment(port: int, management: int) -> Mapping[str, str]:
+def is_launched_as(name: str, command: Sequence[str]) -> bool:
+    """Whether a command line is that of the stack's process of this name, of whatever version and in whatever folder."""
+    if len(command) < 3:
+        return False
+    what, last = command[-2], Path(command[-1]).name
+    return (what, last) == (("-jar", _REGISTRY_JAR) if name == REGISTRY else (_BROKER_CLASS, f"{name}.properties"))
+
+
+def registry_environment(place: RegistryPlace) -> Mapping[str, str]:
     """The registry's settings: its two ports, and where it keeps its schemas."""
     return {
         "QUARKUS_HTTP_HOST": HOST,
-        "QUARKUS_HTTP_PORT": str(port),
+        "QUARKUS_HTTP_PORT": str(place.port),
         "QUARKUS_MANAGEMENT_HOST": HOST,
-        "QUARKUS_MANAGEMENT_PORT": str(management),
+        "QUARKUS_MANAGEMENT_PORT": str(place.management),
         **REGISTRY_STORAGE,
     }

@@ -1,11 +1,13 @@
-"""Ports of this machine that are free, by the system's own word."""
+"""Ports of this machine that are free, by the system's own word, and those that a new stack takes."""
 
 from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
-from tutelage.deploy.local.launches import HOST
+from tutelage.deploy.local.launches import HOST, BrokerPlace, RegistryPlace
+from tutelage.deploy.local.programs import StackError
 
 
 def free_ports(count: int) -> list[int]:
@@ -28,6 +30,26 @@ def is_free(port: int, *, within_s: float = 0.0) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def planned_ports(
+    brokers: int,
+    kafka_port: int | None,
+    registry_port: int | None,
+    proxied: Callable[[list[int]], list[int]] | None,
+) -> tuple[tuple[BrokerPlace, ...], RegistryPlace]:
+    """Where the brokers and the registry of a new stack listen."""
+    for port in (kafka_port, registry_port):
+        if port is not None and not is_free(port):
+            raise StackError(f"port {port} is taken by another program; name another port, or 0 for a free one")
+    free = free_ports(3 * brokers + 2)
+    ports = [kafka_port if index == 0 and kafka_port else free.pop() for index in range(brokers)]
+    advertised = ports if proxied is None else proxied(ports)
+    places = (
+        BrokerPlace(port=port, controller=free.pop(), advertised=told, internal=free.pop() if proxied else None)
+        for port, told in zip(ports, advertised, strict=True)
+    )
+    return tuple(places), RegistryPlace(port=registry_port or free.pop(), management=free.pop())
 
 
 def _can_be_bound(port: int) -> bool:

@@ -1,9 +1,14 @@
-"""Processes of this machine, told apart by id and time of creation: an id alone may belong to another program by now."""
+"""Processes of this machine, told apart by id and time of creation: an id alone may belong to another program by now.
+
+Where an id was read from a file, the two are not enough: `belongs_to` looks at the process itself.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -21,6 +26,24 @@ def is_running(pid: int, created: float) -> bool:
         # A killed JVM is a zombie as soon as its first thread has ended; ports and locks are the others' until they end, too.
         return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
     except psutil.NoSuchProcess:
+        return False
+
+
+def belongs_to(pid: int, folder: Path, is_command: Callable[[Sequence[str]], bool]) -> bool:
+    """Whether a process is this user's, works in a folder, and has a command line that `is_command` knows.
+
+    A process that has ended belongs to nobody any more, and nothing can be done to it: True.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        if process.uids().effective != os.geteuid():
+            return False
+        return is_command(process.cmdline()) and folder.samefile(process.cwd())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return True
+    except (psutil.AccessDenied, OSError):
         return False
 
 

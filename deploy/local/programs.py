@@ -1,6 +1,6 @@
 """What the stack needs on a machine: Java 21 or newer, and the broker's and registry's jars, fetched once by Maven.
 
-Jars lie in the user's cache (`XDG_CACHE_HOME`), under the versions they have.
+Jars lie in the user's cache (`XDG_CACHE_HOME`), under the versions they have. They get there only if their checksums are known.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -19,6 +22,10 @@ from tutelage.schemas.errors import TutelageError
 
 KAFKA_VERSION = "4.3.1"
 REGISTRY_VERSION = "3.3.3"
+KAFKA = f"kafka-{KAFKA_VERSION}"
+REGISTRY = f"io.apicurio:apicurio-registry-app:{REGISTRY_VERSION}:tar.gz:all"
+# By its version: without one, each Maven takes another.
+_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.9.0"
 # Apicurio Registry's classes are of Java 21; Kafka is content with 17.
 JAVA_VERSION = 21
 _MAVEN_TIMEOUT_S = 900
@@ -69,54 +76,80 @@ def _java_version(java: str) -> int:
 
 def kafka_jars() -> Path:
     """The folder with the broker's jars, fetched if need be."""
-    return _fetched(
-        f"kafka-{KAFKA_VERSION}",
-        ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory={target}"],
-        "the Kafka broker",
-    )
+    return _fetched(KAFKA, ["copy-dependencies", "-DincludeScope=runtime"], "the Kafka broker", None)
 
 
 def registry_home() -> Path:
     """The folder the registry was unpacked to, fetched if need be."""
-    home = maven_artifact(f"io.apicurio:apicurio-registry-app:{REGISTRY_VERSION}:tar.gz:all", "the schema registry")
+    home = maven_artifact(REGISTRY, "the schema registry")
     return next(home.rglob("quarkus-run.jar")).parent
 
 
-def maven_artifact(coordinates: str, what: str) -> Path:
-    """The folder with one artifact (group:artifact:version), without what it depends on; fetched if need be."""
-    goals = ["dependency:copy", f"-Dartifact={coordinates}", "-DoutputDirectory={target}"]
-    return _fetched("-".join(coordinates.split(":")[1:]), goals, what)
+def maven_artifact(coordinates: str, what: str, checksums: Mapping[str, str] | None = None) -> Path:
+    """The folder with one artifact (group:artifact:version), without what it depends on; fetched if need be.
+
+    Args:
+        coordinates: What Maven calls it.
+        what: What messages call it.
+        checksums: SHA-256 by the file's name; unless given, those of `checksums.txt`.
+    """
+    name = "-".join(coordinates.split(":")[1:])
+    return _fetched(name, ["copy", f"-Dartifact={coordinates}"], what, checksums)
 
 
-def _fetched(name: str, goals: list[str], what: str) -> Path:
+def _fetched(name: str, goal: list[str], what: str, checksums: Mapping[str, str] | None) -> Path:
+    # Not at the top: it raises this module's error.
+    from tutelage.deploy.local.checksums import check, listed
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage"
     target = cache / name
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        cache.mkdir(mode=0o700)
+    _check_cache(cache)
     if target.is_dir():
         return target
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise StackError(
-            f"{what} is fetched by Maven, and there is no mvn on this machine: install it (apt install maven, brew install maven)"
-        )
-    cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=cache) as folder:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.is_dir():
             return target
         staged = Path(folder) / name
-        with as_file(files("tutelage.deploy.local").joinpath("pom.xml")) as pom:
-            shutil.copy(pom, Path(folder) / "pom.xml")
-        command = [maven, "-q", "-B", *(goal.format(target=staged) for goal in goals)]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_MAVEN_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise StackError(f"Maven did not bring {what} within {_MAVEN_TIMEOUT_S} s") from error
-        if done.returncode:
-            tail = " ".join(done.stdout.strip().splitlines()[-3:])
-            raise StackError(f"Maven could not bring {what}: {tail}")
+        bring(staged, goal, what)
+        check(staged, listed() if checksums is None else checksums)
         for archive in staged.glob("*.tar.gz"):
             with tarfile.open(archive) as tar:
                 tar.extractall(staged, filter="data")
             archive.unlink()
         os.replace(staged, target)
     return target
+
+
+def _check_cache(cache: Path) -> None:
+    """StackError if somebody else could have put programs there. (A group may write: many systems give each user a group.)"""
+    found = cache.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        raise StackError(
+            f"{cache}, where the stack's programs lie, belongs to another user, or all may write to it: nothing is run from there. "
+            "Name another folder with XDG_CACHE_HOME"
+        )
+
+
+def bring(target: Path, goal: list[str], what: str) -> None:
+    """Have Maven put artifacts into a new folder; StackError if it cannot."""
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise StackError(
+            f"{what} is fetched by Maven, and there is no mvn on this machine: install it (apt install maven, brew install maven)"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        with as_file(files("tutelage.deploy.local").joinpath("pom.xml")) as pom:
+            shutil.copy(pom, Path(folder) / "pom.xml")
+        # -C: a file that differs from the checksum beside it is an error, and not a warning.
+        command = [maven, "-q", "-B", "-C", f"{_PLUGIN}:{goal[0]}", *goal[1:], f"-DoutputDirectory={target}"]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_MAVEN_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise StackError(f"Maven did not bring {what} within {_MAVEN_TIMEOUT_S} s") from error
+    if done.returncode:
+        tail = " ".join(done.stdout.strip().splitlines()[-3:])
+        raise StackError(f"Maven could not bring {what}: {tail}")

@@ -212,7 +212,7 @@ def test_sources_are_files_where_they_look_like_files(tmp_path: Path, monkeypatc
         (("teach", TEACHER1, "--out", "/dev/null", "--overwrite"), ("a folder or a device",)),
         (("teach", TEACHER1, "--out", ""), ("a folder or a device",)),
         (("learn", "folder"), ("folder is a folder",)),
-        (("learn", "pipe.avro"), ("pipe.avro is no file but a pipe or a device",)),
+        (("learn", "pipe.avro"), ("pipe.avro is a pipe, a socket or a device",)),
         (("learn", "x" * 400), ("topic",)),
         (("learn", "t1.avro", "--checkpoint", "no/c.json"), ("--checkpoint no/c.json: there is no folder no",)),
         (("learn", "t1.avro", "--checkpoint", "folder"), ("a folder or a device",)),

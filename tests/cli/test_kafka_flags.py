@@ -80,13 +80,31 @@ def test_a_secret_on_the_command_line_is_refused(tmp_path: Path) -> None:
     ) as told:
         settings(tmp_path, "", f"sasl.password={SECRET}")
     assert SECRET not in str(told.value)
-    with pytest.raises(ConfigurationError, match="URL holds a user") as told:
-        settings(tmp_path, "", registry=f"https://me:{SECRET}@registry:8081/apis")
+
+
+@pytest.mark.parametrize("url", ["https://me:{}@registry:8081/apis", "http://registry/apis?tenant=1&apikey={}"])
+def test_a_registry_s_url_with_a_secret_is_refused_as_a_flag_and_taken_from_the_environment(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = url.format(SECRET)
+    with pytest.raises(ConfigurationError, match="everybody on this machine can read a command line") as told:
+        settings(tmp_path, "", registry=url)
     assert SECRET not in str(told.value)
+    monkeypatch.setenv("TUTELAGE_REGISTRY", url)
+    # The flag's value, as typer takes it from the environment.
+    assert SECRET not in repr(settings(tmp_path, "", registry=url))
 
 
 @pytest.mark.parametrize(
-    "key", ["schema.registry.url=https://me:{}@host", "sasl.oauthbearer.assertion.private.key.pem={}", "sasl.password=pa${{{}"]
+    "key",
+    [
+        "schema.registry.url=https://me:{}@host",
+        "schema.registry.url=https://host/apis?apikey={}",
+        "sasl.oauthbearer.assertion.private.key.pem={}",
+        "sasl.password=pa${{{}",
+        # What is written with @@ is a text that begins with an @, not a file.
+        "sasl.password=@@{}",
+    ],
 )
 def test_secrets_in_less_usual_places_are_refused_on_the_command_line_too(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigurationError, match="on the command line everybody") as told:

@@ -12,6 +12,7 @@ import crds
 import pytest
 import typer.main
 from crds import Document, Manifests, references
+from registry_secrets import make_secrets
 
 from tutelage.cli.main import app
 from tutelage.cli.secrets import is_secret
@@ -138,11 +139,20 @@ def unguarded(pod: Document) -> list[str]:
             "rights": each["securityContext"] == inner,
             "probes": all(probe.get("httpGet", {}).get("port") in ports for probe in probes),
             "limits": {"cpu", "memory"} <= set(limits) and {"cpu", "memory"} <= set(requests),
-            "image": re.fullmatch(r"(tutelage|apicurio/apicurio-registry):\d+\.\d+\.\d+", str(each["image"])) is not None,
-            "secret": not any(is_secret(one["name"].lower().replace("_", ".")) and "value" in one for one in each["env"]),
+            "image": re.fullmatch(
+                r"tutelage:\d+\.\d+\.\d+|apicurio/apicurio-registry:\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", str(each["image"])
+            )
+            is not None,
+            # In no environment, not by reference either: what a process starts with, its children and its crash dumps show.
+            "secret": not any(is_secret(one["name"].lower().replace("_", ".")) and not is_a_place(one) for one in each["env"]),
         }
         found += [name for name, well in checks.items() if not well]
     return found
+
+
+def is_a_place(variable: Document) -> bool:
+    """Whether a variable says which mounted file holds a secret."""
+    return str(variable.get("value")).startswith("\\${mounted:/etc/")
 
 
 def test_commands_are_ones_that_the_command_line_takes(built: Manifests) -> None:
@@ -150,7 +160,7 @@ def test_commands_are_ones_that_the_command_line_takes(built: Manifests) -> None
         given = parsed(args)
         assert given["metrics_port"] == "0.0.0.0:9404" and built.ports(name) == {9404}, name
         where = (given["bootstrap_server"], given["registry"])
-        assert where == ("tutelage-kafka-bootstrap:9093", "http://registry:8080/apis/ccompat/v7")
+        assert where == ("tutelage-kafka-bootstrap:9093", "https://registry:8443/apis/ccompat/v7")
         assert built.mounted(name, str(given["command_config"].parent)) == ("configMap", "kafka-client")
         if args[0] == "learn":
             assert built.mounted(name, str(given["checkpoint"].parent)) == ("persistentVolumeClaim", "student-state")
@@ -170,17 +180,42 @@ def test_passwords_are_files_that_strimzi_makes_and_nothing_is_a_secret_here(bui
     lines = built.one("ConfigMap", "kafka-client")["data"]["client.properties"].splitlines()
     settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     assert settings["security.protocol"] == "SASL_SSL" and settings["sasl.mechanism"] == "SCRAM-SHA-512"
-    assert {key: value for key, value in settings.items() if is_secret(key)} == {"sasl.password": "@/etc/kafka-user/password"}
+    assert {key: value for key, value in settings.items() if is_secret(key)} == {
+        "sasl.password": "@/etc/kafka-user/password",
+        "schema.registry.basic.auth.user.info": "@/etc/registry-user/user-info",
+    }
     for name in built.commands():
         assert {"name": "KAFKA_USER", "value": name} in built.pods()[name]["spec"]["containers"][0]["env"]
         assert built.mounted(name, "/etc/kafka-user") == ("secret", name)
         assert built.mounted(name, str(Path(settings["ssl.ca.location"]).parent)) == ("secret", "tutelage-cluster-ca-cert")
+        assert built.mounted(name, "/etc/registry-user") == ("secret", f"registry-{name}")
+        assert settings["schema.registry.ssl.ca.location"] == "/etc/registry-ca/ca.crt"
+        assert built.mounted(name, "/etc/registry-ca") == ("secret", "registry-ca")
 
 
-def test_whatever_is_named_is_there(built: Manifests) -> None:
+def test_the_registry_speaks_tls_alone_and_knows_its_users(built: Manifests) -> None:
+    (container,) = built.pods()["registry"]["spec"]["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment["QUARKUS_HTTP_INSECURE_REQUESTS"] == "disabled"
+    assert (environment["QUARKUS_HTTP_AUTH_BASIC"], environment["APICURIO_AUTH_ROLE_BASED_AUTHORIZATION"]) == ("true", "true")
+    assert {"https", "management"} == {port["name"] for port in container["ports"]}
+    for name, secret in {
+        "QUARKUS_HTTP_SSL_CERTIFICATE_FILES": "registry-tls",
+        "QUARKUS_HTTP_SSL_CERTIFICATE_KEY_FILES": "registry-tls",
+        "QUARKUS_CONFIG_LOCATIONS": "registry-users",
+    }.items():
+        assert built.mounted("registry", str(Path(environment[name]).parent)) == ("secret", secret)
+    # What the Kafka client is told to read is a file of the user's secret.
+    place = re.fullmatch(r"\\\$\{mounted:(\S+):sasl\.jaas\.config\}", environment["APICURIO_KAFKA_COMMON_SASL_JAAS_CONFIG"])
+    assert place is not None and built.mounted("registry", place[1]) == ("secret", "registry")
+
+
+def test_whatever_is_named_is_there(built: Manifests, tmp_path: Path) -> None:
+    ours = make_secrets(tmp_path)
     there = {("configMap", each["metadata"]["name"], key) for each in built.of("ConfigMap") for key in each["data"]}
     there |= {("secret", user, key) for user in built.names("KafkaUser") for key in ("password", "sasl.jaas.config")}
     there |= {("secret", "tutelage-cluster-ca-cert", "ca.crt")}
+    there |= {("secret", file.parent.name, file.name) for file in ours.glob("*/*")}
     named = set(references(list(built)))
     assert named <= there and ("secret", "registry", "sasl.jaas.config") in named
     for pod in built.pods().values():
@@ -191,14 +226,32 @@ def test_whatever_is_named_is_there(built: Manifests) -> None:
             elif "configMap" in volume:
                 assert volume["configMap"]["name"] in built.names("ConfigMap")
             elif "secret" in volume:
-                assert volume["secret"]["secretName"] in built.names("KafkaUser") | {"tutelage-cluster-ca-cert"}
+                assert volume["secret"]["secretName"] in {name for kind, name, _ in there if kind == "secret"}
     assert {each["metadata"]["namespace"] for each in built if each["kind"] != "Namespace"} == built.names("Namespace")
+
+
+def test_each_has_a_password_of_its_own_and_no_other_and_the_script_is_not_run_over_them(tmp_path: Path) -> None:
+    secrets = make_secrets(tmp_path)
+    infos = [(secrets / f"registry-{name}" / "user-info").read_text() for name in ("teacher1", "teacher2", "student")]
+    users = (secrets / "registry-users" / "users.properties").read_text()
+    for name, info in zip(("teacher1", "teacher2", "student"), infos, strict=True):
+        user, password = info.split(":")
+        assert user == name and len(password) == 48 and f'."{name}"={password}\n' in users
+        role = "sr-readonly" if name == "student" else "sr-developer"
+        assert f'quarkus.security.users.embedded.roles."{name}"={role}\n' in users
+    assert len(set(infos)) == 3
+    # The authority's key is nowhere: nobody signs another certificate that clients trust.
+    assert not [file for file in tmp_path.rglob("*") if file.name == "ca.key"]
+    before = {file: file.read_bytes() for file in secrets.glob("*/*")}
+    with pytest.raises(AssertionError, match="registry-users"):
+        make_secrets(tmp_path)
+    assert {file: file.read_bytes() for file in secrets.glob("*/*")} == before
 
 
 def test_who_is_called_listens_and_may_be_called(built: Manifests) -> None:
     (port,) = built.one("Service", "registry")["spec"]["ports"]
     container = built.pods()["registry"]["spec"]["containers"][0]
-    assert {each["name"]: each["containerPort"] for each in container["ports"]}[port["targetPort"]] == port["port"] == 8080
+    assert {each["name"]: each["containerPort"] for each in container["ports"]}[port["targetPort"]] == port["port"] == 8443
     (listener,) = built.one("Kafka", "tutelage")["spec"]["kafka"]["listeners"]
     assert (listener["port"], listener["tls"], listener["authentication"]) == (9093, True, {"type": "scram-sha-512"})
     assert listener["networkPolicyPeers"][0] == {"podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "tutelage"}}}
@@ -214,8 +267,8 @@ def test_who_is_called_listens_and_may_be_called(built: Manifests) -> None:
     assert opened == {
         ("egress", 53),
         ("egress", 9093),
-        ("egress", 8080),
-        ("ingress", 8080),
+        ("egress", 8443),
+        ("ingress", 8443),
         ("ingress", 9404),
         ("ingress", 9000),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from kept_stacks import keep_stack
 
 from tutelage.consumers import KafkaSource, Student
 from tutelage.deploy.local import Stack, StackError, processes
@@ -102,37 +102,17 @@ def test_schemas_and_topics_outlive_the_processes_that_keep_them(
         assert rows_of(kafka, topic) == list(range(20))
 
 
-def kept_stack(folder: Path, port: int, *, complete: bool = True) -> None:
-    """The folder of a stack whose one process has ended."""
-    folder.mkdir()
-    (folder / "kafka-1").mkdir()
-    (folder / "kafka-1" / "topics").touch()
-    ended = {"pid": os.getpid(), "created": 0.0, "port": port, "command": ["/bin/false"], "environment": {}}
-    addresses = {"bootstrap_servers": f"{HOST}:{port}", "registry": f"http://{HOST}:{port}"}
-    state = {"addresses": addresses, "complete": complete, "processes": {"kafka-1": ended}}
-    (folder / "stack.json").write_text(json.dumps(state), encoding="utf-8")
-
-
 def test_down_removes_what_is_the_stacks_and_leaves_other_files(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    kept_stack(folder, 1)
+    keep_stack(folder)
     (folder / "thesis.txt").touch()
     assert Stack(folder).down()
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
     assert not Stack(folder).down()
     alone = tmp_path / "alone"
-    kept_stack(alone, 1)
+    keep_stack(alone)
     assert Stack(alone).down()
     assert not alone.exists()
-
-
-@pytest.mark.parametrize("name", ["registry", "kafka-1"])
-def test_a_new_stack_does_not_take_a_folder_that_is_somebody_elses(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "thesis.txt").touch()
-    with pytest.raises(StackError, match="does not belong to a stack"):
-        Stack(tmp_path).up()
-    assert (tmp_path / name / "thesis.txt").exists()
 
 
 def test_a_port_that_was_taken_meanwhile_is_named_and_the_data_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,31 +122,40 @@ def test_a_port_that_was_taken_meanwhile_is_named_and_the_data_stays(tmp_path: P
         other.bind((HOST, 0))
         other.listen()
         port = other.getsockname()[1]
-        kept_stack(folder, port)
+        keep_stack(folder, port)
         with pytest.raises(StackError, match=f"port {port}, where clients know kafka-1 .* is taken"):
             Stack(folder).up()
-    assert (folder / "kafka-1" / "topics").exists()
+    assert (folder / "kafka-1" / "meta.properties").exists()
 
 
-def test_a_process_that_cannot_be_started_again_is_named_and_the_data_stays(tmp_path: Path) -> None:
+def programs_are(java: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the stack find this Java, and jars that are not there."""
+    for name, found in {"find_java": str(java), "kafka_jars": java.parent / "kafka", "registry_home": java.parent}.items():
+        monkeypatch.setattr(f"tutelage.deploy.local.stack.{name}", lambda found=found: found)
+
+
+def test_a_process_that_cannot_be_started_again_is_named_and_the_data_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "stack"
     with socket.socket() as other:
         other.bind((HOST, 0))
         port = other.getsockname()[1]
-    kept_stack(folder, port)
-    with pytest.raises(StackError, match=r"kafka-1 ended at once with code 1: it said nothing \(all of it: .*kafka-1.log\)"):
-        Stack(folder).up()
-    state = json.loads((folder / "stack.json").read_text(encoding="utf-8"))
-    state["processes"]["kafka-1"]["command"] = [str(tmp_path / "java")]
-    (folder / "stack.json").write_text(json.dumps(state), encoding="utf-8")
+    keep_stack(folder, port)
+    java = tmp_path / "java"
+    programs_are(java, monkeypatch)
     with pytest.raises(StackError, match="kafka-1 of the stack in .* could not be started: .*No such file"):
         Stack(folder).up()
-    assert (folder / "kafka-1" / "topics").exists()
+    java.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    java.chmod(0o700)
+    with pytest.raises(StackError, match=r"kafka-1 ended at once with code 1: it said nothing \(all of it: .*kafka-1.log\)"):
+        Stack(folder).up()
+    assert (folder / "kafka-1" / "meta.properties").exists()
 
 
 def test_what_a_start_left_that_was_cut_off_is_cleared_for_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "stack"
-    kept_stack(folder, 1, complete=False)
+    keep_stack(folder, complete=False)
 
     def no_java() -> str:
         raise StackError("no Java here")

@@ -44,7 +44,7 @@ def test_sizes_that_are_not_there_are_refused(tmp_path: Path, size: int) -> None
             head + encode_long(2) + encode_long(3) + number,
         ):
             refused(lambda body=body, codec=codec: codec.decode(body + bytes(64), "bomb"))  # type: ignore[misc]
-            refused(lambda body=body, codec=codec: codec.decode_many(memoryview(body), 2**40, "bomb"))  # type: ignore[misc]
+            refused(lambda body=body, codec=codec: list(codec.decode_each(memoryview(body), 2**40, "bomb")))  # type: ignore[misc]
     header = header_of(tmp_path)
     path = tmp_path / "huge.avro"
     for block in (number + encode_long(8), encode_long(1) + number, number + number):

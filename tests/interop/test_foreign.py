@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands import invoke
+from jars import JARS
 
 from interop.foreign_reader import read_topic
 from interop.foreign_writer import KEYS, headers_of, schema_of, values_of, write_topic
@@ -78,7 +79,7 @@ def test_a_reader_in_java_reads_what_a_teacher_wrote(kafka: dict[str, Any], topi
     topic = topic_name("java")
     written_by_a_teacher(kafka, topic)
     # Avro and Jackson lie in avro-tools, the Kafka client beside the broker.
-    jars = [next(maven_artifact("org.apache.avro:avro-tools:1.12.2", "avro-tools").glob("*.jar"))]
+    jars = [next(maven_artifact("org.apache.avro:avro-tools:1.12.2", "avro-tools", JARS).glob("*.jar"))]
     for name in ("kafka-clients", "slf4j-api", "lz4-java", "snappy-java", "zstd-jni"):
         jars += kafka_jars().glob(f"{name}-*.jar")
     source = Path(__file__).parent / "Reader.java"

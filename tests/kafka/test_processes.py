@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jars import JARS
 
 from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_topic import KafkaTopic
@@ -262,7 +263,7 @@ def test_avro_tools_reads_a_recorded_file(environment: dict[str, str], topic_nam
         == 0
     )
     assert ended(begin("record", topic, "a.avro", environment=environment, cwd=tmp_path))[0] == 0
-    jar = maven_artifact("org.apache.avro:avro-tools:1.12.2", "avro-tools")
+    jar = maven_artifact("org.apache.avro:avro-tools:1.12.2", "avro-tools", JARS)
     command = [find_java(), "-jar", str(next(jar.glob("*.jar"))), "tojson", "a.avro"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     records = [json.loads(line) for line in done.stdout.strip().split("\n")]

@@ -167,7 +167,7 @@ def test_retention_takes_the_older_run_and_leaves_the_newer(kafka: dict[str, Any
         for future in admin.delete_records([TopicPartition(topic, at, offset) for at, offset in enumerate(offsets)]).values():
             future.result(20)
 
-    starts = runs.starts(tuesday)
+    starts = runs.starts(tuesday, 3)
     delete_before([max(0, start - 2) for start in starts])
     assert read(topic, kafka) == list(range(1000, 1040))
     with pytest.raises(RetentionLoss):

@@ -225,16 +225,6 @@ def test_a_name_that_is_a_link_stays_one_and_the_file_lies_where_it_points(tmp_p
         Teacher(FileSink(link)).start()
 
 
-def test_a_link_in_the_place_of_the_unfinished_file_is_not_followed(tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.write_bytes(b"")
-    partial_path(tmp_path / "a.avro").symlink_to(other)
-    with pytest.raises(TransportError, match="symbolic links"):
-        serve(tmp_path / "a.avro")
-    assert other.read_bytes() == b""
-    assert not os.path.lexists(tmp_path / "a.avro")
-
-
 @pytest.mark.parametrize("name", ["v.partial", "v.avro.partial", "v.PARTIAL", ".partial", "link"])
 def test_no_finished_file_may_be_called_like_an_unfinished_one(tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "v.partial")

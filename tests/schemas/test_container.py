@@ -241,7 +241,7 @@ def test_another_file_than_the_one_that_was_read_is_not_continued(tmp_path: Path
 
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.avro")
-    with pytest.raises(ConfigurationError, match="pipe or a device"):
+    with pytest.raises(ConfigurationError, match="is a pipe, a socket or a device"):
         ContainerReader(tmp_path / "pipe.avro")
 
 

@@ -24,7 +24,7 @@ GOOD = dict(stream_headers(stream_of(), NUMBERS))
         ("run_id", b"7", "not a JSON string"),
         ("created", b"1e999", "tutelage.created"),
         ("created", b"1" + b"0" * 400, "tutelage.created"),
-        ("partitions", b"0", "0 partitions"),
+        ("partitions", b"0", "tutelage.partitions is 0; it must be from 1"),
         ("format", b'"2"', "tutelage.format"),
     ],
 )

@@ -1,0 +1,89 @@
+"""One key's rows of the chunk that is being filled: dense rows in memory of the chunk's own, ragged rows where they are.
+
+Pure but for the memory it fills: no I/O, threads or clocks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tutelage.consumers.buffers import Buffers
+from tutelage.schemas.codec import as_bytes
+from tutelage.schemas.errors import CorruptData
+from tutelage.schemas.record import Array, Column, KeySpec, Ragged
+
+
+class Filling:
+    """One key's rows of the chunk that is being filled."""
+
+    def __init__(self, spec: KeySpec) -> None:
+        self.key = spec.key
+        self.ragged = spec.ragged
+        self._shape = spec.shape
+        self._storage = spec.storage.storage
+        self.row_bytes = 0 if spec.ragged else math.prod(spec.shape) * self._storage.itemsize
+        self._buffers = Buffers()
+        self._memory: Array = np.empty(0, np.uint8)
+        self._pieces: list[tuple[int, Ragged]] = []
+
+    def begin(self, capacity: int) -> None:
+        """Take memory for so many rows."""
+        self._pieces = []
+        if not self.ragged:
+            self._memory = self._buffers.take(capacity * self.row_bytes)
+
+    def grow(self, capacity: int, filled: int) -> None:
+        """Memory for more rows, those that are there kept."""
+        if not self.ragged:
+            before, self._memory = self._memory, self._buffers.take(capacity * self.row_bytes)
+            self._memory[: filled * self.row_bytes] = before[: filled * self.row_bytes]
+
+    def place(self, start: int, stop: int) -> memoryview:
+        """The memory of these rows, to be read into."""
+        return self._memory.data[start * self.row_bytes : stop * self.row_bytes]
+
+    def put(self, column: Column, start: int, stop: int, at: int) -> None:
+        """Copy the rows `start` to `stop` of a record to row `at`; ragged ones stay where they are."""
+        if isinstance(column, Ragged) != self.ragged:
+            raise CorruptData(
+                f"key {self.key!r} is {'dense' if self.ragged else 'ragged'} in a record but not in its description"
+            )
+        if isinstance(column, Ragged):
+            self._pieces.append((at, column.rows(start, stop)))
+        elif self.row_bytes:
+            size = self.row_bytes
+            self._memory[at * size : (at + stop - start) * size] = as_bytes(column[start:stop])
+
+    def dense(self, start: int, stop: int) -> Array:
+        """The rows `start` to `stop`."""
+        size = self.row_bytes
+        return self._memory[start * size : stop * size].view(self._storage).reshape(stop - start, *self._shape)
+
+    def pieces(self, start: int, stop: int) -> list[tuple[int, Ragged]]:
+        """The rows `start` to `stop` of a ragged key, each piece with its first row counted from `start`."""
+        return cut(self._pieces, start, stop)
+
+    def forget(self, stop: int) -> None:
+        """Let go of the ragged rows before `stop`: they keep the records alive that they lie in."""
+        if self.ragged:
+            self._pieces = [(first, rows) for first, rows in self._pieces if first + len(rows.lengths) > stop]
+
+    def longest(self, start: int, stop: int) -> int | None:
+        """The elements of the longest of the rows `start` to `stop`; None of a dense key."""
+        return max((int(rows.lengths.max()) for _, rows in self.pieces(start, stop)), default=0) if self.ragged else None
+
+    def nbytes_of(self, start: int, stop: int) -> int:
+        """Bytes of the rows `start` to `stop`."""
+        return (stop - start) * self.row_bytes + sum(rows.values.nbytes for _, rows in self.pieces(start, stop))
+
+
+def cut(pieces: list[tuple[int, Ragged]], start: int, stop: int) -> list[tuple[int, Ragged]]:
+    """The rows `start` to `stop` of pieces that say where they begin, counted from `start`."""
+    found: list[tuple[int, Ragged]] = []
+    for first, rows in pieces:
+        last = first + len(rows.lengths)
+        if first < stop and last > start:
+            found.append((max(first, start) - start, rows.rows(max(start, first) - first, min(stop, last) - first)))
+    return found

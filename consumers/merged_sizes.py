@@ -1,0 +1,89 @@
+"""What batches will take in memory once they are merged: known from the lengths of ragged rows before any of it is taken. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tutelage.consumers.align import Aligned
+from tutelage.consumers.batch_limit import too_large
+from tutelage.consumers.planning import KeyPlan
+from tutelage.consumers.strategies import torch_dtype
+from tutelage.schemas.record import Array
+
+# Ragged batches that are merged together take no more than this: padding may make them many times as large as what was read.
+_TOGETHER_BYTES = 64 << 20
+_LENGTH_BYTES = 8
+
+
+class Sizes:
+    """Measures the batches of some keys."""
+
+    def __init__(self, keys: Sequence[KeyPlan], *, batch_bytes: int, padded: bool) -> None:
+        self._limit = batch_bytes
+        self._padded = padded
+        self._ragged = [plan for plan in keys if plan.result.ragged]
+        self._dense = [plan for plan in keys if not plan.result.ragged]
+        self._dense_row_bytes = sum(map(_element_bytes, self._dense))
+
+    def measured(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
+        """How many of the rows to merge at once, whole batches of them, and the bytes that come of it.
+
+        Raises:
+            BatchTooLarge: The first batch alone takes more than a batch may.
+        """
+        if not self._ragged:
+            rows = min(batch_size, aligned.rows)
+            if rows * self._dense_row_bytes > self._limit:
+                raise self._error(0, rows, {})
+            return aligned.rows, aligned.rows * self._dense_row_bytes
+        starts = np.arange(0, aligned.rows, batch_size)
+        counts = np.diff(starts, append=aligned.rows)
+        longest = {plan.key: self._longest(plan, aligned, starts) for plan in self._ragged}
+        # In floating point, which no product leaves; the last digits of gigabytes do not matter.
+        totals = counts * float(self._dense_row_bytes)
+        for plan in self._ragged:
+            totals += self._ragged_bytes(plan, longest[plan.key], counts)
+        if totals[0] > self._limit:
+            raise self._error(float(totals[0]), int(counts[0]), {key: int(each[0]) for key, each in longest.items()})
+        together = np.cumsum(totals)
+        fit = max(1, int(np.searchsorted(together, _TOGETHER_BYTES, side="right")))
+        # The first that is too large is met again when it is the first of all.
+        large = np.flatnonzero(totals > self._limit)
+        fit = min(fit, int(large[0])) if len(large) else fit
+        return min(aligned.rows, fit * batch_size), int(together[fit - 1])
+
+    def _longest(self, plan: KeyPlan, aligned: Aligned, starts: Array) -> Array:
+        """Of each batch the elements of its longest row; without padding, of all its rows."""
+        pieces = aligned.shares[plan.teachers[0]].ragged(plan.key, 0, aligned.rows)
+        lengths = np.concatenate([piece.lengths for piece in pieces])
+        found: Array = (np.maximum if self._padded else np.add).reduceat(lengths, starts)
+        return found
+
+    def _ragged_bytes(self, plan: KeyPlan, longest: Array, counts: Array) -> Array:
+        """What a key's values and lengths take, by batch."""
+        rows = counts if self._padded else 1
+        return longest * float(_element_bytes(plan)) * rows + float(_LENGTH_BYTES) * counts
+
+    def _error(self, total: float, rows: int, longest: dict[str, int]) -> Exception:
+        sizes = {plan.key: rows * _element_bytes(plan) for plan in self._dense}
+        for plan in self._ragged:
+            sizes[plan.key] = longest[plan.key] * _element_bytes(plan) * (rows if self._padded else 1)
+        key = max(sizes, key=lambda each: sizes[each])
+        return too_large(
+            key,
+            rows=rows,
+            longest=longest.get(key) if self._padded else None,
+            nbytes=sizes[key],
+            total=int(total) or sum(sizes.values()),
+            limit=self._limit,
+            enough=int(total) or sum(sizes.values()),
+            padded=self._padded and key in longest,
+        )
+
+
+def _element_bytes(plan: KeyPlan) -> int:
+    """What one row takes in a batch; of a ragged key one element of it."""
+    return math.prod(plan.result.inner) * torch_dtype(plan.result.dtype).itemsize

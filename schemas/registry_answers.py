@@ -1,0 +1,120 @@
+"""What a registry answers: bounded in size, and errors of its client -> errors of ours, without secrets."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tutelage.schemas.errors import AccessDenied, RegistryUnavailable, SchemaError, TutelageError
+from tutelage.schemas.hiding import hiding
+
+if TYPE_CHECKING:
+    from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+#: The largest answer that is read. A schema may have 1 MiB (`Limits.schema_bytes`), and JSON escapes some of it.
+MOST_BYTES = 16 << 20
+
+_NOT_FOUND_STATUS = 404
+_DENIED_STATUS = (401, 403)
+_PROXY_DENIED_STATUS = 407
+_FAILED_STATUS = 500
+# So much is shown of a server's own words: they may be a page of HTML, or a flood.
+_SHOWN = 200
+
+
+def bound(response: Any, name: str) -> None:
+    """Have reading an HTTP response's body end with an error beyond `MOST_BYTES`.
+
+    Args:
+        response: A response of the registry client's HTTP library, whose body has not been read.
+        name: The registry's, for the error.
+
+    Raises:
+        RegistryUnavailable: The body is compressed, which was not asked for: a few bytes could become gigabytes.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise RegistryUnavailable(f"{name} sent a compressed answer ({encoding[:20]!r}), which was not asked for")
+    # The library has had two names; its responses take streams of its own class only.
+    library = importlib.import_module(type(response).__module__.partition(".")[0])
+    whole = response.stream
+
+    class Bounded(library.SyncByteStream):  # type: ignore[misc, name-defined]  # known only when it runs
+        """The body, as far as it may go."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            seen = 0
+            for chunk in whole:
+                seen += len(chunk)
+                if seen > MOST_BYTES:
+                    raise RegistryUnavailable(f"{name} sent an answer of more than {MOST_BYTES >> 20} MiB; is it a registry?")
+                yield chunk
+
+        def close(self) -> None:
+            whole.close()
+
+    response.stream = Bounded()
+
+
+class NotThere(SchemaError):
+    """A registry, and not something else at its address, says that it has no such thing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One question to a registry, for errors: the registry's name, what it was to do, and what there is to say of a proxy."""
+
+    name: str
+    action: str
+    proxy: str
+
+    def failed(self, error: Exception) -> TutelageError:
+        """The error of ours for an error of the client."""
+        from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+        if isinstance(error, SchemaRegistryError):
+            return self._refused(error)
+        said = hiding.hidden(str(error) or type(error).__name__)[:_SHOWN]
+        # The client lets its HTTP library's errors through, and which library that is has changed before.
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            return AccessDenied(
+                f"{self.name} has a certificate that this client does not trust ({said}): "
+                f"schema.registry.ssl.ca.location names whom to trust{self.proxy}"
+            )
+        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "Decoding" in type(error).__name__:
+            # The client could not read the answer: a page of HTML, for example.
+            return RegistryUnavailable(
+                f"{self.name} was asked to {self.action}, and what answered is no registry ({said}); "
+                f"is this its address, with its path?{self.proxy}"
+            )
+        what = "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
+        return RegistryUnavailable(
+            f"{self.name} {what} to {self.action} ({said}); is it running, and is this its address?{self.proxy}"
+        )
+
+    def _refused(self, error: SchemaRegistryError) -> TutelageError:
+        """The error for an answer with another status than success."""
+        status, said = error.http_status_code, hiding.hidden(str(error.error_message))[:_SHOWN]
+        if status == _PROXY_DENIED_STATUS:
+            return AccessDenied(f"a proxy on the way to {self.name} asks for a user and password (HTTP {status}){self.proxy}")
+        if status in _DENIED_STATUS:
+            return AccessDenied(
+                f"{self.name} does not let this client {self.action} (HTTP {status}): look at "
+                f"schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md){self.proxy}"
+            )
+        if status >= _FAILED_STATUS:
+            return RegistryUnavailable(f"{self.name} failed to {self.action}: {said} (HTTP {status}){self.proxy}")
+        if not _is_registrys(error):
+            return RegistryUnavailable(
+                f"{self.name} was asked to {self.action}, and what answered is no registry (HTTP {status}: {said}); "
+                f"is this its address, with its path?{self.proxy}"
+            )
+        kind = NotThere if status == _NOT_FOUND_STATUS else SchemaError
+        return kind(f"{self.name} refused to {self.action}: {said} (HTTP {status})")
+
+
+def _is_registrys(error: SchemaRegistryError) -> bool:
+    """Whether an answer has the form of a registry's: an error code of its own in JSON."""
+    return isinstance(error.error_code, int) and error.error_code > 0

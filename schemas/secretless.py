@@ -1,0 +1,65 @@
+"""Pickles without secrets: a source or sink may be pickled to a file or a queue that others read.
+
+A process that is being started (spawn, forkserver) gets the secrets with its arguments, through a pipe
+of its own; copies in this process keep them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from multiprocessing.context import get_spawning_popen
+from typing import Any, Self
+
+from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.hiding import holds_secret
+
+
+class Secretless:
+    """For objects that keep a client's settings.
+
+    Guarantee: no pickle of the object holds a secret, unless it is made for a child process that is being started. What was
+    pickled without its secrets says which when it is used.
+    """
+
+    _withheld: tuple[str, ...] = ()
+
+    def _copied_state(self) -> dict[str, Any]:
+        """What a copy has of this object."""
+        return dict(self.__dict__)
+
+    def _public_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The same without secrets, and the names of those left out."""
+        raise NotImplementedError
+
+    def _refuse_withheld(self) -> None:
+        """ConfigurationError if secrets were left out when this object was pickled."""
+        if self._withheld:
+            raise ConfigurationError(
+                f"{self!r} was pickled, and pickles hold no secrets: {', '.join(self._withheld)} is missing; make it in the "
+                "process that uses it, or start that process with multiprocessing, which passes secrets on"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self._copied_state()
+        if get_spawning_popen() is not None:
+            return state
+        public, withheld = self._public_state(state)
+        return {**public, "_withheld": tuple(withheld)} if withheld else public
+
+    def __copy__(self) -> Self:
+        made = object.__new__(type(self))
+        made.__dict__.update(self._copied_state())
+        return made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self._copied_state(), memo))
+        return made
+
+
+def public_settings(settings: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """A client's settings without secrets, and the names of those left out."""
+    withheld = [name for name, value in settings.items() if holds_secret(name, value)]
+    return {name: value for name, value in settings.items() if name not in withheld}, withheld
