@@ -1,146 +1,118 @@
-"""Topics whose writer wants their reader to wait, to keep everything, to unpack gigabytes or to believe any number: on a broker."""
+"""Topics that a hostile teacher wrote: shown harmlessly by every command, and `watch` believes the topic, not what its records claim."""
 
 from __future__ import annotations
 
 import json
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import invoke
-from hostile_files import claiming
-from hostile_topics import Writer
-from peak_memory import peak_growth
-from streams import NUMBERS
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from hostile import BAD, assert_harmless
 
-from tutelage.consumers import KafkaSource, Student
-from tutelage.producers.kafka_target import TOPIC_SETTINGS, stored_as_sent
-from tutelage.schemas.errors import CorruptData, TopicIdentityError
+from tutelage.cli.kafka_flags import kafka_settings
+from tutelage.cli.watching import Watcher
+from tutelage.producers import KafkaSink, Teacher
 from tutelage.schemas.kafka_connection import KafkaConnection
 from tutelage.schemas.kafka_topic import KafkaTopic
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(280)]
-Names = Callable[[str], str]
-MIB = 1 << 20
-
-VERIFY = """
-from tutelage.consumers import KafkaSource
-source = KafkaSource({topic!r}, bootstrap_servers={bootstrap!r}, registry={registry!r}, options={options!r})
-try:
-    for record in in_order(source, source.open(20), timeout_s=6):
-        del record
-except TutelageError as error:
-    print(type(error).__name__, error)
-source.close()
-"""
+pytestmark = pytest.mark.kafka
+BAD_RUN = f"run{BAD}"
 
 
-def verified(kafka: dict[str, Any], topic: str, folder: Path, **options: object) -> tuple[int, str]:
-    """What reading all of a topic takes in memory, and what it ends with."""
-    script = VERIFY.format(topic=topic, bootstrap=kafka["bootstrap_servers"], registry=kafka["registry"], options=options)
-    return peak_growth(script, folder)
+def taught(topic: str, kafka: dict[str, Any], *, run_id: str = BAD_RUN, new_run: bool = False) -> None:
+    """A pass whose every text is hostile."""
+    sink = KafkaSink(topic, partitions=1, **kafka)
+    settings: dict[str, Any] = {"revision": BAD, "inputs": BAD, "run_id": run_id, "new_run": new_run}
+    with Teacher(sink, name=f"teacher{BAD}", rows_per_record=4, **settings) as teacher:
+        teacher.write({BAD: torch.arange(8), f"[/]{BAD}": torch.arange(8)})
 
 
-def flags(kafka: dict[str, Any]) -> tuple[str, ...]:
-    return ("-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
-
-
-def test_a_partition_that_lacks_its_record_keeps_a_budget_of_the_others(
-    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
-) -> None:
-    topic = topic_name("hole")
-    Writer(kafka, topic, width=4 * MIB).write(range(1, 220, 2), seed=1)
-    growth, said = verified(kafka, topic, tmp_path)
-    assert f"WaitTimeout waited 6 s for topic {topic}, partition 0, record 0 of pass 0" in said
-    # 440 MiB lie there. The order's budget, the client's queue, and what was fetched when either was full.
-    assert growth < 330 * MIB
-
-
-def test_one_batch_at_a_time_bounds_what_is_unpacked(kafka: dict[str, Any], topic_name: Names, tmp_path: Path) -> None:
-    topic = topic_name("zeros")
-    Writer(kafka, topic, width=4 * MIB, compression="zstd").write(range(1, 300, 2))
-    growth, said = verified(kafka, topic, tmp_path, **{"fetch.message.max.bytes": 1})
-    assert "WaitTimeout" in said
-    # 600 MiB of zeros in 60 KB.
-    assert growth < 330 * MIB
-
-
-def test_a_batch_that_unpacks_to_more_than_a_fetch_may_have_is_refused_with_what_to_do(
-    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
-) -> None:
-    topic = topic_name("bomb")
-    assert Writer(kafka, topic, width=300 * MIB, partitions=1, compression="zstd").write([0]) == 1
-    growth, said = verified(kafka, topic, tmp_path)
-    assert said.startswith(f"CorruptData topic {topic}, partition 0, offset 0: ")
-    assert "receive.message.max.bytes" in said
-    assert growth < 330 * MIB
-
-
-def test_topics_that_teachers_make_hold_no_compressed_batches_unless_the_teacher_compresses(
-    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
-) -> None:
-    settings = {"compression.type": TOPIC_SETTINGS["compression.type"]}
-    bomb = Writer(kafka, topic_name("bomb"), width=300 * MIB, partitions=1, compression="zstd", settings=settings)
-    assert bomb.write([0]) == 0, "the broker takes what unpacks to more than max.message.bytes"
-    topic = topic_name("zeros")
-    assert Writer(kafka, topic, width=4 * MIB, compression="zstd", settings=settings).write(range(1, 200, 2)) == 100
-    growth, _ = verified(kafka, topic, tmp_path)
-    assert growth < 330 * MIB
-    assert stored_as_sent({}) == stored_as_sent({"compression.codec": "none"}) == {}
-    assert stored_as_sent({"compression.type": "zstd"}) == {"compression.type": "producer"}
-
-
-def test_duplicates_that_never_end_do_not_prolong_a_verification(kafka: dict[str, Any], topic_name: Names) -> None:
-    topic, enough = topic_name("flood"), threading.Event()
-    writer = Writer(kafka, topic, width=10)
-    writer.write(range(3))
-
-    def flood() -> None:
-        while not enough.is_set():
-            writer.write([1] * 20)
-
-    thread = threading.Thread(target=flood)
-    thread.start()
-    threading.Timer(60, enough.set).start()
+def copied(source: str, target: str, kafka: dict[str, Any], **headers: Any) -> None:
+    """The messages of a topic of one partition in another one, with these headers."""
+    servers = kafka["bootstrap_servers"]
+    KafkaTopic(KafkaConnection(servers), target).create(1)
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "copy", "enable.partition.eof": True})
+    producer = Producer({"bootstrap.servers": servers})
     try:
-        result = invoke("verify", topic, "--timeout", "3", *flags(kafka))
-        assert (result.code, "record 3 of pass 0" in result.err) == (6, True), result.err
-        assert not enough.is_set(), "it lasted as long as duplicates came"
+        consumer.assign([TopicPartition(source, 0, 0)])
+        while (message := consumer.poll(30)) is not None and message.error() is None:
+            changed = dict(message.headers() or ()) | {f"tutelage.{name}": json.dumps(one) for name, one in headers.items()}
+            producer.produce(target, value=message.value(), headers=list(changed.items()))
+        assert message is not None and producer.flush(30) == 0
     finally:
-        enough.set()
-        thread.join()
+        consumer.close()
+        producer.close()
 
 
-@pytest.mark.parametrize(("partitions", "kind"), [(2_000_000, CorruptData), (5000, TopicIdentityError)])
-def test_more_partitions_than_the_topic_has_are_asked_of_no_broker(
-    kafka: dict[str, Any], topic_name: Names, partitions: int, kind: type[Exception]
+def test_no_command_shows_a_hostile_topic_as_it_is(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path
 ) -> None:
-    topic = topic_name("claims")
-    Writer(kafka, topic, width=1).claim(partitions=partitions).write([0, 1])
-    student = Student(timeout_s=10)
-    student.register_teacher(KafkaSource(topic, **kafka))
-    with student, pytest.raises(kind, match=str(partitions)):
-        next(student.knowledge(1))
-    for command in ("inspect", "verify"):
-        result = invoke(command, topic, "--timeout", "10", *flags(kafka))
-        assert (result.code, str(partitions) in result.err) == (5, True), result.err
+    first, topic = topic_name("hostile"), topic_name("hostile")
+    taught(first, kafka)
+    copied(first, topic, kafka, version=BAD)
+    taught(topic, kafka, run_id=f"newer{BAD}", new_run=True)
+    flags = ("-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    out = str(tmp_path / "a.avro")
+    for command in (
+        ("inspect", topic), ("inspect", topic, "--json"), ("inspect", topic, "--run", BAD_RUN), ("verify", topic),
+        ("verify", topic, "--json"), ("learn", topic), ("learn", topic, "--rows", "2"), ("record", topic, out),
+        ("record", topic, out), ("replay", out, topic_name("again")), ("watch", topic, "--json", "--every", "0.2"),
+        ("teach", "tutelage.examples.toy.lessons:teacher1", "--topic", topic), ("verify", topic, "--run", f"no{BAD}", "--timeout", "1"),
+        ("learn", topic, first), ("learn", topic, "--run", f"no{BAD}", "--timeout", "1"),
+    ):  # fmt: skip
+        result = invoke(*command, *flags)
+        assert result.out or result.err, command
+        assert_harmless(result.out + result.err)
+        if "--json" in command:
+            json.loads(result.out)
 
 
-def test_a_replay_makes_no_topic_of_thousands_of_partitions_by_itself(
-    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
+def test_watch_shows_a_topic_that_was_made_anew_with_fewer_partitions(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
 ) -> None:
-    path, topic = claiming(tmp_path / "a.avro", NUMBERS, partitions=5000), topic_name("replayed")
-    result = invoke("replay", str(path), topic, *flags(kafka))
-    assert (result.code, "--yes" in result.err) == (2, True), result.err
-    assert KafkaTopic(KafkaConnection(**kafka), topic).partitions() == 0
+    topic = topic_name("anew")
+    connection = KafkaConnection(kafka["bootstrap_servers"])
+    with Teacher(KafkaSink(topic, partitions=3, **kafka)) as teacher:
+        teacher.write({"x": torch.arange(8)})
+    settings = kafka_settings(kafka["bootstrap_servers"], kafka["registry"], None, None)
+    watcher = Watcher(settings, [topic], group=None, metrics=())
+    try:
+        assert len(watcher.look().topics[0].partitions) == 3
+        admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+        admin.delete_topics([topic])[topic].result(20)
+        asked = KafkaTopic(connection, topic)
+        deadline = time.monotonic() + 60
+        while asked.partitions():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        asked.create(1)
+        taught(topic, kafka)
+        view = watcher.look()
+    finally:
+        watcher.close()
+    assert [part.end for part in view.topics[0].partitions] == [3]
+    assert view.topics[0].teacher == f"teacher{BAD}" and not view.trouble
 
 
-def test_a_newer_run_begun_beyond_time_does_not_hide_the_one_that_is_there(kafka: dict[str, Any], topic_name: Names) -> None:
-    topic = topic_name("time")
-    writer = Writer(kafka, topic, width=1, partitions=1)
-    writer.write([0])
-    writer.claim(run_id="forged", created=1e300).write([0])
-    result = invoke("inspect", topic, "--json", "--timeout", "10", *flags(kafka))
-    assert [run["run_id"] for run in json.loads(result.out)["runs"]] == [topic], result.err
+@pytest.mark.parametrize("claimed", [3, 2_000_000, 2**31])
+def test_watch_shows_the_partitions_that_a_topic_has(
+    claimed: int, kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    first, topic = topic_name("few"), topic_name("claimed")
+    taught(first, kafka)
+    copied(first, topic, kafka, partitions=claimed)
+    result = invoke(
+        "watch", topic, "--json", "--every", "0.2", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"]
+    )
+    assert result.code == 1
+    view = json.loads(result.out)
+    assert [part["end"] for part in view["topics"][0]["partitions"]] == [3]
+    bad = [verdict["said"] for verdict in view["verdicts"] if verdict["how"] == "bad"]
+    assert len(bad) == 1 and topic in bad[0] and f"{claimed}" in bad[0].replace(",", "")
+    assert not any("is not there yet" in verdict["said"] for verdict in view["verdicts"])
