@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.consumers.sources.base import Opened
+from tutelage.consumers.sources.base import StreamInfo
 from tutelage.schemas.errors import LengthMismatch, RunMismatch
 
 
-def refuse_unlike(opened: Sequence[Opened], *, allow_other_inputs: bool) -> None:
+def refuse_unlike(opened: Sequence[StreamInfo], *, allow_other_inputs: bool) -> None:
     """LengthMismatch where streams differ in passes; RunMismatch where teachers read different inputs, unless that is allowed."""
     passes = {found.stream.passes for found in opened}
     if len(passes) > 1:
@@ -24,7 +24,7 @@ def refuse_unlike(opened: Sequence[Opened], *, allow_other_inputs: bool) -> None
         raise RunMismatch(f"the teachers read different inputs: {said}; merge them all the same with allow_other_inputs=True")
 
 
-def names_of(opened: Sequence[Opened]) -> list[str]:
+def names_of(opened: Sequence[StreamInfo]) -> list[str]:
     """The teachers' names; numbered where two have the same."""
     names = [found.stream.teacher for found in opened]
     return [f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names)]

@@ -14,7 +14,7 @@ from tutelage.consumers.stages.channel import Closed
 from tutelage.consumers.stages.pipeline import Pipeline
 from tutelage.consumers.tally import StudentTally
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
-from tutelage.transport.waiting import Doing, Wait
+from tutelage.transport.waiting import Status, Wait
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class UnderWay:
         *,
         progress: Progress,
         tally: StudentTally,
-        doing: Doing,
+        doing: Status,
         timeout_s: float,
         commits: Commits | None,
         ended: Callable[[], None],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tutelage.consumers.sources.base import Opened, Source
+from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.pipeline import Pipeline
 from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
 from tutelage.consumers.whereabouts import Whereabouts
-from tutelage.transport.waiting import Activity, Doing
+from tutelage.transport.waiting import Activity, Status
 
 
 class Inspection:
@@ -14,11 +14,11 @@ class Inspection:
 
     _sources: list[Source]
     _started: bool
-    _opened: list[Opened] | None
+    _opened: list[StreamInfo] | None
     _pipeline: Pipeline | None
     _where: Whereabouts
     _dropped: list[dict[str, int]]
-    _doing: Doing
+    _doing: Status
     _tally: StudentTally
     _teacher_tallies: list[TeacherTally]
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from tutelage.consumers.agreement import names_of, refuse_unlike
 from tutelage.consumers.settings import Settings
-from tutelage.consumers.sources.base import Opened, Source
+from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
-from tutelage.transport.waiting import Doing
+from tutelage.transport.waiting import Status
 
 
 def open_all(
-    sources: Sequence[Source], settings: Settings, doing: Doing, saved: Mapping[str, Any] | None
-) -> tuple[list[Opened], Merge]:
+    sources: Sequence[Source], settings: Settings, doing: Status, saved: Mapping[str, Any] | None
+) -> tuple[list[StreamInfo], Merge]:
     """The streams, once all of them are there, and their merging.
 
     Args:

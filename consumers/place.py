@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from tutelage.consumers.checkpoint import VERSION
-from tutelage.consumers.sources.base import Opened, Position, Source
+from tutelage.consumers.sources.base import Position, Source, StreamInfo
 from tutelage.schemas.errors import ConfigurationError, CorruptData, RunMismatch, TopicIdentityError
 
 # Brokers, files and clients count in 64 bits.
@@ -84,7 +84,9 @@ class Place:
             raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
 
 
-def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened], settings: Mapping[str, Any]) -> dict[str, Any]:
+def state_of(
+    place: Place, sources: Sequence[Source], opened: Sequence[StreamInfo], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """A place as JSON-like values; `settings` are what must be the same for the batches to be the same."""
     return {
         "version": VERSION,
@@ -102,7 +104,7 @@ def state_of(place: Place, sources: Sequence[Source], opened: Sequence[Opened], 
 
 
 def place_of(
-    state: Mapping[str, Any], sources: Sequence[Source], opened: Sequence[Opened], settings: Mapping[str, Any]
+    state: Mapping[str, Any], sources: Sequence[Source], opened: Sequence[StreamInfo], settings: Mapping[str, Any]
 ) -> Place:
     """The place of a state, which must be of these sources and settings. RunMismatch, TopicIdentityError or CorruptData if it is not."""
     saved = state.get("settings")
@@ -147,7 +149,7 @@ def _count(value: Any) -> int:
     return number
 
 
-def _source_state(name: str, opened: Opened, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
+def _source_state(name: str, opened: StreamInfo, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
     """One source's part of a state: where it is, and what must be the same for that to mean anything."""
     stream = opened.stream
     return {
@@ -160,7 +162,7 @@ def _source_state(name: str, opened: Opened, identity: Mapping[str, str], positi
     }
 
 
-def _restored_position(saved: Mapping[str, Any], name: str, opened: Opened, identity: Mapping[str, str]) -> Position:
+def _restored_position(saved: Mapping[str, Any], name: str, opened: StreamInfo, identity: Mapping[str, str]) -> Position:
     """The position in a source's state. RunMismatch or TopicIdentityError, with the difference, if it is of something else."""
     stream = opened.stream
     now = {"run_id": stream.run_id, "rows_per_record": stream.rows_per_record, "partitions": opened.partitions}
@@ -182,7 +184,7 @@ def _restored_position(saved: Mapping[str, Any], name: str, opened: Opened, iden
         raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error
 
 
-def _refuse_implausible(name: str, opened: Opened, position: Position, place: Place) -> None:
+def _refuse_implausible(name: str, opened: StreamInfo, position: Position, place: Place) -> None:
     """CorruptData if no student could be at a position: numbers that are none, or that contradict the rows that were delivered."""
     size = opened.stream.rows_per_record
     before = position.sequence * size

@@ -19,7 +19,7 @@ from tutelage.consumers.inspection import Inspection
 from tutelage.consumers.opening import open_all
 from tutelage.consumers.place import Place, place_of, state_of
 from tutelage.consumers.settings import Settings
-from tutelage.consumers.sources.base import Opened, Source
+from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.pipeline import Pipeline, PipelineOptions
 from tutelage.consumers.stages.ragged import RaggedFormat
@@ -30,7 +30,7 @@ from tutelage.schemas.arguments import absolute_path, flag, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description
-from tutelage.transport.waiting import Doing
+from tutelage.transport.waiting import Status
 
 if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
@@ -90,13 +90,13 @@ class Student(Inspection, Messages):
         )  # fmt: skip
         self._sources: list[Source] = []
         self._started = False
-        self._opened: list[Opened] | None = None
+        self._opened: list[StreamInfo] | None = None
         self._merge: Merge | None = None
         self._pipeline: Pipeline | None = None
         self._under_way: UnderWay | None = None
         self._where = Whereabouts()
         self._dropped: list[dict[str, int]] = []
-        self._doing = Doing("not started")
+        self._doing = Status("not started")
         self._pid = os.getpid()
         self._tally = StudentTally(self._where.progress)
         self._teacher_tallies: list[TeacherTally] = []
@@ -306,7 +306,7 @@ class Student(Inspection, Messages):
         # Its loop ended with WaitTimeout; what is left of it may be kept by the exception alone.
         self._under_way.close()
 
-    def _streams(self) -> list[Opened]:
+    def _streams(self) -> list[StreamInfo]:
         assert self._opened is not None, "streams are opened before they are used"
         return self._opened
 

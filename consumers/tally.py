@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tutelage.consumers.agreement import names_of
 from tutelage.consumers.progress import Progress
-from tutelage.consumers.sources.base import Opened, Position, Source
+from tutelage.consumers.sources.base import Position, Source, StreamInfo
 
 
 def _per_partition() -> defaultdict[int, int]:
@@ -53,7 +53,7 @@ class Standing:
 
 
 def standings_of(
-    opened: Sequence[Opened],
+    opened: Sequence[StreamInfo],
     sources: Sequence[Source],
     tallies: Sequence[TeacherTally],
     positions: Sequence[Position],

@@ -22,7 +22,7 @@ from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, Sink
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.tail import Tail
-from tutelage.transport.waiting import Doing
+from tutelage.transport.waiting import Status
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Run:
         self.rows_written = 0
         self.bytes_written = 0
         self.tally = Tally()
-        self.doing = Doing("connected")
+        self.doing = Status("connected")
         self.doing.now("connected; nothing to teach yet")
         self._skip_rows = 0
         if self._tail is not None:

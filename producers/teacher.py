@@ -23,7 +23,7 @@ from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
 from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.transport.waiting import Activity, Doing
+from tutelage.transport.waiting import Activity, Status
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Teacher:
         )
         self._options = wire_options(wire, ragged_keys)
         self._run: Run | None = None
-        self._starting = Doing(f"connecting to {sink.name}")
+        self._starting = Status(f"connecting to {sink.name}")
         self._wrote_by_hand = False
         self._passes_by_hand = 0
         self._passes_held = 0

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tutelage.consumers.sources.base import Arrival, Opened, Position, Source
+from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
 from tutelage.consumers.stages.awaiting import Awaiting
 from tutelage.consumers.stages.holding import Holding
 from tutelage.consumers.stages.order import Order, PassEnd, made_sure
@@ -62,7 +62,7 @@ class PassRows:
 
 
 def in_order(
-    source: Source, opened: Opened, *, timeout_s: float, start: tuple[int, int] = (0, 0), counted: Copied | None = None
+    source: Source, opened: StreamInfo, *, timeout_s: float, start: tuple[int, int] = (0, 0), counted: Copied | None = None
 ) -> Iterator[Record]:
     """Every record of a stream from pass and sequence `start` on, ends included, until the last pass has ended.
 
@@ -81,7 +81,7 @@ def in_order(
     quiet = False
     try:
         while passes < opened.stream.passes:
-            item: Arrival | PassEnd | None = order.pop()
+            item: ConsumedRecord | PassEnd | None = order.pop()
             if item is not None:
                 awaiting.came()
                 quiet = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from tutelage.consumers.sources.base import Opened, Source
+from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.sources.file import FileSource
 from tutelage.consumers.sources.kafka import KafkaSource
 from tutelage.schemas.container_reader import ContainerReader
@@ -52,7 +52,7 @@ class Survey:
     `seconds` is the time from the run's beginning to its last record, as far as it is known.
     """
 
-    opened: Opened
+    opened: StreamInfo
     records: int | None = None
     rows: int | None = None
     nbytes: int | None = None

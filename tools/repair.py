@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_reader import ContainerReader
@@ -120,7 +120,9 @@ class _Copy:
             for record in block.each():
                 try:
                     order.push(
-                        Arrival(partition=0, offset=block.offset, next_offset=block.next_offset, record=record, where=where)
+                        ConsumedRecord(
+                            partition=0, offset=block.offset, next_offset=block.next_offset, record=record, where=where
+                        )
                     )
                     while (item := order.pop()) is not None:
                         self._take_one(item, counted, where)
@@ -131,7 +133,7 @@ class _Copy:
             if self.complete:
                 return
 
-    def _take_one(self, item: Arrival | PassEnd, counted: PassRows, where: str) -> None:
+    def _take_one(self, item: ConsumedRecord | PassEnd, counted: PassRows, where: str) -> None:
         record = item.record.load()
         if isinstance(item, PassEnd):
             counted.end(record.head, item.end, where)

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.1
 
 
-class Pace:
+class Backpressure:
     """Counts how far a topic's end is ahead of a consumer group's committed offsets, and waits where it is too far. Close it."""
 
     def __init__(

@@ -27,7 +27,7 @@ from tutelage.transport.exposure import kafka_exposures, warn_once
 from tutelage.transport.hiding import hiding, secrets_in
 from tutelage.transport.registry import Registry, checked_registry
 from tutelage.transport.secretless import Secretless, public_settings
-from tutelage.transport.waiting import NowAndThen
+from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 # What librdkafka itself says (20 lines a second while a broker is away) is for those who ask for it.
@@ -136,7 +136,7 @@ class KafkaConnection(Secretless):
         self._last_error = ""
         self._turned_away: deque[str] = deque(maxlen=4)
         self._hung_up = 0
-        self._all_down, self._slowed, self._too_large = (NowAndThen(_SAID_EVERY_S) for _ in range(3))
+        self._all_down, self._slowed, self._too_large = (RateLimit(_SAID_EVERY_S) for _ in range(3))
 
     @property
     def where(self) -> str:

@@ -29,7 +29,7 @@ _POLL_S = 0.1
 
 
 class KafkaControl:
-    """Sends to one topic and receives from another, in order. Opened when first used; close it.
+    """Sends to one topic and receives from another, in order. Its clients are opened when they are first used; close it.
 
     A teacher's (`is_teacher`) goes on in its inbox where the last message of a teacher says; messages that name no run and are older
     than `since_s` (seconds since the epoch) belong to an older run, and are passed over.

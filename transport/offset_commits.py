@@ -11,7 +11,7 @@ from tutelage.schemas.errors import TransportError
 from tutelage.schemas.topic import BEGINNING
 from tutelage.transport.connection import DENIED, KafkaConnection, describe
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.waiting import NowAndThen
+from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _LAST_ANSWER_S = 5.0
 _SAID_EVERY_S = 60.0
 
 
-class Group:
+class OffsetCommits:
     """Commits how far a student has come with one topic; says where it cannot, and leaves it where it may not.
 
     By a client of its own: one that another thread polls lets nobody in between its polls. Made when it is first needed; close it.
@@ -40,7 +40,7 @@ class Group:
         self._latest: tuple[KafkaTopic, tuple[int, ...], bool] | None = None
         self._wanted: list[TopicPartition] = []
         self._settled = True
-        self._said = NowAndThen(_SAID_EVERY_S)
+        self._said = RateLimit(_SAID_EVERY_S)
 
     def __getstate__(self) -> dict[str, object]:
         return {"_connection": self._connection, "_name": self._name, "_topic": self._topic}

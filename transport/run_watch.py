@@ -11,7 +11,7 @@ from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import FIRST_LOOK, TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_identity import IdentityCheck
-from tutelage.transport.waiting import NowAndThen
+from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class TopicWatch:
         self._next: dict[int, int] = {}
         self._others: dict[int, tuple[int, int]] = {}
         self._set_back = ""
-        self._others_due = NowAndThen(_OTHERS_EVERY_S)
+        self._others_due = RateLimit(_OTHERS_EVERY_S)
 
     def begin(self, stream: Stream, ends: list[int]) -> None:
         """Watch for this run, whose first records get the offsets `ends` if nobody else writes."""

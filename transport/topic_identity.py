@@ -9,7 +9,7 @@ from typing import Any
 
 from tutelage.schemas.errors import TopicIdentityError, TransportError
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.waiting import NowAndThen
+from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class IdentityCheck:
         self._doing = doing
         self._advice = advice
         self._answer: Future[Any] | None = None
-        self._due = NowAndThen(_EVERY_S)
+        self._due = RateLimit(_EVERY_S)
         self._due.due()
 
     def look(self) -> None:

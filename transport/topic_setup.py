@@ -32,7 +32,7 @@ _LOOK_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class TopicSpec:
     """What the user wants of a topic that is made; `settings` go over our own."""
 
     partitions: int | None
@@ -47,7 +47,7 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class TopicInfo:
     """A topic that is ready to be written to. `limit` and `retention_s` are None where they are not known or there is none."""
 
     partitions: int
@@ -92,7 +92,7 @@ def too_large(name: str, encoded: Encoded, limit: int) -> RecordTooLarge:
     )
 
 
-def looked_at(topic: KafkaTopic, name: str, producer: Producer, wish: Wish) -> Target | None:
+def inspect_topic(topic: KafkaTopic, name: str, producer: Producer, wish: TopicSpec) -> TopicInfo | None:
     """A topic that is there, what is unsafe about it said; None if it is to be made.
 
     Raises ConfigurationError where it is missing and not to be made, or compacted; AccessDenied where it is not this client's to see.
@@ -111,7 +111,7 @@ def looked_at(topic: KafkaTopic, name: str, producer: Producer, wish: Wish) -> T
         found = topic.settings()
     except AccessDenied:
         log.warning("topic %s: its settings cannot be checked without the ACL DescribeConfigs on it", name)
-        return Target(partitions=there, limit=None, retention_s=None)
+        return TopicInfo(partitions=there, limit=None, retention_s=None)
     if "compact" in found.get("cleanup.policy", ""):
         raise ConfigurationError(
             f"topic {name} has cleanup.policy={found['cleanup.policy']}: compaction removes records; set it to delete, or write elsewhere"
@@ -121,16 +121,16 @@ def looked_at(topic: KafkaTopic, name: str, producer: Producer, wish: Wish) -> T
     return _target(there, found)
 
 
-def made(topic: KafkaTopic, wish: Wish) -> Target:
+def create_topic(topic: KafkaTopic, wish: TopicSpec) -> TopicInfo:
     """The topic, made."""
     partitions = wish.partitions or DEFAULT_PARTITIONS
     topic.create(partitions, replication=wish.replication, settings=wish.all_settings)
     return _target(partitions, wish.all_settings)
 
 
-def _target(partitions: int, settings: Mapping[str, str]) -> Target:
+def _target(partitions: int, settings: Mapping[str, str]) -> TopicInfo:
     retention_ms = int(settings.get("retention.ms", -1))
-    return Target(
+    return TopicInfo(
         partitions=partitions,
         limit=int(settings["max.message.bytes"]),
         retention_s=retention_ms / 1000 if retention_ms >= 0 else None,

@@ -28,7 +28,7 @@ class Activity:
     silent_s: float = 0.0
 
 
-class Doing:
+class Status:
     """Keeps what somebody is at: told by the thread that does it, asked by any."""
 
     def __init__(self, what: str) -> None:
@@ -57,7 +57,7 @@ class Doing:
         return Activity(doing=what, seconds=now - self.since_s, begun=begun, waiting=not begun, silent_s=silent_s)
 
 
-class NowAndThen:
+class RateLimit:
     """For what would else be said all the time: due when it is asked first, and then once in so many seconds."""
 
     def __init__(self, every_s: float) -> None:

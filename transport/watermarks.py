@@ -15,7 +15,7 @@ from tutelage.transport.topic_admin import EARLIEST, LATEST, KafkaTopic
 log = logging.getLogger(__name__)
 
 
-class Ends:
+class Watermarks:
     """The offsets of a topic's partitions as the broker last said them. May be asked from any thread.
 
     Guarantee: `latest` never waits for a broker; what it gives is as old as the time between two calls, or older while no broker answers.

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Arrival:
+class ConsumedRecord:
     """A record as it lies in its partition. Reading again from `offset` gives it again, from `next_offset` what follows.
 
     The record of a file may still be in it; `record.load()` is the record in memory, in any case. `decode_s` is what decoding took.
@@ -47,7 +47,7 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opened:
+class StreamInfo:
     """What a source found: who wrote the stream, what its records hold, and in how many partitions they lie here."""
 
     stream: Stream
@@ -123,7 +123,7 @@ class Source(ABC):
         return
 
     @abstractmethod
-    def open(self, timeout_s: float) -> Opened:
+    def open(self, timeout_s: float) -> StreamInfo:
         """Find the stream, and wait for its first record. A second call returns the same at once.
 
         Args:
@@ -139,7 +139,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         """Yield the records from a position on, without end.
 
         Args:

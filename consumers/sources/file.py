@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from tutelage.consumers.sources.base import Arrival, Opened, Position, Source
+from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
 from tutelage.schemas.arguments import absolute_path, flag
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock, StoredRecord
 from tutelage.schemas.container_writer import partial_path
@@ -69,9 +69,9 @@ class FileSource(Source):
         # A file that is not there is said at once, not after a wait for another teacher's topic.
         self._refuse_missing()
 
-    def open(self, timeout_s: float) -> Opened:
+    def open(self, timeout_s: float) -> StreamInfo:
         reader = self._opened()
-        return Opened(stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1)
+        return StreamInfo(stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1)
 
     def _opened(self) -> ContainerReader:
         if self._reader is None:
@@ -85,7 +85,7 @@ class FileSource(Source):
             hint = f"; {partial} is there, so its teacher has not finished" if os.path.exists(partial_path(self._path)) else ""
             raise ConfigurationError(f"there is no file {self._name}{hint}")
 
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         reader = self._opened()
         offset = position.offsets[0] if position.offsets and position.offsets[0] >= 0 else None
         last = f"record {position.sequence - 1} of pass {position.pass_index}" if position.sequence else "its header"
@@ -94,7 +94,7 @@ class FileSource(Source):
             for index, record in enumerate(records, start=1):
                 final = index == block.count
                 last = str(record.head)
-                yield Arrival(
+                yield ConsumedRecord(
                     partition=0,
                     offset=block.offset,
                     next_offset=block.next_offset if final else block.offset,

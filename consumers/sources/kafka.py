@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from tutelage.consumers.sources.base import Arrival, Opened, Position, Source
+from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
 from tutelage.consumers.sources.kafka_messages import RunMessages
 from tutelage.schemas.arguments import text
 from tutelage.schemas.errors import (
@@ -28,15 +28,15 @@ from tutelage.transport.connection import (
     KafkaConnection,
 )
 from tutelage.transport.control_topics import KafkaControl, student_control
-from tutelage.transport.offset_commits import Group
+from tutelage.transport.offset_commits import OffsetCommits
 from tutelage.transport.partition_reader import Message, PartitionReader
 from tutelage.transport.registry import Registry
 from tutelage.transport.run_choice import RunChoice
 from tutelage.transport.runs import FoundRun, unlike
 from tutelage.transport.topic_admin import KafkaTopic, is_outage, once_known, through_outages
 from tutelage.transport.topic_identity import IdentityCheck
-from tutelage.transport.waiting import NowAndThen, Wait
-from tutelage.transport.watermarks import Ends
+from tutelage.transport.waiting import RateLimit, Wait
+from tutelage.transport.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +92,10 @@ class KafkaSource(Source):
         self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
         self._limits = checked_limits(limits)
         self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run), self._limits)
-        self._group = Group(self._connection, text("group", group), topic) if group is not None else None
+        self._group = OffsetCommits(self._connection, text("group", group), topic) if group is not None else None
         self._reader = PartitionReader(self._connection, topic)
         self._asked = KafkaTopic(self._connection, self._topic)
-        self._opened: Opened | None = None
+        self._opened: StreamInfo | None = None
         self._first: Message | None = None
         self._lows: list[int] = []
         self._begins: list[int] = []
@@ -103,8 +103,8 @@ class KafkaSource(Source):
         self._identity: dict[str, str] = {}
         self._identity_check: IdentityCheck | None = None
         self._control: KafkaControl | None = None
-        self._ends: Ends | None = None
-        self._settings_due = NowAndThen(_SETTINGS_EVERY_S)
+        self._ends: Watermarks | None = None
+        self._settings_due = RateLimit(_SETTINGS_EVERY_S)
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -150,7 +150,7 @@ class KafkaSource(Source):
     def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
         self._choice.resume(run_id, identity)
 
-    def open(self, timeout_s: float) -> Opened:
+    def open(self, timeout_s: float) -> StreamInfo:
         self._leave_inherited()
         if self._opened is not None:
             return self._opened
@@ -172,10 +172,10 @@ class KafkaSource(Source):
         if stream.partitions > partitions:
             raise TopicIdentityError(unlike(self._topic, partitions, stream))
         self._messages = run = RunMessages(self._connection, self._topic, found, self._limits)
-        self._ends = Ends(self._connection, self._topic, stream.partitions)
+        self._ends = Watermarks(self._connection, self._topic, stream.partitions)
         if self._control is not None:
             self._control.conversation.run_id = stream.run_id
-        self._opened = Opened(stream=stream, description=run.description, schema=run.schema, partitions=stream.partitions)
+        self._opened = StreamInfo(stream=stream, description=run.description, schema=run.schema, partitions=stream.partitions)
         return self._opened
 
     def _chosen(self, partitions: int, timeout_s: float) -> FoundRun:
@@ -198,7 +198,7 @@ class KafkaSource(Source):
             advice="What was not read of it is lost; let the teacher write it again, and begin without a checkpoint",
         )  # fmt: skip
 
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         self._leave_inherited()
         opened = self.open(BROKER_TIMEOUT_S) if self._opened is None else self._opened
         first, self._first = self._first, None
@@ -251,7 +251,7 @@ class KafkaSource(Source):
             messages = []
             messages = reader.take(max(1, min(_MESSAGES_AT_ONCE, _BYTES_AT_ONCE // max(1, size))))
 
-    def _assigned(self, opened: Opened, position: Position) -> Beginnings | None:
+    def _assigned(self, opened: StreamInfo, position: Position) -> Beginnings | None:
         """Begin at a position, with a new consumer; None where no broker answers just now."""
         try:
             lows = self._asked.first_offsets(opened.partitions)

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any
 
-from tutelage.consumers.sources.base import Arrival
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
@@ -69,7 +69,7 @@ class RunMessages:
             )
         return run[1] <= self.stream.created
 
-    def arrival(self, message: Message) -> Arrival:
+    def arrival(self, message: Message) -> ConsumedRecord:
         """The record in a message of this run. DataError or SchemaError if it is not one of it."""
         partition, offset = message.partition(), message.offset()
         assert partition is not None and offset is not None, "a message that was read has a place"
@@ -88,7 +88,9 @@ class RunMessages:
             with self._tracing.processed(headers, partition, offset):
                 record = self._codec.decode(body, where)
         seconds = time.perf_counter() - began
-        return Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where, decode_s=seconds)
+        return ConsumedRecord(
+            partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where, decode_s=seconds
+        )
 
     def _check_headers(self, headers: list[Any], where: str) -> None:
         theirs = stream_of_headers(headers, where, self._limits)

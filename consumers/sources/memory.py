@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from tutelage.consumers.sources.base import Arrival, Opened, Position, Source
+from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import Stream
@@ -37,7 +37,7 @@ class MemorySource(Source):
         self._run = run
         self._resumes = False
         self._offsets: list[int] = []
-        self._opened: Opened | None = None
+        self._opened: StreamInfo | None = None
         self._control = topic.conversation("student")
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class MemorySource(Source):
         if self._run is None:
             self._run, self._resumes = run_id, True
 
-    def open(self, timeout_s: float) -> Opened:
+    def open(self, timeout_s: float) -> StreamInfo:
         if self._opened is not None:
             return self._opened
         what = "the first record" if self._run is None else f"the first record of run {self._run}"
@@ -70,7 +70,7 @@ class MemorySource(Source):
         schema = next(each.schema for log in self._topic.logs for each in log if each.run_id == stream.run_id)
         description = description_of(schema, self.name)
         self._control.conversation.run_id = stream.run_id
-        self._opened = Opened(stream=stream, description=description, schema=schema, partitions=stream.partitions)
+        self._opened = StreamInfo(stream=stream, description=description, schema=schema, partitions=stream.partitions)
         return self._opened
 
     def _chosen(self) -> Stream | None:
@@ -78,7 +78,7 @@ class MemorySource(Source):
         # The checkpoint's run may be missing. `place_of` compares it with the run that is there and raises.
         return named or (self._topic.newest_run() if self._run is None or self._resumes else None)
 
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         opened = self.open(0.0)
         codec = Codec(opened.description)
         self._offsets = offsets = [max(0, offset) for offset in position.offsets] or [0] * self._topic.partitions
@@ -98,7 +98,7 @@ class MemorySource(Source):
                     where = f"memory topic {self.name}, partition {partition}, offset {offset}"
                     record = codec.decode(entries[offset].body, where)
                     given = True
-                    yield Arrival(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
+                    yield ConsumedRecord(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
             if not given:
                 yield None
             if not came:

@@ -12,7 +12,7 @@ from collections import deque
 from tutelage.consumers.stages.rebatch import Chunk
 
 
-class Loading:
+class PendingChunk:
     """A chunk that is to be loaded, is being loaded, or is loaded."""
 
     __slots__ = ("_done", "chunk", "error", "seconds")
@@ -48,11 +48,11 @@ class Loader:
     """Keeps the chunks that wait to be loaded, in order. Has no thread of its own: who fetches loads ahead, who waits lends a hand."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Loading] = deque()
+        self._waiting: deque[PendingChunk] = deque()
 
-    def loading(self, chunk: Chunk) -> Loading:
+    def loading(self, chunk: Chunk) -> PendingChunk:
         """Have a chunk loaded."""
-        loading = Loading(chunk)
+        loading = PendingChunk(chunk)
         if chunk.loads:
             self._waiting.append(loading)
         return loading
@@ -62,13 +62,13 @@ class Loader:
         while len(self._waiting) > leave and (loading := self._next()) is not None:
             loading.run()
 
-    def loaded(self, loading: Loading, timeout_s: float) -> bool:
+    def loaded(self, loading: PendingChunk, timeout_s: float) -> bool:
         """Whether a chunk is loaded within so many seconds; until it is, others are loaded here: two read faster than one."""
         while not loading.done(0) and (other := self._next()) is not None:
             other.run()
         return loading.done(timeout_s)
 
-    def _next(self) -> Loading | None:
+    def _next(self) -> PendingChunk | None:
         try:
             return self._waiting.popleft()
         except IndexError:

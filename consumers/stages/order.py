@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.schemas.container_reader import StoredRecord
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import End, Record, RecordHead, Stream
@@ -44,7 +44,7 @@ class Order:
         self._expected = [
             (position.pass_index, _first_in(partition, position.sequence, partitions)) for partition in range(partitions)
         ]
-        self._pending: list[deque[Arrival]] = [deque() for _ in range(partitions)]
+        self._pending: list[deque[ConsumedRecord]] = [deque() for _ in range(partitions)]
         self._ends: dict[int, tuple[End, Record]] = {}
         self._end_offsets: dict[int, dict[int, int]] = {}
         self._newest = [0] * partitions
@@ -80,7 +80,7 @@ class Order:
         end, _ = self._ends.get(self._pass, (None, None))
         return end is not None and self._sequence >= end.records
 
-    def expects(self, arrival: Arrival) -> bool:
+    def expects(self, arrival: ConsumedRecord) -> bool:
         """Whether an arrival is by its head just the next record of its partition."""
         head = arrival.record.head
         return (
@@ -90,7 +90,7 @@ class Order:
             and partition_of(head.sequence, self._partitions) == arrival.partition
         )
 
-    def push(self, arrival: Arrival) -> None:
+    def push(self, arrival: ConsumedRecord) -> None:
         """Take an arrival in."""
         head, partition = arrival.record.head, arrival.partition
         if head.run_id != self._stream.run_id:
@@ -115,7 +115,7 @@ class Order:
         else:
             self._take_end(arrival, head.end, expected)
 
-    def _take(self, arrival: Arrival, expected: tuple[int, int]) -> None:
+    def _take(self, arrival: ConsumedRecord, expected: tuple[int, int]) -> None:
         head = arrival.record.head
         if head.sequence > expected[1]:
             raise SequenceGap(
@@ -139,7 +139,7 @@ class Order:
         self.memory_bytes += _memory_of(arrival.record)
         self._expected[arrival.partition] = (head.pass_index, head.sequence + self._partitions)
 
-    def _take_end(self, arrival: Arrival, end: End, expected: tuple[int, int]) -> None:
+    def _take_end(self, arrival: ConsumedRecord, end: End, expected: tuple[int, int]) -> None:
         head, partition = arrival.record.head, arrival.partition
         known, _ = self._ends.setdefault(head.pass_index, (end, arrival.record.load()))
         if known != end or head.sequence != end.records:
@@ -157,7 +157,7 @@ class Order:
         self.memory_bytes += _OBJECT_BYTES
         self._expected[partition] = (head.pass_index + 1, partition)
 
-    def pop(self) -> Arrival | PassEnd | None:
+    def pop(self) -> ConsumedRecord | PassEnd | None:
         """The next record in order, the end of the pass, or None until more arrives."""
         pending = self._pending[partition_of(self._sequence, self._partitions)]
         if pending and pending[0].record.head.pass_index == self._pass:
@@ -200,7 +200,7 @@ def _memory_of(record: Record | StoredRecord) -> int:
     return record.nbytes + _OBJECT_BYTES + _COLUMN_BYTES * len(record.columns)
 
 
-def made_sure(order: Order, arrival: Arrival) -> Arrival:
+def made_sure(order: Order, arrival: ConsumedRecord) -> ConsumedRecord:
     """An arrival that is by its head just what must come next, as it is; any other is read and checked before anything is concluded from it."""
     return arrival if order.expects(arrival) else replace(arrival, record=arrival.record.load())
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutelage.consumers.progress import Merged
-from tutelage.consumers.sources.base import Arrival, Opened, Position, Source
+from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
 from tutelage.consumers.stages.align import Align, Aligned
 from tutelage.consumers.stages.channel import Channel, Closed
 from tutelage.consumers.stages.holding import Holding
-from tutelage.consumers.stages.loader import Loader, Loading
+from tutelage.consumers.stages.loader import Loader, PendingChunk
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.order import Order, PassEnd, made_sure
 from tutelage.consumers.stages.rebatch import CHUNK_BYTES, Rebatch
@@ -53,7 +53,7 @@ class _Teacher:
     """One teacher's thread and what it gives."""
 
     def __init__(
-        self, source: Source, opened: Opened, position: Position, options: PipelineOptions, tally: TeacherTally
+        self, source: Source, opened: StreamInfo, position: Position, options: PipelineOptions, tally: TeacherTally
     ) -> None:
         self.source = source
         self.tally = tally
@@ -61,8 +61,8 @@ class _Teacher:
         self._stale_before = source.stale_records
         self.order = Order(opened.stream, opened.partitions, position)
         budget_bytes = options.budget_bytes
-        self.channel: Channel[Loading | PassEnd] = Channel(min(budget_bytes, source.ahead_bytes or budget_bytes))
-        self.awaited: Loading | None = None
+        self.channel: Channel[PendingChunk | PassEnd] = Channel(min(budget_bytes, source.ahead_bytes or budget_bytes))
+        self.awaited: PendingChunk | None = None
         self.failed: BaseException | None = None
         self._rebatch = Rebatch(
             options.batch_size,
@@ -91,7 +91,7 @@ class _Teacher:
     @property
     def rows_ready(self) -> int:
         """Rows that are cut and wait to be taken."""
-        return sum(item.chunk.rows for item, _ in self.channel.items() if isinstance(item, Loading))
+        return sum(item.chunk.rows for item, _ in self.channel.items() if isinstance(item, PendingChunk))
 
     def _fetch(self) -> None:
         arrivals = self.source.read(self._position)
@@ -126,7 +126,7 @@ class _Teacher:
         finally:
             arrivals.close()
 
-    def _count(self, arrival: Arrival, seconds: float) -> None:
+    def _count(self, arrival: ConsumedRecord, seconds: float) -> None:
         tally, record, partition = self.tally, arrival.record, arrival.partition
         tally.decode_s += seconds + arrival.decode_s
         tally.records[partition] += record.head.end is None
@@ -155,7 +155,7 @@ class Pipeline:
     def __init__(
         self,
         sources: Sequence[Source],
-        opened: Sequence[Opened],
+        opened: Sequence[StreamInfo],
         positions: Sequence[Position],
         merge: Merge,
         options: PipelineOptions,
@@ -311,7 +311,7 @@ class Pipeline:
                 if isinstance(item, PassEnd):
                     self._align.push(index, item)
 
-    def _push(self, index: int, teacher: _Teacher, loading: Loading) -> None:
+    def _push(self, index: int, teacher: _Teacher, loading: PendingChunk) -> None:
         """Hand a chunk that was loaded to the aligner; of one that could not be read the batches that are whole."""
         chunk = loading.chunk
         teacher.tally.load_s += loading.seconds

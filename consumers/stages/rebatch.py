@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.stages.batch_limit import too_large
 from tutelage.consumers.stages.filling import Filling, cut
 from tutelage.consumers.stages.order import PassEnd
@@ -153,7 +153,7 @@ class Rebatch:
         self._ready: deque[Chunk] = deque()
         self.end: PassEnd | None = None
 
-    def push(self, item: Arrival | PassEnd) -> None:
+    def push(self, item: ConsumedRecord | PassEnd) -> None:
         """Take the next record, or the end of the pass. CorruptData if the end counts other rows than came."""
         if isinstance(item, PassEnd):
             self._refuse_other_count(item)
@@ -257,7 +257,7 @@ class Rebatch:
         if self._filled == self._given == self._batches * self._size:
             self._capacity = 0
 
-    def _begin(self, item: Arrival) -> None:
+    def _begin(self, item: ConsumedRecord) -> None:
         """Take memory for a new chunk, as many batches as make one by this record's size."""
         row_bytes = max(1, item.record.nbytes // item.record.head.rows)
         batch_bytes = row_bytes * self._size

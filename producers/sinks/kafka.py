@@ -24,7 +24,7 @@ from tutelage.schemas.topic import (
     to_teacher_topic,
     value_subject,
 )
-from tutelage.transport.backpressure import Pace
+from tutelage.transport.backpressure import Backpressure
 from tutelage.transport.connection import (
     MESSAGE_HEADROOM_BYTES,
     KafkaConnection,
@@ -37,7 +37,15 @@ from tutelage.transport.runs import TopicRuns
 from tutelage.transport.sending import Sending
 from tutelage.transport.tail import read_tail
 from tutelage.transport.topic_admin import KafkaTopic, once_known, through_outages
-from tutelage.transport.topic_setup import Retention, Wish, checked_settings, looked_at, made, stored_as_sent, too_large
+from tutelage.transport.topic_setup import (
+    Retention,
+    TopicSpec,
+    checked_settings,
+    create_topic,
+    inspect_topic,
+    stored_as_sent,
+    too_large,
+)
 from tutelage.transport.tracing import tracing_of
 from tutelage.transport.transactions import transactional_options
 from tutelage.transport.waiting import Wait
@@ -125,7 +133,7 @@ class KafkaSink(Sink):
         self._student_group = text("student_group", student_group) if student_group is not None else None
         self._student_timeout_s = seconds("student_timeout_s", student_timeout_s)
         self._transactional = transactional
-        self._pace: Pace | None = None
+        self._pace: Backpressure | None = None
         self._sending: Sending | None = None
         self._control: KafkaControl | None = None
         self._frame = b""
@@ -172,14 +180,14 @@ class KafkaSink(Sink):
         producer = self._connection.producer(settings)
         self._sending = Sending(producer, self._topic, self._deliveries, delivery_timeout_s=self._delivery_timeout_s)
         asked = KafkaTopic(self._connection, self._topic)
-        wish = Wish(
+        wish = TopicSpec(
             partitions=self._asked_partitions, replication=self._replication, settings=self._topic_settings, create=self._create
         )
         self._wait = wait = Wait(
             f"the brokers at {self._connection.where}", timeout_s=self._delivery_timeout_s, log=log,
             hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, and is this their address?",
         )  # fmt: skip
-        target = through_outages(lambda: looked_at(asked, self._topic, producer, wish), wait)
+        target = through_outages(lambda: inspect_topic(asked, self._topic, producer, wish), wait)
         # Asked before the first record, which then need not wait for it.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         if self._transactional:
@@ -190,7 +198,7 @@ class KafkaSink(Sink):
             there = target.partitions
             found = through_outages(lambda: read_tail(self._connection, self._topic, there), wait)
         # Only now: whatever else is missing was said before, and left nothing behind.
-        target = target or through_outages(lambda: made(asked, wish), wait)
+        target = target or through_outages(lambda: create_topic(asked, wish), wait)
         topic_id = once_known(lambda: asked.topic_id(asked.described()), wait)
         self._wait = None
         self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
@@ -227,7 +235,7 @@ class KafkaSink(Sink):
         subject = value_subject(self._topic)
         schema_id = register_description(self._connection.registry, subject, self._schemas, description, schema_of(description))
         if self._max_ahead is not None and self._student_group is not None:
-            self._pace = Pace(
+            self._pace = Backpressure(
                 self._connection,
                 self._topic,
                 self._begins,
@@ -271,7 +279,7 @@ class KafkaSink(Sink):
         self._buffers.append(packed if packed.base is None else packed.base)
         self.poll()
 
-    def _await_student(self, pace: Pace) -> None:
+    def _await_student(self, pace: Backpressure) -> None:
         self._wait = pace.wait()
         try:
             while self._wait is not None and not pace.has_room_after_a_moment():

@@ -9,7 +9,7 @@ import pytest
 
 from tutelage.cli.monitoring import live, monitored, ready
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.transport.waiting import Activity, Doing, Wait
+from tutelage.transport.waiting import Activity, Status, Wait
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_alive_and_ready_mean_something(activity: Activity, alive: bool, is_read
 def test_who_beats_is_alive_and_who_waits_says_for_what(caplog: pytest.LogCaptureFixture) -> None:
     import logging
 
-    doing = Doing("starting")
+    doing = Status("starting")
     assert not doing.activity.begun and doing.activity.silent_s == 0
     doing.now("teaching", beats=True)
     time.sleep(0.02)

@@ -12,7 +12,7 @@ import pytest
 from support.streams import NUMBERS, arrivals_of, partitioned, records_of, stream_of
 
 from tutelage import MemorySource, MemoryTopic
-from tutelage.consumers.sources.base import Arrival, Opened, Position, Source
+from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
 from tutelage.consumers.stages.order import Order
 from tutelage.schemas.control import encode_control
 from tutelage.schemas.conversation import Conversation
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(120)
 class Listed(Source):
     """Gives arrivals one by one, round and round the partitions, and keeps count; honours what is held."""
 
-    def __init__(self, arrivals: list[list[Arrival]]) -> None:
+    def __init__(self, arrivals: list[list[ConsumedRecord]]) -> None:
         self.given = [0] * len(arrivals)
         self._arrivals = arrivals
         self._held: frozenset[int] = frozenset()
@@ -40,14 +40,14 @@ class Listed(Source):
     def name(self) -> str:
         return "a list"
 
-    def open(self, timeout_s: float) -> Opened:
+    def open(self, timeout_s: float) -> StreamInfo:
         stream = stream_of(partitions=len(self._arrivals), rows_per_record=1)
-        return Opened(stream=stream, description=NUMBERS, schema=schema_of(NUMBERS), partitions=stream.partitions)
+        return StreamInfo(stream=stream, description=NUMBERS, schema=schema_of(NUMBERS), partitions=stream.partitions)
 
     def hold(self, partitions: frozenset[int]) -> None:
         self._held = partitions
 
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         while True:
             came = False
             for partition, arrivals in enumerate(self._arrivals):
@@ -62,14 +62,14 @@ class Listed(Source):
         return
 
 
-def sized(arrivals: list[Arrival], nbytes: int) -> list[Arrival]:
+def sized(arrivals: list[ConsumedRecord], nbytes: int) -> list[ConsumedRecord]:
     """The arrivals, each as if it had so many bytes."""
     raw = memoryview(bytes(nbytes))
     records = [arrival.record.load() for arrival in arrivals]
     return [replace(arrival, record=replace(record, raw=raw)) for arrival, record in zip(arrivals, records, strict=True)]
 
 
-def logs_without_the_first(partitions: int, rows: int) -> list[list[Arrival]]:
+def logs_without_the_first(partitions: int, rows: int) -> list[list[ConsumedRecord]]:
     """Records of one row in so many partitions, of which the first holds nothing."""
     stream = stream_of(partitions=partitions, rows_per_record=1)
     arrivals = arrivals_of(partitioned(stream, records_of(stream, rows)))
@@ -90,7 +90,7 @@ def test_a_missing_record_keeps_a_budget_of_the_others_and_ends_in_a_timeout() -
 class Late(Listed):
     """Gives a partition's arrivals only while all others are held, or have nothing."""
 
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         while True:
             free = [at for at in range(len(self.given)) if at not in self._held and self.given[at] < len(self._arrivals[at])]
             if not free:
@@ -121,7 +121,7 @@ def test_tiny_records_and_ends_of_passes_count_with_what_is_around_them() -> Non
     for pass_index in range(1000):
         head = replace(end[0], pass_index=pass_index)
         record = replace(arrivals_of([[end[1]]])[0][0].record.load(), head=head)
-        order.push(Arrival(partition=1, offset=0, next_offset=1, record=record, where="here"))
+        order.push(ConsumedRecord(partition=1, offset=0, next_offset=1, record=record, where="here"))
     assert order.memory_bytes >= 1000 * 1024
 
 
@@ -164,11 +164,11 @@ def memory_topic(stream_partitions: int, rows: int, *, run_id: str = "run") -> M
 class Repeating(Listed):
     """Gives its last arrival for as long as the flood lasts."""
 
-    def __init__(self, arrivals: list[Arrival], over: threading.Event) -> None:
+    def __init__(self, arrivals: list[ConsumedRecord], over: threading.Event) -> None:
         super().__init__([arrivals])
         self._over = over
 
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         for arrival in self._arrivals[0]:
             yield arrival
         while not self._over.is_set():
@@ -201,11 +201,11 @@ def test_records_of_another_run_that_never_end_let_whoever_reads_give_up(over: t
 class Slow(Listed):
     """Gives an arrival every so many ticks of a clock that it moves itself, and knows where it is."""
 
-    def __init__(self, arrivals: list[list[Arrival]], clock: Callable[[float], None]) -> None:
+    def __init__(self, arrivals: list[list[ConsumedRecord]], clock: Callable[[float], None]) -> None:
         super().__init__(arrivals)
         self._clock = clock
 
-    def read(self, position: Position) -> Generator[Arrival | None, None, None]:
+    def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         for arrival in super().read(position):
             self._clock(0.5)
             yield arrival

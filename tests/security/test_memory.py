@@ -12,7 +12,7 @@ from support.hostile_files import in_one_block, tiny_bodies, written
 from support.peak_memory import peak_growth
 
 from tutelage import FileSource, Limits, RaggedFormat, Student
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.stages.rebatch import Rebatch
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_reader import ContainerReader
@@ -187,7 +187,7 @@ def test_rows_that_hold_nothing_count_in_what_is_read_ahead() -> None:
     rebatch = Rebatch(16, description=NOTHING, partitions=1, rows_per_record=rows, position=Position())
     head = RecordHead(run_id="run", pass_index=0, sequence=0, rows=rows, generation=0)
     record = Codec(NOTHING).decode(Codec(NOTHING).encode(head, {"x": [np.zeros((rows, 0), np.float32)]}).joined(), "here")
-    rebatch.push(Arrival(partition=0, offset=0, next_offset=1, record=record, where="here"))
+    rebatch.push(ConsumedRecord(partition=0, offset=0, next_offset=1, record=record, where="here"))
     chunks = []
     while (chunk := rebatch.pop()) is not None:
         chunks.append(chunk)

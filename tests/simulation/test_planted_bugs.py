@@ -14,7 +14,7 @@ from support.schedules import Schedule, damaged, healthy, restarted, unequal
 from support.verdicts import check_damaged, check_unequal, check_whole
 
 from tutelage.consumers import place
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.stages import align, order, rebatch
 from tutelage.consumers.stages.align import Align, Aligned
 from tutelage.consumers.stages.merge import Merge
@@ -35,7 +35,7 @@ def _wrapped(owner: Any, name: str, change: Callable[..., Any]) -> Plant:
     return plant
 
 
-def _accept_duplicates(right: Any, self: Order, arrival: Arrival) -> None:
+def _accept_duplicates(right: Any, self: Order, arrival: ConsumedRecord) -> None:
     head, partition = arrival.record.head, arrival.partition
     pass_index, expected = self._expected[partition]
     if (head.pass_index, head.end, head.sequence) == (pass_index, None, expected - self._partitions) and head.generation:
@@ -46,20 +46,20 @@ def _accept_duplicates(right: Any, self: Order, arrival: Arrival) -> None:
     right(self, arrival)
 
 
-def _accept_gaps(right: Any, self: Order, arrival: Arrival) -> None:
+def _accept_gaps(right: Any, self: Order, arrival: ConsumedRecord) -> None:
     head, (pass_index, expected) = arrival.record.head, self._expected[arrival.partition]
     if head.pass_index == pass_index and head.sequence > expected:
         self._expected[arrival.partition] = (pass_index, head.sequence)
     right(self, arrival)
 
 
-def _drop_silently(right: Any, self: Order, arrival: Arrival) -> None:
+def _drop_silently(right: Any, self: Order, arrival: ConsumedRecord) -> None:
     before = self.duplicates
     right(self, arrival)
     self.duplicates = min(self.duplicates, before)
 
 
-def _forget_ends(right: Any, self: Order, arrival: Arrival, end: Any, expected: Any) -> None:
+def _forget_ends(right: Any, self: Order, arrival: ConsumedRecord, end: Any, expected: Any) -> None:
     right(self, arrival, end, expected)
     # As if one partition's end were every partition's.
     for partition in range(self._partitions):

@@ -22,7 +22,7 @@ from support.saved_places import POSITIONS, checkpoint_of, place_in, state_at
 
 from tutelage import MemorySource, MemoryTopic, Student
 from tutelage.consumers.checkpoint import load_checkpoint
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.schemas.codec import Codec, as_bytes
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock
@@ -86,7 +86,7 @@ def in_order(found: Iterator[Record], stream: Stream) -> Iterator[Record]:
     """The records that an order lets through, so that a block that stands twice counts once."""
     order = Order(stream, stream.partitions, Position())
     for offset, record in enumerate(found):
-        order.push(Arrival(partition=0, offset=offset, next_offset=offset + 1, record=record, where="fuzz"))
+        order.push(ConsumedRecord(partition=0, offset=offset, next_offset=offset + 1, record=record, where="fuzz"))
         while (item := order.pop()) is not None:
             if isinstance(item, PassEnd):
                 return

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from support.schedules import Schedule, record_of
 
-from tutelage.consumers.sources.base import Arrival
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.schemas.record import End, RecordHead
 
-Logs = list[list[Arrival]]
+Logs = list[list[ConsumedRecord]]
 
 
 def heads_of(schedule: Schedule, index: int) -> list[list[RecordHead]]:
@@ -67,14 +67,14 @@ def written(schedule: Schedule, heads: list[RecordHead], chooser: random.Random)
     return log
 
 
-def arrivals_in(schedule: Schedule, index: int, partition: int, log: list[RecordHead]) -> list[Arrival]:
+def arrivals_in(schedule: Schedule, index: int, partition: int, log: list[RecordHead]) -> list[ConsumedRecord]:
     """A partition's log as a source gives it."""
     size, found = schedule.teachers[index].rows_per_record, []
     for at, head in enumerate(log):
         offset = at // schedule.block * schedule.stride
         final = (at + 1) % schedule.block == 0 or at + 1 == len(log)
         found.append(
-            Arrival(
+            ConsumedRecord(
                 partition=partition,
                 offset=offset,
                 next_offset=offset + schedule.stride if final else offset,

@@ -17,7 +17,7 @@ from support.schedules import Schedule, description_of_teacher, stream_of_teache
 
 from tutelage.consumers.place import Place, place_of, state_of
 from tutelage.consumers.progress import Merged
-from tutelage.consumers.sources.base import Arrival, Opened, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position, StreamInfo
 from tutelage.consumers.sources.memory import MemorySource
 from tutelage.consumers.stages.align import Align
 from tutelage.consumers.stages.merge import Batch, Merge
@@ -38,7 +38,7 @@ class Ledger:
         self._newest: dict[int, int] = {}
         self.records = self.duplicates = self.zombies = 0
 
-    def enter(self, arrival: Arrival) -> None:
+    def enter(self, arrival: ConsumedRecord) -> None:
         """Note an arrival."""
         head, partition = arrival.record.head, arrival.partition
         if (head.pass_index, head.sequence) < self._start:
@@ -56,7 +56,7 @@ class Ledger:
 class Desk:
     """One teacher's records on their way to the aligner, from a position on."""
 
-    def __init__(self, schedule: Schedule, index: int, opened: Opened, logs: Logs, position: Position) -> None:
+    def __init__(self, schedule: Schedule, index: int, opened: StreamInfo, logs: Logs, position: Position) -> None:
         self.order = Order(opened.stream, opened.partitions, position)
         self.rebatch = Rebatch(
             schedule.batch_size,
@@ -123,7 +123,7 @@ class Rehearsal:
         self._logs = logs_of(schedule)
         count = len(schedule.teachers)
         self._opened = [
-            Opened(
+            StreamInfo(
                 stream=stream_of_teacher(schedule, index),
                 description=description_of_teacher(index, ragged=schedule.ragged),
                 schema="",

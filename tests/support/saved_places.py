@@ -14,7 +14,7 @@ from support.streams import stream_of
 from tutelage import MemorySource, MemoryTopic
 from tutelage.consumers.checkpoint import save_checkpoint
 from tutelage.consumers.place import Place, place_of, state_of
-from tutelage.consumers.sources.base import Opened, Position
+from tutelage.consumers.sources.base import Position, StreamInfo
 from tutelage.schemas.knowledge_schema import schema_of
 
 
@@ -22,11 +22,11 @@ class ImplausiblePlace(AssertionError):
     """A checkpoint gave a place that no student can be at."""
 
 
-def opened_of(partitions: int) -> tuple[MemorySource, Opened]:
+def opened_of(partitions: int) -> tuple[MemorySource, StreamInfo]:
     """A source, and what it found."""
     source = MemorySource(MemoryTopic(name="topic", partitions=partitions))
     stream = stream_of(partitions=partitions, rows_per_record=3)
-    return source, Opened(stream=stream, description=DENSE, schema=schema_of(DENSE), partitions=partitions)
+    return source, StreamInfo(stream=stream, description=DENSE, schema=schema_of(DENSE), partitions=partitions)
 
 
 SETTINGS = {"merge": {"x": "mean"}, "sample_id": None, "on_length_mismatch": "error"}
@@ -57,7 +57,7 @@ def place_in(state: Mapping[str, Any]) -> None:
 POSITIONS = (Position(sequence=2, row=2, offsets=(1, 1)), Position(sequence=2, row=2, offsets=(2,)))
 
 
-def refuse_implausible(place: Place, opened: Sequence[Opened]) -> None:
+def refuse_implausible(place: Place, opened: Sequence[StreamInfo]) -> None:
     """ImplausiblePlace if a student of such streams cannot have been there."""
     numbers = [place.pass_index, place.batches, place.rows]
     for position, found in zip(place.of(len(opened)), opened, strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tutelage.consumers.sources.base import Arrival
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.record import Column, Description, End, KeySpec, RecordHead, Stream
 
@@ -65,13 +65,13 @@ def partitioned(stream: Stream, records: Iterable[tuple[RecordHead, bytes]]) -> 
     return logs
 
 
-def arrivals_of(logs: Sequence[Sequence[bytes]], start: Sequence[int] | None = None) -> list[list[Arrival]]:
+def arrivals_of(logs: Sequence[Sequence[bytes]], start: Sequence[int] | None = None) -> list[list[ConsumedRecord]]:
     """The arrivals of each partition, from the given offsets on."""
     codec = Codec(NUMBERS)
     first = start or [0] * len(logs)
     return [
         [
-            Arrival(
+            ConsumedRecord(
                 partition=partition,
                 offset=offset,
                 next_offset=offset + 1,

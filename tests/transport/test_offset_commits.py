@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tutelage.schemas.errors import TransportError
 from tutelage.schemas.topic import BEGINNING
-from tutelage.transport.offset_commits import Group
+from tutelage.transport.offset_commits import OffsetCommits
 
 PARTITIONS, END = 2, 1000
 # Which of the commits on their way is done next, and how much of it: all, nothing, or only what is of the first partition.
@@ -79,7 +79,7 @@ def test_the_last_position_is_what_a_group_has_in_the_end(
     offsets: list[int], over: bool, turns: list[Turn], silences: int, starving: bool
 ) -> None:
     brokers = Brokers(turns, silences)
-    group = Group(cast("Any", brokers), "g", "t")
+    group = OffsetCommits(cast("Any", brokers), "g", "t")
     places = [((offset,) * PARTITIONS, False) for offset in offsets]
     if over:
         places.append((places[-1][0], True))
@@ -99,7 +99,7 @@ def test_the_last_position_is_what_a_group_has_in_the_end(
 
 def test_a_closed_group_remembers_nothing() -> None:
     brokers = Brokers([], 0)
-    group = Group(cast("Any", brokers), "g", "t")
+    group = OffsetCommits(cast("Any", brokers), "g", "t")
     for _ in range(2):
         # Somebody resets the group while nobody looks.
         brokers.have = {}
@@ -111,7 +111,7 @@ def test_a_closed_group_remembers_nothing() -> None:
 
 def test_a_pass_begun_again_behind_a_refusal_is_not_waited_for() -> None:
     brokers = Brokers([(0, "refused")], 0)
-    group = Group(cast("Any", brokers), "g", "t")
+    group = OffsetCommits(cast("Any", brokers), "g", "t")
     group.commit(cast("Any", brokers), (7,) * PARTITIONS, at_end=False)
     group.commit(cast("Any", brokers), (BEGINNING,) * PARTITIONS, at_end=False)
     looks = brokers.looks

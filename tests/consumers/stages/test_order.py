@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.streams import arrivals_of, numbers_in, partitioned, records_of, stream_of
 
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import Stream
 
 
-def run(stream: Stream, arrivals: list[list[Arrival]], seed: int, position: Position | None = None) -> tuple[list[int], Order]:
+def run(
+    stream: Stream, arrivals: list[list[ConsumedRecord]], seed: int, position: Position | None = None
+) -> tuple[list[int], Order]:
     """Feed partitions interleaved at random; the numbers that come out (-1 for the end of a pass)."""
     order = Order(stream, stream.partitions, position or Position())
     chooser = random.Random(seed)
@@ -101,7 +103,7 @@ def test_a_pass_ends_only_when_every_partition_says_so() -> None:
     arrivals = arrivals_of(partitioned(stream, records_of(stream, 4)))
     order = Order(stream, 3, Position())
     order.push(arrivals[0][0])
-    assert isinstance(order.pop(), Arrival)
+    assert isinstance(order.pop(), ConsumedRecord)
     for partition in (0, 1):
         order.push(arrivals[partition][-1])
         assert order.pop() is None
@@ -135,7 +137,7 @@ def test_a_missing_end_is_what_is_waited_for() -> None:
     order = Order(stream, 3, Position())
     assert order.waiting_for == (0, "record 0 of pass 0")
     order.push(arrivals[0][0])
-    assert isinstance(order.pop(), Arrival)
+    assert isinstance(order.pop(), ConsumedRecord)
     assert (order.waiting_for, order.others()) == ((1, "record 1 of pass 0"), frozenset({0, 2}))
     order.push(arrivals[1][0])
     assert (order.waiting_for, order.others()) == ((0, "the end of pass 0"), frozenset({1}))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.streams import NUMBERS, arrivals_of, numbers_in, partitioned, records_of, stream_of
 
-from tutelage.consumers.sources.base import Arrival, Position
+from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.sources.file import FileSource
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.consumers.stages.rebatch import Chunk, Rebatch
@@ -35,7 +35,7 @@ def rebatch_of(stream: Stream, batch_size: int, position: Position, chunk_bytes:
 
 
 def chunks_of(
-    stream: Stream, arrivals: list[Arrival], batch_size: int, position: Position, *, chunk_bytes: int = 0, flush: int = 0
+    stream: Stream, arrivals: list[ConsumedRecord], batch_size: int, position: Position, *, chunk_bytes: int = 0, flush: int = 0
 ) -> list[Chunk]:
     """All chunks from a position on, as a source, an order and a rebatch give them; flushed after every so many records."""
     order = Order(stream, stream.partitions, position)
@@ -57,7 +57,7 @@ def chunks_of(
     return found
 
 
-def from_logs(logs: list[list[bytes]], position: Position) -> list[Arrival]:
+def from_logs(logs: list[list[bytes]], position: Position) -> list[ConsumedRecord]:
     starts = [max(0, offset) for offset in position.offsets] or [0] * len(logs)
     return [arrival for queue in arrivals_of(logs, starts) for arrival in queue]
 
@@ -133,9 +133,9 @@ def write(path: Path, stream: Stream, rows: int) -> None:
     writer.finish()
 
 
-def read(source: FileSource, position: Position | None = None) -> list[Arrival]:
+def read(source: FileSource, position: Position | None = None) -> list[ConsumedRecord]:
     """All arrivals up to the pass's end."""
-    found: list[Arrival] = []
+    found: list[ConsumedRecord] = []
     for arrival in source.read(position or Position()):
         assert arrival is not None
         found.append(arrival)
