@@ -17,6 +17,7 @@ from tutelage.consumers import place
 from tutelage.consumers.sources.base import ConsumedRecord, Position
 from tutelage.consumers.stages import align, order, rebatch
 from tutelage.consumers.stages.align import Align, Aligned
+from tutelage.consumers.stages.filling import Filling
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.order import Order
 from tutelage.consumers.stages.rebatch import Rebatch, Trail
@@ -110,10 +111,11 @@ def _wrong_order(right: Any, self: Merge, plan: Any, arrays: Any) -> Any:
     return right(self, plan, arrays[::-1])
 
 
-def _memory_used_twice(right: Any, self: Merge, key: str, shape: Any, dtype: Any, *, pinned: bool) -> Any:
-    found = right(self, key, shape, dtype, pinned=pinned)
-    kept: dict[Any, Any] = self.__dict__.setdefault("_planted", {})
-    return kept.setdefault((key, tuple(shape)), found)
+def _memory_used_twice(right: Any, self: Filling, capacity: int) -> None:
+    right(self, capacity)
+    if not self.ragged:
+        kept: dict[int, Any] = self.__dict__.setdefault("_planted", {})
+        self._memory = kept.setdefault(capacity, self._memory)
 
 
 def _offset_behind(right: Any, saved: Mapping[str, Any], *args: Any) -> Position:
@@ -161,7 +163,7 @@ BUGS: dict[str, tuple[Plant, st.SearchStrategy[Schedule], Callable[[Schedule], N
     "align swaps the shares": (_wrapped(Align, "pop", _swap_shares), healthy, check_whole),
     "align takes a share a row late": (_wrapped(align._Queue, "take", _a_row_late), healthy, check_whole),
     "merge takes the teachers in the wrong order": (_wrapped(Merge, "_merged", _wrong_order), healthy, check_whole),
-    "merge uses memory again that is held": (_wrapped(Merge, "_memory", _memory_used_twice), healthy, check_whole),
+    "rebatch uses memory again that is held": (_wrapped(Filling, "begin", _memory_used_twice), healthy, check_whole),
     "checkpoint holds the offset behind": (_wrapped(place, "_restored_position", _offset_behind), restarted, check_whole),
     "checkpoint loses the row": (_wrapped(place, "_source_state", _saved_row_lost), restarted, check_whole),
 }  # fmt: skip
