@@ -205,7 +205,7 @@ def test_few_screens_are_open_at_once_and_each_ends_with_its_browser(served: Ser
         await until(lambda: len(served.children()) == 1)
         assert (await opened[2].receive(timeout=30)).type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.CLOSE)
         again = await screens(served, session, 1)
-        for one in (opened[3], *again):
+        for one in (*opened[2:], *again):
             await one.close()
         await until(lambda: not served.children())
 
