@@ -1,24 +1,27 @@
-"""What `record` and `replay` share: copy, show how far, say what came of it, close both ends."""
+"""What `record` and `replay` share: show how far the copy is, and say what came of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from tutelage.cli.printing import say
 from tutelage.cli.progress import Progress, said
-from tutelage.consumers.sources.base import Source
-from tutelage.producers.sinks.base import Sink
-from tutelage.tools.copy import copy_stream
+
+if TYPE_CHECKING:
+    from tutelage.tools.in_order import Counts
 
 
-def copied_with_progress(source: Source, sink: Sink, *, timeout_s: float) -> None:
-    """Copy a run from source to sink and print one line."""
-    try:
-        with Progress(f"{source.name} to {sink.name}") as progress:
-            copied = copy_stream(
-                source, sink, timeout_s=timeout_s, progress=lambda c: progress.show(c.rows, c.records, "records", c.nbytes)
-            )
-        dropped = f"; {copied.duplicates} duplicates dropped" if copied.duplicates else ""
-        total = said(copied.rows, copied.records, "records", copied.nbytes, progress.seconds)
-        say(f"{sink.name}: {total}{dropped}")
-    finally:
-        source.close()
-        sink.close()
+def with_progress(source: str, target: str, copy: Callable[[Callable[[Counts], None]], Counts]) -> None:
+    """Copy a run and print one line.
+
+    Args:
+        source: The source's name.
+        target: What the records go to.
+        copy: The copy, given what shows its progress.
+    """
+    with Progress(f"{source} to {target}") as progress:
+        copied = copy(lambda counts: progress.show(counts.rows, counts.records, "records", counts.nbytes))
+    dropped = f"; {copied.duplicates} duplicates dropped" if copied.duplicates else ""
+    total = said(copied.rows, copied.records, "records", copied.nbytes, progress.seconds)
+    say(f"{target}: {total}{dropped}")

@@ -15,9 +15,9 @@ from tutelage.schemas.printable import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tutelage.schemas.record import Column, Record
-    from tutelage.tools.inspect import RunSummary, Survey
+    from tutelage.tools.inspect import Inspected
     from tutelage.tools.key_statistics import KeyStatistics
+    from tutelage.tools.survey import RunSummary, Survey
 
 # Of a long row so many numbers are shown.
 _SHOWN = 6
@@ -63,8 +63,8 @@ def inspect(
     from tutelage.cli.strict_json import as_json
     from tutelage.schemas.arguments import absolute_path, seconds
     from tutelage.schemas.errors import ConfigurationError
-    from tutelage.tools.inspect import SAMPLE_BYTES, sampled, survey_of
-    from tutelage.tools.key_statistics import KeyStatistics
+    from tutelage.tools.inspect import inspect as look_into
+    from tutelage.tools.survey import SAMPLE_BYTES
 
     if plot is not None:
         try:
@@ -80,69 +80,23 @@ def inspect(
         plot = absolute_path("--plot", plot)
     seconds("--timeout", timeout, zero=True)
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
-    try:
-        survey = survey_of(read, timeout)
-        statistics = {key: KeyStatistics() for key in survey.opened.description}
-        # Packed values are none to calculate with.
-        opaque = {spec.key for spec in survey.opened.description.specs if spec.storage.kind == "opaque"}
-        first: list[dict[str, Any]] = []
-        looked_at = {"records": 0, "rows": 0}
-        for record in sampled(read, survey, None if everything else SAMPLE_BYTES, timeout):
-            looked_at["records"] += 1
-            looked_at["rows"] += record.head.rows
-            for key, column in record.columns.items():
-                if key not in opaque:
-                    statistics[key].add(column)
-            if len(first) < rows:
-                first += _rows(record, rows - len(first))
-    finally:
-        read.close()
+    found = look_into(read, rows=rows, sample_bytes=None if everything else SAMPLE_BYTES, timeout_s=timeout)
     if plot is not None:
-        _draw(read.name, statistics, plot)
+        _draw(found.name, found.statistics, plot)
     if print_json:
-        say(as_json(_findings(read.name, survey, statistics, looked_at, first)))
+        say(as_json(found.as_dict()))
     else:
-        _print(read.name, survey, statistics, looked_at, first)
+        _print(found)
         if plot is not None:
             say(f"histograms: {plot}", error=True)
 
 
-def _findings(
-    name: str, survey: Survey, statistics: dict[str, KeyStatistics], looked_at: dict[str, int], first: list[dict[str, Any]]
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    keys = {
-        spec.key: {"dtype": spec.dtype, "shape": list(spec.shape), "wire": spec.wire, **statistics[spec.key].as_dict()}
-        for spec in survey.opened.description.specs
-    }
-    holds = {
-        "records": survey.records,
-        "rows": survey.rows,
-        "nbytes": survey.nbytes,
-        "passes_ended": survey.passes_ended,
-        "seconds": survey.seconds,
-        "flaw": survey.flaw,
-        "partitions": [{"first": low, "end": end} for low, end in survey.partitions],
-    }
-    return {
-        "source": name,
-        **asdict(survey.opened.stream),
-        "holds": holds,
-        "runs": [asdict(run) for run in survey.runs],
-        "looked_at": looked_at,
-        "keys": keys,
-        "first_rows": first,
-    }
-
-
-def _print(
-    name: str, survey: Survey, statistics: dict[str, KeyStatistics], looked_at: dict[str, int], first: list[dict[str, Any]]
-) -> None:
+def _print(found: Inspected) -> None:
     from rich.table import Table
 
+    survey = found.survey
     stream = survey.opened.stream
-    drawn: list[RenderableType] = [line(name, "bold")]
+    drawn: list[RenderableType] = [line(found.name, "bold")]
     cut = f"{stream.passes} passes, {stream.partitions} partitions, {stream.rows_per_record} rows per record"
     for label, value in (
         ("teacher", stream.teacher),
@@ -163,22 +117,22 @@ def _print(
         numeric = title in ("min", "mean", "max", "NaN, inf")
         table.add_column(title, justify="right" if numeric else "left", no_wrap=title not in ("  key", "values"))
     for spec in survey.opened.description.specs:
-        found = statistics[spec.key]
-        odd = (found.nan + found.infinite) / found.count if found.count else 0.0
-        lengths = f", {found.lengths[0]} to {found.lengths[1]} long" if found.lengths else ""
-        numbers = [f"{number:.4g}" if number is not None else "" for number in (found.low, found.mean, found.high)]
+        values = found.statistics[spec.key]
+        odd = (values.nan + values.infinite) / values.count if values.count else 0.0
+        lengths = f", {values.lengths[0]} to {values.lengths[1]} long" if values.lengths else ""
+        numbers = [f"{number:.4g}" if number is not None else "" for number in (values.low, values.mean, values.high)]
         table.add_row(
             line(f"  {spec.key}"),
             line(f"{spec}{lengths}"),
             *numbers,
             f"{odd:.2%}" if odd else "0",
-            found.sparkline(is_shown),
+            values.sparkline(is_shown),
         )
     drawn.append(table)
-    whole = survey.records is not None and looked_at["records"] >= survey.records
-    of = f"{'all' if whole else 'a sample of'} {looked_at['rows']:,} rows in {looked_at['records']:,} records"
+    whole = survey.records is not None and found.records >= survey.records
+    of = f"{'all' if whole else 'a sample of'} {found.rows:,} rows in {found.records:,} records"
     drawn.append(line(f"  statistics of {of}{'' if whole else '; --all reads all'}"))
-    draw(*drawn, *(line(f"  {_said(row)}") for row in first))
+    draw(*drawn, *(line(f"  {_said(row)}") for row in found.first_rows))
 
 
 def _said_of_run(run: RunSummary) -> str:
@@ -207,33 +161,6 @@ def _holds(survey: Survey) -> str:
     if survey.rows is not None and survey.seconds:
         parts.append(f"written at {survey.rows / survey.seconds:,.0f} rows/s")
     return ", ".join(parts)
-
-
-def _rows(record: Record, count: int) -> list[dict[str, Any]]:
-    count = min(count, record.head.rows)
-    columns = {key: _row_values(column, count) for key, column in record.columns.items()}
-    return [{key: values[row] for key, values in columns.items()} for row in range(count)]
-
-
-def _row_values(column: Column, count: int) -> list[Any]:
-    import numpy as np
-
-    from tutelage.schemas.record import Ragged
-
-    if isinstance(column, Ragged):
-        stops = np.cumsum(column.lengths[:count])
-        return [_plain(column.values[stop - length : stop]) for stop, length in zip(stops, column.lengths, strict=False)]
-    return [_plain(column[row]) for row in range(count)]
-
-
-def _plain(values: Any) -> Any:
-    """A row as Python's numbers; what numpy alone knows (bfloat16, float8, half complex numbers) as floats or complex numbers."""
-    import numpy as np
-
-    from tutelage.tools.key_statistics import whole_complex
-
-    array = whole_complex(np.asarray(values))
-    return (array if array.dtype.kind in "biufc" else array.astype(np.float64)).tolist()
 
 
 def _said(row: dict[str, Any]) -> str:

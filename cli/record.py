@@ -28,12 +28,17 @@ def record(
 
       tutelage record teacher1 teacher1.avro -b localhost:9092
     """
-    from tutelage import FileSink, KafkaSource
-    from tutelage.cli.copy_command import copied_with_progress
+    from tutelage import KafkaSource
+    from tutelage.cli.copy_command import with_progress
     from tutelage.schemas.arguments import seconds
     from tutelage.schemas.container_format import checked_codec
+    from tutelage.tools.copy import record as copy
 
     timeout_s = seconds("--timeout", timeout)
-    sink = FileSink(file, codec=checked_codec(codec), overwrite=overwrite)
-    kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-    copied_with_progress(KafkaSource(topic, run=run, **kafka.arguments()), sink, timeout_s=timeout_s)
+    chosen = checked_codec(codec)
+    source = KafkaSource(topic, run=run, **kafka_settings(bootstrap_server, registry, command_config, x).arguments())
+    with_progress(
+        source.name,
+        str(file),
+        lambda show: copy(source, file, codec=chosen, overwrite=overwrite, timeout_s=timeout_s, progress=show),
+    )

@@ -24,9 +24,9 @@ def repair(
     """
     from tutelage.cli.printing import say
     from tutelage.cli.strict_json import as_json
-    from tutelage.tools.repair import repaired
+    from tutelage.tools.repair import repair as write_whole
 
-    found = repaired(file, out)
+    found = write_whole(file, out)
     if print_json:
         say(as_json(found.as_json()))
     else:

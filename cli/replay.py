@@ -45,14 +45,17 @@ def replay(
       tutelage replay teacher1.avro teacher1-again -b localhost:9092
     """
     from tutelage import FileSource, KafkaSink
-    from tutelage.cli.copy_command import copied_with_progress
+    from tutelage.cli.copy_command import with_progress
+    from tutelage.tools.copy import replay as copy
 
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     source = FileSource(file)
     partitions = source.open(0).stream.partitions
     if create and not yes and partitions > MANY_PARTITIONS:
         _ask(file, topic, partitions, kafka)
-    copied_with_progress(source, KafkaSink(topic, partitions=partitions, create=create, **kafka.arguments()), timeout_s=60.0)
+    source.close()
+    sink = KafkaSink(topic, partitions=partitions, create=create, **kafka.arguments())
+    with_progress(source.name, sink.name, lambda show: copy(file, sink, progress=show))
 
 
 def _ask(file: Path, topic: str, partitions: int, kafka: KafkaSettings) -> None:

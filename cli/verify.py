@@ -9,7 +9,7 @@ import typer
 from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
 
 if TYPE_CHECKING:
-    from tutelage.tools.copy import Copied
+    from tutelage.tools.in_order import Counts
 
 
 def verify(
@@ -38,30 +38,31 @@ def verify(
     from tutelage.cli.strict_json import as_json
     from tutelage.schemas.arguments import seconds
     from tutelage.schemas.errors import TutelageError
-    from tutelage.tools.copy import Copied, in_order
+    from tutelage.tools.in_order import Counts
+    from tutelage.tools.verify import verify as look_through
 
     seconds("--timeout", timeout, zero=True)
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
-    seen = Copied()
+    seen = Counts()
     try:
-        opened = read.open(timeout)
         with Progress(f"verifying {read.name}") as progress:
-            for record in in_order(read, opened, timeout_s=timeout, counted=seen):
-                seen.add(record)
-                progress.show(seen.rows, seen.records, "records", seen.nbytes)
+            found = look_through(
+                read,
+                timeout_s=timeout,
+                progress=lambda c: progress.show(c.rows, c.records, "records", c.nbytes),
+                counts=seen,
+            )
             total = said(seen.rows, seen.records, "records", seen.nbytes, progress.seconds)
     except TutelageError as error:
         if print_json:
             say(as_json({"source": read.name, "whole": False, "error": str(error), **_counts(seen)}))
         raise
-    finally:
-        read.close()
     if print_json:
-        say(as_json({"source": read.name, "whole": True, "run_id": opened.stream.run_id, **_counts(seen)}))
+        say(as_json({"source": read.name, "whole": True, "run_id": found.stream.run_id, **_counts(seen)}))
     else:
         dropped = f"; {seen.duplicates} duplicate records are ignored" if seen.duplicates else ""
-        say(f"{read.name} is whole: {opened.stream}, {seen.passes} passes, {total}{dropped}")
+        say(f"{read.name} is whole: {found.stream}, {seen.passes} passes, {total}{dropped}")
 
 
-def _counts(seen: Copied) -> dict[str, int]:
+def _counts(seen: Counts) -> dict[str, int]:
     return {name: getattr(seen, name) for name in ("passes", "records", "rows", "nbytes", "duplicates", "zombies")}

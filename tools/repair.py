@@ -14,7 +14,7 @@ from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, finished_path, partial_path
 from tutelage.schemas.errors import ConfigurationError, DataError, SinkExists
 from tutelage.schemas.record import Record, Stream
-from tutelage.tools.copy import PassRows
+from tutelage.tools.in_order import PassRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class Repaired:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def repaired(file: Path, out: Path) -> Repaired:
+def repair(file: Path, out: Path) -> Repaired:
     """Copy a file's records in order up to the first that is not whole.
 
     Raises:

@@ -86,7 +86,7 @@ def test_a_file_that_is_cut_or_changed_is_shown_as_far_as_it_is_whole(tmp_path: 
 
 def test_a_large_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taught(FileSink(tmp_path / "t.avro"))
-    monkeypatch.setattr("tutelage.tools.inspect.SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr("tutelage.tools.survey.SAMPLE_BYTES", 20_000)
     sample = json.loads(invoke("inspect", str(tmp_path / "t.avro"), "--json").out)
     assert 1 < sample["looked_at"]["records"] < 8
     assert sample["keys"]["id"]["min"] == 0 and sample["keys"]["id"]["max"] > 500

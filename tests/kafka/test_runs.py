@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, RetentionLoss, RunMismatch, SinkExists, WaitTimeout
-from tutelage.tools.copy import Copied, in_order
-from tutelage.tools.inspect import survey_of
+from tutelage.tools.in_order import Counts, in_order
+from tutelage.tools.survey import survey_of
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import TopicRuns
 
@@ -67,7 +67,7 @@ def test_a_topic_holds_a_run_a_day_and_a_student_reads_the_newest(kafka: dict[st
     assert runs == ["day-2", "day-1", "day-0"]
     source = KafkaSource(topic, run="day-1", **kafka)
     survey = survey_of(source, 10)
-    counted = Copied()
+    counted = Counts()
     records = list(in_order(source, survey.opened, timeout_s=10, counted=counted))
     source.close()
     assert [(run.run_id, run.rows, run.whole) for run in survey.runs] == [(f"day-{day}", 40, True) for day in (2, 1, 0)]

@@ -31,7 +31,8 @@ from tutelage.schemas.errors import (
     TopicIdentityError,
     WaitTimeout,
 )
-from tutelage.tools.copy import Copied, copy_stream
+from tutelage.tools.copy import copy_stream
+from tutelage.tools.in_order import Counts
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.topic_admin import KafkaTopic
 
@@ -169,7 +170,7 @@ def test_record_and_replay_give_identical_records(kafka: dict[str, Any], topic_n
         copied(FileSource(paths[0]), KafkaSink(again, **kafka))
 
 
-def copied(source: Source, sink: Sink, timeout_s: float = 20) -> Copied:
+def copied(source: Source, sink: Sink, timeout_s: float = 20) -> Counts:
     """A copy with both ends closed, whatever comes of it."""
     with contextlib.closing(source), contextlib.closing(sink):
         return copy_stream(source, sink, timeout_s=timeout_s)

@@ -127,7 +127,7 @@ def test_a_block_of_very_many_tiny_records_takes_little_more_memory_than_it_has_
     bodies = list(tiny_bodies(description, {"x": [np.zeros(1, np.bool_)]}, count))
     in_one_block(tmp_path / "a.avro", description, bodies, codec)
     script = """
-seen = Copied()
+seen = Counts()
 source = FileSource("a.avro")
 try:
     for record in in_order(source, source.open(0), timeout_s=5):

@@ -12,7 +12,7 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
 import torch
 from tutelage import FileSource, Limits, MemorySource, RaggedFormat, Student
-from tutelage.tools.copy import Copied, in_order
+from tutelage.tools.in_order import Counts, in_order
 from tutelage.schemas.errors import TutelageError
 before = peak()
 """
