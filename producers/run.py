@@ -1,7 +1,7 @@
-"""One run: its identity, its rows per record, and the order of its records from the first to the last end.
+"""One run: its identity, its rows per record (R), and the order of its records.
 
-Takes columns on the host in the order of the inputs; gives packed records to a sink. Knows no devices, threads or models; where
-encoding happens is the caller's choice.
+Host columns enter in the order of the inputs; packed records go to a sink. This module knows
+nothing of devices, threads or models. The caller chooses the threads that encode.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tutelage.transport.waiting import Status
 
 log = logging.getLogger(__name__)
 
-# Records of all partitions, one of each, have at most so many bytes where R is chosen for the user.
+# Upper limit for one record of every partition together, where R is chosen for the user.
 _ROUND_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """What the user says a run is; a restarted teacher must say the same."""
+    """What identifies a run. A restarted teacher must give the same values."""
 
     teacher: str
     revision: str = ""
@@ -43,11 +43,14 @@ class Identity:
     new_run: bool = False
 
     def begins_behind(self, tail: Tail) -> bool:
-        """Whether to begin a new run behind the one that a sink holds. A named run is begun once and then continued."""
+        """Whether to begin a new run. A named run begins once, and is continued after that."""
         return self.new_run and (self.run_id is None or self.run_id != tail.stream.run_id)
 
     def refuse_other(self, tail: Tail, sink: Sink) -> None:
-        """SinkExists, naming what differs, unless the run a sink holds is this one and not complete."""
+        """Raise SinkExists, saying what differs, if the sink holds another run.
+
+        A finished run is refused too, unless `run_id` names it.
+        """
         theirs, where = tail.stream, sink.name
         elsewhere = "Begin a new run behind it with new_run=True (--new-run), or write" if sink.holds_runs else "Write"
         differs = [
@@ -68,9 +71,10 @@ class Identity:
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """Where a teacher's time went, in seconds: waiting for inputs, in the model, encoding and packing, in the sink's `write`.
+    """Where a teacher's time went, in seconds, summed over all devices and threads.
 
-    Of several devices and threads the sum. Each number is written by one thread.
+    The parts are: waiting for inputs, the model, encoding and packing, and the sink's `write`.
+    Each number is updated by one thread only.
     """
 
     input_wait_s: float = 0.0
@@ -81,7 +85,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packed:
-    """A record as the sink takes it, its bytes of Avro, and the seconds that took."""
+    """A packed record for the sink, its size in Avro bytes, and the seconds that encoding took."""
 
     head: RecordHead
     packed: Any = field(repr=False)
@@ -91,17 +95,17 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """A record to encode: its head and its pieces."""
+    """A record to encode: its head, and each column in pieces."""
 
     head: RecordHead
     columns: Mapping[str, list[Column]] = field(repr=False)
 
 
 class Run:
-    """Turns one pass after the other into records.
+    """Turns the passes of a run into records.
 
-    Guarantee: the records are the same whatever the batches' sizes, and after any restart; those that the sink holds already are
-    not made again.
+    Guarantee: the records do not depend on batch sizes or restarts, and records that the sink
+    already holds are not made again.
     """
 
     def __init__(self, sink: Sink, identity: Identity) -> None:
@@ -112,7 +116,8 @@ class Run:
         if self._tail is not None and identity.begins_behind(self._tail):
             sink.begin_run(identity.run_id)
             log.info("%s holds %s; a new run begins behind it", sink.name, self._tail.stream)
-            # By the times of records a reader finds where a run begins: whatever this machine's clock says, it began after them.
+            # Readers find the start of a run by record times, so a new run must be later than all
+            # records in the topic, whatever this machine's clock says.
             self._created_after = max(self._tail.newest_s, self._tail.stream.created)
             self._tail = None
         self._run_id = self._tail.stream.run_id if self._tail is not None else identity.run_id or uuid.uuid4().hex
@@ -139,7 +144,7 @@ class Run:
             self.pass_index = self._tail.pass_index
             self.generation = self._tail.generation + 1
             if self._tail.complete and not self._tail.finished:
-                # Everything was written; only the last step, giving the file its name, was not reached.
+                # All records are written, but the file was not given its final name yet.
                 sink.open(self._tail.stream, self._tail.description)
                 sink.finish()
             self._skip_rows = self._tail.sequence * self._tail.stream.rows_per_record
@@ -150,30 +155,30 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether the sink holds all of the run."""
+        """Whether the sink holds the complete run."""
         return self.pass_index >= self._identity.passes
 
     @property
     def promised(self) -> Description | None:
-        """What every batch must be like, once that is known."""
+        """The description that every batch must match, once it is known."""
         return self.description or (self._tail.description if self._tail is not None else None)
 
     @property
     def skip_rows(self) -> int:
-        """Rows at the beginning of this pass that the sink holds already."""
+        """How many rows at the start of this pass the sink already holds."""
         return self._gather.skipping if self._gather is not None else self._skip_rows
 
     @property
     def undecided(self) -> bool:
-        """Whether R is still being chosen: `settle` may then be called to stop waiting for more rows."""
+        """Whether rows have arrived but R is not chosen yet. `settle` chooses it at once."""
         return self._stream is None and bool(self._opening)
 
     def add(self, columns: Mapping[str, Column], rows: int, description: Description) -> list[Work]:
-        """The records that a batch completes."""
+        """Add a batch, and return the records that it completes."""
         if self.description is None:
             self._describe(description)
         elif description is not self.description and set(description.specs) != set(self.description.specs):
-            # A batch that was under way before the first one was described was not compared with it then.
+            # A batch already in flight when the first one was described was not compared with it.
             raise DescriptionChanged(
                 f"a batch holds {description}, earlier ones {self.description}; every batch holds the same keys"
             )
@@ -194,23 +199,26 @@ class Run:
 
     @property
     def due(self) -> bool:
-        """Whether what came in so far is enough to choose R by."""
+        """Whether enough bytes arrived, or enough time has passed, to choose R."""
         linger_s = self._sink.linger_s
         waited_s = time.monotonic() - self._opening_began
         return self._opening_bytes >= self._sink.target_record_bytes or (linger_s is not None and waited_s >= linger_s)
 
     @property
     def rows_waiting(self) -> int:
-        """Rows that wait for others, since a record is not full."""
+        """How many rows are waiting for a record to be full."""
         return sum(rows for _, rows in self._opening) + (self._gather.waiting if self._gather is not None else 0)
 
     @property
     def rows_per_record(self) -> int | None:
-        """R, once it is chosen."""
+        """R, or None while it is not chosen."""
         return self._stream.rows_per_record if self._stream is not None else None
 
     def settle(self, *, at_once: bool = False) -> list[Work]:
-        """Fix R and open the sink, by what came in so far; `at_once` makes R small enough for what is there to go."""
+        """Choose R from the rows that have arrived, open the sink, and return the full records.
+
+        `at_once` keeps R small enough for the rows that have arrived to fill a record.
+        """
         if self._stream is None:
             self._open(self._tail.stream if self._tail is not None else self._new_stream(at_once=at_once))
         opening, self._opening = self._opening, []
@@ -218,13 +226,18 @@ class Run:
         return self._work([record for columns, rows in opening for record in gather.add(columns, rows)])
 
     def pass_over(self, rows: int) -> None:
-        """Count rows of this pass that were not read, because the sink holds them."""
+        """Count rows of this pass that are skipped because the sink holds them."""
         if rows:
             self._open_resumed()
             self._gathering().pass_over(rows)
 
     def end_pass(self) -> list[Work]:
-        """The pass's last records: what is left of its rows, and its end. ConfigurationError if it had none."""
+        """End the pass, and return its last records: its remaining rows and the end record.
+
+        Raises:
+            ConfigurationError: The pass had no rows.
+            LengthMismatch: A continued pass has a different number of rows than before.
+        """
         work = self.settle() if self._opening else []
         gather = self._gather
         if gather is None or not gather.rows:
@@ -241,7 +254,7 @@ class Run:
         return work
 
     def encode(self, work: Work) -> Packed:
-        """Encode and pack a record. Safe in any number of threads."""
+        """Encode and pack a record. May be called from several threads at once."""
         assert self.codec is not None, "a record is made only after the description is known"
         began = time.perf_counter()
         encoded = self.codec.encode(work.head, work.columns)
@@ -249,7 +262,7 @@ class Run:
         return Packed(head=work.head, packed=packed, nbytes=encoded.nbytes, seconds=time.perf_counter() - began)
 
     def write(self, record: Packed) -> None:
-        """Give an encoded record to the sink; in the order they were made."""
+        """Give an encoded record to the sink. Must be called in the order of the records."""
         began = time.perf_counter()
         self._sink.write(record.head, record.packed)
         self.records_written += record.head.end is None
@@ -259,12 +272,12 @@ class Run:
         self.tally.write_s += time.perf_counter() - began
 
     def poll(self) -> None:
-        """Let the sink look after what is on its way, and raise what a delivery raised."""
+        """Let the sink process pending deliveries. Raises if a delivery failed."""
         if self._stream is not None:
             self._sink.poll()
 
     def let_go(self) -> None:
-        """Refer to no memory of the caller's any more, who may change it: rows that wait for more are copied."""
+        """Drop all references to the caller's memory, which may change: waiting rows are copied."""
         if self._stream is not None:
             self._sink.settle()
         if self._gather is not None:
@@ -306,9 +319,9 @@ class Run:
         # A student holds a record of each partition while it puts them in order.
         target = min(self._sink.target_record_bytes, _ROUND_BYTES // self._sink.partitions)
         if self._sink.max_record_bytes is not None:
-            # Ragged rows differ in size: leave room for records of longer rows than the first.
+            # Ragged rows differ in size, so leave room for longer rows in later records.
             target = min(target, self._sink.max_record_bytes // 4)
-        # Rows without bytes have no size to go by, and readers take so many of them in a record.
+        # Rows of zero bytes give no size to divide by: use the most that readers accept.
         by_size = max(1, target * rows // self._opening_bytes) if self._opening_bytes else DEFAULT_LIMITS.empty_rows
         return min(by_size, rows) if at_once or self._sink.linger_s is not None else by_size
 

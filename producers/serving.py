@@ -1,7 +1,8 @@
-"""Inputs -> devices -> records -> sink: one pass, driven by one thread that never waits for the wrong thing.
+"""Inputs -> devices -> records -> sink: runs one pass from a single thread.
 
-Three kinds of futures are under way: a group of batches being read, groups on devices, records being encoded. The loop takes the
-first that is done and hands it on; each window is bounded, so memory is too.
+Three kinds of futures are pending: a group of batches being read, groups on devices, and records
+being encoded. The loop takes the first one that is done and passes it to the next stage. Each
+window is bounded, and so is the memory.
 """
 
 from __future__ import annotations
@@ -25,22 +26,23 @@ from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
 
-# Batches are handed on in groups that have about this much, so that small ones do not drown in hand-overs and large ones do not wait.
+# Batches move between threads in groups of about this size: small batches share the cost of a
+# hand-over, and large ones do not wait for each other.
 GROUP_BYTES = 4 << 20
 _POLL_S = 0.25
 _LINGER_POLL_S = 0.005
-# A wait for inputs or model is told from their ordinary pace by this.
+# Waits for the inputs or the model are reported as a wait only after this time.
 _NOTICED_S = 1.0
-# A batch that takes so many times as long as the slowest before it is worth a line.
+# A batch is logged as slow when it takes this many times as long as the slowest one so far.
 _SLOWER = 3.0
-# Batches that are read together where they are only counted.
+# Group size while batches are only counted, not computed.
 _GROUP_PASSED_OVER = 16
 
 _Result = TypeVar("_Result")
 
 
 class Serving:
-    """One pass of a run. `progress` is called with the run after each record."""
+    """Runs one pass of a run. `progress` is called with the run after each record."""
 
     def __init__(
         self, run: Run, devices: Devices, encoding: Encoding, options: WireOptions,
@@ -55,12 +57,12 @@ class Serving:
         self._progress = progress
         self._thread = thread
         self._read_ahead = read_ahead
-        # The longest that inputs and model took for something so far.
+        # The longest wait for the inputs or the model so far.
         self._pace_s = 0.0
         self._forwards: deque[Future[Forwarded]] = deque()
 
     def read_through(self, inputs: Inputs, index: int) -> None:
-        """Read a pass that the sink holds to its end and drop it: it brings the inputs to the pass behind it."""
+        """Read and drop a pass that the sink holds, so that the inputs reach the next pass."""
         doing = f"reading through pass {index}, which is written, to come to pass {self._run.pass_index}"
         self._run.doing.now(doing)
         log.info("%s", doing)
@@ -72,7 +74,7 @@ class Serving:
             reader.close()
 
     def one_pass(self, inputs: Inputs) -> None:
-        """Serve the inputs' pass that comes next in the run, and write its end."""
+        """Run the model over the inputs for the run's next pass, and write its records."""
         reader = ReadAhead(
             inputs.one_pass(self._run.pass_index), depth=2 if self._read_ahead else 1, thread=self._thread, ahead=self._read_ahead,
             new_memory=lambda: inputs.new_memory,
@@ -104,7 +106,7 @@ class Serving:
             if group is not None and group.done():
                 self._submit(reader.take(), reader)
             elif forward is not None and forward.done():
-                # Before writing, which may take long: what is encoded meanwhile is there when it is done.
+                # This comes before writing, which may take long: the threads encode meanwhile.
                 self._take(self._forwards.popleft().result(), reader)
             elif record is not None and record.done():
                 self._write()
@@ -120,7 +122,7 @@ class Serving:
                 if group is not None and not group.done():
                     self._submit(reader.take_part(), reader)
                 if pending == [group]:
-                    # Nothing is under way behind the inputs: they are what is waited for.
+                    # No later stage has work, so this time was spent waiting for the inputs.
                     tally.input_wait_s += time.perf_counter() - began
                 self._run.poll()
                 waiting.tick()
@@ -136,7 +138,7 @@ class Serving:
             self._forwards.append(self._devices.submit(group, self._transfer, owning=reader.blocked))
 
     def _new_wait(self) -> Wait:
-        # What takes about as long as it took before is no news.
+        # A wait is not logged until it is clearly longer than earlier ones.
         return Wait(
             "the teacher's inputs or model to give the next batch",
             timeout_s=self._timeout_s,
@@ -171,7 +173,11 @@ class Serving:
         )
 
     def _compare_rows(self, input_rows: int | None, rows: int) -> None:
-        """Learn from the first batch whether knowledge has its input's rows, and hold the others to it."""
+        """Compare a batch's knowledge rows with its input rows.
+
+        The first batch decides whether they are equal, unless the user has said so. If they are,
+        SchemaError is raised for a later batch where they differ.
+        """
         if self._keeps_rows is None:
             self._keeps_rows = input_rows == rows
         if self._keeps_rows and input_rows is not None and input_rows != rows:
@@ -187,9 +193,10 @@ class Serving:
     def _pass_over_written(self, reader: ReadAhead) -> None:
         """Read up to the first batch with rows that are not written yet.
 
-        The first batch of the pass goes through the model all the same: it shows whether the teacher still gives what it gave,
-        and how input rows and knowledge rows relate. If its knowledge has as many rows as its input, the others are passed
-        over by counting inputs; if not, they are computed again and dropped by their rows.
+        The pass's first batch goes through the model in any case. It shows whether the model's
+        output still has the same description, and whether knowledge has as many rows as its input.
+        If it has, the other written batches are skipped by counting input rows. If not, they are
+        computed again, and their rows are dropped.
         """
         group = self._next_group(reader)
         if not group:
@@ -217,7 +224,10 @@ class Serving:
                 return
 
     def _next_group(self, reader: ReadAhead) -> list[Any]:
-        """The next batches, waiting for them; none at the inputs' end. What was taken before is done with."""
+        """Wait for the next batches and return them; an empty list at the end of the inputs.
+
+        Batches taken earlier must no longer be in use.
+        """
         while True:
             if reader.waits:
                 reader.release()
@@ -229,7 +239,7 @@ class Serving:
                 return group
 
     def _done(self, future: Future[_Result]) -> _Result:
-        """What a future gives, waiting for it with signs of life."""
+        """Wait for a future and return its result. Polls the sink meanwhile."""
         waiting = self._new_wait()
         while not wait([future], timeout=_POLL_S).done:
             self._run.doing.beat()

@@ -15,6 +15,7 @@ import psutil
 _POLITE_TIMEOUT_S = 15.0
 _FORCED_TIMEOUT_S = 15.0
 _LOOK_EVERY_S = 0.05
+_SETTLED_S = 1.0
 
 
 def is_running(pid: int, created: float) -> bool:
@@ -32,8 +33,16 @@ def is_running(pid: int, created: float) -> bool:
 def belongs_to(pid: int, folder: Path, is_command: Callable[[Sequence[str]], bool]) -> bool:
     """Whether a process is this user's, works in a folder, and has a command line that `is_command` knows.
 
-    A process that has ended belongs to nobody any more, and nothing can be done to it: True.
+    A process that has ended belongs to nobody any more, and nothing can be done to it: True. One that is just ending, or just
+    starting, has neither folder nor command line for a moment, so a process is called foreign only if it still is a little later.
     """
+    deadline = time.monotonic() + _SETTLED_S
+    while not (found := _looks_ours(pid, folder, is_command)) and time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY_S)
+    return found
+
+
+def _looks_ours(pid: int, folder: Path, is_command: Callable[[Sequence[str]], bool]) -> bool:
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:

@@ -1,6 +1,7 @@
-"""The teacher's inputs: what users have (loader, generator, samples, array) -> batches, pass by pass, read ahead.
+"""A teacher's inputs (loader, generator, samples or array) -> batches of each pass, read ahead.
 
-What a plain loop over the inputs would see is what the model gets, although batches are read before the model needs them.
+The model gets exactly what a plain loop over the inputs would give it, although batches are read
+before the model needs them.
 """
 
 from __future__ import annotations
@@ -27,23 +28,25 @@ log = logging.getLogger(__name__)
 
 _END = object()
 MAX_GROUP = 256
-# A group is handed on after this long, full or not: inputs that come slowly must not wait for each other.
+# A group that is not full is passed on after this time: slow inputs must not wait for each other.
 GROUP_SECONDS = 0.001
-# Finished passes are read through in steps of about this long, so that the reader shows signs of life.
+# Written passes are read through in steps of about this length, so that the main loop can report
+# progress between them.
 _STEP_SECONDS = 0.2
 
 
 class Inputs:
-    """Batches that can be read once per pass.
+    """A teacher's inputs, from which each pass reads its batches once.
 
     Args:
-        inputs: An iterable of batches that starts anew each time (DataLoader, list, ...), a function without arguments that returns one
-            (a generator function), an iterator (one pass only), or an array or tensor [rows, ...] with a `batch_size`.
-        batch_size: The rows of a batch, of arrays only.
-        passes: How many times they are to be read.
+        inputs: An iterable of batches that can be iterated again for each pass (DataLoader, list),
+            a function without arguments that returns one (a generator function), an iterator (one
+            pass only), or an array or tensor `[rows, ...]` with a `batch_size`.
+        batch_size: Rows per batch; only for arrays.
+        passes: How many times the inputs are read.
 
     Raises:
-        ConfigurationError: They are none of these, or cannot be read so often.
+        ConfigurationError: `inputs` is none of these, or cannot be read `passes` times.
     """
 
     def __init__(self, inputs: Any, *, batch_size: int | None = None, passes: int = 1) -> None:
@@ -51,7 +54,8 @@ class Inputs:
         passes = whole_number("passes", passes)
         self._inputs = inputs
         self._passes = passes
-        #: Whether each batch is memory that nobody fills again, as far as is known: of a function's once the first batch was read.
+        #: Whether each batch is known to have memory of its own that is never refilled. For inputs
+        #: given as a function, this is known once the first batch was read.
         self.new_memory = False
         sliceable = isinstance(inputs, (np.ndarray, torch.Tensor))
         if sliceable != (batch_size is not None):
@@ -71,11 +75,17 @@ class Inputs:
 
     @property
     def stateless(self) -> bool:
-        """Whether every pass gives the same, so that a pass need not be read to come to the next."""
+        """Whether all passes give the same batches. Then a written pass need not be read again."""
         return self._batch_size is not None or type(self._inputs) in (list, tuple, range)
 
     def one_pass(self, index: int = 0) -> Iterator[Any]:
-        """An iterator over the batches of pass `index`. Nothing is done before its first batch is asked for, nor in another thread."""
+        """Return an iterator over the batches of pass `index`.
+
+        The inputs are opened when the first batch is requested, in the thread that requests it.
+
+        Raises:
+            ConfigurationError: `inputs` is a function that did not return an iterable.
+        """
         if self._batch_size is not None:
             size = self._batch_size
             self.new_memory = True
@@ -92,12 +102,12 @@ class Inputs:
         if self._passes > 1:
             _set_epoch(iterable, index)
         self.new_memory = _gives_new_memory(iterable)
-        # Who closes this generator closes theirs, in the same thread.
+        # Closing this generator closes the user's generator, in the same thread.
         yield from iterable
 
 
 def _set_epoch(iterable: Any, index: int) -> None:
-    """Tell the pass to whatever wants to know it, as trainers do: the loader, its samplers and its data set."""
+    """Call `set_epoch(index)` where it exists: on the loader, its samplers and its data set."""
     batch_sampler = getattr(iterable, "batch_sampler", None)
     owners = [
         iterable, getattr(iterable, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None), getattr(iterable, "dataset", None),
@@ -110,17 +120,26 @@ def _set_epoch(iterable: Any, index: int) -> None:
 
 
 def _gives_new_memory(iterable: Any) -> bool:
-    """Whether its batches are there already, or made anew by torch's own collation."""
+    """Whether its batches already exist, or are newly allocated by torch's default collation."""
     if type(iterable) in (list, tuple, range) or isinstance(iterable, _Collated):
         return True
     return type(iterable) is DataLoader and iterable.collate_fn is default_collate and iterable.batch_sampler is not None
 
 
 class ReadAhead:
-    """Reads a pass's batches in groups, `depth` groups ahead, in a thread of its own or the given one. Close it.
+    """Reads a pass's batches in groups, up to `depth` groups ahead. The caller must close it.
 
-    Guarantee: a batch holds what it held when it was read. Batches are copied unless `new_memory()`; a batch that cannot be copied blocks
-    reading until `release`.
+    Guarantee: a batch keeps the content that it had when it was read.
+
+    Batches are copied unless `new_memory()` is true. A batch that cannot be copied blocks reading
+    until `release` is called.
+
+    Args:
+        batches: The iterator over the pass's batches.
+        depth: How many groups may be requested before they are taken.
+        thread: Where reading happens. If not given, a new thread.
+        ahead: Whether to read ahead. If False, batches are not copied, and each blocks reading.
+        new_memory: Whether batches need no copy; called after each batch was read.
     """
 
     def __init__(
@@ -133,13 +152,15 @@ class ReadAhead:
         self._depth = depth
         self._ahead = ahead
         self._new_memory = new_memory
-        # What is being read, by number, and the number of the oldest that was not taken: only of that one may a part be taken.
+        # The requested groups, the number of the oldest one that was not taken, and the number of
+        # the one being read. A part may be taken only of the oldest group.
         self._futures: list[Future[list[Any]]] = []
         self._oldest = 0
         self._reading = -1
         self._group: list[Any] = []
         self._lock = threading.Lock()
-        #: Whether the batch that was read last must be done before the next is read: its memory may be filled again then.
+        #: Whether the last batch must be processed before the next one is read, because reading may
+        #: overwrite its memory.
         self.blocked = False
         self._told = False
         self._closed = False
@@ -147,13 +168,19 @@ class ReadAhead:
         self.exhausted = False
 
     def next_group(self) -> Future[list[Any]] | None:
-        """The future of the next group of batches, in order; None when there are no more, or while reading is blocked."""
+        """Return the future of the next group, in order.
+
+        None if there are no more groups, or while reading is blocked.
+        """
         while len(self._futures) < self._depth and not self.exhausted and not self.blocked:
             self._futures.append(self._thread.submit(self._read, self.group_size))
         return self._futures[0] if self._futures else None
 
     def take(self) -> list[Any]:
-        """The next group, which must be done. An empty one says that there are no more, unless reading is blocked. Raises what the inputs raised."""
+        """Return the next group, whose future must be done. Raises what the inputs raised.
+
+        An empty group means that there are no more batches, unless reading is blocked.
+        """
         group = self._futures.pop(0).result()
         self._oldest += 1
         if group and group[-1] is _END:
@@ -164,20 +191,23 @@ class ReadAhead:
 
     @property
     def waits(self) -> bool:
-        """Whether all that was read was taken, and nothing more is read before `release`."""
+        """Whether all batches that were read are taken, and reading is blocked until `release`."""
         return self.blocked and not self._futures and not self.exhausted
 
     def release(self) -> None:
-        """Read on: nobody needs the batches that were taken any more."""
+        """Resume reading. The batches that were taken must no longer be in use."""
         self.blocked = False
 
     @property
     def holds_part(self) -> bool:
-        """Whether batches were read that wait for others of their group."""
+        """Whether batches were read whose group is not complete yet."""
         return bool(self._group)
 
     def take_part(self) -> list[Any]:
-        """The batches that were read of the next group while others are not there yet; they need not wait for inputs that pause."""
+        """Return the batches of the next group that were read so far.
+
+        They are used at once instead of waiting for the rest of their group.
+        """
         with self._lock:
             if self._reading != self._oldest:
                 return []
@@ -203,7 +233,7 @@ class ReadAhead:
                 if blocks or batch is _END or len(self._group) >= size or time.perf_counter() - began > GROUP_SECONDS:
                     group, self._group = self._group, []
                     return group
-        # Blocked by the group before, or closed.
+        # The previous group blocks reading, or the reader is closed.
         return []
 
     def _next(self) -> Any:
@@ -226,7 +256,10 @@ class ReadAhead:
             )
 
     def read_through(self) -> Future[bool]:
-        """Read on for a moment and drop what comes; the future says whether there is more. Not together with `next_group`."""
+        """Read and drop batches for about 0.2 s. The future says whether there are more.
+
+        Must not be mixed with `next_group`.
+        """
         return self._thread.submit(self._step)
 
     def _step(self) -> bool:
@@ -237,7 +270,10 @@ class ReadAhead:
         return True
 
     def close(self) -> None:
-        """End reading and close the inputs' generator, in the thread that read it; does not wait for a batch that is being read."""
+        """Stop reading, and close the inputs' generator in the thread that read it.
+
+        Does not wait for a batch that is being read.
+        """
         self._closed = True
         self._thread.submit(getattr(self._batches, "close", lambda: None))
         if self._owns_thread:
@@ -245,7 +281,7 @@ class ReadAhead:
 
 
 class _Collated(Iterator[Any]):
-    """Batches of samples, made by torch's collation: new memory each."""
+    """Batches that torch's default collation makes of samples; each has new memory."""
 
     def __init__(self, samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool) -> None:
         self._batches = _collated(samples, batch_size, drop_last=drop_last)
@@ -261,7 +297,7 @@ class _Collated(Iterator[Any]):
 def _collated(samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool) -> Generator[Any, None, None]:
     pending: list[Any] = []
     for sample in samples():
-        # The next sample may come in the same memory.
+        # The source may reuse the memory for its next sample.
         pending.append(_sample(sample))
         if len(pending) == batch_size:
             yield default_collate(pending)
@@ -274,21 +310,21 @@ def _sample(sample: Any) -> Any:
     try:
         return owned(sample)
     except CannotCopy:
-        # Collation says what it cannot collate.
+        # `default_collate` raises for samples that it does not support.
         return sample
 
 
 def from_samples(
     samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool = False
 ) -> Callable[[], Iterator[Any]]:
-    """Make inputs of a function that gives single samples (Pantheon's sample generator).
+    """Turn a function that returns single samples into inputs (Pantheon's sample generator).
 
     Args:
-        samples: A function without arguments that returns an iterable of samples; called once a
-            pass. A sample is what torch's `default_collate` takes: tensors, arrays, numbers, or
-            tuples, lists and dicts of them.
-        batch_size: Samples in a batch.
-        drop_last: Leave out a last batch that is shorter.
+        samples: A function without arguments that returns an iterable of samples. It is called once
+            per pass. A sample is what torch's `default_collate` accepts: tensors, arrays, numbers,
+            or tuples, lists and dicts of them.
+        batch_size: Samples per batch.
+        drop_last: Whether to drop a shorter last batch.
 
     Returns:
         A function that returns an iterator of batches, for `Teacher.serve`.
@@ -302,17 +338,17 @@ def from_samples(
 
 
 def from_sample_lists(lists: Callable[[], Iterable[list[Any]]]) -> Callable[[], Iterator[Any]]:
-    """Make inputs of a function that gives lists of samples (Pantheon's sample list generator).
+    """Turn a function that returns lists of samples into inputs (Pantheon's sample list generator).
 
     Args:
-        lists: A function without arguments that returns an iterable of lists; called once a pass.
-            Each list is collated to one batch by torch's `default_collate`.
+        lists: A function without arguments that returns an iterable of lists. It is called once per
+            pass. Torch's `default_collate` makes one batch of each list.
 
     Returns:
         A function that returns an iterator of batches, for `Teacher.serve`.
 
     Raises:
-        ConfigurationError: `lists` is no function.
+        ConfigurationError: `lists` is not a function.
     """
     _check_function("lists", lists)
 

@@ -1,7 +1,7 @@
-"""Memory that others may fill again -> memory of our own.
+"""Copies memory that its owner may overwrite: input batches, and what a model returns.
 
-In a plain loop nobody reads a batch while the next one is made, so inputs and models may use one buffer for all of them. Here several
-batches are under way at once: what may change is copied first.
+In a plain loop no batch is read while the next one is made, so inputs and models may reuse one
+buffer for all batches. Here several batches are in flight at once, so reused memory is copied.
 """
 
 from __future__ import annotations
@@ -32,22 +32,27 @@ _FIXED: tuple[type, ...] = (
     range, enum.Enum, date, time, timedelta, tzinfo, Decimal, Fraction, PurePath, UUID, type, types.FunctionType,
 )  # fmt: skip
 _MANY_OBJECTS = 100_000
-# So many addresses are remembered at first, and at most: more batches of large tensors are never under way at once.
+# How many tensor addresses are remembered before the first pruning, and at most. There are never
+# more batches of large tensors in flight than that.
 _MANY_LIVE = 1024
 _MOST_LIVE = 1 << 16
 
 
 class CannotCopy(Exception):
-    """An object whose content cannot be seen, so that nobody knows what to copy."""
+    """Raised for an object that cannot be copied because its content cannot be inspected."""
 
 
 def owned(batch: Any) -> Any:
-    """A copy of the batch that shares no memory that can change with it. CannotCopy where its content cannot be seen."""
+    """Return a copy of the batch that shares no mutable memory with it.
+
+    Raises:
+        CannotCopy: The batch holds an object whose content cannot be inspected.
+    """
     kind = type(batch)
     if kind is torch.Tensor:
         return _tensor_copy(batch)
     if kind is dict:
-        # The usual batch, without the general way's cost.
+        # A fast path for the usual kind of batch.
         return {
             key: _tensor_copy(item) if type(item) is torch.Tensor else rebuilt(item, _copied, anew=True)
             for key, item in batch.items()
@@ -59,7 +64,7 @@ def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         try:
             return _tensor_copy(value)
-        except Exception as error:  # a tensor of a class that does things in its own way
+        except Exception as error:  # a tensor subclass may raise anything
             raise CannotCopy from error
     if isinstance(value, np.ndarray):
         return _array_copy(value)
@@ -82,7 +87,7 @@ def _tensor_copy(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.requires_grad and tensor.is_leaf:
         return tensor.detach().clone().requires_grad_()
     if tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_contiguous() and 0 in tensor.stride():
-        # Rows that repeat (`expand`) stay one row.
+        # Expanded dimensions (stride 0) stay expanded: only one row of them is copied.
         once = tuple(slice(0, 1) if not stride else slice(None) for stride in tensor.stride())
         return tensor[once].clone().expand(tensor.shape)
     if tensor.device.type == "cpu" and has_cuda() and tensor.is_pinned():
@@ -100,22 +105,25 @@ def _array_copy(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return made
 
 
-# A model's memory that comes back shows within so many calls, or so many bytes of what it returned (and some calls at least).
+# The first calls are watched for reused memory: until the calls or the returned bytes exceed these
+# limits, but for at least _LEAST_CALLS calls.
 _WATCHED_CALLS = 64
 _WATCHED_BYTES = 16 << 20
 _LEAST_CALLS = 8
-# Up to this size a batch's tensors may be joined with others' (`joining.py`).
+# Batches up to this size may be joined with others (`joining.py` has the same limit).
 _SMALL_BYTES = 128 << 10
-# Beyond this a copy beside the original may be more than a GPU has left.
+# Larger GPU tensors are not watched: the GPU may lack the memory for a copy.
 _LARGEST_WATCHED_ON_DEVICE = 256 << 20
 
 
 class Returned:
-    """What one replica of a model returned, call by call; used by one thread.
+    """Finds out whether one replica of a model reuses its output memory. Used by one thread.
 
-    The first calls' tensors are copied, and kept to compare with. If their memory comes back with other content, or the model still holds
-    memory that it filled, everything is copied from then on. If not, tensors are used where they are, and memory that the model holds and
-    fills again later is an error. Anything but plain tensors, and tensors on memory that is not torch's, are always copied.
+    Tensors of the first calls are copied, and kept for comparison. If the same memory is returned
+    with other content, or the model still holds memory that it filled in place, all later results
+    are copied. Otherwise later tensors are used without a copy, and memory that the model refills
+    later is an error. Values that are not plain tensors, and tensors whose memory torch did not
+    allocate, are always copied.
     """
 
     def __init__(self) -> None:
@@ -125,20 +133,27 @@ class Returned:
         self._settled = False
         self._small = False
         self._foreign = False
-        # By address: the tensor, its version, and the copy that was made of it.
+        # Address -> the tensor, its version, and the copy of it.
         self._watched: dict[int, tuple[torch.Tensor, int | None, torch.Tensor]] = {}
         self._watched_bytes = 0
-        # After the first calls, by address: the storage, which outlives each view of it, and the tensor's version.
+        # Used after the first calls: address -> a weak reference to the storage, which outlives
+        # each view of it, and the tensor's version.
         self._live: dict[int, tuple[Any, int | None]] = {}
         self._prune_at = _MANY_LIVE
 
     def of_calls(self, calls: Iterator[Any], count: int, *, owning: bool) -> list[Any]:
-        """What a group of calls returns, in memory that the calls behind do not change.
+        """Return the results of a group of calls, in memory that later calls do not change.
 
         Args:
-            calls: Makes a call each time it is asked for its result.
-            count: How many there are.
-            owning: Whether the results may lie in the inputs' memory, which somebody else fills again.
+            calls: An iterator that calls the model once per item.
+            count: The number of calls.
+            owning: Whether results may share memory with the inputs, which may be overwritten.
+
+        Returns:
+            One result per call, in order.
+
+        Raises:
+            SchemaError: The model overwrote memory that it returned before.
         """
         if self._settled and self._small and count > 1 and not (self._copying or self._foreign or owning):
             group = list(calls)
@@ -149,22 +164,26 @@ class Returned:
         return group
 
     def _refuse_one_memory(self, group: list[Any]) -> None:
-        """Small results are joined, and so copied, when their group is done: until then each must have memory of its own.
+        """Raise SchemaError if two results of the group share memory that was changed in place.
 
-        Asked for every small batch, so it is fast. Tensors that were never changed in place, as those of a table, may come twice.
+        Small results are joined, and so copied, at the end of their group; until then each needs
+        its own memory. Tensors that were never changed in place (views of a table) may be returned
+        twice. This runs for every small batch, so it must be fast.
         """
         try:
             for key in group[0]:
                 places = {knowledge[key].data_ptr(): knowledge[key] for knowledge in group}
                 without = places.pop(0, None)
                 if without is not None:
-                    # Tensors without elements have no address; others without one are refused, and joining would not survive them.
+                    # Empty tensors have address 0. So have tensors whose memory was freed: `plain`
+                    # refuses those, since joining them would crash.
                     plain(without, f"key {key!r}")
                     continue
                 if len(places) < len(group) and any(_version(value) != 0 for value in places.values()):
                     raise _filled_again(key, self._calls)
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError):
-            # No plain tensors. What is wrong is said where they are looked at; what is not is copied from here on.
+            # Not plain tensors. The transfer stage reports invalid values; valid ones are copied
+            # from now on.
             self._copying = True
 
     def _kept(self, knowledge: Any, *, owning: bool) -> Any:
@@ -179,7 +198,7 @@ class Returned:
             if type(value) is not torch.Tensor or value.is_nested or value.layout is not torch.strided:
                 kept = _owned_if_seen(value)
             elif not value.numel() or not value.data_ptr():
-                # No elements, or no memory any more.
+                # No elements, or memory that was freed.
                 kept = value
             elif self._copying or owning or self._is_foreign(value):
                 kept = _tensor_copy(value)
@@ -193,19 +212,25 @@ class Returned:
         return made if changed else knowledge
 
     def _settle(self) -> None:
-        """End the first calls. Memory that is alive although only the model can hold it is a buffer, and may be filled again at any time."""
+        """End watching, and decide whether to copy all later results.
+
+        A watched storage that is still alive can only be held by the model, which may refill it.
+        """
         self._settled = True
         held = [(_weak_storage(tensor), version) for tensor, version, _ in self._watched.values()]
         self._watched.clear()
-        # What was never changed in place, as the tensors of a table, is no buffer.
+        # Tensors that were never changed in place, such as views of a table, are not buffers.
         self._copying = self._copying or any(version != 0 and not storage.expired() for storage, version in held)
 
     def _is_foreign(self, value: torch.Tensor) -> bool:
-        """Whether its memory is somebody else's (numpy, dlpack, a file), so that its version does not tell whether it was changed."""
+        """Whether torch did not allocate its memory (numpy, dlpack, a file).
+
+        Changes to such memory do not change the tensor's version.
+        """
         try:
             foreign = not value.untyped_storage().resizable()
         except RuntimeError:
-            # It has no storage; what is wrong with it is said where it is looked at.
+            # It has no storage. The transfer stage reports the error.
             return False
         self._foreign = self._foreign or foreign
         return foreign
@@ -218,7 +243,7 @@ class Returned:
             tensor, old_version, content = before
             self._watched_bytes -= tensor.nbytes
             if version is None or version != old_version or tensor.shape != value.shape or not _same(content, copied):
-                # Filled again, or nobody can tell.
+                # The memory was overwritten, or that cannot be ruled out.
                 self._copying = True
                 self._watched.clear()
                 return copied
@@ -240,17 +265,17 @@ class Returned:
             self._live = {at: one for at, one in self._live.items() if not one[0].expired()}
             while len(self._live) > _MOST_LIVE:
                 del self._live[next(iter(self._live))]
-            # Pruned when it has doubled, so that a large table does not cost a search at every call.
+            # Prune again only once the size has doubled, so that not every call searches the table.
             self._prune_at = max(_MANY_LIVE, 2 * len(self._live))
 
 
 def _weak_storage(tensor: torch.Tensor) -> Any:
-    """A weak reference to a tensor's memory, as torch's own multiprocessing uses it."""
+    """A weak reference to a tensor's storage, as torch.multiprocessing uses it."""
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch's own gap
 
 
 def _is_small(knowledge: Any) -> bool:
-    """Whether it is a dict of plain tensors that may be joined with others."""
+    """Whether it is a dict of plain tensors that is small enough to be joined with others."""
     if type(knowledge) is not dict:
         return False
     nbytes = 0
@@ -269,12 +294,15 @@ def _filled_again(key: Any, calls: int) -> SchemaError:
 
 
 def _version(tensor: torch.Tensor) -> int | None:
-    """How often it was changed in place; None where torch does not count it."""
+    """How often the tensor was changed in place.
+
+    None for inference tensors, for which torch does not count it.
+    """
     return None if tensor.is_inference() else tensor._version
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    # By bytes, so that NaN is equal to itself.
+    # Compares bytes, so that NaN equals itself.
     try:
         return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
     except (RuntimeError, TypeError):
@@ -285,5 +313,5 @@ def _owned_if_seen(value: Any) -> Any:
     try:
         return owned(value)
     except CannotCopy:
-        # Nothing that can be carried; what is wrong with it is said where it is looked at.
+        # It cannot be sent. The transfer stage reports the error.
         return value

@@ -74,7 +74,7 @@ def test_a_replay_of_many_partitions_is_asked_about_first(tmp_path: Path, monkey
         reached.append(partitions)
         raise ConfigurationError("no further")
 
-    monkeypatch.setattr("tutelage.producers.KafkaSink", sink)
+    monkeypatch.setattr("tutelage.producers.sinks.kafka.KafkaSink", sink)
     asked = invoke("replay", str(path), "t")
     assert asked.code == 2 and not reached
     assert "5,000 partitions" in asked.err and "--yes" in asked.err

@@ -75,7 +75,7 @@ def test_the_remedies_that_the_error_names_work(tmp_path: Path) -> None:
     with pytest.raises(BatchTooLarge, match=r"Limits\(batch_bytes=16777344\)"):
         rows(16, limits=limits)
     assert rows(1, limits=limits) == 16
-    assert rows(16, limits=limits, ragged=RaggedFormat(padded=False)) == 16
+    assert rows(16, limits=limits, ragged_format=RaggedFormat(padded=False)) == 16
     assert rows(16, limits=Limits(batch_bytes=16777344)) == 16
     learn = ("learn", str(tmp_path / "a.avro"), "--batch-size", "16", "--batch-bytes")
     refused = invoke(*learn, str(2 * MIB))

@@ -25,20 +25,21 @@ PINNED = re.compile(r"([a-z0-9-]+(?:\.[a-z0-9-]+)*)==(\S+)")
 UV = Path(sys.executable).parent / "uv"
 
 
-def constraints(name: str = "constraints.txt") -> dict[str, tuple[str, list[str]]]:
-    """The version and the hashes of each package in a file."""
+def constraints(name: str = "constraints.txt") -> dict[str, tuple[set[str], list[str]]]:
+    """The versions (several where Pythons differ) and the hashes of each package in a file."""
     lines = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    found = {}
+    found: dict[str, tuple[set[str], list[str]]] = {}
     for entry in re.split(r"\n(?=\S)", "\n".join(lines).strip()):
         first, *rest = entry.split("\\\n")
         match = PINNED.match(first)
         assert match is not None, first
         assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64} ?", line) for line in rest), entry
-        found[match[1]] = (match[2], rest)
+        versions, hashes = found.get(match[1], (set(), []))
+        found[match[1]] = (versions | {match[2]}, hashes + rest)
     return found
 
 
-def test_each_constraint_is_one_version_with_hashes_and_no_address() -> None:
+def test_each_constraint_has_versions_hashes_and_no_address() -> None:
     for name in ("constraints.txt", ".github/tools.txt"):
         assert "://" not in (ROOT / name).read_text(encoding="utf-8")
         assert all(hashes for _, hashes in constraints(name).values()), name
@@ -56,7 +57,7 @@ def test_what_is_installed_here_is_what_the_constraints_say() -> None:
     unknown = {name for name in installed if name not in known} - {"tutelage", "pip"}
     # An environment that a person keeps may hold more; one that CI has made does not.
     assert not (unknown and os.environ.get("CI")), unknown
-    assert {name: version for name, version in installed.items() if name in known and known[name][0] != version} == {}
+    assert {name: version for name, version in installed.items() if name in known and version not in known[name][0]} == {}
 
 
 def wheel(folder: Path, said: str) -> Path:

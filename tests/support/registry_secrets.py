@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[1] / "deploy" / "k8s" / "registry-secrets.sh"
+SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "k8s" / "registry-secrets.sh"
 
 # kubectl --namespace N create secret generic NAME [--type=T] --from-file=[KEY=]FILE ...; what is there already is an error.
 _KUBECTL = """\
