@@ -20,7 +20,7 @@ from tutelage.schemas.errors import WaitTimeout
 from tutelage.schemas.framing import frame
 from tutelage.schemas.headers import stream_headers
 from tutelage.schemas.knowledge_schema import schema_of
-from tutelage.tools.copy import in_order
+from tutelage.tools.in_order import in_order
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.control_topics import KafkaControl
 from tutelage.transport.memory_topic import StoredRecord
