@@ -131,8 +131,11 @@ class Codec:
         """The `count` records that lie one behind the other in a payload, and nothing else in it.
 
         Each is decoded when it is asked for: a decoded record takes about 1 KB besides its data, and a payload may hold millions of them.
+        None is given before the next one is decoded, or the payload has ended behind it: a reader stops at the end of the run, and what
+        is broken there would go unnoticed.
         """
         position = 0
+        before: Record | None = None
         for index in range(count):
             try:
                 record, length = self._walk(payload[position:], f"{where}, record {index} of the block")
@@ -141,7 +144,11 @@ class Codec:
             position += length
             if index == count - 1 and position != len(payload):
                 raise CorruptData(f"{where}: {len(payload) - position} bytes are left behind its {count} records")
-            yield record
+            if before is not None:
+                yield before
+            before = record
+        if before is not None:
+            yield before
 
     def dense_layout(self, rows: int) -> DenseLayout | None:
         """Where the tensors lie in a record of so many rows; None if a key is ragged, or there are none."""

@@ -127,3 +127,19 @@ def test_a_checksum_may_be_trusted_when_asked_to() -> None:
     trusting = Codec(codec.description, verify=False)
     damaged = body[:-1] + bytes([body[-1] ^ 1])
     assert trusting.decode(damaged, "here").head == head_of(3)
+
+
+def test_no_record_of_a_block_is_given_before_what_follows_it_is_known_to_be_whole() -> None:
+    """A reader stops behind a run's end record: what is broken there must not go unnoticed."""
+    codec = Codec(Description((KeySpec(key="x", dtype="int64", shape=()),)))
+    bodies = [codec.encode(head_of(2, sequence=at), {"x": [np.arange(2)]}).joined() for at in range(3)]
+    payload = b"".join(bodies)
+    assert [record.head.sequence for record in codec.decode_each(memoryview(payload), 3, "here")] == [0, 1, 2]
+    for broken, count in ((payload + b"x", 3), (payload, 4), (payload, 19), (payload, 5)):
+        given: list[int] = []
+        with pytest.raises(CorruptData, match="here"):
+            given.extend(record.head.sequence for record in codec.decode_each(memoryview(broken), count, "here"))
+        # The last one before the damage is held back.
+        assert given in ([0], [0, 1])
+    with pytest.raises(CorruptData, match="here"):
+        next(codec.decode_each(memoryview(bodies[0]), 19, "here"))
