@@ -6,13 +6,14 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 from tutelage.schemas.errors import ConfigurationError, TransportError
+from tutelage.transport.background import within
 
 #: Samples by name and by the teacher they are about, "" where they are about none.
 Samples = dict[tuple[str, str], float]
@@ -108,7 +109,34 @@ def added(samples: Iterable[Samples]) -> Samples:
 
 
 def _body(place: MetricsPlace) -> bytes:
-    with _connected(place) as connection:
+    """What a place answers. TimeoutError at the deadline, whatever comes then or how slowly."""
+    late, ends = threading.Event(), list[socket.socket]()
+
+    def cut() -> None:
+        late.set()
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def asked() -> bytes:
+        # Longer than the deadline: a read that gets nothing is ended by the cut, as any other is.
+        with socket.create_connection((place.host, place.port), timeout=2 * _DEADLINE_S) as plain, plain.dup() as end:
+            # TLS takes the socket itself over; the copy can still be shut down.
+            ends.append(end)
+            if late.is_set():
+                raise TimeoutError
+            return _answer(place, plain)
+
+    try:
+        return within(_DEADLINE_S, asked, name="tutelage-scrape", give_up=cut)
+    except TimeoutError as error:
+        raise TimeoutError(f"not answered within {_DEADLINE_S:.0f} s") from error
+
+
+def _answer(place: MetricsPlace, plain: socket.socket) -> bytes:
+    connection = HTTPConnection(place.host, place.port)
+    connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=place.host) if place.secure else plain
+    with contextlib.closing(connection):
         # Identity: nothing is unpacked.
         connection.request("GET", place.path, headers={"Accept-Encoding": "identity", "Connection": "close"})
         with connection.getresponse() as answer:
@@ -119,37 +147,3 @@ def _body(place: MetricsPlace) -> bytes:
     if len(body) > _MOST_BYTES:
         raise ValueError(f"the answer is larger than {_MOST_BYTES >> 20} MiB")
     return body
-
-
-@contextlib.contextmanager
-def _connected(place: MetricsPlace) -> Iterator[HTTPConnection]:
-    """A connection that is cut at the deadline, whatever comes then or how slowly. TimeoutError, from the block too, if it was."""
-    late = threading.Event()
-    with socket.create_connection((place.host, place.port), timeout=_DEADLINE_S) as plain:
-        # Longer than the deadline: a read that gets nothing is ended by the timer, as all else is.
-        plain.settimeout(2 * _DEADLINE_S)
-        end = plain.dup()
-
-        def cut() -> None:
-            late.set()
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(_DEADLINE_S, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            connection = HTTPConnection(place.host, place.port)
-            connection.sock = (
-                ssl.create_default_context().wrap_socket(plain, server_hostname=place.host) if place.secure else plain
-            )
-            with contextlib.closing(connection):
-                yield connection
-        except (OSError, HTTPException, ValueError):
-            if not late.is_set():
-                raise
-        finally:
-            timer.cancel()
-            end.close()
-    if late.is_set():
-        raise TimeoutError(f"not answered within {_DEADLINE_S:.0f} s")

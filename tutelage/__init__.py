@@ -74,33 +74,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_ERRORS = (
-    "AccessDenied",
-    "BatchTooLarge",
-    "BrokerUnavailable",
-    "ConfigurationError",
-    "CorruptData",
-    "DataError",
-    "DeliveryFailed",
-    "DescriptionChanged",
-    "LengthMismatch",
-    "MergeError",
-    "RecordTooLarge",
-    "RegistryUnavailable",
-    "RetentionLoss",
-    "RunMismatch",
-    "SampleMismatch",
-    "SchemaError",
-    "SequenceGap",
-    "SinkExists",
-    "TopicIdentityError",
-    "TransportError",
-    "TruncatedData",
-    "TutelageError",
-    "UnsupportedFormat",
-    "UnsupportedSchema",
-    "WaitTimeout",
-)
+_ERRORS = "tutelage.schemas.errors"
+# Where each public name is; those that are not here are errors.
 _MODULES = {
     "FileSink": "tutelage.producers.sinks.file",
     "FileSource": "tutelage.consumers.sources.file",
@@ -123,7 +98,6 @@ _MODULES = {
     "Teacher": "tutelage.producers.teacher",
     "from_sample_lists": "tutelage.producers.stages.inputs",
     "from_samples": "tutelage.producers.stages.inputs",
-    **dict.fromkeys(_ERRORS, "tutelage.schemas.errors"),
 }
 
 
@@ -136,9 +110,9 @@ if not TYPE_CHECKING:  # type checkers see the names above, and no others
 
         if name == "__version__":
             return version("tutelage")
-        if name not in _MODULES:
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_MODULES[name]), name)
+        return getattr(import_module(_MODULES.get(name, _ERRORS)), name)
 
 
 def __dir__() -> list[str]:

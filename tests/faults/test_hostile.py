@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.hostile_topics import Writer
-from support.raw_server import raw_server
+from support.raw_server import raw_server, trickled
 
 from faults.cluster import Cluster, Outcome, Process, one_line
 
@@ -60,23 +59,14 @@ def test_29_a_hole_before_much_else(running: Cluster, outcome: Outcome, tmp_path
 @pytest.mark.parametrize("command", ["teach", "learn"])
 def test_30_a_registry_that_trickles(running: Cluster, outcome: Outcome, tmp_path: Path, command: str) -> None:
     """the registry answers a byte at a time, without end."""
-    topic, ended = running.topic("trickle"), threading.Event()
+    topic = running.topic("trickle")
     if command == "learn":
         assert running.teach(topic, tmp_path, seconds="0").ended()[0] == 0
 
-    def trickle(connection: socket.socket) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
-        while not ended.wait(0.2):
-            connection.sendall(b"a")
-
-    with raw_server(trickle) as port:
+    with raw_server(trickled(b"HTTP/1.1 200 OK\r\nX-Long: ", b"a")) as port:
         registry = ("--registry", f"http://127.0.0.1:{port}")
         begun = running.teach(topic, tmp_path, *registry) if command == "teach" else running.learn(topic, tmp_path, *registry)
-        try:
-            code, _, err = begun.ended(90)
-        finally:
-            ended.set()
+        code, _, err = begun.ended(90)
     assert code == 4, err
     one_line(err, "did not answer in time")
     outcome.verdict = "exit 4 after the registry's deadline"

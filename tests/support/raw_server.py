@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 
@@ -41,5 +42,22 @@ def http_answer(body: bytes, status: str = "200 OK", *headers: str) -> Callable[
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(head.encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        # Closed with something unread, a connection is reset, and its answer may be lost.
+        while connection.recv(65536):
+            pass
+
+    return answer
+
+
+def trickled(head: bytes, forever: bytes) -> Callable[[socket.socket], None]:
+    """Answers one request with the head at once, and then a piece of the rest now and then, until the client leaves."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head)
+        while True:
+            time.sleep(0.02)
+            connection.sendall(forever)
 
     return answer
