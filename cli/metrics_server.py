@@ -1,7 +1,7 @@
-"""The HTTP server behind `--metrics-port`: prometheus_client's, with a limit of connections and a time that each may take.
+"""The HTTP server of `--metrics-port`: prometheus_client's, with a connection limit and a time limit.
 
-Whoever asks is not trusted: a connection that says nothing, or trickles, must not keep Prometheus or a health check from their answer,
-take memory or threads without end, or outlive the command.
+Clients are not trusted. A silent or slow connection must not block Prometheus or a health check, use
+unbounded memory or threads, or outlive the command.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 log = logging.getLogger(__name__)
 
-# An answer takes milliseconds.
+# Answering takes milliseconds.
 _CONNECTION_S = 5.0
-# Each has a thread. Prometheus and a kubelet need one each.
+# Each connection has a thread. Prometheus and a kubelet need one each.
 _MOST_CONNECTIONS = 16
-# How often connections are looked at, and at most so long does closing take.
+# The interval at which connections are checked, and the most that closing takes.
 _LOOK_EVERY_S = 0.1
 
 
 class MetricsServer(ThreadingWSGIServer):
-    """Serves an application in threads of its own. Where there are too many connections the oldest is cut, so a new one is always served."""
+    """Serves each connection in a thread. With too many connections the oldest is closed, so a new one is always served."""
 
-    # Waiting for `accept`, which comes at once.
+    # Connections that wait for `accept`.
     request_queue_size = 64
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         self._lock = threading.Lock()
-        #: Open connections, the oldest first, and since when they are open.
+        #: Open connections, the oldest first -> when they were opened.
         self._open: dict[socket.socket, float] = {}
         super().__init__(*args, **settings)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin to serve a connection."""
+        """Serve a connection, and close the oldest if there are too many."""
         with self._lock:
             if len(self._open) >= _MOST_CONNECTIONS:
                 oldest = next(iter(self._open))
@@ -50,13 +50,13 @@ class MetricsServer(ThreadingWSGIServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """A connection's end."""
+        """End a connection."""
         with self._lock:
             self._open.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Cut what has been open for too long; called several times a second."""
+        """Close connections that have been open for too long. Called several times a second."""
         now = time.monotonic()
         with self._lock:
             for request, since in list(self._open.items()):
@@ -65,7 +65,7 @@ class MetricsServer(ThreadingWSGIServer):
                     del self._open[request]
 
     def server_close(self) -> None:
-        """Stop listening, and cut the connections that are left."""
+        """Stop listening, and close the remaining connections."""
         super().server_close()
         with self._lock:
             for request in self._open:
@@ -73,7 +73,7 @@ class MetricsServer(ThreadingWSGIServer):
             self._open.clear()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing that the command's user could do about: a connection that was cut, or a client that left."""
+        """Log a connection that ended early; the user of the command cannot do anything about it."""
         log.debug("a connection to the metrics port ended early", exc_info=True)
 
 
@@ -84,14 +84,14 @@ class MetricsServer6(MetricsServer):
 
 
 class Handler(WSGIRequestHandler):
-    """Serves one connection, without a line for each."""
+    """Serves one connection without logging it."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: who asks every few seconds is not worth a line."""
+        """Log nothing: clients ask every few seconds."""
 
 
 def serve_in_thread(host: str, port: int, application: Any) -> contextlib.AbstractContextManager[None]:
-    """Listen, and serve while the block runs. OSError, at once, where that address cannot be listened at."""
+    """Listen, and serve while the block runs. Raises OSError at once if the address cannot be used."""
     server = make_server(host, port, application, MetricsServer6 if ":" in host else MetricsServer, Handler)
     return _serving(server)
 
@@ -111,6 +111,6 @@ def _serving(server: WSGIServer) -> Iterator[None]:
 
 
 def _cut(request: socket.socket) -> None:
-    """End a connection whose thread may be waiting in it: that one then reads its end."""
+    """Shut a connection down. A thread that waits for data then reads its end."""
     with contextlib.suppress(OSError):
         request.shutdown(socket.SHUT_RDWR)

@@ -1,8 +1,9 @@
-"""`watch --web`: textual-serve with a door. Each browser that may enter gets a process of its own, which draws the screen.
+"""`watch --web`: textual-serve with access control. Each browser gets a process that draws the screen.
 
-Only this machine can connect, but every page that a browser of this machine shows can try. So a request is answered only if it carries
-the token of the printed address (later, the cookie that was given for it), names the printed address as its host, and comes from no other
-page. Pages hold nothing from other servers.
+Only this machine can connect, but any web page in a browser on this machine can send requests. A
+request is therefore answered only if it has the token of the printed address (or the cookie that was
+set for it), names the printed address as its host, and does not come from another page. The page
+loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from tutelage.schemas.errors import ConfigurationError
 
 _HOST = "127.0.0.1"
 _PORT_OF_HTTP = 80
-# Each is a process that asks the brokers every second.
+# Each screen is a process that queries the brokers every second.
 _MOST_SCREENS = 4
-# A key or a size of the window; what is pasted, at most.
+# Messages are keys and window sizes; pasted text is the longest.
 _MOST_MESSAGE_BYTES = 64 << 10
 _MOST_CELLS = 1000
-# After so long a process that was asked to end is killed. It may be waiting for a broker.
+# A process that does not end in this time is killed. It may be waiting for a broker.
 _END_S = 3.0
 _FONT_SIZES = (6, 72)
 _ALWAYS = {
@@ -47,7 +48,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WatchServer(Server):
-    """Serves the screen that a command draws, at an address that nobody can guess.
+    """Serves the screen of a command at an address that cannot be guessed.
 
     Args:
         arguments: The command, which is run without a shell.
@@ -66,7 +67,7 @@ class WatchServer(Server):
 
     @property
     def address(self) -> str:
-        """What a browser is to open."""
+        """The address to open in a browser."""
         return f"http://{self._authority}/?token={self._token}"
 
     def serve(self, debug: bool = False) -> None:
@@ -80,7 +81,7 @@ class WatchServer(Server):
         except OSError as error:
             raise ConfigurationError(f"--web-port {self.port}: cannot listen there: {error.strerror or error}") from error
         say(f"open {self.address} (Ctrl-C ends)", error=True)
-        # Without a log of requests, which would hold the token.
+        # No access log: it would contain the token.
         web.run_app(self._make_app(), sock=listener, access_log=None, print=None, shutdown_timeout=2 * _END_S)
 
     async def _make_app(self) -> web.Application:
@@ -103,11 +104,11 @@ class WatchServer(Server):
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Answer who may enter, and refuse all others without saying more than why."""
+        """Answer authorized requests, and refuse all others with the reason."""
         if request.headers.getall("Host", []) != [self._authority]:
             raise web.HTTPForbidden(text="the address is not the one that was printed\n")
         origins = request.headers.getall("Origin", [])
-        # A browser names the page that opens a WebSocket always, and for other requests where it is another one's.
+        # Browsers send Origin with every WebSocket, and with other requests from another page.
         if origins != [f"http://{self._authority}"] and (origins or request.path == "/ws"):
             raise web.HTTPForbidden(text="another page asks for this\n")
         with_token = request.path == "/" and self._is_token(request.query.get("token", ""))
@@ -122,14 +123,14 @@ class WatchServer(Server):
         return hmac.compare_digest(given.encode(errors="replace"), self._token.encode())
 
     async def handle_index(self, request: web.Request) -> web.Response:
-        """The page: textual-serve's terminal, with nothing from elsewhere."""
+        """The page with the terminal of textual-serve, without external resources."""
         nonce = secrets.token_urlsafe(16)
         smallest, largest = _FONT_SIZES
         size = min(largest, max(smallest, to_int(request.query.get("fontsize", "16"), 16)))
         page = self._page
         for name, value in (("nonce", nonce), ("websocket", f"ws://{self._authority}/ws"), ("font_size", str(size))):
             page = page.replace(f"{{{{ {name} }}}}", value)
-        # The terminal makes style elements of its own.
+        # The terminal creates style elements.
         policy = (
             f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
             f"connect-src ws://{self._authority}/ws; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -137,7 +138,7 @@ class WatchServer(Server):
         return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": policy})
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
-        """One browser's screen: a process from here to the end of the connection."""
+        """Serve the screen of one browser, by a process that ends with the connection."""
         if len(self._sockets) >= _MOST_SCREENS:
             raise web.HTTPServiceUnavailable(text=f"{_MOST_SCREENS} screens are open already; close one\n")
         websocket = web.WebSocketResponse(heartbeat=15, timeout=_END_S, max_msg_size=_MOST_MESSAGE_BYTES)
@@ -150,11 +151,11 @@ class WatchServer(Server):
             await websocket.prepare(request)
             width, height = (min(_MOST_CELLS, max(1, to_int(request.query.get(name, ""), 80))) for name in ("width", "height"))
             await screen.start(width, height)
-            # What is no message of the screen's script ends the connection.
+            # A malformed message ends the connection.
             with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, AssertionError):
                 await self._process_messages(websocket, screen)
         finally:
-            # Also where the server is ending and this is cancelled.
+            # Runs also when the server shuts down and cancels this.
             await asyncio.shield(screen.stop())
             self._sockets.discard(websocket)
         await websocket.close()
@@ -162,7 +163,7 @@ class WatchServer(Server):
 
 
 class _Screen(AppService):
-    """One process that draws: started without a shell, and killed where it does not end by itself."""
+    """A process that draws the screen: started without a shell, and killed if it does not end."""
 
     def __init__(self, arguments: Sequence[str], **settings: Any) -> None:
         super().__init__("", **settings)
@@ -175,7 +176,7 @@ class _Screen(AppService):
         return process
 
     async def stop(self) -> None:
-        """Ask the process to end, and see to it."""
+        """Ask the process to end, and kill it if it does not."""
         process = self._process
         if process is None:
             return

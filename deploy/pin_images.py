@@ -1,6 +1,6 @@
 """Pins the images that others made by digest: `make pin-images` writes today's, `python deploy/pin_images.py --check` looks whether they are there.
 
-Needs docker with buildx, and reaches the registries that the images come from.
+Needs docker with buildx and access to the image registries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes deploy/local/checksums.txt: `make checksums`, after a version in pom.xml or programs.py was changed.
 
-Maven fetches everything anew into an empty local repository, so that nothing that lies on this machine is listed. Compare what changed
-with what the projects publish before you commit it.
+Maven fetches everything into an empty local repository, so that no local file is listed. Compare the
+changes with the checksums that the projects publish before you commit them.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from tutelage.transport.waiting import Status
 
 log = logging.getLogger(__name__)
 
-# Upper limit for one record of every partition together, where R is chosen for the user.
+# When R is chosen automatically, one record of each partition together has at most this size.
 _ROUND_BYTES = 32 << 20
 
 

@@ -1,4 +1,4 @@
-"""How large what is read may be. Checked before memory is taken, so that a damaged or hostile length is an error, not a crash."""
+"""Limits on the sizes that are read. They are checked before memory is taken: a damaged length is an error, not a crash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How large what is read may be, and a student's batches. Checked before memory is asked for.
+    """Limits on what is read, and on a student's batches. They are checked before memory is taken.
 
     What is beyond a limit raises a typed error, which names the limit and where it was met.
     `FileSource` and `KafkaSource` take all of them but `batch_bytes`, which `Student` takes. How deep

@@ -1,7 +1,7 @@
 """Text from outside -> text that any terminal, log or notebook shows as it is, in one line.
 
-Keys, run ids, names of files and what a broker or registry answers may hold anything: escape sequences, line breaks, marks that turn
-the direction of writing around. Knows no terminal and no markup.
+Keys, run ids, file names and answers of brokers and registries may contain escape sequences, line
+breaks and marks that reverse the writing direction. This module knows no terminal and no markup.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is there of a run -> the first record that is missing: where its teacher goes on. Pure."""
+"""The records of a run that a sink holds -> the first one that is missing, where the teacher goes on. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from tutelage.schemas.record import Description, RecordHead, Stream
 class Tail:
     """What a sink holds of a run: who wrote it, and the first record that is missing.
 
-    `pass_index` and `sequence` name that record; `complete` says that none is. `generation` is the highest found. `last` is the pass's
-    last record that is there, or its end (of a complete run the last pass's). `finished` says that nothing at all is left to do, not even
-    to name a file. `newest_s` is the time of the newest record that lies there, of any run, in seconds since the epoch.
+    Args:
+        stream: The run's identity.
+        description: What its records hold.
+        pass_index: The pass of the first missing record.
+        sequence: That record's number in its pass.
+        generation: The highest generation of any writer so far.
+        complete: Whether no record is missing.
+        finished: Whether nothing is left to do, not even to rename a file.
+        last: The last record of the pass that is there, or its end.
+        newest_s: The time of the newest record in the sink, of any run, in seconds since the epoch.
     """
 
     stream: Stream
@@ -28,7 +35,7 @@ class Tail:
     newest_s: float = 0.0
 
     def refuse_other_length(self, rows: int, where: str, *, ended: bool) -> None:
-        """LengthMismatch if a continued pass came to more rows than what is there allows, or has ended with fewer."""
+        """Raise LengthMismatch if a continued pass has more rows than the sink allows, or ended with fewer."""
         last = self.last
         if last is None:
             return
@@ -43,7 +50,7 @@ class Tail:
 
 
 def next_record(heads: list[RecordHead], partition: int, partitions: int) -> tuple[int, int]:
-    """Pass and sequence of the first record missing in a partition that holds these heads, in offset order, without gaps."""
+    """The pass and sequence of the first record that is missing in a partition, given the heads it holds in offset order."""
     if not heads:
         return 0, partition
     last = max(heads, key=lambda head: (head.pass_index, head.end is not None, head.sequence))
@@ -53,7 +60,7 @@ def next_record(heads: list[RecordHead], partition: int, partitions: int) -> tup
 
 
 def is_missing(head: RecordHead, missing: tuple[int, int]) -> bool:
-    """Whether a partition whose first missing record is `missing` lacks this one. An end is missing as long as its pass is."""
+    """Whether a partition lacks a record, given its first missing one. An end is missing until its pass is whole."""
     pass_index, sequence = missing
     return head.pass_index > pass_index or (
         head.pass_index == pass_index and (head.end is not None or head.sequence >= sequence)

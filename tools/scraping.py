@@ -1,4 +1,4 @@
-"""A metrics port -> the samples that `watch` shows: one request without redirects, within a deadline and a size. Who answers is not trusted."""
+"""A metrics port -> the samples that `watch` shows. The server is not trusted: one request, a deadline, a size limit, no redirects."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from urllib.parse import urlsplit
 from tutelage.schemas.errors import ConfigurationError, TransportError
 from tutelage.transport.background import within
 
-#: Samples by name and by the teacher they are about, "" where they are about none.
+#: (name, teacher) -> value; the teacher is "" where a sample has none.
 Samples = dict[tuple[str, str], float]
 
 _DEADLINE_S = 2.0
-# A student of ten teachers with a thousand partitions each shows about 8 MB.
+# A student with ten teachers of a thousand partitions each shows about 8 MB.
 _MOST_BYTES = 16 << 20
 # The parser takes quadratic time for a line of many labels.
 _LONGEST_LINE = 64 << 10
 _MOST_TEACHERS = 1000
-# A student counts rows and seconds. What is more, or below zero, or not finite, is none of its numbers.
+# A student counts rows and seconds. Larger, negative and non-finite values are not from a student.
 _LARGEST = 2.0**63
-# What `watch` shows. All else at such a port is passed over, and not parsed.
+# The samples that `watch` shows. Others are not parsed.
 _SHOWN = (
     *("tutelage_consumer_delivered_rows_total", "tutelage_consumer_waiting_seconds", "tutelage_consumer_wait_seconds_total"),
     *("tutelage_consumer_starved_seconds_total", "tutelage_consumer_training_seconds_total", "tutelage_checkpoint_age_seconds"),
@@ -36,7 +36,7 @@ _SHOWN = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricsPlace:
-    """Where metrics are asked for."""
+    """The address of a metrics port."""
 
     secure: bool
     host: str
@@ -49,7 +49,7 @@ class MetricsPlace:
 
 
 def metrics_place(given: str) -> MetricsPlace:
-    """The place that HOST:PORT or a URL names; its path, `/` unless given, is the one above `/metrics`.
+    """Parse HOST:PORT or a URL. A path in it is the parent of `/metrics`.
 
     Raises:
         ConfigurationError: It names no host, another scheme than http or https, or a user.
@@ -70,10 +70,10 @@ def metrics_place(given: str) -> MetricsPlace:
 
 
 def scraped(place: MetricsPlace) -> Samples:
-    """A student's samples at a place; several of one name and teacher are added up. Numbers that no student counts to are passed over.
+    """Fetch a student's samples. Samples with the same name and teacher are added up; impossible values are ignored.
 
     Raises:
-        TransportError: Nobody answers in time, or what answers is no such thing, answers more than 16 MiB or names too many teachers.
+        TransportError: No answer in time, an answer that is not metrics or exceeds 16 MiB, or too many teachers.
     """
     try:
         return _samples(_body(place))
@@ -99,7 +99,7 @@ def _samples(body: bytes) -> Samples:
 
 
 def added(samples: Iterable[Samples]) -> Samples:
-    """Samples of several students: of ages the oldest, of all else the sum."""
+    """Combine the samples of several students: the maximum of ages, the sum of all others."""
     together: Samples = {}
     for one in samples:
         for key, value in one.items():
@@ -109,7 +109,7 @@ def added(samples: Iterable[Samples]) -> Samples:
 
 
 def _body(place: MetricsPlace) -> bytes:
-    """What a place answers. TimeoutError at the deadline, whatever comes then or how slowly."""
+    """Fetch the body of the answer. Raises TimeoutError at the deadline, however slowly data arrive."""
     late, ends = threading.Event(), list[socket.socket]()
 
     def cut() -> None:
@@ -119,9 +119,9 @@ def _body(place: MetricsPlace) -> bytes:
                 end.shutdown(socket.SHUT_RDWR)
 
     def asked() -> bytes:
-        # Longer than the deadline: a read that gets nothing is ended by the cut, as any other is.
+        # Longer than the deadline, so that `cut` ends every read.
         with socket.create_connection((place.host, place.port), timeout=2 * _DEADLINE_S) as plain, plain.dup() as end:
-            # TLS takes the socket itself over; the copy can still be shut down.
+            # TLS takes over the socket; the duplicate can still be shut down.
             ends.append(end)
             if late.is_set():
                 raise TimeoutError
@@ -137,7 +137,7 @@ def _answer(place: MetricsPlace, plain: socket.socket) -> bytes:
     connection = HTTPConnection(place.host, place.port)
     connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=place.host) if place.secure else plain
     with contextlib.closing(connection):
-        # Identity: nothing is unpacked.
+        # An uncompressed answer.
         connection.request("GET", place.path, headers={"Accept-Encoding": "identity", "Connection": "close"})
         with connection.getresponse() as answer:
             if answer.status != HTTPStatus.OK:

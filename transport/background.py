@@ -47,19 +47,19 @@ class BackgroundThread(threading.Thread):
 
 
 def within(timeout_s: float, work: Callable[[], Result], *, name: str, give_up: Callable[[], None]) -> Result:
-    """What `work` returns, or raises, if it takes no longer than `timeout_s`.
+    """Run `work` in a thread, and return or raise what it does within `timeout_s`.
 
-    For calls into libraries whose own timeouts bound each step and not the whole. The work runs in a thread of its own.
+    For calls into libraries whose timeouts bound each step but not the whole call.
 
     Args:
         timeout_s: Seconds.
         work: The call.
         name: The thread's.
-        give_up: Makes work that is under way fail soon, such as by closing its connection. Called when the time is up, or
-            when the caller is interrupted.
+        give_up: Makes running work fail soon, for example by closing its connection. Called at the
+            timeout, and when the caller is interrupted.
 
     Raises:
-        TimeoutError: The time is up. The thread ends when the work does.
+        TimeoutError: The work took longer. The thread ends when the work does.
     """
     done: Future[Result] = Future()
 

@@ -1,4 +1,4 @@
-"""Settings under which secrets or data can be read or changed on the way -> one warning each. Pure but for the log."""
+"""Client settings -> one warning for each that exposes secrets or data on the network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FALSE = ("false", "f", "0", "no", "off")
 _TLS, _SASL = ("ssl", "sasl_ssl"), ("sasl_plaintext", "sasl_ssl")
 _CREDENTIALS_OVER_HTTP = "basic.auth.user.info", "bearer.auth.token", "bearer.auth.client.secret"
 
-# Said already: several clients of one program have the same settings.
+# Several clients of one program have the same settings, and each warning is logged once.
 _warned: set[str] = set()
 
 
@@ -27,7 +27,7 @@ def warn_once(lines: Iterable[str]) -> None:
 
 
 def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str]:
-    """What is open to others with these options of librdkafka.
+    """Yield a warning for each unsafe option of librdkafka.
 
     Args:
         servers: The brokers' addresses, for the messages.
@@ -65,7 +65,7 @@ def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str
 
 
 def registry_exposures(url: RegistryUrl, settings: Mapping[str, object], proxy: tuple[str, str] | None) -> Iterator[str]:
-    """What is open to others with a registry's URL and settings.
+    """Yield a warning for each unsafe setting of a registry client.
 
     Args:
         url: Where the registry is.

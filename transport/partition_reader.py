@@ -1,4 +1,4 @@
-"""Partitions of one topic -> messages: assigned by hand, from given offsets; what the client reports becomes our errors."""
+"""Partitions of one topic -> messages, from given offsets. Errors of the client are translated."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ _PASSING = frozenset(
 
 
 class PartitionReader:
-    """Fetches messages from the partitions of one topic. Joins no group and commits nothing; close it.
+    """Fetches messages from the partitions of one topic. It joins no group and commits nothing. Close it.
 
-    Guarantee: each partition's messages come in offset order from where it was begun; what is gone is an error.
+    Guarantee: the messages of a partition come in offset order from the given offset; deleted ones
+    raise an error.
     """
 
     def __init__(self, connection: KafkaConnection, topic: str) -> None:
@@ -58,7 +59,7 @@ class PartitionReader:
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets)])
 
     def first(self, wait: Wait) -> Message:
-        """The first message that comes; WaitTimeout if none does."""
+        """Wait for the first message. Raises WaitTimeout if none comes."""
         while True:
             message = self._begun().poll(_POLL_S)
             if message is not None and message.error() is None:
@@ -68,7 +69,7 @@ class PartitionReader:
             wait.tick()
 
     def take(self, most: int) -> list[Message]:
-        """The messages that are there, at most so many; none if none comes for a moment. A message may report an error.
+        """Return the messages that are available, at most `most`; none if none comes for a moment. A message may report an error.
 
         `consume` with a timeout would wait for all of them, and delay a lone record.
         """
@@ -79,12 +80,12 @@ class PartitionReader:
         return [first, *consumer.consume(most - 1, 0)] if most > 1 else [first]
 
     def reached(self, partitions: int) -> list[tuple[int, int]]:
-        """How far each partition was given out, and where it ended by the last fetch; zeros where nothing is known."""
+        """For each partition the next offset and the end as of the last fetch; zeros where nothing is known."""
         if self._consumer is None:
             return []
         parts = [TopicPartition(self._topic, partition) for partition in range(partitions)]
         try:
-            # Both are what the client knows: no broker is asked.
+            # Both come from the client's cache; no broker is asked.
             places = self._consumer.position(parts)
             ends = [self._consumer.get_watermark_offsets(part, cached=True) for part in parts]
         except KafkaException:
@@ -92,7 +93,7 @@ class PartitionReader:
         return [(max(0, place.offset), max(0, end[1] if end else 0)) for place, end in zip(places, ends, strict=True)]
 
     def check_reported(self, message: Message) -> None:
-        """Raise what the client reports in place of a message, unless it recovers from it by itself."""
+        """Raise the error that a message reports, unless the client recovers from it by itself."""
         error = message.error()
         assert error is not None, "only called for errors"
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
@@ -112,11 +113,11 @@ class PartitionReader:
         log.debug("%s: %s", where, error.str())
 
     def seek(self, partition: int, offset: int) -> None:
-        """Go on with a partition from another offset. Messages of it that were taken already are to be ignored."""
+        """Continue a partition at another offset. Ignore its messages that were already taken."""
         self._begun().seek(TopicPartition(self._topic, partition, offset))
 
     def hold(self, partitions: frozenset[int]) -> None:
-        """Fetch nothing from these partitions, and again from those that were held before."""
+        """Pause these partitions, and resume those that were paused before."""
         if self._consumer is None or partitions == self._held:
             return
         before, self._held = self._held, partitions

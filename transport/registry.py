@@ -1,7 +1,7 @@
-"""Schema id <-> schema: a Confluent-compatible registry over HTTP, and one in memory for tests and single processes.
+"""Schema registries: a Confluent-compatible one over HTTP, and one in memory for tests and single processes.
 
-Every call has a timeout. Schemas are registered under `<topic>-value` with FULL_TRANSITIVE compatibility, by us or by those who may; what a registry
-cannot see, a changed dtype or row shape, is refused here.
+Every call has a deadline. Schemas are registered under `<topic>-value` with FULL_TRANSITIVE
+compatibility. A changed dtype or row shape, which a registry cannot see, is refused here.
 """
 
 from __future__ import annotations

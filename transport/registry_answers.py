@@ -1,4 +1,4 @@
-"""What a registry answers: bounded in size, and errors of its client -> errors of ours, without secrets."""
+"""Answers of a registry: bounds their size, and translates errors of its client without secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOT_FOUND_STATUS = 404
 _DENIED_STATUS = (401, 403)
 _PROXY_DENIED_STATUS = 407
 _FAILED_STATUS = 500
-# So much is shown of a server's own words: they may be a page of HTML, or a flood.
+# A server's message may be a page of HTML or very long; so many characters are shown.
 _SHOWN = 200
 
 
@@ -37,12 +37,12 @@ def bound(response: Any, name: str) -> None:
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise RegistryUnavailable(f"{name} sent a compressed answer ({encoding[:20]!r}), which was not asked for")
-    # The library has had two names; its responses take streams of its own class only.
+    # The library has had two names, and its responses accept only streams of its own class.
     library = importlib.import_module(type(response).__module__.partition(".")[0])
     whole = response.stream
 
     class Bounded(library.SyncByteStream):  # type: ignore[misc, name-defined]  # known only when it runs
-        """The body, as far as it may go."""
+        """The body, up to the limit."""
 
         def __iter__(self) -> Iterator[bytes]:
             seen = 0
@@ -59,19 +59,19 @@ def bound(response: Any, name: str) -> None:
 
 
 class NotThere(SchemaError):
-    """A registry, and not something else at its address, says that it has no such thing."""
+    """The registry answered that it has no such subject or schema."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """One question to a registry, for errors: the registry's name, what it was to do, and what there is to say of a proxy."""
+    """A request to a registry, for error messages: the registry's name, the action, and a note on the proxy."""
 
     name: str
     action: str
     proxy: str
 
     def failed(self, error: Exception) -> TutelageError:
-        """The error of ours for an error of the client."""
+        """Translate an error of the client."""
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         if isinstance(error, SchemaRegistryError):
@@ -95,7 +95,7 @@ class Asked:
         )
 
     def _refused(self, error: SchemaRegistryError) -> TutelageError:
-        """The error for an answer with another status than success."""
+        """Translate an answer with an error status."""
         status, said = error.http_status_code, hiding.hidden(str(error.error_message))[:_SHOWN]
         if status == _PROXY_DENIED_STATUS:
             return AccessDenied(f"a proxy on the way to {self.name} asks for a user and password (HTTP {status}){self.proxy}")

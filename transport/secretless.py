@@ -1,7 +1,7 @@
-"""Pickles without secrets: a source or sink may be pickled to a file or a queue that others read.
+"""Keeps secrets out of pickles, which may be written to files or queues that others read.
 
-A process that is being started (spawn, forkserver) gets the secrets with its arguments, through a pipe
-of its own; copies in this process keep them.
+A child process that is being started (spawn, forkserver) gets the secrets with its arguments, through
+a private pipe. Copies in the same process keep them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from tutelage.transport.hiding import holds_secret
 
 
 class Secretless:
-    """For objects that keep a client's settings.
+    """Base of objects that hold the settings of a client.
 
-    Guarantee: no pickle of the object holds a secret, unless it is made for a child process that is being started. What was
-    pickled without its secrets says which when it is used.
+    Guarantee: no pickle of the object holds a secret, unless it is made for a child process that is
+    being started. An object that was pickled without its secrets names them when it is used.
     """
 
     _withheld: tuple[str, ...] = ()
 
     def _copied_state(self) -> dict[str, Any]:
-        """What a copy has of this object."""
+        """The state of a copy."""
         return dict(self.__dict__)
 
     def _public_state(self, state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The same without secrets, and the names of those left out."""
+        """The state without secrets, and the names of the secrets."""
         raise NotImplementedError
 
     def _refuse_withheld(self) -> None:
-        """ConfigurationError if secrets were left out when this object was pickled."""
+        """Raise ConfigurationError if secrets were left out when this object was pickled."""
         if self._withheld:
             raise ConfigurationError(
                 f"{self!r} was pickled, and pickles hold no secrets: {', '.join(self._withheld)} is missing; make it in the "
@@ -60,6 +60,6 @@ class Secretless:
 
 
 def public_settings(settings: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
-    """A client's settings without secrets, and the names of those left out."""
+    """The settings of a client without secrets, and the names of the secrets."""
     withheld = [name for name, value in settings.items() if holds_secret(name, value)]
     return {name: value for name, value in settings.items() if name not in withheld}, withheld

@@ -175,7 +175,7 @@ class Source(ABC):
         return ()
 
     def explain(self, error: TutelageError) -> TutelageError:
-        """Find the cause of an error that reading ended in, such as a topic that was recreated.
+        """Find the cause of an error that ended the reading, such as a topic that was recreated.
 
         Args:
             error: The error.

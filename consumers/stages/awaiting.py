@@ -1,4 +1,4 @@
-"""The wait for the record that must come next: only that record ends it, or keeps it from ending in WaitTimeout."""
+"""The wait for the next record of a stream. Only that record, or progress towards it, prevents WaitTimeout."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from tutelage.consumers.sources.base import Source
 from tutelage.consumers.stages.order import Order
 from tutelage.transport.waiting import Wait
 
-# Arrivals come by the hundred thousand a second; how far a partition was read is looked at less often.
+# Records arrive up to 100,000 times a second; the read position is checked less often.
 _LOOK_EVERY_S = 0.1
-# A shorter wait than this ends only when nothing comes: what is there is read, however short the wait.
+# A timeout below this only applies when nothing arrives, so that existing records are always read.
 _SHORTEST_S = 1.0
 
 
 class Awaiting:
-    """Times the wait for an order's next record, however much else arrives.
+    """Times the wait for the next record of an `Order`, whatever else arrives.
 
-    Duplicates and other partitions' records do not prolong it. Reading what lay in the partitions when the wait began does: the record
-    may be behind that. It has an end, even where somebody writes faster than this reads.
+    Duplicates and records of other partitions do not prolong the wait. Reading the records that
+    were in the partitions when the wait began does, because the next record may follow them. That
+    amount is fixed, so the wait ends even if somebody writes faster than this reads.
     """
 
     def __init__(self, source: Source, order: Order, *, timeout_s: float, log: logging.Logger, hint: str) -> None:
@@ -32,18 +33,19 @@ class Awaiting:
         self._look_at = 0.0
         self._what: tuple[int, str] = (-1, "")
         self._wait: Wait | None = None
-        # Where each partition ended when the wait began, and how much was read of all of them up to there.
+        # The end of each partition when the wait began, and how much was read up to these ends.
         self._ends: list[int] = []
         self._read = 0
 
     def came(self) -> None:
-        """The awaited record is there."""
+        """Note that the next record has arrived."""
         self._awaits = False
 
     def tick(self, *, quiet: bool) -> None:
-        """Called for every arrival that is not the awaited record, and when nothing came for a moment (`quiet`).
+        """Check the time. Called for every other record, and with `quiet` when nothing came for a moment.
 
-        WaitTimeout, naming the record, if it does not come in time.
+        Raises:
+            WaitTimeout: The record did not come in time; the message names it.
         """
         now = time.monotonic()
         if not self._awaits:
@@ -63,9 +65,9 @@ class Awaiting:
             self._wait.tick()
 
     def _read_now(self) -> int:
-        """How much was read of what lay there when the wait began."""
+        """How much was read of the records that were there when the wait began."""
         places = self._source.reached()
-        # Of a partition that was not fetched yet the end becomes known later.
+        # The end of a partition that was not fetched yet becomes known later.
         known = self._ends or [0] * len(places)
         self._ends = [end or now for end, (_, now) in zip(known, places, strict=False)]
         return sum(min(at, end) for (at, _), end in zip(places, self._ends, strict=False))

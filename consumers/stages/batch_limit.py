@@ -1,4 +1,4 @@
-"""The error for a batch that would take more memory than allowed, raised before the memory is taken. Pure."""
+"""The error for a batch that would exceed the memory limit. It is raised before the memory is taken. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from tutelage.schemas.errors import BatchTooLarge
 def too_large(
     key: str, *, rows: int, longest: int | None, nbytes: int, total: int, limit: int, enough: int, padded: bool = False
 ) -> BatchTooLarge:
-    """The error, with every way out of it.
+    """Build the error, with every remedy.
 
     Args:
-        key: The key that takes most.
-        rows: The rows of the batch that were counted.
-        longest: The elements of the longest of them, where the key is ragged.
-        nbytes: What the key takes.
-        total: What all keys take together.
-        limit: What they may take.
-        enough: What the whole batch would take.
+        key: The key that takes the most memory.
+        rows: The rows of the batch that were counted so far.
+        longest: The elements of the longest row, if the key is ragged.
+        nbytes: Bytes that the key takes.
+        total: Bytes that all keys take.
+        limit: Bytes that they may take.
+        enough: Bytes that the whole batch would take.
         padded: Whether the rows would be padded to the longest.
     """
     ragged = f", the longest of {longest:,} elements," if longest is not None else ""

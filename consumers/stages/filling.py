@@ -1,6 +1,6 @@
-"""One key's rows of the chunk that is being filled: dense rows in memory of the chunk's own, ragged rows where they are.
+"""The rows of one key in the chunk that is being filled. Dense rows are copied into the chunk's memory; ragged rows stay in place.
 
-Pure but for the memory it fills: no I/O, threads or clocks.
+It does no I/O and uses no threads or clocks.
 """
 
 from __future__ import annotations

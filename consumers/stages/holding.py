@@ -1,19 +1,19 @@
-"""How much of a stream is kept while one partition lacks the record that must come next: a budget, for everything that reads in order."""
+"""Bounds the records that are kept while one partition lacks the next record. Student and commands share it."""
 
 from __future__ import annotations
 
 from tutelage.consumers.sources.base import Source
 from tutelage.consumers.stages.order import Order
 
-#: What a student keeps of one teacher unless told otherwise, and what commands keep.
+#: The default budget of a student per teacher, and the budget of the commands.
 BUDGET_BYTES = 64 << 20
 
 
 class Holding:
-    """Fetches only the partitions that are awaited once the others have run too far ahead, until those have caught up.
+    """Pauses the partitions that are not awaited while too many of their records wait.
 
-    Guarantee: when the budget is reached, nothing more is fetched from partitions that are not awaited. What waits then is the budget,
-    and what the source had fetched by that time.
+    Guarantee: once the budget is reached, nothing more is fetched from these partitions. The records
+    that wait take at most the budget and what the source had already fetched.
     """
 
     def __init__(self, source: Source, order: Order, budget_bytes: int = BUDGET_BYTES) -> None:
@@ -23,7 +23,7 @@ class Holding:
         self._holds = False
 
     def look(self) -> None:
-        """Hold partitions, or let go of them; called after each arrival."""
+        """Pause or resume partitions. Called after each record."""
         if self._holds:
             self._holds = self._order.memory_bytes > self._budget_bytes // 2
             self._source.hold(self._order.others() if self._holds else frozenset())

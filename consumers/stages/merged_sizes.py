@@ -1,4 +1,4 @@
-"""What batches will take in memory once they are merged: known from the lengths of ragged rows before any of it is taken. Pure."""
+"""The memory that merged batches will take, calculated from the lengths of ragged rows. Pure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tutelage.consumers.stages.planning import KeyPlan
 from tutelage.consumers.stages.strategies import torch_dtype
 from tutelage.schemas.record import Array
 
-# Ragged batches that are merged together take no more than this: padding may make them many times as large as what was read.
+# The most memory of ragged batches that are merged at once. Padding may multiply what was read.
 _TOGETHER_BYTES = 64 << 20
 _LENGTH_BYTES = 8
 
 
 class Sizes:
-    """Measures the batches of some keys."""
+    """Calculates the sizes of batches before they are merged."""
 
     def __init__(self, keys: Sequence[KeyPlan], *, batch_bytes: int, padded: bool) -> None:
         self._limit = batch_bytes
@@ -29,10 +29,10 @@ class Sizes:
         self._dense_row_bytes = sum(map(_element_bytes, self._dense))
 
     def measured(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
-        """How many of the rows to merge at once, whole batches of them, and the bytes that come of it.
+        """How many rows to merge at once (whole batches), and the bytes that the result takes.
 
         Raises:
-            BatchTooLarge: The first batch alone takes more than a batch may.
+            BatchTooLarge: The first batch alone exceeds the limit.
         """
         if not self._ragged:
             rows = min(batch_size, aligned.rows)
@@ -42,7 +42,7 @@ class Sizes:
         starts = np.arange(0, aligned.rows, batch_size)
         counts = np.diff(starts, append=aligned.rows)
         longest = {plan.key: self._longest(plan, aligned, starts) for plan in self._ragged}
-        # In floating point, which no product leaves; the last digits of gigabytes do not matter.
+        # Floating point does not overflow here, and the last digits of gigabytes do not matter.
         totals = counts * float(self._dense_row_bytes)
         for plan in self._ragged:
             totals += self._ragged_bytes(plan, longest[plan.key], counts)
@@ -50,20 +50,20 @@ class Sizes:
             raise self._error(float(totals[0]), int(counts[0]), {key: int(each[0]) for key, each in longest.items()})
         together = np.cumsum(totals)
         fit = max(1, int(np.searchsorted(together, _TOGETHER_BYTES, side="right")))
-        # The first that is too large is met again when it is the first of all.
+        # A later batch that is too large raises when it is the first one.
         large = np.flatnonzero(totals > self._limit)
         fit = min(fit, int(large[0])) if len(large) else fit
         return min(aligned.rows, fit * batch_size), int(together[fit - 1])
 
     def _longest(self, plan: KeyPlan, aligned: Aligned, starts: Array) -> Array:
-        """Of each batch the elements of its longest row; without padding, of all its rows."""
+        """For each batch the elements of its longest row; without padding, of all its rows."""
         pieces = aligned.shares[plan.teachers[0]].ragged(plan.key, 0, aligned.rows)
         lengths = np.concatenate([piece.lengths for piece in pieces])
         found: Array = (np.maximum if self._padded else np.add).reduceat(lengths, starts)
         return found
 
     def _ragged_bytes(self, plan: KeyPlan, longest: Array, counts: Array) -> Array:
-        """What a key's values and lengths take, by batch."""
+        """The bytes of a key's values and lengths in each batch."""
         rows = counts if self._padded else 1
         return longest * float(_element_bytes(plan)) * rows + float(_LENGTH_BYTES) * counts
 
@@ -85,5 +85,5 @@ class Sizes:
 
 
 def _element_bytes(plan: KeyPlan) -> int:
-    """What one row takes in a batch; of a ragged key one element of it."""
+    """The bytes of one row; for a ragged key, of one element."""
     return math.prod(plan.result.inner) * torch_dtype(plan.result.dtype).itemsize

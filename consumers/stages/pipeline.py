@@ -244,12 +244,12 @@ class Pipeline:
             self._out.fail(error)
 
     def _share_of(self, merged: Merged) -> int:
-        """What merged batches take of the room for those that are ready: so many batches, and together no more than one may take."""
+        """The share of the prefetch budget that merged batches use, by number and by memory (one batch's limit in all)."""
         by_size = -(-self._options.prefetch * merged.nbytes // self._options.batch_bytes)
         return max(len(merged.batches or (None,)), by_size)
 
     def _next(self, timeout_s: float) -> Merged | None:
-        """Merge what was left over or comes next; None if a teacher waits too long for that."""
+        """Merge the rows that were left over, or the next ones; None if they do not arrive in time."""
         size = self._options.batch_size
         if self._rest is None:
             if not self._brought(timeout_s):
@@ -268,7 +268,7 @@ class Pipeline:
         return Merged(batches=batches, shares=shares, nbytes=nbytes)
 
     def _brought(self, timeout_s: float) -> bool:
-        """Bring in chunks until every teacher has a batch ready or is at its end; whether that came about in time."""
+        """Fetch chunks until every teacher has a batch ready or has ended. False if that takes too long."""
         while starving := self._align.starving():
             for index in starving:
                 began, late = time.perf_counter(), [each for each in starving if self._teachers[each].is_late]

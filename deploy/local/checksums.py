@@ -1,7 +1,7 @@
-"""SHA-256 of everything that Maven brings for the stack, as `checksums.txt` lists them: what differs is not used.
+"""Compares the files that Maven fetches for the stack with the SHA-256 sums in `checksums.txt`. Other files are not used.
 
-Maven compares a file with the checksum that lies beside it in the same repository. Whoever can change the one can change the other; this
-list was written when the versions were chosen, and is part of Tutelage.
+Maven compares a file with a checksum from the same repository, and whoever changes one can change the
+other. This list was written when the versions were chosen, and is part of Tutelage.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ LIST = "checksums.txt"
 
 
 def listed() -> dict[str, str]:
-    """The checksums by the file's name, of all that Tutelage itself runs."""
+    """File name -> checksum of every file that Tutelage runs."""
     text = files("tutelage.deploy.local").joinpath(LIST).read_text(encoding="utf-8")
     lines = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
     return {name: checksum for checksum, name in lines}
 
 
 def check(folder: Path, expected: Mapping[str, str]) -> None:
-    """StackError if a file of a folder is not one of `expected`, or holds something else."""
+    """Raise StackError if a folder holds a file that is not expected, or has another checksum."""
     for file in sorted(folder.iterdir()):
         checksum = expected.get(file.name)
         if checksum is None:

@@ -1,7 +1,7 @@
-"""The stack's folder: who may have it, what the stack writes into it, and what `down` removes from it again.
+"""The stack's folder: who may own it, what the stack writes into it, and what `down` removes.
 
-Only what bears a name that Kafka, the registry or the stack gives is removed, and no symbolic link is followed. What others put into
-the folder, or into a data folder, stays.
+Only files with names that Kafka, the registry or the stack use are removed, and no symbolic link is
+followed. Other files in the folder or in a data folder stay.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StackFolder:
     def is_there(self) -> bool:
         """Whether the folder exists; StackError if it is not this user's alone."""
         try:
-            # A link that somebody else made may lead to another folder of this user.
+            # A link of another user may point to another folder of this user.
             found = (self.path.lstat(), self.path.stat())
         except FileNotFoundError:
             return False
@@ -62,7 +62,7 @@ class StackFolder:
         return True
 
     def claim(self) -> None:
-        """Make the folder, for this user alone; StackError if it holds anything already."""
+        """Create the folder for this user alone. Raises StackError if it holds anything."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
@@ -77,7 +77,7 @@ class StackFolder:
         self.path.chmod(0o700)
 
     def check_data(self, name: str) -> None:
-        """StackError if a data folder is something else than a folder of this user."""
+        """Raise StackError if a data folder is not a folder of this user."""
         with suppress(FileNotFoundError):
             found = (self.path / name).lstat()
             _check_owner(self.path / name, found)
@@ -87,7 +87,7 @@ class StackFolder:
                 )
 
     def read(self, name: str) -> bytes | None:
-        """A file of this user; None if it is not there. StackError for a link, a pipe or a file that others may write."""
+        """Read a file of this user; None if it does not exist. Raises StackError for a link, a pipe, or a file that others may write."""
         path = self.path / name
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -108,14 +108,14 @@ class StackFolder:
         return read
 
     def write(self, name: str, text: str) -> None:
-        """Write a file that only this user may read, in place of what has its name."""
+        """Write a file that only this user may read, and replace one of the same name."""
         path = self.path / name
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "w") as file:
             file.write(text)
 
     def open_log(self, name: str) -> int:
-        """A file to append to, as a descriptor."""
+        """Open a file to append to; returns its descriptor."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return os.open(self.path / name, flags, 0o600)
 
@@ -125,7 +125,7 @@ class StackFolder:
         if data.is_symlink() or not data.is_dir():
             return
         files, folders = (_REGISTRY_FILES, _NO_FOLDERS) if registry else (_KAFKA_FILES, _KAFKA_FOLDERS)
-        # fwalk does not enter a folder that is a link, `data` itself included; what is removed is named relative to an open folder.
+        # fwalk does not enter linked folders, `data` included. Names are relative to an open folder.
         for _, inner, names, at in os.fwalk(data, topdown=False, follow_symlinks=False):
             for each in names:
                 if files.fullmatch(each):
@@ -146,7 +146,7 @@ class StackFolder:
 
 
 def _remove_empty(folder: str, at: int | None) -> None:
-    # It holds what others put there, it is not there, or it is a link.
+    # The folder may hold other files, not exist, or be a link.
     with suppress(OSError):
         os.rmdir(folder, dir_fd=at)
 

@@ -1,6 +1,6 @@
 """What the stack needs on a machine: Java 21 or newer, and the broker's and registry's jars, fetched once by Maven.
 
-Jars lie in the user's cache (`XDG_CACHE_HOME`), under the versions they have. They get there only if their checksums are known.
+Jars are kept in the user's cache (`XDG_CACHE_HOME`), by version. A jar is put there only if its checksum is known.
 """
 
 from __future__ import annotations

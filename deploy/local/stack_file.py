@@ -1,7 +1,7 @@
-"""`stack.json`: what a stack keeps about itself in its folder. Settings and process ids enter and leave; no command is read from it.
+"""`stack.json`: ports and process ids of a stack. It holds no commands.
 
-Whoever can change the file must not gain more than a stack that does not start. Commands, environments and the brokers' settings are
-therefore built from the ports (`launches`), and every value that is read is checked.
+Somebody who changes the file can only keep the stack from starting: commands, environments and
+broker settings are built from the ports (`launches.py`), and every value is checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tutelage.deploy.local.launches import HOST, REGISTRY, BrokerPlace, Registry
 from tutelage.deploy.local.programs import StackError
 
 NAME = "stack.json"
-# 1 had no number, and held commands.
+# Format 1 had no number and held commands.
 _FORMAT = 2
 _BROKERS = (1, 3)
 _PORTS = range(1, 1 << 16)
@@ -27,7 +27,7 @@ _LATEST_S = 1 << 40
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackAddresses:
-    """Where a stack that is up can be reached."""
+    """The addresses of a running stack."""
 
     bootstrap_servers: str
     registry: str
@@ -35,7 +35,7 @@ class StackAddresses:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
-    """A process of the stack: its id and its time of creation, by which it is told from others that get the id later."""
+    """A process of the stack, identified by its id and creation time, because ids are reused."""
 
     pid: int
     created: float
@@ -43,12 +43,12 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StackState:
-    """What a stack is made of, and the processes that were started last."""
+    """The ports of a stack, and the processes that were started last."""
 
     folder: Path
     brokers: tuple[BrokerPlace, ...]
     registry: RegistryPlace
-    #: Whether everything answered once: what was cut off before that is not continued.
+    #: Whether everything has answered once. A start that was interrupted before is not continued.
     complete: bool = False
     started: Mapping[str, Started] = field(default_factory=dict)
 
@@ -71,11 +71,11 @@ class StackState:
 
 
 def read_state(folder: StackFolder) -> StackState | None:
-    """What `stack.json` of a folder says; None where there is none.
+    """Read and check a folder's `stack.json`; None if there is none.
 
     Raises:
-        StackError: The folder or the file is not this user's alone, the file is of another folder, of an earlier version, or not
-            what a stack writes. Nothing was done.
+        StackError: Others may write the folder or file, or the file belongs to another folder, has an
+            earlier format, or was not written by a stack. Nothing was changed.
     """
     if not folder.is_there():
         return None
@@ -99,7 +99,7 @@ def read_state(folder: StackFolder) -> StackState | None:
 
 
 def write_state(folder: StackFolder, state: StackState) -> None:
-    """Write `stack.json`, in one step: what can no longer be read would be taken for damage."""
+    """Replace `stack.json` in one step, so that it is never half written."""
     new = f"{NAME}.new"
     said = {"format": _FORMAT, **asdict(state), "folder": str(state.folder)}
     folder.write(new, json.dumps(said, indent=1))
@@ -146,7 +146,7 @@ def _broker(value: Any, what: str) -> BrokerPlace:
 def _started(value: Any, what: str) -> Started:
     given = _object(value, what, {"pid", "created"})
     pid, created = given["pid"], given["created"]
-    # 1 is the system's own; 0 and negative ones would mean groups of processes.
+    # 1 is the init process; 0 and negative numbers mean process groups.
     if type(pid) is not int or not 1 < pid < 1 << 31:
         raise ValueError(f"{what}: pid is not a process's id: {_shown(pid)}")
     if type(created) not in (int, float) or not 0 <= created < _LATEST_S:

@@ -110,7 +110,7 @@ def _array_copy(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 _WATCHED_CALLS = 64
 _WATCHED_BYTES = 16 << 20
 _LEAST_CALLS = 8
-# Batches up to this size may be joined with others (`joining.py` has the same limit).
+# Smaller batches may be joined with others; `joining.py` uses the same limit.
 _SMALL_BYTES = 128 << 10
 # Larger GPU tensors are not watched: the GPU may lack the memory for a copy.
 _LARGEST_WATCHED_ON_DEVICE = 256 << 20

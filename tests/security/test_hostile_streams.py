@@ -136,7 +136,7 @@ def over() -> Iterator[threading.Event]:
 
 
 class Endless(list[StoredRecord]):
-    """A partition that holds one record again and again behind its own, as long as the flood lasts."""
+    """A partition whose records are followed by endless duplicates of one of them."""
 
     def __init__(self, own: list[StoredRecord], again: StoredRecord, over: threading.Event) -> None:
         super().__init__(own)

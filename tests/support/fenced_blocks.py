@@ -1,4 +1,4 @@
-"""The fenced blocks of the documentation: found, and run in order, so that what people copy works.
+"""Finds the fenced code blocks of the documentation and runs them in order.
 
 HTML comments right above a block, which no reader sees, say how it is run:
 
