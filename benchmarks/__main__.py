@@ -21,7 +21,10 @@ NAMES = ("offline", "online", "growth", "start", "training")
 FAILED = 1
 
 
-def main(arguments: Sequence[str] | None = None, bench: Callable[[], AbstractContextManager[Bench]] = opened) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    bench: Callable[[], AbstractContextManager[Bench]] = opened,
+) -> int:
     """Run the benchmarks named, or all: print tables, keep figures and plots.
 
     A comparison that fails does not end the others; what failed is listed at the end.
@@ -52,16 +55,30 @@ def main(arguments: Sequence[str] | None = None, bench: Callable[[], AbstractCon
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Tutelage against the disk, the broker and its peers."
+        prog="python -m benchmarks",
+        description="Tutelage against the disk, the broker and its peers.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all unless given")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each side of a comparison runs; 5 unless given")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all unless given"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="how often each side of a comparison runs; 5 unless given",
+    )
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--quick", action="store_true", help="less data, fewer cases: a look, not a measurement")
     amount.add_argument(
-        "--tiny", action="store_true", help="every case with next to no data: shows that it runs, measures nothing"
+        "--quick", action="store_true", help="less data, fewer cases: a look, not a measurement"
     )
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder for JSON and PNG")
+    amount.add_argument(
+        "--tiny",
+        action="store_true",
+        help="every case with next to no data: shows that it runs, measures nothing",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/benchmarks"), help="folder for JSON and PNG"
+    )
     given = parser.parse_args(arguments)
     unknown = set(given.names) - set(NAMES)
     if unknown:
@@ -73,7 +90,9 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def comparisons_of(name: str, bench: Bench, scale: Scale) -> Iterator[Comparison]:
     """What one benchmark compares, one after the other; each is to be measured before the next is asked for."""
-    found: Iterator[Comparison] = importlib.import_module(f"benchmarks.{name}").comparisons(bench, scale)
+    found: Iterator[Comparison] = importlib.import_module(f"benchmarks.{name}").comparisons(
+        bench, scale
+    )
     return found
 
 
@@ -88,7 +107,9 @@ def _ran(name: str, bench: Bench, rounds: int, scale: Scale, out: Path) -> list[
     for comparison in comparisons_of(name, bench, scale):
         try:
             shown(comparison.measured(rounds))
-            text = json.dumps([one.as_json() for one in (*kept, comparison)], indent=1, allow_nan=False)
+            text = json.dumps(
+                [one.as_json() for one in (*kept, comparison)], indent=1, allow_nan=False
+            )
             # After each, so that what was measured is not lost with what fails later.
             figures.write_text(text, encoding="utf-8")
             kept.append(comparison)

@@ -81,7 +81,9 @@ class Actor:
         """Begin a job; returns when it is ready."""
         self._send((job.__module__, job.__name__, arguments))
         if self._heard() != "ready":
-            raise ActorError(f"the benchmark's process {self.name} ended {job.__name__} before it was ready")
+            raise ActorError(
+                f"the benchmark's process {self.name} ended {job.__name__} before it was ready"
+            )
 
     def go(self) -> None:
         """Let it work."""
@@ -102,7 +104,9 @@ class Actor:
     def _heard(self) -> Any:
         try:
             if not self.pipe.poll(TIMEOUT_S):
-                raise ActorError(f"the benchmark's process {self.name} said nothing for {TIMEOUT_S:.0f} s")
+                raise ActorError(
+                    f"the benchmark's process {self.name} said nothing for {TIMEOUT_S:.0f} s"
+                )
             found = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise self._ended() from error
@@ -112,7 +116,9 @@ class Actor:
 
     def _ended(self) -> ActorError:
         self._process.join(_END_TIMEOUT_S)
-        return ActorError(f"the benchmark's process {self.name} ended with exit code {self._process.exitcode}")
+        return ActorError(
+            f"the benchmark's process {self.name} ended with exit code {self._process.exitcode}"
+        )
 
     def restart(self) -> None:
         """End the process, whatever it does, and start another: of a failed job it may still hold anything."""
@@ -184,7 +190,9 @@ def _act(pipe: Connection) -> None:
             value = getattr(importlib.import_module(module), name)(gate, *arguments)
             ended = time.monotonic()
             cpu_s = time.process_time() - gate.cpu_s
-            pipe.send(Done(began=gate.began, ended=ended, cpu_s=cpu_s, peak_rss=_peak_rss(), value=value))
+            pipe.send(
+                Done(began=gate.began, ended=ended, cpu_s=cpu_s, peak_rss=_peak_rss(), value=value)
+            )
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))

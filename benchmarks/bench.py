@@ -45,7 +45,9 @@ class Bench:
     def topic(self, partitions: int) -> str:
         """A new topic."""
         name = f"bench-{next(_NUMBERS)}"
-        KafkaTopic(self._connection, name).create(partitions, replication=1, settings={"max.message.bytes": str(16 << 20)})
+        KafkaTopic(self._connection, name).create(
+            partitions, replication=1, settings={"max.message.bytes": str(16 << 20)}
+        )
         return name
 
     def one(self, name: str, job: Callable[..., Any], *arguments: Any) -> Done:
@@ -62,7 +64,8 @@ class Bench:
             cpu_s["broker"] = cpu_of(broker) - before
         self._delete(topics)
         return Sample(
-            seconds=done["student"].value - min(one.began for name, one in done.items() if name != "student"),
+            seconds=done["student"].value
+            - min(one.began for name, one in done.items() if name != "student"),
             nbytes=nbytes,
             units=units,
             cpu_s=cpu_s,

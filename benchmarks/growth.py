@@ -26,13 +26,19 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
         counts = [(f"{n:,} batches", TOY, n, 1) for n in scale.growth_batches]
         yield _offline(bench, folder, "batches of 768 B", counts)
         # Few batches of many keys would measure the start.
-        keys = [(f"{n} keys", _keyed(n), max(scale.growth_values // 20, scale.growth_values // n), 1) for n in (1, 10, 100)]
+        keys = [
+            (f"{n} keys", _keyed(n), max(scale.growth_values // 20, scale.growth_values // n), 1)
+            for n in (1, 10, 100)
+        ]
         yield _offline(bench, folder, "keys of 64 x int64", keys)
         teachers = [(f"{n} teachers", KB64, scale.teacher_batches, n) for n in (1, 2, 4, 8)]
         yield _offline(bench, folder, "teachers merged by mean, batches of 64 KB", teachers)
     yield Comparison(
         title="growth: partitions, batches of 64 KB, online",
-        sides=[Side(name=f"{n} partitions", run=_online(bench, n, scale.partition_batches)) for n in PARTITIONS],
+        sides=[
+            Side(name=f"{n} partitions", run=_online(bench, n, scale.partition_batches))
+            for n in PARTITIONS
+        ],
     )
 
 
@@ -41,10 +47,14 @@ def _online(bench: Bench, partitions: int, count: int) -> Callable[[], Sample]:
 
 
 def _keyed(keys: int) -> Shape:
-    return Shape(name=f"{keys} keys", rows=64, keys={f"k{index}": ((), "int64") for index in range(keys)})
+    return Shape(
+        name=f"{keys} keys", rows=64, keys={f"k{index}": ((), "int64") for index in range(keys)}
+    )
 
 
-def _offline(bench: Bench, folder: Path, what: str, cases: list[tuple[str, Shape, int, int]]) -> Comparison:
+def _offline(
+    bench: Bench, folder: Path, what: str, cases: list[tuple[str, Shape, int, int]]
+) -> Comparison:
     """Written and read again in one process, each case as often as its batches say."""
 
     def side(name: str, shape: Shape, count: int, teachers: int) -> Side:

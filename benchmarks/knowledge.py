@@ -21,13 +21,17 @@ class Shape:
     @property
     def nbytes(self) -> int:
         """Bytes of a batch's tensors."""
-        return sum(self.rows * math.prod(shape) * getattr(torch, dtype).itemsize for shape, dtype in self.keys.values())
+        return sum(
+            self.rows * math.prod(shape) * getattr(torch, dtype).itemsize
+            for shape, dtype in self.keys.values()
+        )
 
     def batch(self, seed: int) -> dict[str, torch.Tensor]:
         """One batch."""
         torch.manual_seed(seed)
         return {
-            key: (torch.randn(self.rows, *shape) * 100).to(getattr(torch, dtype)) for key, (shape, dtype) in self.keys.items()
+            key: (torch.randn(self.rows, *shape) * 100).to(getattr(torch, dtype))
+            for key, (shape, dtype) in self.keys.items()
         }
 
     @property
@@ -45,7 +49,11 @@ def dense(name: str, rows: int, width: int, dtype: str = "float32") -> Shape:
     return Shape(name=name, rows=rows, keys={"logits": ((width,), dtype), "label": ((), "int64")})
 
 
-TOY = Shape(name="768 B", rows=32, keys={"x": ((1,), "int64"), "2x-1": ((1,), "int64"), "result": ((1,), "int64")})
+TOY = Shape(
+    name="768 B",
+    rows=32,
+    keys={"x": ((1,), "int64"), "2x-1": ((1,), "int64"), "result": ((1,), "int64")},
+)
 KB64 = dense("64 KB", 64, 254)
 KB256 = dense("256 KB", 64, 1022)
 MB1 = dense("1 MB", 64, 4094)

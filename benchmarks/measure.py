@@ -51,7 +51,9 @@ class Side:
     def ratio(self, other: Side, value: Callable[[Sample], float]) -> float:
         """The median of the ratios of each round."""
         return statistics.median(
-            value(mine) / value(theirs) for mine, theirs in zip(self.samples, other.samples, strict=True) if value(theirs)
+            value(mine) / value(theirs)
+            for mine, theirs in zip(self.samples, other.samples, strict=True)
+            if value(theirs)
         )
 
 
@@ -90,10 +92,21 @@ class Comparison:
         for side in self.sides:
             for goal in side.goals:
                 ratio = side.ratio(self.side(goal.other), VALUES[goal.what])
-                met = (goal.at_least is None or ratio >= goal.at_least) and (goal.at_most is None or ratio <= goal.at_most)
-                wanted = f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:g}"
-                what = {"rate": "", "units": " in batches/s", "cpu": " in CPU per byte", "seconds": " in seconds"}[goal.what]
-                said.append(f"{side.name} to {goal.other}{what}: {ratio:.2f} ({wanted}: {'met' if met else 'MISSED'})")
+                met = (goal.at_least is None or ratio >= goal.at_least) and (
+                    goal.at_most is None or ratio <= goal.at_most
+                )
+                wanted = (
+                    f">= {goal.at_least:g}" if goal.at_least is not None else f"<= {goal.at_most:g}"
+                )
+                what = {
+                    "rate": "",
+                    "units": " in batches/s",
+                    "cpu": " in CPU per byte",
+                    "seconds": " in seconds",
+                }[goal.what]
+                said.append(
+                    f"{side.name} to {goal.other}{what}: {ratio:.2f} ({wanted}: {'met' if met else 'MISSED'})"
+                )
         return said
 
     def as_json(self) -> dict[str, Any]:
@@ -132,10 +145,14 @@ def shown(comparison: Comparison) -> None:
     console = Console(width=140)
     first = comparison.sides[0]
     if comparison.times:
-        table = Table("side", "milliseconds", "fastest-slowest", title=comparison.title, title_justify="left")
+        table = Table(
+            "side", "milliseconds", "fastest-slowest", title=comparison.title, title_justify="left"
+        )
         for side in comparison.sides:
             times = sorted(sample.seconds * 1e3 for sample in side.samples)
-            table.add_row(side.name, f"{statistics.median(times):,.1f}", f"{times[0]:,.1f}-{times[-1]:,.1f}")
+            table.add_row(
+                side.name, f"{statistics.median(times):,.1f}", f"{times[0]:,.1f}-{times[-1]:,.1f}"
+            )
         console.print(table)
         for verdict in comparison.verdicts():
             console.print(f"  {verdict}", highlight=False)
@@ -146,7 +163,10 @@ def shown(comparison: Comparison) -> None:
         table.add_column(column, justify="right")
     for side in comparison.sides:
         rates = [sample.rate / 1e6 for sample in side.samples]
-        peaks = {name: max(sample.peak_rss.get(name, 0) for sample in side.samples) for name in side.samples[0].peak_rss}
+        peaks = {
+            name: max(sample.peak_rss.get(name, 0) for sample in side.samples)
+            for name in side.samples[0].peak_rss
+        }
         cpu = side.median(VALUES["cpu"]) * 1e9
         table.add_row(
             side.name,

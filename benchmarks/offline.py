@@ -88,7 +88,9 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
             yield _read(files, shape, scale.offline(shape))
         (shape,) = scale.shapes([KB256])
         # One block at least.
-        yield from _codecs(files, shape, max(scale.offline(shape) // 2, _BLOCK_BYTES // shape.nbytes))
+        yield from _codecs(
+            files, shape, max(scale.offline(shape) // 2, _BLOCK_BYTES // shape.nbytes)
+        )
     with tempfile.TemporaryDirectory() as folder:
         yield _cold(Files(bench, Path(folder)), shape, scale.offline(shape))
 
@@ -103,7 +105,10 @@ def _write(files: Files, shape: Shape, count: int) -> Comparison:
         ),
         Side(name="fastavro", run=files.writes(shape, count, sides.write_fastavro, "null")),
     ]
-    found += [Side(name=peer, run=files.writes(shape, count, getattr(sides, f"write_{peer}"))) for peer in PEERS]
+    found += [
+        Side(name=peer, run=files.writes(shape, count, getattr(sides, f"write_{peer}")))
+        for peer in PEERS
+    ]
     return Comparison(title=f"offline: write, batches of {shape.name}, synced", sides=found)
 
 
@@ -113,17 +118,32 @@ def _read(files: Files, shape: Shape, count: int) -> Comparison:
     goals = (Goal(other=RAW, at_least=0.7), *(Goal(other=peer, at_least=2.3) for peer in owned))
     found = [
         Side(name=RAW, run=files.reads(shape, count, sides.write_raw, sides.read_raw)),
-        Side(name="tutelage, verified", run=files.reads(shape, count, ours, sides.read_ours, True), goals=goals),
+        Side(
+            name="tutelage, verified",
+            run=files.reads(shape, count, ours, sides.read_ours, True),
+            goals=goals,
+        ),
         Side(
             name="tutelage, not verified",
             run=files.reads(shape, count, ours, sides.read_ours, False),
             goals=(Goal(other=RAW, at_least=0.9),),
         ),
-        Side(name="tutelage, verified and copied", run=files.reads(shape, count, ours, sides.read_ours_copied)),
-        Side(name="fastavro", run=files.reads(shape, count, sides.write_fastavro, sides.read_fastavro)),
+        Side(
+            name="tutelage, verified and copied",
+            run=files.reads(shape, count, ours, sides.read_ours_copied),
+        ),
+        Side(
+            name="fastavro",
+            run=files.reads(shape, count, sides.write_fastavro, sides.read_fastavro),
+        ),
     ]
     found += [
-        Side(name=peer, run=files.reads(shape, count, getattr(sides, f"write_{peer}"), getattr(sides, f"read_{peer}")))
+        Side(
+            name=peer,
+            run=files.reads(
+                shape, count, getattr(sides, f"write_{peer}"), getattr(sides, f"read_{peer}")
+            ),
+        )
         for peer in PEERS
     ]
     return Comparison(title=f"offline: read to torch, warm, batches of {shape.name}", sides=found)
@@ -139,17 +159,30 @@ def _codecs(files: Files, shape: Shape, count: int) -> Iterator[Comparison]:
     yield Comparison(
         title=f"offline: write zstandard and deflate, batches of {shape.name}",
         sides=[
-            Side(name=alone, run=lambda: files.sample(shape, count, sides.compress_alone, shape, count, _BLOCK_BYTES)),
+            Side(
+                name=alone,
+                run=lambda: files.sample(
+                    shape, count, sides.compress_alone, shape, count, _BLOCK_BYTES
+                ),
+            ),
             Side(name="tutelage, 1 thread", run=ours(1), goals=(Goal(other=alone, at_least=0.9),)),
             Side(name="tutelage, 2 threads", run=ours(2)),
             Side(name="tutelage, deflate, 2 threads", run=ours(2, "deflate")),
-            Side(name="fastavro, zstandard", run=files.writes(shape, count, sides.write_fastavro, "zstandard")),
+            Side(
+                name="fastavro, zstandard",
+                run=files.writes(shape, count, sides.write_fastavro, "zstandard"),
+            ),
         ],
     )
     yield Comparison(
         title=f"offline: read zstandard, batches of {shape.name}",
         sides=[
-            Side(name=alone, run=lambda: files.sample(shape, count, sides.decompress_alone, shape, count, _BLOCK_BYTES)),
+            Side(
+                name=alone,
+                run=lambda: files.sample(
+                    shape, count, sides.decompress_alone, shape, count, _BLOCK_BYTES
+                ),
+            ),
             Side(
                 name="tutelage, as many threads as processors",
                 run=files.reads(shape, count, write_zstandard, sides.read_ours, True),
@@ -177,8 +210,18 @@ def _cold(files: Files, shape: Shape, count: int) -> Comparison:
     return Comparison(
         title=f"offline: read to torch from disk, cold, batches of {shape.name}",
         sides=[
-            Side(name=RAW, run=files.reads(shape, count, sides.write_raw, sides.read_raw, cold=True)),
-            Side(name="tutelage, verified", run=files.reads(shape, count, sides.write_ours, sides.read_ours, True, cold=True)),
-            Side(name="safetensors", run=files.reads(shape, count, sides.write_safetensors, sides.read_safetensors, cold=True)),
+            Side(
+                name=RAW, run=files.reads(shape, count, sides.write_raw, sides.read_raw, cold=True)
+            ),
+            Side(
+                name="tutelage, verified",
+                run=files.reads(shape, count, sides.write_ours, sides.read_ours, True, cold=True),
+            ),
+            Side(
+                name="safetensors",
+                run=files.reads(
+                    shape, count, sides.write_safetensors, sides.read_safetensors, cold=True
+                ),
+            ),
         ],
     )

@@ -93,7 +93,9 @@ def write_npy(gate: Gate, path: str, shape: Shape, count: int) -> None:
         shape_ = (count * shape.rows, *first.shape[1:])
         mapped = np.lib.format.open_memmap(f"{path}.{_safe(key)}.npy", "w+", first.dtype, shape_)
         for index in range(count):
-            mapped[index * shape.rows : (index + 1) * shape.rows] = given[index % len(given)][key].numpy()
+            mapped[index * shape.rows : (index + 1) * shape.rows] = given[index % len(given)][
+                key
+            ].numpy()
         mapped.flush()
 
 
@@ -115,7 +117,11 @@ def write_safetensors(gate: Gate, path: str, shape: Shape, count: int) -> None:
     gate.ready()
     for shard, indices in _shards(shape, count):
         save_file(
-            {f"{index}.{key}": value for index in indices for key, value in given[index % len(given)].items()},
+            {
+                f"{index}.{key}": value
+                for index in indices
+                for key, value in given[index % len(given)].items()
+            },
             f"{path}.{shard}",
         )
         _synced_path(f"{path}.{shard}")
@@ -140,7 +146,9 @@ def write_arrow(gate: Gate, path: str, shape: Shape, count: int) -> None:
 
     schema = pa.schema([(key, pa.large_binary()) for key in shape.keys])
     given = [
-        pa.record_batch([pa.array([value.tobytes()], pa.large_binary()) for value in _bytes(b).values()], schema)
+        pa.record_batch(
+            [pa.array([value.tobytes()], pa.large_binary()) for value in _bytes(b).values()], schema
+        )
         for b in shape.batches()
     ]
     gate.ready()
@@ -171,11 +179,15 @@ def write_parquet(gate: Gate, path: str, shape: Shape, count: int) -> None:
 
     schema = pa.schema([(key, pa.large_binary()) for key in shape.keys])
     given = [
-        pa.record_batch([pa.array([value.tobytes()], pa.large_binary()) for value in _bytes(b).values()], schema)
+        pa.record_batch(
+            [pa.array([value.tobytes()], pa.large_binary()) for value in _bytes(b).values()], schema
+        )
         for b in shape.batches()
     ]
     gate.ready()
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False) as writer:
+    with pq.ParquetWriter(
+        path, schema, compression="none", use_dictionary=False, write_statistics=False
+    ) as writer:
         for index in range(count):
             writer.write_batch(given[index % len(given)])
     _synced_path(path)
@@ -203,9 +215,13 @@ def write_hdf5(gate: Gate, path: str, shape: Shape, count: int) -> None:
     with h5py.File(path, "w") as file:
         for key in shape.keys:
             first = given[0][key].numpy()
-            data = file.create_dataset(_safe(key), (count * shape.rows, *first.shape[1:]), first.dtype, chunks=first.shape)
+            data = file.create_dataset(
+                _safe(key), (count * shape.rows, *first.shape[1:]), first.dtype, chunks=first.shape
+            )
             for index in range(count):
-                data[index * shape.rows : (index + 1) * shape.rows] = given[index % len(given)][key].numpy()
+                data[index * shape.rows : (index + 1) * shape.rows] = given[index % len(given)][
+                    key
+                ].numpy()
     _synced_path(path)
 
 
@@ -218,7 +234,9 @@ def read_hdf5(gate: Gate, path: str, shape: Shape, count: int) -> None:
     with h5py.File(path, "r") as file:
         for index in range(count):
             for key, tensor in target.items():
-                file[_safe(key)].read_direct(tensor.numpy(), np.s_[index * shape.rows : (index + 1) * shape.rows])
+                file[_safe(key)].read_direct(
+                    tensor.numpy(), np.s_[index * shape.rows : (index + 1) * shape.rows]
+                )
 
 
 def write_webdataset(gate: Gate, path: str, shape: Shape, count: int) -> None:
@@ -229,7 +247,10 @@ def write_webdataset(gate: Gate, path: str, shape: Shape, count: int) -> None:
     gate.ready()
     with wds.TarWriter(path) as writer:
         for index in range(count):
-            members = {f"{_safe(key)}.bin": value.tobytes() for key, value in given[index % len(given)].items()}
+            members = {
+                f"{_safe(key)}.bin": value.tobytes()
+                for key, value in given[index % len(given)].items()
+            }
             writer.write({"__key__": f"{index:08d}", **members})
     _synced_path(path)
 
@@ -249,11 +270,20 @@ def write_fastavro(gate: Gate, path: str, shape: Shape, count: int, codec: str) 
     """fastavro's own writer, a bytes field a key."""
     import fastavro
 
-    schema: Any = {"type": "record", "name": "Batch", "fields": [{"name": _safe(key), "type": "bytes"} for key in shape.keys]}
-    given = [{_safe(key): value.tobytes() for key, value in _bytes(batch).items()} for batch in shape.batches()]
+    schema: Any = {
+        "type": "record",
+        "name": "Batch",
+        "fields": [{"name": _safe(key), "type": "bytes"} for key in shape.keys],
+    }
+    given = [
+        {_safe(key): value.tobytes() for key, value in _bytes(batch).items()}
+        for batch in shape.batches()
+    ]
     gate.ready()
     with Path(path).open("wb") as file:
-        fastavro.writer(file, schema, (given[index % len(given)] for index in range(count)), codec=codec)
+        fastavro.writer(
+            file, schema, (given[index % len(given)] for index in range(count)), codec=codec
+        )
         _synced(file)
 
 
@@ -299,9 +329,13 @@ def drop_caches(path: str) -> None:
 
 
 def _blocks(shape: Shape, block_bytes: int) -> list[bytes]:
-    stream = b"".join(value.tobytes() for batch in shape.batches() for value in _bytes(batch).values())
+    stream = b"".join(
+        value.tobytes() for batch in shape.batches() for value in _bytes(batch).values()
+    )
     stream *= -(-2 * block_bytes // len(stream))
-    return [stream[at : at + block_bytes] for at in range(0, len(stream) - block_bytes + 1, block_bytes)]
+    return [
+        stream[at : at + block_bytes] for at in range(0, len(stream) - block_bytes + 1, block_bytes)
+    ]
 
 
 def _target(shape: Shape) -> dict[str, torch.Tensor]:

@@ -21,7 +21,9 @@ PARTITIONS = (1, 4, 16)
 RAW, OURS, PANTHEON = "raw client", "tutelage", "a queue of pickled dicts (Pantheon's way)"
 
 
-def through_kafka(bench: Bench, produce: Any, consume: Any, shape: Shape, count: int, partitions: int) -> Sample:
+def through_kafka(
+    bench: Bench, produce: Any, consume: Any, shape: Shape, count: int, partitions: int
+) -> Sample:
     """A side that uses the client as it is."""
     topic = bench.topic(partitions)
     jobs: list[Job] = [
@@ -62,13 +64,21 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
 
 
 def _sizes(bench: Bench, shape: Shape, partitions: int, count: int) -> Comparison:
-    goals: tuple[Goal, ...] = (Goal(other=RAW, at_least=0.95), Goal(other=RAW, at_most=1.3, what="cpu"))
+    goals: tuple[Goal, ...] = (
+        Goal(other=RAW, at_least=0.95),
+        Goal(other=RAW, at_most=1.3, what="cpu"),
+    )
     if shape.name == TOY.name:
         goals = (Goal(other=RAW, at_least=1.0, what="units"),)
         if partitions == 1:
             goals += (Goal(other=PANTHEON, at_least=50, what="units"),)
     found = [
-        Side(name=RAW, run=lambda: through_kafka(bench, sides.produce_raw, sides.consume_raw, shape, count, partitions)),
+        Side(
+            name=RAW,
+            run=lambda: through_kafka(
+                bench, sides.produce_raw, sides.consume_raw, shape, count, partitions
+            ),
+        ),
         Side(name=OURS, run=lambda: ours(bench, shape, count, partitions), goals=goals),
     ]
     if partitions == 1 and shape.name in {each.name for each in SIZES}:
@@ -80,17 +90,30 @@ def _sizes(bench: Bench, shape: Shape, partitions: int, count: int) -> Compariso
             Side(
                 name="AvroSerializer, bytes fields",
                 run=lambda: through_kafka(
-                    bench, sides.produce_serialized, sides.consume_serialized, shape, count // 2, partitions
+                    bench,
+                    sides.produce_serialized,
+                    sides.consume_serialized,
+                    shape,
+                    count // 2,
+                    partitions,
                 ),
             ),
             Side(
                 name="a message a sample, array<float>",
                 run=lambda: through_kafka(
-                    bench, sides.produce_samples, sides.consume_samples, shape, max(1, count // 80), partitions
+                    bench,
+                    sides.produce_samples,
+                    sides.consume_samples,
+                    shape,
+                    max(1, count // 80),
+                    partitions,
                 ),
             ),
         ]
-    return Comparison(title=f"online: batches of {shape.name}, {partitions} partition{'s' * (partitions > 1)}", sides=found)
+    return Comparison(
+        title=f"online: batches of {shape.name}, {partitions} partition{'s' * (partitions > 1)}",
+        sides=found,
+    )
 
 
 def _two_teachers(bench: Bench, shape: Shape, count: int) -> Comparison:

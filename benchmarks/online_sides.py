@@ -34,7 +34,9 @@ def learn(gate: Gate, kafka: dict[str, Any], topics: list[str], shape: Shape, co
     """Our student, of one teacher or of several merged by mean; the time its last batch came."""
     from tutelage import KafkaSource, Student
 
-    student = Student(timeout_s=TIMEOUT_S, merge=dict.fromkeys(shape.keys, "mean") if len(topics) > 1 else None)
+    student = Student(
+        timeout_s=TIMEOUT_S, merge=dict.fromkeys(shape.keys, "mean") if len(topics) > 1 else None
+    )
     for topic in topics:
         student.register_teacher(KafkaSource(topic, **kafka))
     key = next(iter(shape.keys))
@@ -46,50 +48,71 @@ def learn(gate: Gate, kafka: dict[str, Any], topics: list[str], shape: Shape, co
     return came
 
 
-def produce_raw(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int) -> None:
+def produce_raw(
+    gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
+) -> None:
     """The raw client: a message a batch."""
     payloads = [b"".join(_bytes(tensor) for tensor in batch.values()) for batch in shape.batches()]
-    _produce(gate, kafka, topic, partitions, (payloads[index % len(payloads)] for index in range(count)))
+    _produce(
+        gate, kafka, topic, partitions, (payloads[index % len(payloads)] for index in range(count))
+    )
 
 
-def consume_raw(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int) -> float:
+def consume_raw(
+    gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
+) -> float:
     """The raw client: messages as they come, in memory."""
     return _consume(gate, kafka, topic, count, partitions, shape.nbytes, lambda value: len(value))
 
 
-def produce_serialized(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int) -> None:
+def produce_serialized(
+    gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
+) -> None:
     """confluent-kafka's AvroSerializer, a bytes field a key."""
     serializer, context = _serializer(kafka, topic, _bytes_schema(shape))
     given = shape.batches()
     fields = list(shape.keys)
     messages = (
-        serializer({f"k{i}": _bytes(given[index % len(given)][key]) for i, key in enumerate(fields)}, context)
+        serializer(
+            {f"k{i}": _bytes(given[index % len(given)][key]) for i, key in enumerate(fields)},
+            context,
+        )
         for index in range(count)
     )
     _produce(gate, kafka, topic, partitions, messages)
 
 
-def consume_serialized(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int) -> float:
+def consume_serialized(
+    gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
+) -> float:
     """Its AvroDeserializer, to torch."""
     deserializer, context = _deserializer(kafka, topic)
 
     def taken(value: bytes) -> object:
         record = deserializer(value, context)
         return {
-            key: torch.frombuffer(bytearray(record[f"k{i}"]), dtype=getattr(torch, dtype)).reshape(shape.rows, *inner)
+            key: torch.frombuffer(bytearray(record[f"k{i}"]), dtype=getattr(torch, dtype)).reshape(
+                shape.rows, *inner
+            )
             for i, (key, (inner, dtype)) in enumerate(shape.keys.items())
         }
 
     return _consume(gate, kafka, topic, count, partitions, shape.nbytes, taken)
 
 
-def produce_samples(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int) -> None:
+def produce_samples(
+    gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
+) -> None:
     """A message a sample, each key an array<float>."""
     serializer, context = _serializer(kafka, topic, _samples_schema(shape))
     given = shape.batches()
     messages = (
         serializer(
-            {f"k{i}": given[index % len(given)][key][row].reshape(-1).tolist() for i, key in enumerate(shape.keys)}, context
+            {
+                f"k{i}": given[index % len(given)][key][row].reshape(-1).tolist()
+                for i, key in enumerate(shape.keys)
+            },
+            context,
         )
         for index in range(count)
         for row in range(shape.rows)
@@ -97,7 +120,9 @@ def produce_samples(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape,
     _produce(gate, kafka, topic, partitions, messages)
 
 
-def consume_samples(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int) -> float:
+def consume_samples(
+    gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
+) -> float:
     """The samples, stacked to batches again."""
     deserializer, context = _deserializer(kafka, topic)
     pending: list[Any] = []
@@ -109,7 +134,9 @@ def consume_samples(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape,
                 torch.tensor([record[f"k{index}"] for record in pending])
             pending.clear()
 
-    return _consume(gate, kafka, topic, count * shape.rows, partitions, shape.nbytes // shape.rows, taken)
+    return _consume(
+        gate, kafka, topic, count * shape.rows, partitions, shape.nbytes // shape.rows, taken
+    )
 
 
 class _Queues(BaseManager):
@@ -181,7 +208,15 @@ def _produce(gate: Gate, kafka: dict[str, Any], topic: str, partitions: int, mes
     producer.close()
 
 
-def _consume(gate: Gate, kafka: dict[str, Any], topic: str, count: int, partitions: int, size: int, taken: Any) -> float:
+def _consume(
+    gate: Gate,
+    kafka: dict[str, Any],
+    topic: str,
+    count: int,
+    partitions: int,
+    size: int,
+    taken: Any,
+) -> float:
     from confluent_kafka import TopicPartition
 
     consumer = KafkaConnection(kafka["bootstrap_servers"]).consumer(partitions=partitions)
@@ -209,7 +244,10 @@ def _bytes_schema(shape: Shape) -> str:
 
 
 def _samples_schema(shape: Shape) -> str:
-    fields = [{"name": f"k{index}", "type": {"type": "array", "items": "float"}} for index in range(len(shape.keys))]
+    fields = [
+        {"name": f"k{index}", "type": {"type": "array", "items": "float"}}
+        for index in range(len(shape.keys))
+    ]
     return json.dumps({"type": "record", "name": "Sample", "fields": fields})
 
 

@@ -16,20 +16,40 @@ def drawn(name: str, comparisons: Sequence[Comparison], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = [
-        (comparison.title.removeprefix(f"{name}: "), side.name, side.ratio(comparison.sides[0], VALUES["rate"]), index)
+        (
+            comparison.title.removeprefix(f"{name}: "),
+            side.name,
+            side.ratio(comparison.sides[0], VALUES["rate"]),
+            index,
+        )
         for comparison in comparisons
         for index, side in enumerate(comparison.sides)
         if not comparison.times
     ]
     if not rows:
         return
-    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.24 * (len(rows) + len(comparisons))), layout="constrained")
+    figure, axes = plt.subplots(
+        figsize=(9, 0.9 + 0.24 * (len(rows) + len(comparisons))), layout="constrained"
+    )
     at, ticks, labels = 0.0, [], []
     for title, side, ratio, index in rows:
         if index == 0:
             at += 1
-            axes.text(0.01, at - 0.62, title, fontsize=7, transform=axes.get_yaxis_transform(), va="center")
-        color = "0.75" if index == 0 else "tab:blue" if side.startswith(("tutelage", "two")) else "tab:orange"
+            axes.text(
+                0.01,
+                at - 0.62,
+                title,
+                fontsize=7,
+                transform=axes.get_yaxis_transform(),
+                va="center",
+            )
+        color = (
+            "0.75"
+            if index == 0
+            else "tab:blue"
+            if side.startswith(("tutelage", "two"))
+            else "tab:orange"
+        )
         axes.barh(at, ratio, color=color, height=0.8)
         axes.text(ratio, at, f" {ratio:.2f}", va="center", fontsize=7)
         ticks.append(at)

@@ -37,7 +37,9 @@ def main() -> None:
             for actor, _, _ in jobs:
                 actor.go()
             with tempfile.TemporaryDirectory() as folder:
-                watched = [(actor.name, actor.pid, Path(folder) / actor.name) for actor, _, _ in jobs]
+                watched = [
+                    (actor.name, actor.pid, Path(folder) / actor.name) for actor, _, _ in jobs
+                ]
                 spies = [
                     subprocess.Popen(
                         [str(Path(sys.executable).parent / "py-spy"), "record", "-r", "200", "-d", str(seconds), "-f", "raw",
@@ -49,7 +51,9 @@ def main() -> None:
                 for spy in spies:
                     _, said = spy.communicate(timeout=seconds + 60)
                     if spy.returncode:
-                        raise RuntimeError(f"py-spy ended with code {spy.returncode}: {said.strip()[-500:]}")
+                        raise RuntimeError(
+                            f"py-spy ended with code {spy.returncode}: {said.strip()[-500:]}"
+                        )
                 for actor, _, _ in jobs:
                     actor.done()
                 for name, _, out in watched:

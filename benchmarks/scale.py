@@ -37,7 +37,11 @@ class Scale:
 
     def online(self, shape: Shape) -> int:
         """Batches of a shape to send."""
-        return max(shape.distinct + 1, self.toy_batches) if shape.name == TOY.name else _count(shape, self.online_bytes)
+        return (
+            max(shape.distinct + 1, self.toy_batches)
+            if shape.name == TOY.name
+            else _count(shape, self.online_bytes)
+        )
 
 
 def _count(shape: Shape, nbytes: int) -> int:

@@ -52,7 +52,10 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
         title="start: from `tutelage learn` typed to the first batch of a full topic (goal: 1 s)",
         times=True,
         sides=[
-            Side(name="python -c 'import torch'", run=lambda: _timed([sys.executable, "-c", "import torch"])),
+            Side(
+                name="python -c 'import torch'",
+                run=lambda: _timed([sys.executable, "-c", "import torch"]),
+            ),
             Side(
                 name="tutelage learn, first row",
                 run=lambda: _first_line(learn, environment),
@@ -97,7 +100,10 @@ class LoneBatches:
                 (self._bench.actor("teacher"), depart, (self._bench.kafka, topic, self._count)),
             ]
         )
-        times = [came - went for came, went in zip(done["student"].value, done["teacher"].value, strict=True)]
+        times = [
+            came - went
+            for came, went in zip(done["student"].value, done["teacher"].value, strict=True)
+        ]
         return times[_OPENING_BATCHES:]
 
 
@@ -110,7 +116,9 @@ def _timed(command: Sequence[str]) -> Sample:
 def _first_line(command: Sequence[str], environment: dict[str, str]) -> Sample:
     """Until a command's first line; then it is ended."""
     began = time.monotonic()
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     took = time.monotonic() - began

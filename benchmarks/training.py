@@ -29,9 +29,19 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
         title="training: steps of 20 ms on batches of 1 MB from a topic",
         sides=[
             Side(name=_ALONE, run=_side(bench, topic, count, "nothing")),
-            Side(name="student.knowledge(64)", run=_side(bench, topic, count, "student"), goals=goals),
-            Side(name="DataLoader, num_workers=0", run=_side(bench, topic, count, "loader 0"), goals=goals),
-            Side(name="DataLoader, num_workers=1", run=_side(bench, topic, count, "loader 1"), goals=goals),
+            Side(
+                name="student.knowledge(64)", run=_side(bench, topic, count, "student"), goals=goals
+            ),
+            Side(
+                name="DataLoader, num_workers=0",
+                run=_side(bench, topic, count, "loader 0"),
+                goals=goals,
+            ),
+            Side(
+                name="DataLoader, num_workers=1",
+                run=_side(bench, topic, count, "loader 1"),
+                goals=goals,
+            ),
         ],
     )
 
@@ -70,7 +80,12 @@ def train(gate: Gate, kafka: dict[str, Any], topic: str, count: int, way: str) -
             # What spawns a daemon's children is not for a benchmark's process to have: it is forked, as DataLoader does by default.
             context = "fork" if workers else None
             batches = iter(
-                DataLoader(student.dataset(64), batch_size=None, num_workers=workers, multiprocessing_context=context)
+                DataLoader(
+                    student.dataset(64),
+                    batch_size=None,
+                    num_workers=workers,
+                    multiprocessing_context=context,
+                )
             )
         steps, began = 0, time.monotonic()
         for _ in batches:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from tutelage.tools.in_order import Counts
 
 
-def with_progress(source: str, target: str, copy: Callable[[Callable[[Counts], None]], Counts]) -> None:
+def with_progress(
+    source: str, target: str, copy: Callable[[Callable[[Counts], None]], Counts]
+) -> None:
     """Copy a run and print one line.
 
     Args:
@@ -21,7 +23,9 @@ def with_progress(source: str, target: str, copy: Callable[[Callable[[Counts], N
         copy: The copy, given what shows its progress.
     """
     with Progress(f"{source} to {target}") as progress:
-        copied = copy(lambda counts: progress.show(counts.rows, counts.records, "records", counts.nbytes))
+        copied = copy(
+            lambda counts: progress.show(counts.rows, counts.records, "records", counts.nbytes)
+        )
     dropped = f"; {copied.duplicates} duplicates dropped" if copied.duplicates else ""
     total = said(copied.rows, copied.records, "records", copied.nbytes, progress.seconds)
     say(f"{target}: {total}{dropped}")

@@ -23,10 +23,12 @@ BATCH_SIZE = 32
 
 
 def demo(
-    out_folder: Annotated[Path, typer.Option("--out-folder", help="Where the distillation's table and plot go.")] = Path(
-        "demo-output"
-    ),
-    seeds: Annotated[int, typer.Option(min=2, help="Of the distillation; 20 take about two minutes.")] = 8,
+    out_folder: Annotated[
+        Path, typer.Option("--out-folder", help="Where the distillation's table and plot go.")
+    ] = Path("demo-output"),
+    seeds: Annotated[
+        int, typer.Option(min=2, help="Of the distillation; 20 take about two minutes.")
+    ] = 8,
 ) -> None:
     """Run the toy offline, online and hybrid and compare, record and replay it, then distil three experts on digits.
 
@@ -39,7 +41,9 @@ def demo(
     try:
         out_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"--out-folder {out_folder} cannot be made: {error.strerror}") from error
+        raise ConfigurationError(
+            f"--out-folder {out_folder} cannot be made: {error.strerror}"
+        ) from error
     with _stack() as addresses, tempfile.TemporaryDirectory() as folder:
         same = _toy(Path(folder), addresses)
         say("")
@@ -81,7 +85,9 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
 
     table = Table(title=f"the toy: 0 to {MAX_N - 1}, two teachers, result merged by mean")
     for column in ("mode", "rows", "digest of the output", "seconds"):
-        table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", no_wrap=True)
+        table.add_column(
+            column, justify="right" if column in ("rows", "seconds") else "left", no_wrap=True
+        )
     digests: set[str] = set()
 
     def learned(mode: str, source1: Source, source2: Source, began: float) -> None:
@@ -94,7 +100,10 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
     _taught(FileSink(files[0]), FileSink(files[1]))
     learned("offline", FileSource(files[0]), FileSource(files[1]), began)
     if addresses is not None:
-        kafka: dict[str, Any] = {"bootstrap_servers": addresses.bootstrap_servers, "registry": addresses.registry}
+        kafka: dict[str, Any] = {
+            "bootstrap_servers": addresses.bootstrap_servers,
+            "registry": addresses.registry,
+        }
         began = time.monotonic()
         _taught(KafkaSink("teacher1", **kafka), KafkaSink("teacher2", partitions=3, **kafka))
         learned("online", KafkaSource("teacher1", **kafka), KafkaSource("teacher2", **kafka), began)
@@ -108,7 +117,12 @@ def _toy(folder: Path, addresses: StackAddresses | None) -> bool:
         ):
             with contextlib.closing(source), contextlib.closing(sink):
                 copy_stream(source, sink, timeout_s=60)
-        learned("recorded and replayed", KafkaSource("teacher1-again", **kafka), KafkaSource("teacher2", **kafka), began)
+        learned(
+            "recorded and replayed",
+            KafkaSource("teacher1-again", **kafka),
+            KafkaSource("teacher2", **kafka),
+            began,
+        )
     draw(table)
     return len(digests) == 1
 
@@ -118,7 +132,9 @@ def _taught(sink1: Sink, sink2: Sink) -> None:
     from tutelage.examples.toy.lessons import teacher1, teacher2
 
     for sink, lesson in ((sink1, teacher1()), (sink2, teacher2())):
-        with Teacher(sink, name=lesson.name, inputs_fingerprint=lesson.inputs_fingerprint) as teacher:
+        with Teacher(
+            sink, name=lesson.name, inputs_fingerprint=lesson.inputs_fingerprint
+        ) as teacher:
             teacher.serve(lesson.model, lesson.inputs)
 
 

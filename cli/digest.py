@@ -23,7 +23,9 @@ class Digest:
         for key, values in batch.items():
             digest = self._keys.get(key)
             if digest is None:
-                digest = self._keys[key] = xxhash.xxh3_128(f"{key}\0{values.dtype}\0{tuple(values.shape[1:])}".encode())
+                digest = self._keys[key] = xxhash.xxh3_128(
+                    f"{key}\0{values.dtype}\0{tuple(values.shape[1:])}".encode()
+                )
             digest.update(bytes_of(values).data)
 
     def hexdigest(self) -> str:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
+from tutelage.cli.kafka_flags import (
+    BootstrapFlag,
+    FileFlag,
+    OptionFlag,
+    RegistryFlag,
+    RunFlag,
+    kafka_settings,
+)
 from tutelage.cli.printing import draw, is_shown, line, say
 from tutelage.schemas.printable import printable
 
@@ -34,12 +41,20 @@ def inspect(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file or a topic.")],
     rows: Annotated[int, typer.Option(min=0, help="Show so many of the first rows.")] = 3,
     everything: Annotated[
-        bool, typer.Option("--all", help="Read all of it for the statistics, not a sample of about 64 MB.")
+        bool,
+        typer.Option(
+            "--all", help="Read all of it for the statistics, not a sample of about 64 MB."
+        ),
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw each key's histogram.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE.png", help="Draw each key's histogram.", show_default=False
+        ),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for a topic's first record.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for a topic's first record.")
+    ] = 10.0,
     print_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     run: RunFlag = None,
     bootstrap_server: BootstrapFlag = None,
@@ -70,7 +85,9 @@ def inspect(
         try:
             import matplotlib  # noqa: F401
         except ImportError as error:
-            raise ConfigurationError("--plot needs matplotlib: pip install 'tutelage[demo]'") from error
+            raise ConfigurationError(
+                "--plot needs matplotlib: pip install 'tutelage[demo]'"
+            ) from error
         if plot.suffix.lower() not in _PLOTS:
             raise ConfigurationError(f"--plot {plot}: name a file that ends in {', '.join(_PLOTS)}")
         if not os.path.isdir(plot.parent):
@@ -80,7 +97,9 @@ def inspect(
         plot = absolute_path("--plot", plot)
     seconds("--timeout", timeout, zero=True)
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
-    found = look_into(read, rows=rows, sample_bytes=None if everything else SAMPLE_BYTES, timeout_s=timeout)
+    found = look_into(
+        read, rows=rows, sample_bytes=None if everything else SAMPLE_BYTES, timeout_s=timeout
+    )
     if plot is not None:
         _draw(found.name, found.statistics, plot)
     if print_json:
@@ -100,12 +119,18 @@ def _print(found: Inspected) -> None:
     cut = f"{stream.passes} passes, {stream.partitions} partitions, {stream.rows_per_record} rows per record"
     for label, value in (
         ("teacher", stream.teacher),
-        ("run", f"{stream.run_id}, created {_date_of(stream.created)} by tutelage {stream.version}"),
+        (
+            "run",
+            f"{stream.run_id}, created {_date_of(stream.created)} by tutelage {stream.version}",
+        ),
         ("revision", stream.revision),
         ("inputs", stream.inputs_fingerprint),
         ("cut in", cut),
         ("holds", _holds(survey)),
-        ("offsets", "  ".join(f"{at}: {low}-{end}" for at, (low, end) in enumerate(survey.partitions))),
+        (
+            "offsets",
+            "  ".join(f"{at}: {low}-{end}" for at, (low, end) in enumerate(survey.partitions)),
+        ),
         ("not whole", survey.flaw or ""),
     ):
         if value:
@@ -115,12 +140,17 @@ def _print(found: Inspected) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("  key", "values", "min", "mean", "max", "NaN, inf", "histogram"):
         numeric = title in ("min", "mean", "max", "NaN, inf")
-        table.add_column(title, justify="right" if numeric else "left", no_wrap=title not in ("  key", "values"))
+        table.add_column(
+            title, justify="right" if numeric else "left", no_wrap=title not in ("  key", "values")
+        )
     for spec in survey.opened.description.specs:
         values = found.statistics[spec.key]
         odd = (values.nan + values.infinite) / values.count if values.count else 0.0
         lengths = f", {values.lengths[0]} to {values.lengths[1]} long" if values.lengths else ""
-        numbers = [f"{number:.4g}" if number is not None else "" for number in (values.low, values.mean, values.high)]
+        numbers = [
+            f"{number:.4g}" if number is not None else ""
+            for number in (values.low, values.mean, values.high)
+        ]
         table.add_row(
             line(f"  {spec.key}"),
             line(f"{spec}{lengths}"),
@@ -154,7 +184,11 @@ def _date_of(created: float) -> str:
 def _holds(survey: Survey) -> str:
     from rich.filesize import decimal
 
-    parts = [f"{survey.passes_ended} of {survey.opened.stream.passes} passes"] if survey.passes_ended is not None else []
+    parts = (
+        [f"{survey.passes_ended} of {survey.opened.stream.passes} passes"]
+        if survey.passes_ended is not None
+        else []
+    )
     parts += [f"{survey.rows:,} rows"] if survey.rows is not None else []
     parts += [f"{survey.records:,} records"] if survey.records is not None else []
     parts += [decimal(survey.nbytes)] if survey.nbytes is not None else []
@@ -187,7 +221,9 @@ def _draw(name: str, statistics: dict[str, KeyStatistics], file: Path) -> None:
     drawn = dict(list(statistics.items())[:_DRAWN_AT_MOST])
     if len(drawn) < len(statistics):
         say(f"--plot draws the first {len(drawn)} of {len(statistics):,} keys", error=True)
-    figure, axes = pyplot.subplots(len(drawn), 1, figsize=(7, 2.2 * len(drawn)), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(
+        len(drawn), 1, figsize=(7, 2.2 * len(drawn)), squeeze=False, layout="constrained"
+    )
     for axis, (key, found) in zip(axes[:, 0], drawn.items(), strict=True):
         counts, edges = found.histogram()
         if abs(edges).max() < _TICKS_BELOW:
@@ -198,9 +234,13 @@ def _draw(name: str, statistics: dict[str, KeyStatistics], file: Path) -> None:
         # Keys are any text, and none of it is a formula.
         shown = printable(key)
         title = shown if len(shown) <= _TITLE else f"{shown[:_TITLE]}..."
-        axis.set_title(f"{title}: {found.count:,} values", fontsize=10, loc="left", parse_math=False)
+        axis.set_title(
+            f"{title}: {found.count:,} values", fontsize=10, loc="left", parse_math=False
+        )
         axis.set_yticks([])
-    figure.suptitle(printable(os.fsencode(name).decode(errors="backslashreplace")), parse_math=False)
+    figure.suptitle(
+        printable(os.fsencode(name).decode(errors="backslashreplace")), parse_math=False
+    )
     try:
         with warnings.catch_warnings():
             # Characters that the font lacks are drawn as boxes.

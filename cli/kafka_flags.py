@@ -71,7 +71,11 @@ RunFlag = Annotated[
 ]
 
 CreateFlag = Annotated[
-    bool, typer.Option("--create/--no-create", help="Whether to create the topic where it is missing, or only to check it.")
+    bool,
+    typer.Option(
+        "--create/--no-create",
+        help="Whether to create the topic where it is missing, or only to check it.",
+    ),
 ]
 
 
@@ -85,10 +89,16 @@ class KafkaSettings:
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments."""
-        return {"bootstrap_servers": self.bootstrap_servers, "registry": self.registry, "options": self.options}
+        return {
+            "bootstrap_servers": self.bootstrap_servers,
+            "registry": self.registry,
+            "options": self.options,
+        }
 
 
-def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | None, options: list[str] | None) -> KafkaSettings:
+def kafka_settings(
+    bootstrap: str | None, registry: str | None, file: Path | None, options: list[str] | None
+) -> KafkaSettings:
     """What the flags, the environment (through typer) and the file come to.
 
     Raises ConfigurationError for a line or option that is no key=value, for a file with secrets that others may read, and for secrets on the
@@ -108,7 +118,11 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
         refuse_on_command_line(key, value)
         with_x |= resolved({key: value}, "-X")
     sources = (("-X", with_x), (str(file), in_file))
-    servers = _first_of(named_by(bootstrap, BOOTSTRAP_VARIABLE, "flag --bootstrap-server"), "bootstrap.servers", sources)
+    servers = _first_of(
+        named_by(bootstrap, BOOTSTRAP_VARIABLE, "flag --bootstrap-server"),
+        "bootstrap.servers",
+        sources,
+    )
     named = named_by(registry, REGISTRY_VARIABLE, "flag --registry")
     if named is not None and "flag" in named.origin and is_secret_url(named):
         raise ConfigurationError(
@@ -116,22 +130,38 @@ def kafka_settings(bootstrap: str | None, registry: str | None, file: Path | Non
             f"in the file of -F (schema.registry.url=...) or in {REGISTRY_VARIABLE}"
         )
     url = _first_of(named, _REGISTRY + "url", sources)
-    given = {key: value for key, value in {**in_file, **with_x}.items() if key not in ("bootstrap.servers", _REGISTRY + "url")}
-    registry_settings = {key.removeprefix(_REGISTRY): given.pop(key) for key in list(given) if key.startswith(_REGISTRY)}
+    given = {
+        key: value
+        for key, value in {**in_file, **with_x}.items()
+        if key not in ("bootstrap.servers", _REGISTRY + "url")
+    }
+    registry_settings = {
+        key.removeprefix(_REGISTRY): given.pop(key)
+        for key in list(given)
+        if key.startswith(_REGISTRY)
+    }
     auto_register = given.pop(_AUTO_REGISTER, "true").lower()
     if auto_register not in ("true", "false"):
         raise ConfigurationError(f"{_AUTO_REGISTER}={auto_register}: it is true or false")
     return KafkaSettings(
         bootstrap_servers=bootstrap_address(servers),
-        registry=HttpRegistry(registry_address(url), settings=dict(registry_settings), auto_register=auto_register == "true"),
+        registry=HttpRegistry(
+            registry_address(url),
+            settings=dict(registry_settings),
+            auto_register=auto_register == "true",
+        ),
         options=dict(given),
     )
 
 
-def _first_of(flag: Address | None, key: str, sources: Sequence[tuple[str, Mapping[str, str]]]) -> Address | None:
+def _first_of(
+    flag: Address | None, key: str, sources: Sequence[tuple[str, Mapping[str, str]]]
+) -> Address | None:
     """An address that a flag, -X, the environment or the file names: the first of them in this order."""
     named = [
-        Address(held[key], f"{key} in {place}" if place != "-X" else f"-X {key}") for place, held in sources if key in held
+        Address(held[key], f"{key} in {place}" if place != "-X" else f"-X {key}")
+        for place, held in sources
+        if key in held
     ]
     if flag is None:
         return named[0] if named else None

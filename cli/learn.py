@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import (
+    BootstrapFlag,
+    FileFlag,
+    OptionFlag,
+    RegistryFlag,
+    kafka_settings,
+)
 from tutelage.cli.monitoring import MetricsFlag, monitored
 from tutelage.cli.printing import say
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
@@ -25,7 +31,10 @@ _LARGEST = 2**31 - 1
 
 def learn(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Files and topics; file:NAME and topic:NAME leave no doubt.")
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Files and topics; file:NAME and topic:NAME leave no doubt."
+        ),
     ],
     merge: Annotated[
         list[str] | None,
@@ -46,7 +55,9 @@ def learn(
             show_default="1 GiB",
         ),
     ] = DEFAULT_LIMITS.batch_bytes,
-    drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave a shorter last batch out.")] = False,
+    drop_last: Annotated[
+        bool, typer.Option("--drop-last", help="Leave a shorter last batch out.")
+    ] = False,
     rows: Annotated[
         int,
         typer.Option(
@@ -57,12 +68,20 @@ def learn(
     ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.avro", help="Write the merged knowledge to an Avro file.", show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FILE.avro",
+            help="Write the merged knowledge to an Avro file.",
+            show_default=False,
+        ),
     ] = None,
     train: Annotated[
         str | None,
         typer.Option(
-            "--train", metavar="MODULE:STUDENT", help="Call this with an iterator of batches, once a pass.", show_default=False
+            "--train",
+            metavar="MODULE:STUDENT",
+            help="Call this with an iterator of batches, once a pass.",
+            show_default=False,
         ),
     ] = None,
     checkpoint: Annotated[
@@ -76,11 +95,20 @@ def learn(
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, max=_LARGEST)] = 100,
     sample_id: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Compare this key between teachers, row by row.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Compare this key between teachers, row by row.", show_default=False
+        ),
     ] = None,
-    truncate: Annotated[bool, typer.Option("--truncate", help="End at the shortest teacher instead of with an error.")] = False,
+    truncate: Annotated[
+        bool,
+        typer.Option("--truncate", help="End at the shortest teacher instead of with an error."),
+    ] = False,
     allow_other_inputs: Annotated[
-        bool, typer.Option("--allow-other-inputs", help="Merge although the teachers' input fingerprints differ.")
+        bool,
+        typer.Option(
+            "--allow-other-inputs", help="Merge although the teachers' input fingerprints differ."
+        ),
     ] = False,
     run: Annotated[
         list[str] | None,
@@ -92,7 +120,10 @@ def learn(
         ),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(help="Commit progress to this consumer group, for lag tools.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Commit progress to this consumer group, for lag tools.", show_default=False
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for a teacher.")] = 600.0,
     print_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -190,7 +221,10 @@ def learn(
             "passes": passes_read,
             **counted,
             "whole": passes_read == student.passes - first,
-            "dropped": {what: sum(teacher[what] for teacher in student.dropped) for what in ("duplicates", "zombies")},
+            "dropped": {
+                what: sum(teacher[what] for teacher in student.dropped)
+                for what in ("duplicates", "zombies")
+            },
             "longest_wait_s": round(student.tally.longest_wait_s, 3),
             "digest": digest.hexdigest(),
             "seconds": round(progress.seconds, 3),
@@ -218,7 +252,9 @@ class _Out:
             from tutelage import FileSink, Teacher
 
             self._ragged = [spec.key for spec in self._student.description.specs if spec.ragged]
-            self._teacher = Teacher(FileSink(self._path), name="merged", passes=self._student.passes).__enter__()
+            self._teacher = Teacher(
+                FileSink(self._path), name="merged", passes=self._student.passes
+            ).__enter__()
         return self
 
     def write(self, batch: dict[str, torch.Tensor]) -> None:
@@ -250,7 +286,9 @@ def _checkpoint_path(given: Path) -> Path:
 
     path = absolute_path("--checkpoint", given)
     if not os.path.isdir(path.parent):
-        raise ConfigurationError(f"--checkpoint {given}: there is no folder {given.parent}; make it first")
+        raise ConfigurationError(
+            f"--checkpoint {given}: there is no folder {given.parent}; make it first"
+        )
     return path
 
 
@@ -273,9 +311,13 @@ def _print_result(result: dict[str, Any], print_json: bool) -> None:
     for key, what in result["keys"].items():
         say(f"  {key}: {what}")
     if result["whole"]:
-        say(f"{result['rows']:,} rows in {result['batches']:,} batches, {result['passes']} passes, {result['seconds']} s")
+        say(
+            f"{result['rows']:,} rows in {result['batches']:,} batches, {result['passes']} passes, {result['seconds']} s"
+        )
     else:
-        say(f"the first {result['rows']:,} rows, {result['seconds']} s; --rows -1 reads and prints all")
+        say(
+            f"the first {result['rows']:,} rows, {result['seconds']} s; --rows -1 reads and prints all"
+        )
     dropped = {what.removesuffix("s"): count for what, count in result["dropped"].items() if count}
     if dropped:
         say("dropped " + ", ".join(f"{count:,} {what} records" for what, count in dropped.items()))

@@ -84,10 +84,16 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def tutelage(
     verbose: Annotated[
-        int, typer.Option("-v", "--verbose", count=True, help="Say more; twice, what the Kafka client says too.")
+        int,
+        typer.Option(
+            "-v", "--verbose", count=True, help="Say more; twice, what the Kafka client says too."
+        ),
     ] = 0,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Moves knowledge from teacher models to a student model through Kafka and Avro, exactly once and in order."""
@@ -99,7 +105,9 @@ def configure_log(verbose: int) -> None:
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     handler = logging.StreamHandler(sys.stderr)
     # Every library's log passes here.
-    handler.setFormatter(LogFormat("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s"))
+    handler.setFormatter(
+        LogFormat("%(message)s" if not verbose else "%(asctime)s %(name)s: %(message)s")
+    )
     logging.basicConfig(level=level, handlers=[handler])
 
 
@@ -107,7 +115,9 @@ def run() -> None:
     """The entry point: never a traceback for a user's mistake, never a hang after Ctrl-C."""
     end_on_sigterm()
     prepare_output()
-    threading.excepthook = lambda raised: say_traceback(raised.exc_type, raised.exc_value, raised.exc_traceback)
+    threading.excepthook = lambda raised: say_traceback(
+        raised.exc_type, raised.exc_value, raised.exc_traceback
+    )
     try:
         app()
     except Exception as error:

@@ -90,16 +90,23 @@ class Handler(WSGIRequestHandler):
         """Log nothing: clients ask every few seconds."""
 
 
-def serve_in_thread(host: str, port: int, application: Any) -> contextlib.AbstractContextManager[None]:
+def serve_in_thread(
+    host: str, port: int, application: Any
+) -> contextlib.AbstractContextManager[None]:
     """Listen, and serve while the block runs. Raises OSError at once if the address cannot be used."""
-    server = make_server(host, port, application, MetricsServer6 if ":" in host else MetricsServer, Handler)
+    server = make_server(
+        host, port, application, MetricsServer6 if ":" in host else MetricsServer, Handler
+    )
     return _serving(server)
 
 
 @contextlib.contextmanager
 def _serving(server: WSGIServer) -> Iterator[None]:
     thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": _LOOK_EVERY_S}, name="tutelage-metrics", daemon=True
+        target=server.serve_forever,
+        kwargs={"poll_interval": _LOOK_EVERY_S},
+        name="tutelage-metrics",
+        daemon=True,
     )
     thread.start()
     try:

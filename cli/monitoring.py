@@ -37,7 +37,9 @@ MetricsFlag = Annotated[
 
 
 @contextlib.contextmanager
-def monitored(place: str | None, collector: Callable[[], Collector], activity: Callable[[], Activity]) -> Iterator[None]:
+def monitored(
+    place: str | None, collector: Callable[[], Collector], activity: Callable[[], Activity]
+) -> Iterator[None]:
     """Serve a command's metrics and health while the block runs; nothing, and no collector is made, if no place was given.
 
     Raises ConfigurationError for a place that is none, or is taken.
@@ -51,7 +53,9 @@ def monitored(place: str | None, collector: Callable[[], Collector], activity: C
     try:
         served = serve_in_thread(host, port, _application(collector(), activity))
     except OSError as error:
-        raise ConfigurationError(f"--metrics-port {place}: cannot listen there: {error.strerror or error}") from error
+        raise ConfigurationError(
+            f"--metrics-port {place}: cannot listen there: {error.strerror or error}"
+        ) from error
     with served:
         yield
 
@@ -70,7 +74,12 @@ def ready(activity: Activity) -> tuple[bool, str]:
 
 
 def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
-    from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, make_wsgi_app
+    from prometheus_client import (
+        CollectorRegistry,
+        PlatformCollector,
+        ProcessCollector,
+        make_wsgi_app,
+    )
 
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -97,5 +106,7 @@ def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
 def _host_and_port(place: str) -> tuple[str, int]:
     match = re.fullmatch(r"(?:(?P<host>[^:]+|\[[0-9a-fA-F:]+\]):)?(?P<port>\d{1,5})", place)
     if match is None or int(match["port"]) > 65535:
-        raise ConfigurationError(f"--metrics-port {place}: give it as PORT or HOST:PORT, the port from 0 to 65535")
+        raise ConfigurationError(
+            f"--metrics-port {place}: give it as PORT or HOST:PORT, the port from 0 to 65535"
+        )
     return (match["host"] or "127.0.0.1").strip("[]"), int(match["port"])

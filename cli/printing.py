@@ -65,7 +65,9 @@ def draw(*parts: RenderableType) -> None:
     drawn = _Page()
     terminal = sys.stdout.isatty()
     width = Console().width if terminal else _WIDTH
-    console = Console(file=drawn, force_terminal=terminal, markup=False, emoji=False, highlight=False, width=width)
+    console = Console(
+        file=drawn, force_terminal=terminal, markup=False, emoji=False, highlight=False, width=width
+    )
     unwrapped = console.options.update(no_wrap=True, overflow="ignore")
     for part in parts:
         laid_out = console.render(part, unwrapped if isinstance(part, Text) else None)
@@ -100,10 +102,15 @@ class LogFormat(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         """The traceback, indented."""
-        return "\n".join(f"  {printable(text)}" for text in hiding.hidden(super().formatException(ei)).split("\n"))
+        return "\n".join(
+            f"  {printable(text)}"
+            for text in hiding.hidden(super().formatException(ei)).split("\n")
+        )
 
 
-def say_traceback(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+def say_traceback(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
     """Print the traceback of an error that nobody expected on standard error, as Python does, but printable.
 
     A message's further lines are indented, so that none can be taken for an error of ours.
@@ -111,7 +118,10 @@ def say_traceback(kind: type[BaseException], error: BaseException | None, trace:
     lines: list[str] = []
     for part in traceback.format_exception(kind, error, trace):
         first, *further = hiding.hidden(part).rstrip("\n").split("\n")
-        lines += [first, *(text if text.startswith(" ") or not text else f"  {text}" for text in further)]
+        lines += [
+            first,
+            *(text if text.startswith(" ") or not text else f"  {text}" for text in further),
+        ]
     say(*lines, error=True)
 
 

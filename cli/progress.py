@@ -32,7 +32,9 @@ class Progress:
                 TextColumn("{task.fields[state]}", markup=False),
                 TimeElapsedColumn(),
             )
-            self._live = Bar(*columns, console=Console(stderr=True), transient=True, refresh_per_second=8)
+            self._live = Bar(
+                *columns, console=Console(stderr=True), transient=True, refresh_per_second=8
+            )
             self._task = self._live.add_task(self._doing, total=None, state="")
 
     def __enter__(self) -> Progress:
@@ -40,7 +42,12 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 

@@ -7,15 +7,26 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
+from tutelage.cli.kafka_flags import (
+    BootstrapFlag,
+    FileFlag,
+    OptionFlag,
+    RegistryFlag,
+    RunFlag,
+    kafka_settings,
+)
 
 
 def record(
     topic: Annotated[str, typer.Argument(metavar="TOPIC")],
     file: Annotated[Path, typer.Argument(metavar="FILE.avro")],
     codec: Annotated[str, typer.Option(help="null, deflate or zstandard.")] = "null",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, finished or not.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the teacher's next record.")] = 600.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file, finished or not.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for the teacher's next record.")
+    ] = 600.0,
     run: RunFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
@@ -36,9 +47,13 @@ def record(
 
     timeout_s = seconds("--timeout", timeout)
     chosen = checked_codec(codec)
-    source = KafkaSource(topic, run=run, **kafka_settings(bootstrap_server, registry, command_config, x).arguments())
+    source = KafkaSource(
+        topic, run=run, **kafka_settings(bootstrap_server, registry, command_config, x).arguments()
+    )
     with_progress(
         source.name,
         str(file),
-        lambda show: copy(source, file, codec=chosen, overwrite=overwrite, timeout_s=timeout_s, progress=show),
+        lambda show: copy(
+            source, file, codec=chosen, overwrite=overwrite, timeout_s=timeout_s, progress=show
+        ),
     )

@@ -9,8 +9,16 @@ import typer
 
 
 def repair(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that is cut or damaged, finished or partial.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.avro", help="Where what is whole of it goes; must not be there.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A file that is cut or damaged, finished or partial."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT.avro", help="Where what is whole of it goes; must not be there."
+        ),
+    ],
     print_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write what is whole of a damaged file, from its beginning on, and say what is missing and how to get it.

@@ -29,7 +29,11 @@ def replay(
     create: CreateFlag = True,
     yes: Annotated[
         bool,
-        typer.Option("--yes", "-y", help=f"Make a topic of more than {MANY_PARTITIONS} partitions without asking."),
+        typer.Option(
+            "--yes",
+            "-y",
+            help=f"Make a topic of more than {MANY_PARTITIONS} partitions without asking.",
+        ),
     ] = False,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
@@ -68,9 +72,7 @@ def _ask(file: Path, topic: str, partitions: int, kafka: KafkaSettings) -> None:
     if KafkaTopic(KafkaConnection(**kafka.arguments()), checked_topic(topic)).partitions():
         # It is there: nothing is made, and whether it has partitions enough is for the sink to say.
         return
-    what = (
-        f"{printable(str(file))} says that its run has {partitions:,} partitions, and topic {topic} would be made with as many"
-    )
+    what = f"{printable(str(file))} says that its run has {partitions:,} partitions, and topic {topic} would be made with as many"
     if not sys.stdin.isatty():
         raise ConfigurationError(f"{what}; if that is meant, say so with --yes")
     if not typer.confirm(f"{what}. Make it?", err=True):

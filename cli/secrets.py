@@ -70,5 +70,9 @@ def refuse_on_command_line(key: str, value: str) -> None:
 def refuse_open_file(file: Path, settings: Mapping[str, str]) -> None:
     """ConfigurationError for a file that holds a secret as it is and that others may read."""
     held = next((key for key, value in settings.items() if is_secret(key, value)), None)
-    if held is not None and os.name == "posix" and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    if (
+        held is not None
+        and os.name == "posix"
+        and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
+    ):
         raise ConfigurationError(f"{file} holds {held} and others may read it; chmod 600 {file}")

@@ -17,7 +17,9 @@ def is_file(text: str) -> bool:
     return "/" in text or text.endswith((".avro", ".partial")) or os.path.exists(text)
 
 
-def source_of(text: str, kafka: KafkaSettings, *, group: str | None = None, run: str | None = None) -> Source:
+def source_of(
+    text: str, kafka: KafkaSettings, *, group: str | None = None, run: str | None = None
+) -> Source:
     """The source a SOURCE names; `file:NAME` and `topic:NAME` leave no doubt. `run` names one run of a topic."""
     name = text.removeprefix("file:").removeprefix("topic:")
     if not name:

@@ -61,7 +61,11 @@ def up(
     """
     from tutelage.deploy.local import Stack
 
-    _print(Stack(stack_folder(folder)).up(brokers=brokers, kafka_port=port or None, registry_port=registry_port or None))
+    _print(
+        Stack(stack_folder(folder)).up(
+            brokers=brokers, kafka_port=port or None, registry_port=registry_port or None
+        )
+    )
 
 
 @stack.command()
@@ -74,7 +78,11 @@ def down(folder: FolderFlag = None) -> None:
     if not running.down():
         say(f"no stack was up in {running.folder}", error=True)
         return
-    left = f"; what the stack did not write stays in {running.folder}" if running.folder.exists() else ""
+    left = (
+        f"; what the stack did not write stays in {running.folder}"
+        if running.folder.exists()
+        else ""
+    )
     say(f"the stack is down{left}", error=True)
 
 
@@ -105,7 +113,11 @@ def status(folder: FolderFlag = None) -> None:
     running = Stack(stack_folder(folder))
     addresses = running.status()
     if addresses is None:
-        kept = "; its data is kept, and `tutelage stack up` continues with it" if running.is_kept() else ""
+        kept = (
+            "; its data is kept, and `tutelage stack up` continues with it"
+            if running.is_kept()
+            else ""
+        )
         say(f"no stack is up in {running.folder}{kept}", error=True)
         raise typer.Exit(NOT_UP)
     _print(addresses)
@@ -117,7 +129,9 @@ def status(folder: FolderFlag = None) -> None:
 @one_line_errors
 def node(
     action: Annotated[str, typer.Argument(metavar="kill|pause|resume|restart")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="kafka-1, kafka-2, kafka-3 or registry.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="kafka-1, kafka-2, kafka-3 or registry.")
+    ],
     folder: FolderFlag = None,
 ) -> None:
     """Have one of the stack's processes fail, and come back: to see what your programs make of it.
@@ -132,7 +146,12 @@ def node(
     from tutelage.schemas.errors import ConfigurationError
 
     running = Stack(stack_folder(folder))
-    actions = {"kill": running.kill, "pause": running.pause, "resume": running.resume, "restart": running.restart}
+    actions = {
+        "kill": running.kill,
+        "pause": running.pause,
+        "resume": running.resume,
+        "restart": running.restart,
+    }
     if action not in actions:
         raise ConfigurationError(f"{action!r} is none of {', '.join(actions)}")
     actions[action](name)

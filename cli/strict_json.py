@@ -28,7 +28,11 @@ def as_json(value: Any) -> str:
     if not is_shown(text):
         return json.dumps(value, allow_nan=False)
     # JSON escapes control characters below 32 alone. All others lie within its strings, where an escape says the same.
-    return text if is_printable(text) else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    return (
+        text
+        if is_printable(text)
+        else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    )
 
 
 def _dumped(value: Any) -> str:

@@ -36,7 +36,9 @@ def callable_of(text: str, what: str) -> Any:
     """The function, or other callable, that a text names. ConfigurationError, saying why, if there is none."""
     found = target_of(text, what)
     if not callable(found):
-        raise ConfigurationError(f"{text!r} is a {type(found).__name__}; the {what} must be a function")
+        raise ConfigurationError(
+            f"{text!r} is a {type(found).__name__}; the {what} must be a function"
+        )
     return found
 
 
@@ -50,7 +52,9 @@ def lesson_of(text: str) -> Lesson:
             try:
                 inspect.signature(found).bind()
             except TypeError as error:
-                raise ConfigurationError(f"{text!r} must be a function without arguments: {error}") from error
+                raise ConfigurationError(
+                    f"{text!r} must be a function without arguments: {error}"
+                ) from error
         found = found()
     if not isinstance(found, Lesson):
         raise ConfigurationError(
@@ -83,7 +87,11 @@ def _module(name: str, text: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and not name.startswith(error.name):
             raise
-        where = "among those installed; PYTHONSAFEPATH keeps this folder out" if sys.flags.safe_path else "here or installed"
+        where = (
+            "among those installed; PYTHONSAFEPATH keeps this folder out"
+            if sys.flags.safe_path
+            else "here or installed"
+        )
         raise ConfigurationError(f"{text!r}: there is no module {name} {where}") from error
 
 

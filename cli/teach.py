@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, CreateFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import (
+    BootstrapFlag,
+    CreateFlag,
+    FileFlag,
+    OptionFlag,
+    RegistryFlag,
+    kafka_settings,
+)
 from tutelage.cli.monitoring import MetricsFlag, monitored
 
 if TYPE_CHECKING:
@@ -19,28 +26,55 @@ if TYPE_CHECKING:
 
 def teach(
     teacher: Annotated[
-        str, typer.Argument(metavar="MODULE:TEACHER", help="A Lesson, or a function that returns one; FILE.py:NAME works too.")
+        str,
+        typer.Argument(
+            metavar="MODULE:TEACHER",
+            help="A Lesson, or a function that returns one; FILE.py:NAME works too.",
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE.avro", help="Write an Avro file.", show_default=False)
+        Path | None,
+        typer.Option("--out", metavar="FILE.avro", help="Write an Avro file.", show_default=False),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option("--topic", "-t", metavar="TOPIC", help="Write a Kafka topic.", show_default=False)
+        str | None,
+        typer.Option(
+            "--topic", "-t", metavar="TOPIC", help="Write a Kafka topic.", show_default=False
+        ),
     ] = None,
     codec: Annotated[str, typer.Option(help="Of the file: null, deflate or zstandard.")] = "null",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, finished or not.")] = False,
-    partitions: Annotated[int | None, typer.Option(help="Of a new topic; 4 unless given.", show_default=False)] = None,
-    rows_per_record: Annotated[int | None, typer.Option(help="Chosen for about 4 MB unless given.", show_default=False)] = None,
-    passes: Annotated[int | None, typer.Option(help="Over the inputs; the lesson's unless given.", show_default=False)] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file, finished or not.")
+    ] = False,
+    partitions: Annotated[
+        int | None, typer.Option(help="Of a new topic; 4 unless given.", show_default=False)
+    ] = None,
+    rows_per_record: Annotated[
+        int | None, typer.Option(help="Chosen for about 4 MB unless given.", show_default=False)
+    ] = None,
+    passes: Annotated[
+        int | None,
+        typer.Option(help="Over the inputs; the lesson's unless given.", show_default=False),
+    ] = None,
     wire: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="Send floats as float16, bfloat16 or float32.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="DTYPE", help="Send floats as float16, bfloat16 or float32.", show_default=False
+        ),
     ] = None,
     device: Annotated[
-        list[str] | None, typer.Option(help="Such as cuda:0 or cpu; may be repeated.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Such as cuda:0 or cpu; may be repeated.", show_default=False),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What the student calls it.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the student calls it.", show_default=False)
+    ] = None,
     run_id: Annotated[
-        str | None, typer.Option(help="Name the run: started again after its end, it is then simply done.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Name the run: started again after its end, it is then simply done.",
+            show_default=False,
+        ),
     ] = None,
     new_run: Annotated[
         bool,
@@ -52,10 +86,17 @@ def teach(
     ] = False,
     create: CreateFlag = True,
     delivery_timeout: Annotated[
-        float, typer.Option(help="Seconds that the brokers may be away, at the start and later, before the teacher stops.")
+        float,
+        typer.Option(
+            help="Seconds that the brokers may be away, at the start and later, before the teacher stops."
+        ),
     ] = 120.0,
     transactional: Annotated[
-        bool, typer.Option("--transactional", help="Write in Kafka transactions, for foreign readers of committed data.")
+        bool,
+        typer.Option(
+            "--transactional",
+            help="Write in Kafka transactions, for foreign readers of committed data.",
+        ),
     ] = False,
     metrics_port: MetricsFlag = None,
     bootstrap_server: BootstrapFlag = None,
@@ -82,17 +123,32 @@ def teach(
     from tutelage.schemas.errors import ConfigurationError
 
     if (out is None) == (topic is None):
-        raise ConfigurationError("say where to write: --out FILE.avro or --topic TOPIC, one of them")
+        raise ConfigurationError(
+            "say where to write: --out FILE.avro or --topic TOPIC, one of them"
+        )
     if topic is not None and (overwrite or codec != "null"):
-        raise ConfigurationError("--codec and --overwrite are about a file; with --topic there is none")
+        raise ConfigurationError(
+            "--codec and --overwrite are about a file; with --topic there is none"
+        )
     if out is not None and new_run:
-        raise ConfigurationError("--new-run is about a topic, which may hold several runs; a file holds one")
+        raise ConfigurationError(
+            "--new-run is about a topic, which may hold several runs; a file holds one"
+        )
     if out is not None and not create:
         raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
-    for flag, number in (("--partitions", partitions), ("--rows-per-record", rows_per_record), ("--passes", passes)):
+    for flag, number in (
+        ("--partitions", partitions),
+        ("--rows-per-record", rows_per_record),
+        ("--passes", passes),
+    ):
         if number is not None:
             whole_number(flag, number)
-    for flag, given in (("--name", name), ("--run-id", run_id), ("--wire", wire), *(("--device", one) for one in device or ())):
+    for flag, given in (
+        ("--name", name),
+        ("--run-id", run_id),
+        ("--wire", wire),
+        *(("--device", one) for one in device or ()),
+    ):
         if given is not None:
             text(flag, typed_text(flag, given))
     _refuse_no_devices(device or ())
@@ -135,10 +191,14 @@ def teach(
             lesson.inputs,
             batch_size=lesson.batch_size,
             devices=device or lesson.devices,
-            progress=lambda run: progress.show(run.rows_written, run.records_written, "records", run.bytes_written),
+            progress=lambda run: progress.show(
+                run.rows_written, run.records_written, "records", run.bytes_written
+            ),
         )
         run = running.run
-        total = said(run.rows_written, run.records_written, "records", run.bytes_written, progress.seconds)
+        total = said(
+            run.rows_written, run.records_written, "records", run.bytes_written, progress.seconds
+        )
     say(f"{sink.name}: {total}", error=True)
 
 
@@ -151,7 +211,9 @@ def _refuse_no_devices(names: Sequence[str]) -> None:
         try:
             torch.device(name)
         except RuntimeError as error:
-            raise ConfigurationError(f"--device {name!r} is no device of torch; name one such as cpu or cuda:0") from error
+            raise ConfigurationError(
+                f"--device {name!r} is no device of torch; name one such as cpu or cuda:0"
+            ) from error
 
 
 def _metrics(teacher: Teacher) -> Collector:

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, RunFlag, kafka_settings
+from tutelage.cli.kafka_flags import (
+    BootstrapFlag,
+    FileFlag,
+    OptionFlag,
+    RegistryFlag,
+    RunFlag,
+    kafka_settings,
+)
 
 if TYPE_CHECKING:
     from tutelage.tools.in_order import Counts
@@ -15,7 +22,8 @@ if TYPE_CHECKING:
 def verify(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file or a topic.")],
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for a topic's next record before it counts as missing.")
+        float,
+        typer.Option(help="Seconds to wait for a topic's next record before it counts as missing."),
     ] = 10.0,
     print_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     run: RunFlag = None,
@@ -55,14 +63,23 @@ def verify(
             total = said(seen.rows, seen.records, "records", seen.nbytes, progress.seconds)
     except TutelageError as error:
         if print_json:
-            say(as_json({"source": read.name, "whole": False, "error": str(error), **_counts(seen)}))
+            say(
+                as_json({"source": read.name, "whole": False, "error": str(error), **_counts(seen)})
+            )
         raise
     if print_json:
-        say(as_json({"source": read.name, "whole": True, "run_id": found.stream.run_id, **_counts(seen)}))
+        say(
+            as_json(
+                {"source": read.name, "whole": True, "run_id": found.stream.run_id, **_counts(seen)}
+            )
+        )
     else:
         dropped = f"; {seen.duplicates} duplicate records are ignored" if seen.duplicates else ""
         say(f"{read.name} is whole: {found.stream}, {seen.passes} passes, {total}{dropped}")
 
 
 def _counts(seen: Counts) -> dict[str, int]:
-    return {name: getattr(seen, name) for name in ("passes", "records", "rows", "nbytes", "duplicates", "zombies")}
+    return {
+        name: getattr(seen, name)
+        for name in ("passes", "records", "rows", "nbytes", "duplicates", "zombies")
+    }

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tutelage.cli.failing import TERMINATED
-from tutelage.cli.kafka_flags import BootstrapFlag, FileFlag, OptionFlag, RegistryFlag, kafka_settings
+from tutelage.cli.kafka_flags import (
+    BootstrapFlag,
+    FileFlag,
+    OptionFlag,
+    RegistryFlag,
+    kafka_settings,
+)
 from tutelage.cli.printing import say
 
 if TYPE_CHECKING:
@@ -23,7 +29,9 @@ _HINT = "the screen needs textual: pip install 'tutelage[watch]'; --json needs n
 
 
 def watch(
-    topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="Topics that teachers write.")],
+    topics: Annotated[
+        list[str], typer.Argument(metavar="TOPIC...", help="Topics that teachers write.")
+    ],
     group: Annotated[
         str | None,
         typer.Option(
@@ -39,14 +47,23 @@ def watch(
             show_default=False,
         ),
     ] = None,
-    every: Annotated[float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks.")] = 1.0,
+    every: Annotated[
+        float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks.")
+    ] = 1.0,
     web: Annotated[
-        bool, typer.Option("--web", help="Show the same screen in the browser of this machine, at an address that is printed.")
+        bool,
+        typer.Option(
+            "--web",
+            help="Show the same screen in the browser of this machine, at an address that is printed.",
+        ),
     ] = False,
     web_port: Annotated[int, typer.Option(help="Where the browser finds it.")] = 8000,
     print_json: Annotated[
         bool,
-        typer.Option("--json", help="Look twice, print what was seen as JSON, and end; with 1 if not all could be looked at."),
+        typer.Option(
+            "--json",
+            help="Look twice, print what was seen as JSON, and end; with 1 if not all could be looked at.",
+        ),
     ] = False,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
@@ -82,7 +99,9 @@ def watch(
             raise ConfigurationError(_HINT) from error
         # textual-serve has no terminal, and says by this how to draw.
         if not sys.stdout.isatty() and _DRIVER_VARIABLE not in os.environ:
-            raise ConfigurationError("watch draws on a terminal, and this is none; --json prints what it sees")
+            raise ConfigurationError(
+                "watch draws on a terminal, and this is none; --json prints what it sees"
+            )
     if web:
         _end_with(os.getppid())
     connection = KafkaConnection(**kafka.arguments(), client_id="tutelage-watch")
@@ -91,7 +110,9 @@ def watch(
         if print_json:
             _print_json(watcher, every)
         else:
-            screen = WatchScreen(watcher.look, every_s=every, title=f"tutelage watch {' '.join(names)}")
+            screen = WatchScreen(
+                watcher.look, every_s=every, title=f"tutelage watch {' '.join(names)}"
+            )
             screen.run()
             if screen.return_code:
                 raise typer.Exit(screen.return_code)

@@ -130,18 +130,29 @@ def _heading(topic: TopicView, wait: float | None) -> list[Text | str]:
     if not topic.partitions:
         return [line(topic.topic, "bold"), Text("not there yet", style="yellow"), "", "", "", ""]
     rows = f"{topic.rate * topic.rows_per_record:,.0f} rows/s" if topic.rate else ""
-    quiet = f"quiet for {topic.quiet_s:,.0f} s" if topic.quiet_s is not None and not topic.rate else ""
+    quiet = (
+        f"quiet for {topic.quiet_s:,.0f} s" if topic.quiet_s is not None and not topic.rate else ""
+    )
     waited = f"waited for {wait:.0%}" if wait is not None else ""
     name = printable(topic.teacher)
     teacher = f"teacher {name if len(name) <= _NAME else f'{name[:_NAME]}...'}" if name else ""
     said = ", ".join(part for part in (teacher, rows, quiet, waited) if part)
     behind = f"{topic.behind:,}" if topic.behind is not None else "-"
-    return [line(topic.topic, "bold"), line(said), "", "", Text(behind, style="bold"), Text(f"{topic.rate:,.1f}", style="bold")]
+    return [
+        line(topic.topic, "bold"),
+        line(said),
+        "",
+        "",
+        Text(behind, style="bold"),
+        Text(f"{topic.rate:,.1f}", style="bold"),
+    ]
 
 
 def _bar(part: PartitionView) -> Text:
     """From the first offset that is left to the end: what is read, what is not."""
     span = max(1, part.end - part.first)
     read = part.read if part.read is not None else part.first
-    done = round(_BAR * min(1.0, max(0.0, (read - part.first) / span))) if part.end > part.first else 0
+    done = (
+        round(_BAR * min(1.0, max(0.0, (read - part.first) / span))) if part.end > part.first else 0
+    )
     return Text("━" * done, style="green") + Text("─" * (_BAR - done), style="dim")

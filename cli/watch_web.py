@@ -79,10 +79,18 @@ class WatchServer(Server):
         try:
             listener = socket.create_server((_HOST, self.port))
         except OSError as error:
-            raise ConfigurationError(f"--web-port {self.port}: cannot listen there: {error.strerror or error}") from error
+            raise ConfigurationError(
+                f"--web-port {self.port}: cannot listen there: {error.strerror or error}"
+            ) from error
         say(f"open {self.address} (Ctrl-C ends)", error=True)
         # No access log: it would contain the token.
-        web.run_app(self._make_app(), sock=listener, access_log=None, print=None, shutdown_timeout=2 * _END_S)
+        web.run_app(
+            self._make_app(),
+            sock=listener,
+            access_log=None,
+            print=None,
+            shutdown_timeout=2 * _END_S,
+        )
 
     async def _make_app(self) -> web.Application:
         app = web.Application(middlewares=[self._guarded], client_max_size=_MOST_MESSAGE_BYTES)
@@ -100,7 +108,10 @@ class WatchServer(Server):
 
     async def on_shutdown(self, app: web.Application) -> None:
         """End the screens."""
-        await asyncio.gather(*(each.close(code=WSCloseCode.GOING_AWAY) for each in list(self._sockets)), return_exceptions=True)
+        await asyncio.gather(
+            *(each.close(code=WSCloseCode.GOING_AWAY) for each in list(self._sockets)),
+            return_exceptions=True,
+        )
 
     @web.middleware
     async def _guarded(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -113,10 +124,14 @@ class WatchServer(Server):
             raise web.HTTPForbidden(text="another page asks for this\n")
         with_token = request.path == "/" and self._is_token(request.query.get("token", ""))
         if not with_token and not self._is_token(request.cookies.get(self._cookie, "")):
-            raise web.HTTPForbidden(text="open the address that `tutelage watch --web` printed, with its token\n")
+            raise web.HTTPForbidden(
+                text="open the address that `tutelage watch --web` printed, with its token\n"
+            )
         response = await handler(request)
         if with_token:
-            response.set_cookie(self._cookie, self._token, httponly=True, samesite="Strict", path="/")
+            response.set_cookie(
+                self._cookie, self._token, httponly=True, samesite="Strict", path="/"
+            )
         return response
 
     def _is_token(self, given: str) -> bool:
@@ -128,20 +143,30 @@ class WatchServer(Server):
         smallest, largest = _FONT_SIZES
         size = min(largest, max(smallest, to_int(request.query.get("fontsize", "16"), 16)))
         page = self._page
-        for name, value in (("nonce", nonce), ("websocket", f"ws://{self._authority}/ws"), ("font_size", str(size))):
+        for name, value in (
+            ("nonce", nonce),
+            ("websocket", f"ws://{self._authority}/ws"),
+            ("font_size", str(size)),
+        ):
             page = page.replace(f"{{{{ {name} }}}}", value)
         # The terminal creates style elements.
         policy = (
             f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
             f"connect-src ws://{self._authority}/ws; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": policy})
+        return web.Response(
+            text=page, content_type="text/html", headers={"Content-Security-Policy": policy}
+        )
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         """Serve the screen of one browser, by a process that ends with the connection."""
         if len(self._sockets) >= _MOST_SCREENS:
-            raise web.HTTPServiceUnavailable(text=f"{_MOST_SCREENS} screens are open already; close one\n")
-        websocket = web.WebSocketResponse(heartbeat=15, timeout=_END_S, max_msg_size=_MOST_MESSAGE_BYTES)
+            raise web.HTTPServiceUnavailable(
+                text=f"{_MOST_SCREENS} screens are open already; close one\n"
+            )
+        websocket = web.WebSocketResponse(
+            heartbeat=15, timeout=_END_S, max_msg_size=_MOST_MESSAGE_BYTES
+        )
         screen = _Screen(
             self._arguments,
             write_bytes=websocket.send_bytes, write_str=websocket.send_str, close=websocket.close, download_manager=self.download_manager,
@@ -149,10 +174,15 @@ class WatchServer(Server):
         self._sockets.add(websocket)
         try:
             await websocket.prepare(request)
-            width, height = (min(_MOST_CELLS, max(1, to_int(request.query.get(name, ""), 80))) for name in ("width", "height"))
+            width, height = (
+                min(_MOST_CELLS, max(1, to_int(request.query.get(name, ""), 80)))
+                for name in ("width", "height")
+            )
             await screen.start(width, height)
             # A malformed message ends the connection.
-            with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, AssertionError):
+            with contextlib.suppress(
+                ValueError, TypeError, LookupError, AttributeError, AssertionError
+            ):
                 await self._process_messages(websocket, screen)
         finally:
             # Runs also when the server shuts down and cancels this.
@@ -171,7 +201,9 @@ class _Screen(AppService):
 
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
         environment = self._build_environment(width=width, height=height)
-        process = await asyncio.create_subprocess_exec(*self._arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment)
+        process = await asyncio.create_subprocess_exec(
+            *self._arguments, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment
+        )
         self._process, self._stdin = process, process.stdin
         return process
 

@@ -31,12 +31,16 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
         # As it will be read: what becomes another value in JSON would fail its checksum.
         plain = json.loads(json.dumps(dict(state), default=_number, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"checkpoint {name} cannot be written: the state is not JSON: {error}") from error
+        raise ConfigurationError(
+            f"checkpoint {name} cannot be written: the state is not JSON: {error}"
+        ) from error
     text = json.dumps({**plain, "checksum": _checksum(plain)}, indent=1)
     try:
         descriptor, temporary = new_file(target)
     except OSError as error:
-        raise ConfigurationError(f"checkpoint {name} cannot be written: {error.strerror}") from error
+        raise ConfigurationError(
+            f"checkpoint {name} cannot be written: {error.strerror}"
+        ) from error
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -47,12 +51,16 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise ConfigurationError(f"checkpoint {name} cannot be written: {error.strerror}") from error
+            raise ConfigurationError(
+                f"checkpoint {name} cannot be written: {error.strerror}"
+            ) from error
         raise
     try:
         sync_folder(target.parent)
     except OSError as error:
-        raise ConfigurationError(f"checkpoint {name} cannot be kept for good: {error.strerror}") from error
+        raise ConfigurationError(
+            f"checkpoint {name} cannot be kept for good: {error.strerror}"
+        ) from error
 
 
 def _number(value: Any) -> int | float:
@@ -91,4 +99,6 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _checksum(state: Mapping[str, Any]) -> str:
     """xxh3-64, in hexadecimal, of the state as JSON with sorted keys and no spaces."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(state, sort_keys=True, separators=(",", ":")).encode())
+    return xxhash.xxh3_64_hexdigest(
+        json.dumps(state, sort_keys=True, separators=(",", ":")).encode()
+    )

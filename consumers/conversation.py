@@ -18,10 +18,16 @@ def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) 
     """Send a value to all teachers, or to those with these numbers; teachers of files are passed over with a warning."""
     from tutelage.consumers.stages.torch_view import without_torch
 
-    if teachers is not None and (isinstance(teachers, (str, bytes)) or not isinstance(teachers, Iterable)):
-        raise ConfigurationError(f"teachers is {teachers!r}; it must be a list of teachers' numbers, such as [0]")
+    if teachers is not None and (
+        isinstance(teachers, (str, bytes)) or not isinstance(teachers, Iterable)
+    ):
+        raise ConfigurationError(
+            f"teachers is {teachers!r}; it must be a list of teachers' numbers, such as [0]"
+        )
     # All of them are looked up before anything is sent: a wrong number must not leave half of the messages on their way.
-    for source in list(sources) if teachers is None else [numbered(sources, index) for index in teachers]:
+    for source in (
+        list(sources) if teachers is None else [numbered(sources, index) for index in teachers]
+    ):
         if source.online:
             source.send(without_torch(value))
         else:
@@ -39,7 +45,9 @@ def numbered(sources: Sequence[Source], index: Any) -> Source:
     """The source of the teacher with a number. ConfigurationError if there is none."""
     number = whole_number("the teacher's number", index, least=0)
     if number >= len(sources):
-        raise ConfigurationError(f"there is no teacher {number}; {len(sources)} are registered, from 0")
+        raise ConfigurationError(
+            f"there is no teacher {number}; {len(sources)} are registered, from 0"
+        )
     return sources[number]
 
 
@@ -87,7 +95,11 @@ class Messages:
             WaitTimeout: No message came in time.
         """
         self._refuse_unstarted()
-        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s, zero=True)
+        wait_s = (
+            self._settings.timeout_s
+            if timeout_s is None
+            else seconds("timeout_s", timeout_s, zero=True)
+        )
         return numbered(self._sources, teacher).recv(wait_s)
 
     def ask(self, value: Any, *, teacher: int = 0, timeout_s: float | None = None) -> Any:

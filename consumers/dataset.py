@@ -58,7 +58,12 @@ class KnowledgeDataset(IterableDataset[Batch]):
             self._in_worker.close()
         loaded, self._loaded = self._loaded, False
         self._in_worker = InWorker(
-            partial(self._student.knowledge_in_worker, self._batch_size, drop_last=self._drop_last, loaded=loaded)
+            partial(
+                self._student.knowledge_in_worker,
+                self._batch_size,
+                drop_last=self._drop_last,
+                loaded=loaded,
+            )
         )
         return self._in_worker
 

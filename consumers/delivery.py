@@ -83,7 +83,9 @@ class UnderWay:
                 try:
                     merged = pipeline.get(_POLL_S)
                 except Closed as error:
-                    raise ConfigurationError("the student was closed while it was iterated over") from error
+                    raise ConfigurationError(
+                        "the student was closed while it was iterated over"
+                    ) from error
                 if merged is not None:
                     return merged
                 if self._commits is not None:
@@ -158,7 +160,9 @@ class KnowledgeIterator(Iterator[Batch]):
         if self._error is not None:
             if isinstance(self._error, Exception):
                 raise self._error
-            raise ConfigurationError("this iteration was interrupted; begin another with knowledge()") from self._error
+            raise ConfigurationError(
+                "this iteration was interrupted; begin another with knowledge()"
+            ) from self._error
         if self._closed:
             raise StopIteration
         if self._under_way is None:

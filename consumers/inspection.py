@@ -27,7 +27,11 @@ class Inspection:
             state = "read by DataLoader workers"
         else:
             place = self._where.place
-            state = f"pass {place.pass_index}, {place.batches} batches delivered" if self._started else "not started"
+            state = (
+                f"pass {place.pass_index}, {place.batches} batches delivered"
+                if self._started
+                else "not started"
+            )
         return f"Student(of {', '.join(source.name for source in self._sources) or 'no teachers'}; {state})"
 
     @property
@@ -104,7 +108,9 @@ class Inspection:
         if opened is None or self._where.workers_have_read:
             return []
         queued = pipeline.queued_bytes if pipeline is not None else [0] * len(opened)
-        return standings_of(opened, self._sources, self._teacher_tallies, self._where.place.of(len(opened)), queued)
+        return standings_of(
+            opened, self._sources, self._teacher_tallies, self._where.place.of(len(opened)), queued
+        )
 
     @property
     def batches_delivered(self) -> int:

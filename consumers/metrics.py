@@ -64,7 +64,9 @@ class StudentMetrics(Collector):
             ("waiting_seconds", "How long the wait for a teacher that is under way has lasted.", _waiting(activity.seconds, activity.waiting)),
         ):  # fmt: skip
             yield GaugeMetricFamily(f"tutelage_consumer_{name}", help_text, value=gauge)
-        age = GaugeMetricFamily("tutelage_checkpoint_age_seconds", "Time since the last checkpoint was written.")
+        age = GaugeMetricFamily(
+            "tutelage_checkpoint_age_seconds", "Time since the last checkpoint was written."
+        )
         if tally.saved is not None:
             age.add_metric((), time.time() - tally.saved)
         yield age
@@ -75,15 +77,25 @@ def _waiting(seconds: float, waiting: bool) -> float:
 
 
 def _of_teachers(standings: list[Standing]) -> Iterator[Metric]:
-    wait = CounterMetricFamily("tutelage_consumer_wait_seconds", "Time merging waited for this teacher.", labels=_TEACHER)
+    wait = CounterMetricFamily(
+        "tutelage_consumer_wait_seconds", "Time merging waited for this teacher.", labels=_TEACHER
+    )
     decode = CounterMetricFamily(
-        "tutelage_consumer_decode_seconds", "Time checking, decoding and copying took.", labels=_TEACHER
+        "tutelage_consumer_decode_seconds",
+        "Time checking, decoding and copying took.",
+        labels=_TEACHER,
     )
-    duplicates = CounterMetricFamily("tutelage_consumer_duplicates", "Records dropped, written twice.", labels=_TEACHER)
+    duplicates = CounterMetricFamily(
+        "tutelage_consumer_duplicates", "Records dropped, written twice.", labels=_TEACHER
+    )
     zombies = CounterMetricFamily(
-        "tutelage_consumer_zombie_records", "Records of a writer that was thought dead.", labels=_TEACHER
+        "tutelage_consumer_zombie_records",
+        "Records of a writer that was thought dead.",
+        labels=_TEACHER,
     )
-    queue = GaugeMetricFamily("tutelage_consumer_queue_bytes", "Bytes of this teacher read ahead.", labels=_TEACHER)
+    queue = GaugeMetricFamily(
+        "tutelage_consumer_queue_bytes", "Bytes of this teacher read ahead.", labels=_TEACHER
+    )
     for standing in standings:
         labels, tally = (standing.teacher, standing.label), standing.tally
         wait.add_metric(labels, tally.wait_s)
@@ -95,14 +107,22 @@ def _of_teachers(standings: list[Standing]) -> Iterator[Metric]:
 
 
 def _of_partitions(standings: list[Standing]) -> Iterator[Metric]:
-    records = CounterMetricFamily("tutelage_consumer_records", "Records read, ends not counted.", labels=_PARTITION)
+    records = CounterMetricFamily(
+        "tutelage_consumer_records", "Records read, ends not counted.", labels=_PARTITION
+    )
     rows = CounterMetricFamily("tutelage_consumer_rows", "Rows read.", labels=_PARTITION)
-    nbytes = CounterMetricFamily("tutelage_consumer_bytes", "Bytes of Avro read.", labels=_PARTITION)
+    nbytes = CounterMetricFamily(
+        "tutelage_consumer_bytes", "Bytes of Avro read.", labels=_PARTITION
+    )
     offset = GaugeMetricFamily(
-        "tutelage_consumer_offset", "Where reading would go on behind what was given.", labels=_PARTITION
+        "tutelage_consumer_offset",
+        "Where reading would go on behind what was given.",
+        labels=_PARTITION,
     )
     lag = GaugeMetricFamily(
-        "tutelage_consumer_lag_records", "Records between there and the partition's end.", labels=_PARTITION
+        "tutelage_consumer_lag_records",
+        "Records between there and the partition's end.",
+        labels=_PARTITION,
     )
     headroom = GaugeMetricFamily(
         "tutelage_consumer_retention_headroom_records",
@@ -111,7 +131,11 @@ def _of_partitions(standings: list[Standing]) -> Iterator[Metric]:
     )
     for standing in standings:
         tally = standing.tally
-        for family, counts in ((records, tally.records), (rows, tally.rows), (nbytes, tally.nbytes)):
+        for family, counts in (
+            (records, tally.records),
+            (rows, tally.rows),
+            (nbytes, tally.nbytes),
+        ):
             for partition, count in sorted(counts.items()):
                 family.add_metric((standing.teacher, standing.label, str(partition)), count)
         if standing.ends:

@@ -58,7 +58,9 @@ class Place:
         following = self.pass_index + 1
         # Where a longer teacher was truncated, its position is still in the old pass; its offsets are good for the new one.
         positions = tuple(
-            position if position.pass_index == following else Position(pass_index=following, offsets=position.offsets)
+            position
+            if position.pass_index == following
+            else Position(pass_index=following, offsets=position.offsets)
             for position in positions
         )
         return Place(pass_index=following, began=positions, positions=positions)
@@ -69,7 +71,9 @@ class Place:
         if pass_index is None or pass_index == place.pass_index:
             return place
         if not 0 <= pass_index < passes:
-            raise ConfigurationError(f"pass_index is {pass_index}; the teachers write {passes} passes, from 0")
+            raise ConfigurationError(
+                f"pass_index is {pass_index}; the teachers write {passes} passes, from 0"
+            )
         return Place(pass_index=pass_index)
 
     def refuse_unlike(self, batch_size: int, drop_last: bool, pass_index: int | None) -> None:
@@ -79,13 +83,20 @@ class Place:
             ("drop_last", self.drop_last, drop_last),
             ("pass_index", self.pass_index, self.pass_index if pass_index is None else pass_index),
         )
-        differs = [f"{name} was {then!r}, is {now!r}" for name, then, now in asked if then is not None and then != now]
+        differs = [
+            f"{name} was {then!r}, is {now!r}"
+            for name, then, now in asked
+            if then is not None and then != now
+        ]
         if differs:
             raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
 
 
 def state_of(
-    place: Place, sources: Sequence[Source], opened: Sequence[StreamInfo], settings: Mapping[str, Any]
+    place: Place,
+    sources: Sequence[Source],
+    opened: Sequence[StreamInfo],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """A place as JSON-like values; `settings` are what must be the same for the batches to be the same."""
     return {
@@ -104,7 +115,10 @@ def state_of(
 
 
 def place_of(
-    state: Mapping[str, Any], sources: Sequence[Source], opened: Sequence[StreamInfo], settings: Mapping[str, Any]
+    state: Mapping[str, Any],
+    sources: Sequence[Source],
+    opened: Sequence[StreamInfo],
+    settings: Mapping[str, Any],
 ) -> Place:
     """The place of a state, which must be of these sources and settings. RunMismatch, TopicIdentityError or CorruptData if it is not."""
     saved = state.get("settings")
@@ -133,7 +147,9 @@ def place_of(
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptData(f"the checkpoint's counts are broken: {error!r}") from error
     if min(place.pass_index, place.batches, place.rows) < 0:
-        raise CorruptData(f"the checkpoint counts pass {place.pass_index}, {place.batches} batches, {place.rows} rows")
+        raise CorruptData(
+            f"the checkpoint counts pass {place.pass_index}, {place.batches} batches, {place.rows} rows"
+        )
     for source, found, position in zip(sources, opened, positions, strict=True):
         _refuse_implausible(source.name, found, position, place)
     return place
@@ -149,7 +165,9 @@ def _count(value: Any) -> int:
     return number
 
 
-def _source_state(name: str, opened: StreamInfo, identity: Mapping[str, str], position: Position) -> dict[str, Any]:
+def _source_state(
+    name: str, opened: StreamInfo, identity: Mapping[str, str], position: Position
+) -> dict[str, Any]:
     """One source's part of a state: where it is, and what must be the same for that to mean anything."""
     stream = opened.stream
     return {
@@ -162,10 +180,16 @@ def _source_state(name: str, opened: StreamInfo, identity: Mapping[str, str], po
     }
 
 
-def _restored_position(saved: Mapping[str, Any], name: str, opened: StreamInfo, identity: Mapping[str, str]) -> Position:
+def _restored_position(
+    saved: Mapping[str, Any], name: str, opened: StreamInfo, identity: Mapping[str, str]
+) -> Position:
     """The position in a source's state. RunMismatch or TopicIdentityError, with the difference, if it is of something else."""
     stream = opened.stream
-    now = {"run_id": stream.run_id, "rows_per_record": stream.rows_per_record, "partitions": opened.partitions}
+    now = {
+        "run_id": stream.run_id,
+        "rows_per_record": stream.rows_per_record,
+        "partitions": opened.partitions,
+    }
     for field, value in now.items():
         if saved.get(field) != value:
             raise RunMismatch(
@@ -195,7 +219,10 @@ def _refuse_implausible(name: str, opened: StreamInfo, position: Position, place
         and len(position.offsets) in (0, opened.partitions)
         and all(offset >= -1 for offset in position.offsets)
         # Behind a pass's last record, which may be short, its rows are fewer than its records could hold.
-        and (before + position.row == place.rows or (position.row == 0 and before - size < place.rows < before))
+        and (
+            before + position.row == place.rows
+            or (position.row == 0 and before - size < place.rows < before)
+        )
     )
     if not possible:
         raise CorruptData(

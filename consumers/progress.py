@@ -42,7 +42,9 @@ class Merged:
     def trails(self) -> Trails:
         """Where the batches' rows lay."""
         assert self.batches is not None, "only batches have something behind them"
-        return Trails(batch_size=self.batches.batch_size, rows=self.batches.rows, shares=self.shares)
+        return Trails(
+            batch_size=self.batches.batch_size, rows=self.batches.rows, shares=self.shares
+        )
 
     def after(self, index: int) -> tuple[Position, ...]:
         """The teachers' positions behind a batch."""
@@ -71,7 +73,13 @@ class Progress:
     __slots__ = ("at",)
 
     def __init__(self) -> None:
-        self.at: tuple[_Start, int, int, Trails | None, int] = (_Start(Place(), 0, 0), 0, 0, None, 0)
+        self.at: tuple[_Start, int, int, Trails | None, int] = (
+            _Start(Place(), 0, 0),
+            0,
+            0,
+            None,
+            0,
+        )
 
     @property
     def start(self) -> _Start:

@@ -52,7 +52,10 @@ class Settings:
             raise ConfigurationError(
                 f"merge is {merge!r}; it must be a mapping of keys to strategies, such as {{'logits': 'mean'}}"
             )
-        strategies = {text("a key in merge", key, empty=True): strategy for key, strategy in (merge or {}).items()}
+        strategies = {
+            text("a key in merge", key, empty=True): strategy
+            for key, strategy in (merge or {}).items()
+        }
         for key, strategy in strategies.items():
             # Whether teachers have the key is known later; a misspelt strategy is known now.
             parsed(key, strategy)
@@ -61,7 +64,9 @@ class Settings:
         return cls(
             strategies=strategies,
             sample_id=None if sample_id is None else text("sample_id", sample_id, empty=True),
-            on_length_mismatch=one_of("on_length_mismatch", on_length_mismatch, ("error", "truncate")),
+            on_length_mismatch=one_of(
+                "on_length_mismatch", on_length_mismatch, ("error", "truncate")
+            ),
             allow_other_inputs=flag("allow_other_inputs", allow_other_inputs),
             ragged=ragged or RaggedFormat(),
             timeout_s=seconds("timeout_s", timeout_s),

@@ -109,7 +109,12 @@ class Student(Inspection, Messages):
             self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def register_teacher(self, source: Source) -> int:
@@ -171,7 +176,12 @@ class Student(Inspection, Messages):
         return self._streams()[0].stream.passes
 
     def knowledge(
-        self, batch_size: int, *, drop_last: bool = False, pass_index: int | None = None, own_memory: bool = False
+        self,
+        batch_size: int,
+        *,
+        drop_last: bool = False,
+        pass_index: int | None = None,
+        own_memory: bool = False,
     ) -> KnowledgeIterator:
         """Return an iterator over one pass, as dicts of key -> tensor `[batch_size, ...]`.
 
@@ -233,7 +243,11 @@ class Student(Inspection, Messages):
             The batches, where the student is, and the notes for the next epoch.
         """
         epochs = self._where.enter_worker(loaded=loaded)
-        return self.knowledge(batch_size, drop_last=drop_last, own_memory=True), self._where.progress, epochs
+        return (
+            self.knowledge(batch_size, drop_last=drop_last, own_memory=True),
+            self._where.progress,
+            epochs,
+        )
 
     def _begin(self, merge: Merge, options: PipelineOptions, place: Place) -> UnderWay:
         """Start reading a pass."""
@@ -250,7 +264,9 @@ class Student(Inspection, Messages):
             tally=self._tally,
             doing=self._doing,
             timeout_s=self._settings.timeout_s,
-            commits=Commits(self._sources, self._where.progress) if any(source.commits for source in self._sources) else None,
+            commits=Commits(self._sources, self._where.progress)
+            if any(source.commits for source in self._sources)
+            else None,
             ended=partial(self._end, pipeline),
         )
         return self._under_way
@@ -275,7 +291,11 @@ class Student(Inspection, Messages):
 
     def _place_now(self, saved: Mapping[str, Any] | None) -> Place:
         """The place of a state that was loaded, or where the training loop is."""
-        return self._where.place if saved is None else place_of(saved, self._sources, self._streams(), self._settings.plain())
+        return (
+            self._where.place
+            if saved is None
+            else place_of(saved, self._sources, self._streams(), self._settings.plain())
+        )
 
     def commit(self) -> None:
         """Commit where the student is to the consumer groups of its sources.
@@ -295,14 +315,18 @@ class Student(Inspection, Messages):
             # In a forked DataLoader worker: the threads stayed in the parent, and sources open their own clients.
             self._pid, self._opened, self._pipeline, self._under_way = os.getpid(), None, None, None
         if self._opened is None or self._merge is None:
-            self._opened, self._merge = open_all(self._sources, self._settings, self._doing, self._where.saved)
+            self._opened, self._merge = open_all(
+                self._sources, self._settings, self._doing, self._where.saved
+            )
         return self._merge
 
     def _refuse_second(self) -> None:
         if self._under_way is None or self._pid != os.getpid():
             return
         if not self._under_way.timed_out:
-            raise ConfigurationError("another iterator of this student is under way; close it, or leave its loop, first")
+            raise ConfigurationError(
+                "another iterator of this student is under way; close it, or leave its loop, first"
+            )
         # Its loop ended with WaitTimeout; what is left of it may be kept by the exception alone.
         self._under_way.close()
 

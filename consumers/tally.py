@@ -62,7 +62,12 @@ def standings_of(
     """How each of a student's streams stands."""
     return [
         Standing(
-            teacher=name, label=source.label, tally=tally, offsets=position.offsets, ends=source.ends(), queued_bytes=nbytes
+            teacher=name,
+            label=source.label,
+            tally=tally,
+            offsets=position.offsets,
+            ends=source.ends(),
+            queued_bytes=nbytes,
         )
         for name, source, tally, position, nbytes in zip(
             names_of(opened), sources, tallies, positions, queued_bytes, strict=True
@@ -87,9 +92,7 @@ class StudentTally:
 
     def __repr__(self) -> str:
         batches, rows = self._progress.totals
-        return (
-            f"StudentTally({batches} batches of {rows} rows; starved {self.starved_s:.1f} s, training {self.training_s:.1f} s)"
-        )
+        return f"StudentTally({batches} batches of {rows} rows; starved {self.starved_s:.1f} s, training {self.training_s:.1f} s)"
 
     @property
     def batches(self) -> int:

@@ -95,6 +95,8 @@ class Whereabouts:
         if not isinstance(sources, list) or not all(isinstance(part, Mapping) for part in sources):
             raise CorruptData("the state names no sources; it is no student's")
         if len(sources) != teachers:
-            raise ConfigurationError(f"the checkpoint has {len(sources)} teachers, the student {teachers}")
+            raise ConfigurationError(
+                f"the checkpoint has {len(sources)} teachers, the student {teachers}"
+            )
         self.leave_workers()
         self.saved = dict(state)

@@ -88,7 +88,9 @@ class WorkerEpochs:
         """Where the next epoch begins."""
         read = self._notes[_ENDED] and self._notes[_SENT] == self._notes[_CAME]
         positions = self._positions(_FOLLOWING if read else _BEGAN)
-        return Place(pass_index=int(self._notes[_PASS]) + bool(read), began=positions, positions=positions)
+        return Place(
+            pass_index=int(self._notes[_PASS]) + bool(read), began=positions, positions=positions
+        )
 
     def moved(self) -> None:
         """The main process set the student's place: workers that were started before have another."""
@@ -152,7 +154,13 @@ class WorkerEpochs:
         numbers = [
             number
             for each in positions or ()
-            for number in (each.pass_index, each.sequence, each.row, len(each.offsets), *each.offsets)
+            for number in (
+                each.pass_index,
+                each.sequence,
+                each.row,
+                len(each.offsets),
+                *each.offsets,
+            )
         ]
         if positions and len(numbers) < _ROOM:
             self._notes[at + 1 : at + 1 + len(numbers)] = numbers
@@ -167,7 +175,9 @@ class WorkerEpochs:
         for _ in range(count):
             pass_index, sequence, row, partitions = (next(numbers) for _ in range(4))
             offsets = tuple(next(numbers) for _ in range(partitions))
-            found.append(Position(pass_index=pass_index, sequence=sequence, row=row, offsets=offsets))
+            found.append(
+                Position(pass_index=pass_index, sequence=sequence, row=row, offsets=offsets)
+            )
         return tuple(found) or None
 
 

@@ -20,7 +20,15 @@ _IMAGE = re.compile(
 
 def digest_of(image: str) -> str:
     """The digest of an image, for all platforms, as its registry has it now; exits with what docker said if it is not there."""
-    command = ["docker", "buildx", "imagetools", "inspect", image, "--format", "{{.Manifest.Digest}}"]
+    command = [
+        "docker",
+        "buildx",
+        "imagetools",
+        "inspect",
+        image,
+        "--format",
+        "{{.Manifest.Digest}}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = done.stdout.strip()
     if done.returncode or not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
@@ -34,7 +42,10 @@ def pin(folder: Path, digest: Callable[[str], str]) -> None:
         file = folder / name
         text = file.read_text(encoding="utf-8")
         file.write_text(
-            _IMAGE.sub(lambda match: f"{match['before']}{match['name']}@{digest(match['name'])}", text), encoding="utf-8"
+            _IMAGE.sub(
+                lambda match: f"{match['before']}{match['name']}@{digest(match['name'])}", text
+            ),
+            encoding="utf-8",
         )
 
 
@@ -47,7 +58,9 @@ def check(folder: Path, digest: Callable[[str], str]) -> list[str]:
             if pinned is None:
                 found.add(f"{name}: {image} has no digest")
             elif (digest(f"{image.partition(':')[0]}@{pinned}"), digest(image)) != (pinned, pinned):
-                found.add(f"{name}: {image} is another image than {pinned} by now: look why, and run `make pin-images`")
+                found.add(
+                    f"{name}: {image} is another image than {pinned} by now: look why, and run `make pin-images`"
+                )
     return sorted(found)
 
 

@@ -21,14 +21,18 @@ _HEAD = """\
 def main() -> None:
     """Fetch and list."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["MAVEN_OPTS"] = f"{os.environ.get('MAVEN_OPTS', '')} -Dmaven.repo.local={folder}/repository"
+        os.environ["MAVEN_OPTS"] = (
+            f"{os.environ.get('MAVEN_OPTS', '')} -Dmaven.repo.local={folder}/repository"
+        )
         wanted = {
             "kafka": ["copy-dependencies", "-DincludeScope=runtime"],
             "registry": ["copy", f"-Dartifact={programs.REGISTRY}"],
         }
         for name, goal in wanted.items():
             programs.bring(Path(folder) / name, goal, name)
-        found = {file.name: sha256(file) for name in wanted for file in (Path(folder) / name).iterdir()}
+        found = {
+            file.name: sha256(file) for name in wanted for file in (Path(folder) / name).iterdir()
+        }
     lines = "".join(f"{checksum}  {name}\n" for name, checksum in sorted(found.items()))
     (Path(__file__).parent / "local" / LIST).write_text(_HEAD + lines, encoding="utf-8")
 

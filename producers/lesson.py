@@ -55,6 +55,10 @@ class Lesson:
             text("name", self.name)
         text("revision", self.revision, empty=True)
         text("inputs_fingerprint", self.inputs_fingerprint, empty=True)
-        if self.devices is not None and (isinstance(self.devices, str) or not isinstance(self.devices, Sequence)):
-            raise ConfigurationError(f"devices is {self.devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']")
+        if self.devices is not None and (
+            isinstance(self.devices, str) or not isinstance(self.devices, Sequence)
+        ):
+            raise ConfigurationError(
+                f"devices is {self.devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']"
+            )
         wire_options(self.wire, self.ragged_keys)

@@ -63,10 +63,18 @@ class TeacherMetrics(Collector):
             ("records", "Records written, ends not counted.", run.records_written),
             ("rows", "Rows written.", run.rows_written),
             ("bytes", "Bytes of Avro written.", run.bytes_written),
-            ("input_wait_seconds", "Time in which there was nothing to do but wait for inputs.", tally.input_wait_s),
+            (
+                "input_wait_seconds",
+                "Time in which there was nothing to do but wait for inputs.",
+                tally.input_wait_s,
+            ),
             ("forward_seconds", "Time in the model, of all devices.", tally.forward_s),
             ("encode_seconds", "Time encoding and packing took, of all threads.", tally.encode_s),
-            ("write_seconds", "Time in the sink: waiting for room in its queue, or for a student.", tally.write_s),
+            (
+                "write_seconds",
+                "Time in the sink: waiting for room in its queue, or for a student.",
+                tally.write_s,
+            ),
         ):
             counter = CounterMetricFamily(f"tutelage_producer_{name}", help_text, labels=_TEACHER)
             counter.add_metric(self._labels, value)

@@ -52,21 +52,33 @@ class Identity:
         A finished run is refused too, unless `run_id` names it.
         """
         theirs, where = tail.stream, sink.name
-        elsewhere = "Begin a new run behind it with new_run=True (--new-run), or write" if sink.holds_runs else "Write"
+        elsewhere = (
+            "Begin a new run behind it with new_run=True (--new-run), or write"
+            if sink.holds_runs
+            else "Write"
+        )
         differs = [
             f"{name} {getattr(theirs, name)!r} there, {getattr(self, name)!r} here"
             for name in ("teacher", "revision", "inputs_fingerprint", "passes")
             if getattr(theirs, name) != getattr(self, name)
         ]
         if self.rows_per_record is not None and self.rows_per_record != theirs.rows_per_record:
-            differs.append(f"{theirs.rows_per_record} rows per record there, {self.rows_per_record} here")
+            differs.append(
+                f"{theirs.rows_per_record} rows per record there, {self.rows_per_record} here"
+            )
         if self.run_id is not None and self.run_id != theirs.run_id:
             differs.append(f"run_id {theirs.run_id!r} there, {self.run_id!r} here")
         if differs:
-            raise SinkExists(f"{where} holds another run, {theirs}: {'; '.join(differs)}. {elsewhere} elsewhere")
+            raise SinkExists(
+                f"{where} holds another run, {theirs}: {'; '.join(differs)}. {elsewhere} elsewhere"
+            )
         if tail.finished and self.run_id is None:
-            replaced = "" if sink.holds_runs else ", or replace the file with overwrite=True (--overwrite)"
-            raise SinkExists(f"{where} exists and holds a finished run, {theirs}. {elsewhere} elsewhere{replaced}")
+            replaced = (
+                "" if sink.holds_runs else ", or replace the file with overwrite=True (--overwrite)"
+            )
+            raise SinkExists(
+                f"{where} exists and holds a finished run, {theirs}. {elsewhere} elsewhere{replaced}"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -120,7 +132,11 @@ class Run:
             # records in the topic, whatever this machine's clock says.
             self._created_after = max(self._tail.newest_s, self._tail.stream.created)
             self._tail = None
-        self._run_id = self._tail.stream.run_id if self._tail is not None else identity.run_id or uuid.uuid4().hex
+        self._run_id = (
+            self._tail.stream.run_id
+            if self._tail is not None
+            else identity.run_id or uuid.uuid4().hex
+        )
         sink.speak_of(self._run_id)
         self._stream: Stream | None = None
         self._gather: Gather | None = None
@@ -177,7 +193,9 @@ class Run:
         """Add a batch, and return the records that it completes."""
         if self.description is None:
             self._describe(description)
-        elif description is not self.description and set(description.specs) != set(self.description.specs):
+        elif description is not self.description and set(description.specs) != set(
+            self.description.specs
+        ):
             # A batch already in flight when the first one was described was not compared with it.
             raise DescriptionChanged(
                 f"a batch holds {description}, earlier ones {self.description}; every batch holds the same keys"
@@ -202,12 +220,16 @@ class Run:
         """Whether enough bytes arrived, or enough time has passed, to choose R."""
         linger_s = self._sink.linger_s
         waited_s = time.monotonic() - self._opening_began
-        return self._opening_bytes >= self._sink.target_record_bytes or (linger_s is not None and waited_s >= linger_s)
+        return self._opening_bytes >= self._sink.target_record_bytes or (
+            linger_s is not None and waited_s >= linger_s
+        )
 
     @property
     def rows_waiting(self) -> int:
         """How many rows are waiting for a record to be full."""
-        return sum(rows for _, rows in self._opening) + (self._gather.waiting if self._gather is not None else 0)
+        return sum(rows for _, rows in self._opening) + (
+            self._gather.waiting if self._gather is not None else 0
+        )
 
     @property
     def rows_per_record(self) -> int | None:
@@ -220,10 +242,14 @@ class Run:
         `at_once` keeps R small enough for the rows that have arrived to fill a record.
         """
         if self._stream is None:
-            self._open(self._tail.stream if self._tail is not None else self._new_stream(at_once=at_once))
+            self._open(
+                self._tail.stream if self._tail is not None else self._new_stream(at_once=at_once)
+            )
         opening, self._opening = self._opening, []
         gather = self._gathering()
-        return self._work([record for columns, rows in opening for record in gather.add(columns, rows)])
+        return self._work(
+            [record for columns, rows in opening for record in gather.add(columns, rows)]
+        )
 
     def pass_over(self, rows: int) -> None:
         """Count rows of this pass that are skipped because the sink holds them."""
@@ -241,8 +267,12 @@ class Run:
         work = self.settle() if self._opening else []
         gather = self._gather
         if gather is None or not gather.rows:
-            again = f"pass {self.pass_index} of {self._identity.passes}: " if self.pass_index else ""
-            raise ConfigurationError(f"{again}the inputs gave no rows; there is nothing to write to {self._sink.name}")
+            again = (
+                f"pass {self.pass_index} of {self._identity.passes}: " if self.pass_index else ""
+            )
+            raise ConfigurationError(
+                f"{again}the inputs gave no rows; there is nothing to write to {self._sink.name}"
+            )
         work += self._work(gather.finish())
         self._refuse_other_length(gather.rows, ended=True)
         records = -(-gather.rows // self._settled().rows_per_record)
@@ -259,7 +289,12 @@ class Run:
         began = time.perf_counter()
         encoded = self.codec.encode(work.head, work.columns)
         packed = self._sink.pack(encoded)
-        return Packed(head=work.head, packed=packed, nbytes=encoded.nbytes, seconds=time.perf_counter() - began)
+        return Packed(
+            head=work.head,
+            packed=packed,
+            nbytes=encoded.nbytes,
+            seconds=time.perf_counter() - began,
+        )
 
     def write(self, record: Packed) -> None:
         """Give an encoded record to the sink. Must be called in the order of the records."""
@@ -322,7 +357,11 @@ class Run:
             # Ragged rows differ in size, so leave room for longer rows in later records.
             target = min(target, self._sink.max_record_bytes // 4)
         # Rows of zero bytes give no size to divide by: use the most that readers accept.
-        by_size = max(1, target * rows // self._opening_bytes) if self._opening_bytes else DEFAULT_LIMITS.empty_rows
+        by_size = (
+            max(1, target * rows // self._opening_bytes)
+            if self._opening_bytes
+            else DEFAULT_LIMITS.empty_rows
+        )
         return min(by_size, rows) if at_once or self._sink.linger_s is not None else by_size
 
     def _open_resumed(self) -> None:
@@ -336,7 +375,11 @@ class Run:
         self._sink.open(stream, description)
         self._stream = stream
         log.info(
-            "%s: %s, %d rows per record, %d partitions", self._sink.name, stream, stream.rows_per_record, stream.partitions
+            "%s: %s, %d rows per record, %d partitions",
+            self._sink.name,
+            stream,
+            stream.rows_per_record,
+            stream.partitions,
         )
 
     def _settled(self) -> Stream:
@@ -359,4 +402,7 @@ class Run:
         )
 
     def _work(self, records: list[RecordRows]) -> list[Work]:
-        return [Work(head=self._head(record.sequence, record.rows), columns=record.columns) for record in records]
+        return [
+            Work(head=self._head(record.sequence, record.rows), columns=record.columns)
+            for record in records
+        ]

@@ -113,12 +113,18 @@ class Serving:
             elif self._run.undecided and self._run.due:
                 self._encoding.add(self._run.settle())
             else:
-                pending: list[Future[Any]] = [future for future in (group, forward, record) if future is not None]
+                pending: list[Future[Any]] = [
+                    future for future in (group, forward, record) if future is not None
+                ]
                 if not pending:
                     return
                 began = time.perf_counter()
                 soon = self._run.undecided or (group is not None and reader.holds_part)
-                wait(pending, timeout=_LINGER_POLL_S if soon else _POLL_S, return_when=FIRST_COMPLETED)
+                wait(
+                    pending,
+                    timeout=_LINGER_POLL_S if soon else _POLL_S,
+                    return_when=FIRST_COMPLETED,
+                )
                 if group is not None and not group.done():
                     self._submit(reader.take_part(), reader)
                 if pending == [group]:
@@ -135,7 +141,9 @@ class Serving:
 
     def _submit(self, group: list[Any], reader: ReadAhead) -> None:
         if group:
-            self._forwards.append(self._devices.submit(group, self._transfer, owning=reader.blocked))
+            self._forwards.append(
+                self._devices.submit(group, self._transfer, owning=reader.blocked)
+            )
 
     def _new_wait(self) -> Wait:
         # A wait is not logged until it is clearly longer than earlier ones.
@@ -201,12 +209,16 @@ class Serving:
         group = self._next_group(reader)
         if not group:
             return
-        forwarded = self._done(self._devices.submit(group[:1], self._transfer, owning=reader.blocked))
+        forwarded = self._done(
+            self._devices.submit(group[:1], self._transfer, owning=reader.blocked)
+        )
         ((batch,), (input_rows,)) = forwarded.batches, forwarded.input_rows
         self._compare_rows(input_rows, batch.rows)
         self._add(batch)
         countable = bool(self._keeps_rows) and input_rows is not None
-        doing = f"passing over {self._run.skip_rows} rows that are written" + ("" if countable else ", by computing them again")
+        doing = f"passing over {self._run.skip_rows} rows that are written" + (
+            "" if countable else ", by computing them again"
+        )
         self._run.doing.now(doing)
         log.info("%s", doing)
         reader.group_size = _GROUP_PASSED_OVER

@@ -75,14 +75,18 @@ class Teacher:
         new_run: bool = False,
     ) -> None:
         if not isinstance(sink, Sink):
-            raise ConfigurationError(f"sink is a {type(sink).__name__}; give a FileSink, KafkaSink or MemorySink")
+            raise ConfigurationError(
+                f"sink is a {type(sink).__name__}; give a FileSink, KafkaSink or MemorySink"
+            )
         self._sink = sink
         self._identity = Identity(
             teacher=sink.label if name is None else text("name", name),
             revision=text("revision", revision, empty=True),
             inputs_fingerprint=text("inputs_fingerprint", inputs_fingerprint, empty=True),
             passes=whole_number("passes", passes),
-            rows_per_record=None if rows_per_record is None else whole_number("rows_per_record", rows_per_record),
+            rows_per_record=None
+            if rows_per_record is None
+            else whole_number("rows_per_record", rows_per_record),
             run_id=None if run_id is None else text("run_id", run_id),
             new_run=flag("new_run", new_run),
         )
@@ -99,7 +103,11 @@ class Teacher:
 
     def __repr__(self) -> str:
         run = self._run
-        state = "not started" if run is None else f"{run.rows_written} rows in {run.records_written} records written"
+        state = (
+            "not started"
+            if run is None
+            else f"{run.rows_written} rows in {run.records_written} records written"
+        )
         return f"Teacher({self._identity.teacher!r} to {self._sink!r}, {state})"
 
     def __enter__(self) -> Teacher:
@@ -107,9 +115,19 @@ class Teacher:
             self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
-            if kind is None and self._wrote_by_hand and not self._failed and not self._started().complete:
+            if (
+                kind is None
+                and self._wrote_by_hand
+                and not self._failed
+                and not self._started().complete
+            ):
                 self.end_pass()
                 if not self._started().complete:
                     log.warning(
@@ -129,7 +147,12 @@ class Teacher:
         """What the teacher does right now, in words and seconds. Safe in any thread."""
         run, wait = self._run, self._sink.wait
         if wait is not None:
-            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, begun=run is not None, waiting=True)
+            return Activity(
+                doing=f"waiting for {wait.what}",
+                seconds=wait.waited_s,
+                begun=run is not None,
+                waiting=True,
+            )
         if run is None:
             return self._starting.activity
         return run.doing.activity
@@ -235,7 +258,9 @@ class Teacher:
         """
         run = self._started()
         if self._passes_by_hand >= self._identity.passes:
-            raise ConfigurationError(f"all {self._identity.passes} passes of this run are written; use a new Teacher")
+            raise ConfigurationError(
+                f"all {self._identity.passes} passes of this run are written; use a new Teacher"
+            )
         self._wrote_by_hand = True
         if self._passes_by_hand < self._passes_held:
             # A pass the sink holds to its end.
@@ -343,7 +368,9 @@ class Teacher:
         read_ahead = flag("read_ahead", read_ahead)
         encoders = postprocess_threads(threads)
         if not callable(progress):
-            raise ConfigurationError(f"progress is a {type(progress).__name__}; give a function that takes the run")
+            raise ConfigurationError(
+                f"progress is a {type(progress).__name__}; give a function that takes the run"
+            )
         given = Inputs(inputs, batch_size=batch_size, passes=self._identity.passes)
         run = self._started() if self._run is not None else self._start_and_run()
         if run.complete:
@@ -352,7 +379,9 @@ class Teacher:
         surroundings = Surroundings.here()
         devices_lent = Devices(model, devices, surroundings)
         encoding = Encoding(run, encoders)
-        reading: Executor = Worker("tutelage-inputs", surroundings) if read_ahead else CallingThread()
+        reading: Executor = (
+            Worker("tutelage-inputs", surroundings) if read_ahead else CallingThread()
+        )
 
         def serving() -> Serving:
             return Serving(

@@ -31,7 +31,9 @@ class WireOptions:
     @property
     def named(self) -> set[str]:
         """The keys that are named."""
-        return set(self.ragged) | (set() if isinstance(self.encodings, str) else set(self.encodings))
+        return set(self.ragged) | (
+            set() if isinstance(self.encodings, str) else set(self.encodings)
+        )
 
     def refuse_other(self, there: Description, where: str) -> None:
         """SinkExists, naming what differs, unless a run that is to be continued was begun with these options."""
@@ -40,7 +42,11 @@ class WireOptions:
             for spec in there.specs
             if spec.wire != self.encoding(spec.key, spec.dtype)
         ]
-        differs += [f"{key!r} is not ragged there" for key in sorted(self.ragged) if key in there and not there[key].ragged]
+        differs += [
+            f"{key!r} is not ragged there"
+            for key in sorted(self.ragged)
+            if key in there and not there[key].ragged
+        ]
         if unknown := sorted(self.named - set(there)):
             differs.append(f"wire or ragged_keys names {unknown}, keys that are not there")
         if differs:
@@ -61,9 +67,13 @@ def wire_options(wire: Any, ragged: Any) -> WireOptions:
     elif isinstance(wire, Mapping):
         wire = {_key("wire", key): _encoding(key, encoding) for key, encoding in wire.items()}
     else:
-        raise ConfigurationError(f"wire is {wire!r}; give a dtype for all floats, or a dict of key -> dtype")
+        raise ConfigurationError(
+            f"wire is {wire!r}; give a dtype for all floats, or a dict of key -> dtype"
+        )
     if isinstance(ragged, (str, bytes, Mapping)) or not isinstance(ragged, Iterable):
-        raise ConfigurationError(f"ragged_keys is {ragged!r}; give a list of keys, such as ['logits']")
+        raise ConfigurationError(
+            f"ragged_keys is {ragged!r}; give a list of keys, such as ['logits']"
+        )
     return WireOptions(encodings=wire, ragged=frozenset(_key("ragged_keys", key) for key in ragged))
 
 
@@ -74,12 +84,18 @@ def _key(where: str, key: Any) -> str:
 def _named(encoding: Any) -> Any:
     """A torch dtype by its name; anything else as it is. Torch need not be imported for this."""
     kind = type(encoding)
-    return str(encoding).removeprefix("torch.") if (kind.__module__, kind.__name__) == ("torch", "dtype") else encoding
+    return (
+        str(encoding).removeprefix("torch.")
+        if (kind.__module__, kind.__name__) == ("torch", "dtype")
+        else encoding
+    )
 
 
 def _encoding(key: str, encoding: Any) -> str:
     encoding = _named(encoding)
     if not isinstance(encoding, str) or encoding not in DTYPES:
         smaller = sorted({name for names in WIRE_ENCODINGS.values() for name in names})
-        raise ConfigurationError(f"wire[{key!r}] is {encoding!r}, which is no dtype; floats can travel as {', '.join(smaller)}")
+        raise ConfigurationError(
+            f"wire[{key!r}] is {encoding!r}, which is no dtype; floats can travel as {', '.join(smaller)}"
+        )
     return encoding

@@ -42,7 +42,9 @@ def seconds(name: str, value: Any, *, zero: bool = False) -> float:
     """
     number = real_number(name, value)
     if number < 0 or (number == 0 and not zero):
-        raise ConfigurationError(f"{name} is {value!r}; it must be a number of seconds {'from 0 on' if zero else 'above 0'}")
+        raise ConfigurationError(
+            f"{name} is {value!r}; it must be a number of seconds {'from 0 on' if zero else 'above 0'}"
+        )
     return number
 
 
@@ -72,7 +74,9 @@ def flag(name: str, value: Any) -> bool:
 def text(name: str, value: Any, *, empty: bool = False) -> str:
     """A text, not empty unless `empty` allows it. ConfigurationError for anything else, and for text that UTF-8 cannot hold."""
     if not isinstance(value, str) or not (value or empty):
-        raise ConfigurationError(f"{name} is {value!r}; it must be a text{'' if empty else ', not empty'}")
+        raise ConfigurationError(
+            f"{name} is {value!r}; it must be a text{'' if empty else ', not empty'}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -85,7 +89,9 @@ def text(name: str, value: Any, *, empty: bool = False) -> str:
 def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     """One of the choices. ConfigurationError for anything else."""
     if not isinstance(value, str) or value not in choices:
-        raise ConfigurationError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
+        raise ConfigurationError(
+            f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}"
+        )
     return value
 
 
@@ -95,7 +101,9 @@ def option_mapping(name: str, value: Any) -> dict[str, object]:
         return {}
     if not isinstance(value, Mapping):
         # Its value is not shown: options may hold a password.
-        raise ConfigurationError(f"{name} is of type {type(value).__name__}; it must be a mapping of option to value")
+        raise ConfigurationError(
+            f"{name} is of type {type(value).__name__}; it must be a mapping of option to value"
+        )
     return {text(f"the name of an option in {name}", key): each for key, each in value.items()}
 
 

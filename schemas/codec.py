@@ -24,7 +24,17 @@ import xxhash
 
 from tutelage.schemas.errors import CorruptData, SchemaError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
-from tutelage.schemas.record import FORMAT_VERSION, Array, Column, Description, End, KeySpec, Ragged, Record, RecordHead
+from tutelage.schemas.record import (
+    FORMAT_VERSION,
+    Array,
+    Column,
+    Description,
+    End,
+    KeySpec,
+    Ragged,
+    Record,
+    RecordHead,
+)
 from tutelage.schemas.varint import decode_long, encode_long
 
 _HEAD = struct.Struct("<6q")
@@ -76,7 +86,9 @@ class Codec:
     Guarantee: what `decode` returns is what `encode` was given, or it raises CorruptData.
     """
 
-    def __init__(self, description: Description, *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, description: Description, *, verify: bool = True, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self.description = description
         self._seed = xxhash.xxh3_64(_VERSION.pack(FORMAT_VERSION) + description.canonical_bytes())
         self._limits = limits
@@ -94,7 +106,9 @@ class Codec:
             key_parts, shape = _laid_out(spec, columns.get(spec.key, ()), head.rows)
             parts += key_parts
             shapes += shape
-        checksum = self._checksum(head, shapes, [part.data for part in parts if isinstance(part, np.ndarray)])
+        checksum = self._checksum(
+            head, shapes, [part.data for part in parts if isinstance(part, np.ndarray)]
+        )
         # Everything small is joined to the bytes before it: a system call or a join has few, long buffers.
         buffers: list[Any] = []
         pending = _encode_head(head, checksum)
@@ -118,11 +132,15 @@ class Codec:
         """The record in a body. CorruptData naming `where` if it is cut, too long, inconsistent or fails its checksum."""
         view = memoryview(body)
         if len(view) > self._limits.record_bytes:
-            raise CorruptData(f"{where}: a record of {len(view)} bytes is over the limit of {self._limits.record_bytes}")
+            raise CorruptData(
+                f"{where}: a record of {len(view)} bytes is over the limit of {self._limits.record_bytes}"
+            )
         try:
             record, end = self._walk(view, where)
         except (IndexError, ValueError, OverflowError) as error:
-            raise CorruptData(f"{where}: the record does not decode ({error}); its bytes were changed or cut") from error
+            raise CorruptData(
+                f"{where}: the record does not decode ({error}); its bytes were changed or cut"
+            ) from error
         if end != len(view):
             raise CorruptData(f"{where}: {len(view) - end} bytes are left behind the record")
         return record
@@ -138,12 +156,18 @@ class Codec:
         before: Record | None = None
         for index in range(count):
             try:
-                record, length = self._walk(payload[position:], f"{where}, record {index} of the block")
+                record, length = self._walk(
+                    payload[position:], f"{where}, record {index} of the block"
+                )
             except (IndexError, ValueError, OverflowError) as error:
-                raise CorruptData(f"{where}, record {index} of the block does not decode ({error})") from error
+                raise CorruptData(
+                    f"{where}, record {index} of the block does not decode ({error})"
+                ) from error
             position += length
             if index == count - 1 and position != len(payload):
-                raise CorruptData(f"{where}: {len(payload) - position} bytes are left behind its {count} records")
+                raise CorruptData(
+                    f"{where}: {len(payload) - position} bytes are left behind its {count} records"
+                )
             if before is not None:
                 yield before
             before = record
@@ -165,10 +189,17 @@ class Codec:
     def most_bytes(self, rows: int, run_id: str) -> int | None:
         """The most a record of this run with at most so many rows can have; None where a key is ragged, and nobody knows."""
         layout = self.dense_layout(rows)
-        return len(run_id.encode()) + _MOST_HEAD_BYTES + layout.nbytes if layout is not None else None
+        return (
+            len(run_id.encode()) + _MOST_HEAD_BYTES + layout.nbytes if layout is not None else None
+        )
 
     def refuse_changed(
-        self, head: RecordHead, checksum: bytes, shapes: Sequence[int], pieces: Sequence[Buffer], where: str
+        self,
+        head: RecordHead,
+        checksum: bytes,
+        shapes: Sequence[int],
+        pieces: Sequence[Buffer],
+        where: str,
     ) -> None:
         """CorruptData naming `where` unless these parts of a record, pieces of data in order, have its checksum."""
         if self.verify and checksum != self._checksum(head, shapes, pieces):
@@ -215,11 +246,15 @@ class Codec:
         if (head.end is None) != (head.rows > 0):
             raise ValueError(f"{head} of {head.rows} rows")
         if self._has_too_many_rows(head.rows, position):
-            raise ValueError(f"{head.rows} rows that hold nothing are over the limit of {self._limits.empty_rows}")
+            raise ValueError(
+                f"{head.rows} rows that hold nothing are over the limit of {self._limits.empty_rows}"
+            )
         return Record(head=head, columns=columns, raw=view[:position]), position
 
 
-def _laid_out(spec: KeySpec, pieces: Sequence[Column], rows: int) -> tuple[list[bytes | Array], list[int]]:
+def _laid_out(
+    spec: KeySpec, pieces: Sequence[Column], rows: int
+) -> tuple[list[bytes | Array], list[int]]:
     """A key's Avro bytes in order, tensors as flat uint8 arrays and the rest as bytes, and its shape."""
     if not pieces:
         # An end record: every tensor is empty.
@@ -227,7 +262,10 @@ def _laid_out(spec: KeySpec, pieces: Sequence[Column], rows: int) -> tuple[list[
     if not spec.ragged:
         data = [as_bytes(cast("Array", piece)) for piece in pieces]
         shape = [rows, *spec.shape]
-        return [_encode_shape(shape) + encode_long(sum(piece.nbytes for piece in data)), *data], shape
+        return [
+            _encode_shape(shape) + encode_long(sum(piece.nbytes for piece in data)),
+            *data,
+        ], shape
     ragged = cast("Sequence[Ragged]", pieces)
     lengths = as_bytes(np.concatenate([piece.lengths for piece in ragged]).astype("<i4"))
     data = [as_bytes(piece.values) for piece in ragged]
@@ -243,7 +281,9 @@ def _laid_out(spec: KeySpec, pieces: Sequence[Column], rows: int) -> tuple[list[
 def _laid_out_densely(description: Description, rows: int) -> DenseLayout:
     sizes = [rows * math.prod(spec.shape) * spec.storage.itemsize for spec in description.specs]
     shapes = [[rows, *spec.shape] for spec in description.specs]
-    prefixes = [_encode_shape(shape) + encode_long(size) for shape, size in zip(shapes, sizes, strict=True)]
+    prefixes = [
+        _encode_shape(shape) + encode_long(size) for shape, size in zip(shapes, sizes, strict=True)
+    ]
     return DenseLayout(
         prefixes=tuple(prefixes),
         sizes=tuple(sizes),
@@ -252,26 +292,40 @@ def _laid_out_densely(description: Description, rows: int) -> DenseLayout:
     )
 
 
-def _column(spec: KeySpec, rows: int, shape: Sequence[int], data: Array, lengths: Array | None) -> Column:
+def _column(
+    spec: KeySpec, rows: int, shape: Sequence[int], data: Array, lengths: Array | None
+) -> Column:
     """A key's column from its parts, all of which must agree with each other and with the description."""
     count = shape[0] if shape else -1
     expected = math.prod(shape) * spec.storage.itemsize
     if tuple(shape[1:]) != spec.inner or count < 0 or expected != data.nbytes:
-        raise ValueError(f"key {spec.key!r} is {spec}, but {data.nbytes} bytes of shape {list(shape)} were read")
+        raise ValueError(
+            f"key {spec.key!r} is {spec}, but {data.nbytes} bytes of shape {list(shape)} were read"
+        )
     values = data.view(spec.storage.storage).reshape(shape)
     if lengths is None:
         if count != rows:
             raise ValueError(f"key {spec.key!r} has {count} rows in a record of {rows}")
         return values
-    if len(lengths) != rows or (rows and lengths.min() < 0) or int(lengths.sum(dtype=np.int64)) != count:
-        raise ValueError(f"key {spec.key!r}: its {len(lengths)} lengths do not add up to {count} elements in {rows} rows")
+    if (
+        len(lengths) != rows
+        or (rows and lengths.min() < 0)
+        or int(lengths.sum(dtype=np.int64)) != count
+    ):
+        raise ValueError(
+            f"key {spec.key!r}: its {len(lengths)} lengths do not add up to {count} elements in {rows} rows"
+        )
     return Ragged(values, lengths.astype(np.int64))
 
 
 def _encode_head(head: RecordHead, checksum: bytes) -> bytes:
     run_id = head.run_id.encode()
     numbers = (head.pass_index, head.sequence, head.rows, head.generation)
-    end = b"\x00" if head.end is None else b"\x02" + encode_long(head.end.records) + encode_long(head.end.rows)
+    end = (
+        b"\x00"
+        if head.end is None
+        else b"\x02" + encode_long(head.end.records) + encode_long(head.end.rows)
+    )
     return b"".join((encode_long(len(run_id)), run_id, *map(encode_long, numbers), checksum, end))
 
 
@@ -290,9 +344,22 @@ def decode_head(view: memoryview) -> tuple[RecordHead, bytes, int]:
         records, position = decode_long(view, position)
         end_rows, position = decode_long(view, position)
         end = End(records=records, rows=end_rows)
-    if branch not in (0, 1) or min(pass_index, sequence, rows, generation) < 0 or (end and min(end.records, end.rows) < 0):
-        raise ValueError(f"a head of pass {pass_index}, sequence {sequence}, {rows} rows, branch {branch}")
-    head = RecordHead(run_id=run_id, pass_index=pass_index, sequence=sequence, rows=rows, generation=generation, end=end)
+    if (
+        branch not in (0, 1)
+        or min(pass_index, sequence, rows, generation) < 0
+        or (end and min(end.records, end.rows) < 0)
+    ):
+        raise ValueError(
+            f"a head of pass {pass_index}, sequence {sequence}, {rows} rows, branch {branch}"
+        )
+    head = RecordHead(
+        run_id=run_id,
+        pass_index=pass_index,
+        sequence=sequence,
+        rows=rows,
+        generation=generation,
+        end=end,
+    )
     return head, checksum, position
 
 

@@ -70,9 +70,13 @@ def header_bytes(header: Header) -> bytes:
 def decode_header(start: bytes, where: str) -> Header:
     """The header at the start of a file; CorruptData naming `where` if there is none, or not all of it."""
     if not start:
-        raise CorruptData(f"{where} is empty: nothing was written to it, or its writing was cut short")
+        raise CorruptData(
+            f"{where} is empty: nothing was written to it, or its writing was cut short"
+        )
     if not start.startswith(MAGIC):
-        raise CorruptData(f"{where} is not an Avro container file: it begins with {start[:4]!r}, not {MAGIC!r}")
+        raise CorruptData(
+            f"{where} is not an Avro container file: it begins with {start[:4]!r}, not {MAGIC!r}"
+        )
     metadata: dict[str, bytes] = {}
     position = len(MAGIC)
     try:
@@ -91,7 +95,9 @@ def decode_header(start: bytes, where: str) -> Header:
         if len(sync) < SYNC_BYTES:
             raise IndexError("the sync marker")
     except (IndexError, ValueError) as error:
-        raise CorruptData(f"{where}: its Avro header is cut or broken at byte {position} ({error})") from error
+        raise CorruptData(
+            f"{where}: its Avro header is cut or broken at byte {position} ({error})"
+        ) from error
     return Header(metadata=metadata, sync=sync, nbytes=position + SYNC_BYTES)
 
 
@@ -116,7 +122,9 @@ def compress(codec: str, buffers: Sequence[Any]) -> list[bytes]:
     return [*(pack.compress(buffer) for buffer in buffers), pack.flush()]
 
 
-def decompress(codec: str, data: Any, where: str, most: int = DEFAULT_LIMITS.record_bytes) -> memoryview:
+def decompress(
+    codec: str, data: Any, where: str, most: int = DEFAULT_LIMITS.record_bytes
+) -> memoryview:
     """A block's payload; CorruptData naming `where` if it is broken or would have more bytes than `most`."""
     try:
         if codec == "null":

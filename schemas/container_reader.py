@@ -16,10 +16,22 @@ import numpy as np
 
 from tutelage.schemas.arguments import absolute_path
 from tutelage.schemas.codec import Codec, DenseLayout, decode_head
-from tutelage.schemas.container_format import MAX_BUFFERS, MAX_HEADER_BYTES, SYNC_BYTES, decode_header, decompress
+from tutelage.schemas.container_format import (
+    MAX_BUFFERS,
+    MAX_HEADER_BYTES,
+    SYNC_BYTES,
+    decode_header,
+    decompress,
+)
 from tutelage.schemas.disk import open_to_read
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
-from tutelage.schemas.headers import CHECKSUM_KEY, HEADER_PREFIX, check_format, identity_checksum, stream_of_headers
+from tutelage.schemas.headers import (
+    CHECKSUM_KEY,
+    HEADER_PREFIX,
+    check_format,
+    identity_checksum,
+    stream_of_headers,
+)
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Record, RecordHead
@@ -49,7 +61,12 @@ class ContainerReader:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, verify: bool = True, limits: Limits = DEFAULT_LIMITS, name: str | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        verify: bool = True,
+        limits: Limits = DEFAULT_LIMITS,
+        name: str | None = None,
     ) -> None:
         self.path = absolute_path("path", path)
         self.limits = limits
@@ -68,8 +85,12 @@ class ContainerReader:
                 check_format(self.header.metadata, name)
             self.description = description_of(schema, name, limits)
             self.stream = stream_of_headers(self.header.metadata, name, limits)
-            if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(self.stream, self.description):
-                raise CorruptData(f"{name}: its header fails its checksum; its bytes were changed after the teacher wrote them")
+            if self.header.metadata.get(CHECKSUM_KEY) != identity_checksum(
+                self.stream, self.description
+            ):
+                raise CorruptData(
+                    f"{name}: its header fails its checksum; its bytes were changed after the teacher wrote them"
+                )
         except BaseException:
             os.close(self._fd)
             raise
@@ -100,7 +121,12 @@ class ContainerReader:
         Raises TruncatedData where the file is cut inside a block, CorruptData where bytes are wrong.
         """
         for index, stored in enumerate(self.stored_blocks(offset)):
-            yield Block(index=index, offset=stored.offset, next_offset=stored.next_offset, records=stored.records())
+            yield Block(
+                index=index,
+                offset=stored.offset,
+                next_offset=stored.next_offset,
+                records=stored.records(),
+            )
 
     def stored_blocks(self, offset: int | None = None) -> Iterator[StoredBlock]:
         """The blocks from byte `offset` to the file's end, known by their heads; nothing else of them was read or checked.
@@ -112,7 +138,10 @@ class ContainerReader:
         known_bytes = self.nbytes
         window, window_at, read_bytes = b"", position, _PEEK_BYTES
         while True:
-            if (position + _PEEK_BYTES > window_at + len(window) and window_at + len(window) < known_bytes) or not window:
+            if (
+                position + _PEEK_BYTES > window_at + len(window)
+                and window_at + len(window) < known_bytes
+            ) or not window:
                 window, window_at = self._peek(read_bytes, position), position
             start = position - window_at
             if start >= len(window):
@@ -126,7 +155,9 @@ class ContainerReader:
                 known_bytes = self.nbytes  # a file that is still written grows
                 if next_offset > known_bytes:
                     missing = next_offset - known_bytes
-                    raise TruncatedData(f"{where}: the file is cut: {missing} of the block's bytes are missing")
+                    raise TruncatedData(
+                        f"{where}: the file is cut: {missing} of the block's bytes are missing"
+                    )
             yield StoredBlock(
                 self, index=index, offset=position, next_offset=next_offset, count=count, payload_at=position + head_bytes,
                 peeked=memoryview(window)[start + head_bytes :], where=where,
@@ -137,7 +168,10 @@ class ContainerReader:
     def holds_sync_after(self, offset: int) -> bool:
         """Whether a sync marker stands anywhere behind byte `offset`."""
         step, overlap = 16 << 20, SYNC_BYTES - 1
-        return any(self.header.sync in self._peek(step + overlap, start) for start in range(offset, self.nbytes, step))
+        return any(
+            self.header.sync in self._peek(step + overlap, start)
+            for start in range(offset, self.nbytes, step)
+        )
 
     def _peek(self, nbytes: int, position: int) -> bytes:
         """Up to so many bytes from a position on. CorruptData if the disk fails."""
@@ -146,7 +180,9 @@ class ContainerReader:
         except (OSError, OverflowError) as error:
             said = error.strerror if isinstance(error, OSError) else "there is no such position"
             if self._fd < 0:
-                raise ConfigurationError(f"{self.name}: the file was closed while it was read") from error
+                raise ConfigurationError(
+                    f"{self.name}: the file was closed while it was read"
+                ) from error
             raise CorruptData(f"{self.name}, byte {position}: it cannot be read: {said}") from error
 
     def read_into(self, buffers: Sequence[Any], offset: int, where: str) -> None:
@@ -159,17 +195,23 @@ class ContainerReader:
                     got = os.preadv(self._fd, pending, offset)
                 except OSError as error:
                     if self._fd < 0:
-                        raise ConfigurationError(f"{where}: the file was closed while it was read") from error
+                        raise ConfigurationError(
+                            f"{where}: the file was closed while it was read"
+                        ) from error
                     raise CorruptData(f"{where}: it cannot be read: {error.strerror}") from error
                 if not got:
-                    raise TruncatedData(f"{where}: the file is cut: {wanted} of the block's bytes are missing")
+                    raise TruncatedData(
+                        f"{where}: the file is cut: {wanted} of the block's bytes are missing"
+                    )
                 wanted, offset = wanted - got, offset + got
                 while wanted and got >= pending[0].nbytes:
                     got -= pending.pop(0).nbytes
                 if wanted and got:
                     pending[0] = pending[0][got:]
 
-    def _block_head(self, window: bytes, start: int, known_bytes: int, where: str) -> tuple[int, int, int]:
+    def _block_head(
+        self, window: bytes, start: int, known_bytes: int, where: str
+    ) -> tuple[int, int, int]:
         try:
             count, position = decode_long(window, start)
             size, position = decode_long(window, position)
@@ -178,18 +220,35 @@ class ContainerReader:
         except ValueError as error:
             raise CorruptData(f"{where}: the block's head is broken: {error}") from error
         if not 0 < count <= max(size, 1) or size < 0:
-            raise CorruptData(f"{where}: the block's head is broken: {count} records in {size} bytes")
+            raise CorruptData(
+                f"{where}: the block's head is broken: {count} records in {size} bytes"
+            )
         if size > self.limits.record_bytes:
-            raise CorruptData(f"{where}: a block of {size} bytes is over the limit of {self.limits.record_bytes}")
-        if self.header.codec == "null" and size > max(known_bytes, self.nbytes if size > known_bytes else 0):
-            raise TruncatedData(f"{where}: the file is cut: the block has {size} bytes, the whole file {known_bytes}")
+            raise CorruptData(
+                f"{where}: a block of {size} bytes is over the limit of {self.limits.record_bytes}"
+            )
+        if self.header.codec == "null" and size > max(
+            known_bytes, self.nbytes if size > known_bytes else 0
+        ):
+            raise TruncatedData(
+                f"{where}: the file is cut: the block has {size} bytes, the whole file {known_bytes}"
+            )
         return count, size, position - start
 
 
 class StoredBlock:
     """A block whose place in the file is known. Holds no memory but what was read to find it; may be read in any thread."""
 
-    __slots__ = ("_peeked", "_reader", "count", "index", "next_offset", "offset", "payload_at", "where")
+    __slots__ = (
+        "_peeked",
+        "_reader",
+        "count",
+        "index",
+        "next_offset",
+        "offset",
+        "payload_at",
+        "where",
+    )
 
     def __init__(
         self, reader: ContainerReader, *, index: int, offset: int, next_offset: int, count: int, payload_at: int,
@@ -222,10 +281,16 @@ class StoredBlock:
             reader.read_into([buffer.data], self.payload_at, self.where)
             view = buffer.data
         if view[size - SYNC_BYTES :] != reader.header.sync:
-            raise CorruptData(f"{self.where}: no sync marker at its end; its bytes were changed, or its size was")
+            raise CorruptData(
+                f"{self.where}: no sync marker at its end; its bytes were changed, or its size was"
+            )
         # What the run's records can have at most is a better limit than any chosen for all runs.
         each = reader.codec.most_bytes(reader.stream.rows_per_record, reader.stream.run_id)
-        limit = reader.limits.record_bytes if each is None else min(reader.limits.record_bytes, self.count * each)
+        limit = (
+            reader.limits.record_bytes
+            if each is None
+            else min(reader.limits.record_bytes, self.count * each)
+        )
         limit = limit if most is None else min(limit, most)
         payload = decompress(reader.header.codec, view[: size - SYNC_BYTES], self.where, limit)
         return reader.codec.decode_each(payload, self.count, self.where)
@@ -250,12 +315,24 @@ class StoredBlock:
             return None
         layout = reader.codec.dense_layout(head.rows) if head.end is None else None
         size = self.next_offset - self.payload_at - SYNC_BYTES
-        if layout is None or position + layout.nbytes != size or head.rows > max(size, reader.limits.empty_rows):
+        if (
+            layout is None
+            or position + layout.nbytes != size
+            or head.rows > max(size, reader.limits.empty_rows)
+        ):
             return None
         first = layout.prefixes[0]
         if self._peeked[position : position + len(first)] != first:
             return None
-        return StoredRecord(self, reader, head=head, checksum=checksum, layout=layout, nbytes=size, head_bytes=position)
+        return StoredRecord(
+            self,
+            reader,
+            head=head,
+            checksum=checksum,
+            layout=layout,
+            nbytes=size,
+            head_bytes=position,
+        )
 
 
 class StoredRecord:
@@ -295,9 +372,15 @@ class StoredRecord:
         buffers.append(sync)
         self._reader.read_into(buffers, self._data_at, where)
         if sync != self._reader.header.sync:
-            raise CorruptData(f"{where}: no sync marker at its end; its bytes were changed, or its size was")
-        if any(between != prefix for between, prefix in zip(betweens, layout.prefixes[1:], strict=True)):
-            raise CorruptData(f"{where}: {self.head} does not hold what its size says; its bytes were changed")
+            raise CorruptData(
+                f"{where}: no sync marker at its end; its bytes were changed, or its size was"
+            )
+        if any(
+            between != prefix for between, prefix in zip(betweens, layout.prefixes[1:], strict=True)
+        ):
+            raise CorruptData(
+                f"{where}: {self.head} does not hold what its size says; its bytes were changed"
+            )
         pieces = [piece for key_targets in targets for piece in key_targets]
         self._reader.codec.refuse_changed(self.head, self._checksum, layout.shapes, pieces, where)
 

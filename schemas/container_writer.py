@@ -60,7 +60,9 @@ def finished_path(name: str, value: str | os.PathLike[str]) -> Path:
 
 def linked(partial: Path) -> SinkExists:
     """The error for a symbolic link where an unfinished file is to lie."""
-    return SinkExists(f"{partial} is a symbolic link, through which another file would be written; remove it")
+    return SinkExists(
+        f"{partial} is a symbolic link, through which another file would be written; remove it"
+    )
 
 
 class ContainerWriter:
@@ -70,7 +72,9 @@ class ContainerWriter:
     but the one that was written gets the name, and without `replace` none that has it loses it.
     """
 
-    def __init__(self, path: Path, descriptor: int, header: Header, *, replace: bool = True) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, header: Header, *, replace: bool = True
+    ) -> None:
         self.path = path
         self._header = header
         self._fd = descriptor
@@ -80,7 +84,13 @@ class ContainerWriter:
 
     @classmethod
     def create(
-        cls, path: Path, stream: Stream, description: Description, codec: str = "null", *, replace: bool = True
+        cls,
+        path: Path,
+        stream: Stream,
+        description: Description,
+        codec: str = "null",
+        *,
+        replace: bool = True,
     ) -> ContainerWriter:
         """Begin NAME.partial.
 
@@ -107,7 +117,9 @@ class ContainerWriter:
         return writer
 
     @classmethod
-    def resume(cls, path: Path, header: Header, whole_bytes: int, *, replace: bool = True) -> ContainerWriter:
+    def resume(
+        cls, path: Path, header: Header, whole_bytes: int, *, replace: bool = True
+    ) -> ContainerWriter:
         """Go on with NAME.partial behind its first `whole_bytes`; what lies behind them is cut off.
 
         Raises:
@@ -129,7 +141,11 @@ class ContainerWriter:
         """The block of one record, as buffers; compression happens here, in the calling thread."""
         codec = self._header.codec
         if codec == "null":
-            return [encode_long(1) + encode_long(encoded.nbytes), *encoded.buffers, self._header.sync]
+            return [
+                encode_long(1) + encode_long(encoded.nbytes),
+                *encoded.buffers,
+                self._header.sync,
+            ]
         payload = [piece for piece in compress(codec, encoded.buffers) if piece]
         return [encode_long(1) + encode_long(sum(map(len, payload))), *payload, self._header.sync]
 
@@ -237,7 +253,9 @@ def _open_locked(path: Path) -> int:
     for _ in range(_OPENED_AT_MOST):
         try:
             # Through a symbolic link another file would be written, and the link would get the name.
-            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            descriptor = os.open(
+                partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+            )
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise linked(partial) from error
@@ -248,7 +266,9 @@ def _open_locked(path: Path) -> int:
                     f"{partial} belongs to another user, who could change what is written to it; remove it, or write elsewhere"
                 )
             if not locked(descriptor, partial):
-                raise SinkExists(f"{partial} is being written by another process; end it, or write elsewhere")
+                raise SinkExists(
+                    f"{partial} is being written by another process; end it, or write elsewhere"
+                )
             if is_named(descriptor, partial):
                 return descriptor
         except OSError as error:
@@ -258,8 +278,12 @@ def _open_locked(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
-    raise SinkExists(f"{partial} is replaced again and again while it is opened; end whoever does that, or write elsewhere")
+    raise SinkExists(
+        f"{partial} is replaced again and again while it is opened; end whoever does that, or write elsewhere"
+    )
 
 
 def _failed(path: Path, error: OSError) -> TransportError:
-    return TransportError(f"{partial_path(path)} cannot be written: {error.strerror}; what was written so far is kept there")
+    return TransportError(
+        f"{partial_path(path)} cannot be written: {error.strerror}; what was written so far is kept there"
+    )

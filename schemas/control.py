@@ -57,7 +57,16 @@ def decode_control(body: bytes | memoryview, where: str) -> Message:
         tensors = [_tensor(tensor, where) for tensor in found["tensors"]]
         value = _from_plain(json.loads(found["json"]), tensors, found["blobs"])
         return Message(value=value, **{name: found[name] for name in _PLAIN_FIELDS})
-    except (ValueError, KeyError, IndexError, TypeError, EOFError, OverflowError, MemoryError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        EOFError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise CorruptData(f"{where}: not a control message ({error})") from error
 
 
@@ -79,7 +88,8 @@ def _to_plain(value: Any, tensors: list[dict[str, Any]], blobs: list[bytes], dep
         return [_to_plain(item, tensors, blobs, depth + 1) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {
-            f"${key}" if key.startswith("$") else key: _to_plain(item, tensors, blobs, depth + 1) for key, item in value.items()
+            f"${key}" if key.startswith("$") else key: _to_plain(item, tensors, blobs, depth + 1)
+            for key, item in value.items()
         }
     raise ConfigurationError(
         f"a control message cannot hold a {type(value).__name__}; it holds JSON-like values, bytes and tensors"
@@ -88,7 +98,9 @@ def _to_plain(value: Any, tensors: list[dict[str, Any]], blobs: list[bytes], dep
 
 def _tensor(tensor: dict[str, Any], where: str) -> np.ndarray[Any, Any]:
     dtype = dtype_named(tensor["dtype"], where)
-    return np.frombuffer(tensor["data"], np.uint8).view(dtype.storage).reshape(tensor["shape"]).copy()
+    return (
+        np.frombuffer(tensor["data"], np.uint8).view(dtype.storage).reshape(tensor["shape"]).copy()
+    )
 
 
 def _from_plain(value: Any, tensors: list[np.ndarray[Any, Any]], blobs: list[bytes]) -> Any:
@@ -101,4 +113,7 @@ def _from_plain(value: Any, tensors: list[np.ndarray[Any, Any]], blobs: list[byt
         return blobs[value["$bytes"]]
     if list(value) == ["$tensor"]:
         return tensors[value["$tensor"]]
-    return {key[1:] if key.startswith("$") else key: _from_plain(item, tensors, blobs) for key, item in value.items()}
+    return {
+        key[1:] if key.startswith("$") else key: _from_plain(item, tensors, blobs)
+        for key, item in value.items()
+    }

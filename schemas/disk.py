@@ -78,7 +78,9 @@ def new_file(beside: Path) -> tuple[int, Path]:
     Its name cannot be guessed, and nothing that is there is opened, not even through a symbolic link. OSError if it fails.
     """
     path = beside.with_name(f"{beside.name}.{secrets.token_hex(8)}.tmp")
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), path
+    return os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+    ), path
 
 
 def open_to_read(path: Path, name: str) -> int:

@@ -25,7 +25,9 @@ def field_name(key: str) -> str:
         key.encode("utf-8")
     except UnicodeEncodeError as error:
         raise SchemaError(f"key {key!r} is not valid Unicode text: {error}") from error
-    return PREFIX + "".join(char if char in _PLAIN else "__" if char == "_" else f"_u{ord(char):x}_" for char in key)
+    return PREFIX + "".join(
+        char if char in _PLAIN else "__" if char == "_" else f"_u{ord(char):x}_" for char in key
+    )
 
 
 def key_of_field(name: str) -> str:
@@ -37,11 +39,16 @@ def key_of_field(name: str) -> str:
         if match is None:
             break
         code, plain = match.groups()
-        parts.append(plain or ("_" if code is None else chr(int(code, 16)) if int(code, 16) < 0x110000 else ""))
+        parts.append(
+            plain
+            or ("_" if code is None else chr(int(code, 16)) if int(code, 16) < 0x110000 else "")
+        )
         position = match.end()
     key = "".join(parts)
     if not name.startswith(PREFIX) or position != len(name) or _name_or_none(key) != name:
-        raise SchemaError(f"field {name!r} is not the name of a key; Tutelage did not write this schema")
+        raise SchemaError(
+            f"field {name!r} is not the name of a key; Tutelage did not write this schema"
+        )
     return key
 
 

@@ -21,8 +21,12 @@ def frame(schema_id: int) -> bytes:
 def unframe(message: bytes | None, where: str) -> tuple[int, memoryview]:
     """The schema id and the body (a view) of a message; CorruptData naming `where` if it has no such frame."""
     if message is None or len(message) < HEADER_BYTES:
-        raise CorruptData(f"{where}: {0 if message is None else len(message)} bytes are no framed Avro record")
+        raise CorruptData(
+            f"{where}: {0 if message is None else len(message)} bytes are no framed Avro record"
+        )
     magic, schema_id = _HEADER.unpack_from(message)
     if magic != 0:
-        raise CorruptData(f"{where}: the message begins with byte {magic}, not 0; it is not in Confluent's wire format")
+        raise CorruptData(
+            f"{where}: the message begins with byte {magic}, not 0; it is not in Confluent's wire format"
+        )
     return schema_id, memoryview(message)[HEADER_BYTES:]

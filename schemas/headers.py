@@ -47,7 +47,10 @@ def stream_headers(stream: Stream, description: Description) -> list[tuple[str, 
     values: dict[str, object] = {_FORMAT: FORMAT_VERSION}
     values |= {_RENAMED.get(name, name): getattr(stream, name) for name in Stream.__slots__}
     values[_DESCRIPTION] = description.fingerprint()
-    return [(HEADER_PREFIX + name, json.dumps(value, ensure_ascii=False).encode()) for name, value in values.items()]
+    return [
+        (HEADER_PREFIX + name, json.dumps(value, ensure_ascii=False).encode())
+        for name, value in values.items()
+    ]
 
 
 def identity_checksum(stream: Stream, description: Description) -> bytes:
@@ -55,7 +58,9 @@ def identity_checksum(stream: Stream, description: Description) -> bytes:
 
     A file's header has no checksum of its own, and one changed bit could turn three passes into two. Brokers check theirs.
     """
-    return xxhash.xxh3_64_hexdigest(b"".join(value for _, value in stream_headers(stream, description))).encode()
+    return xxhash.xxh3_64_hexdigest(
+        b"".join(value for _, value in stream_headers(stream, description))
+    ).encode()
 
 
 def stream_of_headers(headers: Headers, where: str, limits: Limits = DEFAULT_LIMITS) -> Stream:
@@ -71,7 +76,9 @@ def stream_of_headers(headers: Headers, where: str, limits: Limits = DEFAULT_LIM
     stream = Stream(**{_FIELD_OF.get(name, name): value for name, value in values.items()})
     for name in ("partitions", "rows_per_record", "passes"):
         if not 1 <= (count := getattr(stream, name)) <= _MOST:
-            raise CorruptData(f"{where}: header {HEADER_PREFIX}{name} is {_shown(count)}; it must be from 1 to {_MOST}")
+            raise CorruptData(
+                f"{where}: header {HEADER_PREFIX}{name} is {_shown(count)}; it must be from 1 to {_MOST}"
+            )
     if stream.partitions > limits.partitions:
         raise CorruptData(
             f"{where}: header {HEADER_PREFIX}partitions is {stream.partitions}, over the limit of {limits.partitions}; where that many are "
@@ -99,10 +106,16 @@ def check_format(headers: Headers, where: str) -> None:
         )
     version = _value(found, _FORMAT, int, where)
     if version != FORMAT_VERSION:
-        advice = "Install a newer Tutelage to read it" if version > FORMAT_VERSION else "Let the teacher write it again"
+        advice = (
+            "Install a newer Tutelage to read it"
+            if version > FORMAT_VERSION
+            else "Let the teacher write it again"
+        )
         writer = json_or_none(found.get(HEADER_PREFIX + "version"))
         by = f", written by Tutelage {writer}" if isinstance(writer, str) else ""
-        raise UnsupportedFormat(f"{where}: format {version}{by}; this Tutelage reads format {FORMAT_VERSION}. {advice}")
+        raise UnsupportedFormat(
+            f"{where}: format {version}{by}; this Tutelage reads format {FORMAT_VERSION}. {advice}"
+        )
 
 
 def check_description(headers: Headers, description: Description, where: str) -> None:
@@ -119,7 +132,10 @@ def check_description(headers: Headers, description: Description, where: str) ->
 def run_of_headers(headers: Headers) -> tuple[str, float] | None:
     """The run that a record's headers name and when that was created; None where they name none, or a time that cannot be."""
     found = dict(headers)
-    run_id, created = json_or_none(found.get(f"{HEADER_PREFIX}run_id")), json_or_none(found.get(f"{HEADER_PREFIX}created"))
+    run_id, created = (
+        json_or_none(found.get(f"{HEADER_PREFIX}run_id")),
+        json_or_none(found.get(f"{HEADER_PREFIX}created")),
+    )
     if (
         not isinstance(run_id, str)
         or isinstance(created, bool)
@@ -148,9 +164,13 @@ def _value(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
         # Text that no encoding can carry again and times that are no numbers are as broken as what is no JSON.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise CorruptData(f"{where}: header {header} is not JSON in UTF-8 ({_shown(found[header])})") from error
+        raise CorruptData(
+            f"{where}: header {header} is not JSON in UTF-8 ({_shown(found[header])})"
+        ) from error
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise CorruptData(f"{where}: header {header} is {_shown(found[header])}, not {_KINDS[kind]}")
+        raise CorruptData(
+            f"{where}: header {header} is {_shown(found[header])}, not {_KINDS[kind]}"
+        )
     number: Any = value
     try:
         return float(number) if kind is float else number

@@ -55,7 +55,9 @@ def schema_of(description: Description) -> str:
             {
                 "name": field_name(spec.key),
                 "type": f"tutelage.{name}" if name in defined else kind,
-                "default": {"lengths": "", "shape": [], "data": ""} if spec.ragged else {"shape": [], "data": ""},
+                "default": {"lengths": "", "shape": [], "data": ""}
+                if spec.ragged
+                else {"shape": [], "data": ""},
                 "key": spec.key,
                 "dtype": spec.dtype,
                 "shape": list(spec.shape),
@@ -81,7 +83,9 @@ def description_of(schema_text: str, where: str, limits: Limits = DEFAULT_LIMITS
     except ValueError as error:
         raise UnsupportedSchema(f"{where}: the Avro schema is not JSON: {error}") from error
     except RecursionError as error:
-        raise UnsupportedSchema(f"{where}: the Avro schema nests without end; Tutelage did not write it") from error
+        raise UnsupportedSchema(
+            f"{where}: the Avro schema nests without end; Tutelage did not write it"
+        ) from error
 
 
 def _described(schema: Any, where: str, limits: Limits) -> Description:
@@ -94,9 +98,13 @@ def _described(schema: Any, where: str, limits: Limits) -> Description:
         or schema.get("type") != "record"
         or [_bare(field) for field in fields[:count]] != [_bare(field) for field in fixed["fields"]]
     ):
-        raise UnsupportedSchema(f"{where}: not a knowledge schema; Tutelage reads only what a Tutelage teacher wrote")
+        raise UnsupportedSchema(
+            f"{where}: not a knowledge schema; Tutelage reads only what a Tutelage teacher wrote"
+        )
     if len(fields) - count > limits.keys:
-        raise UnsupportedSchema(f"{where}: {len(fields) - count} keys, over the limit of {limits.keys}")
+        raise UnsupportedSchema(
+            f"{where}: {len(fields) - count} keys, over the limit of {limits.keys}"
+        )
     defined: dict[str, Any] = {}
     return Description(tuple(_spec_of(field, defined, where) for field in fields[count:]))
 
@@ -115,24 +123,41 @@ def _spec_of(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
     if not ragged and not _is(kind, _TENSOR):
         raise UnsupportedSchema(f"{here} is no tensor")
     shape = field.get("shape")
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape) or len(shape) > 64:
-        raise UnsupportedSchema(f"{here}: its property shape is {'missing' if shape is None else 'no list of sizes'}")
+    if (
+        not isinstance(shape, list)
+        or not all(type(size) is int for size in shape)
+        or len(shape) > 64
+    ):
+        raise UnsupportedSchema(
+            f"{here}: its property shape is {'missing' if shape is None else 'no list of sizes'}"
+        )
     try:
         key = key_of_field(name)
-        spec = KeySpec(key=key, dtype=_property(field, "dtype"), shape=tuple(shape), wire=_property(field, "wire"))
+        spec = KeySpec(
+            key=key,
+            dtype=_property(field, "dtype"),
+            shape=tuple(shape),
+            wire=_property(field, "wire"),
+        )
     except SchemaError as error:
         raise UnsupportedSchema(f"{here}: {error}") from error
     if field.get("key") != key:
-        raise UnsupportedSchema(f"{here} stands for key {key!r}, but its property key is {field.get('key')!r}")
+        raise UnsupportedSchema(
+            f"{here} stands for key {key!r}, but its property key is {field.get('key')!r}"
+        )
     if spec.ragged != ragged:
-        raise UnsupportedSchema(f"{here} has row shape {shape} but is {'' if ragged else 'not '}ragged")
+        raise UnsupportedSchema(
+            f"{here} has row shape {shape} but is {'' if ragged else 'not '}ragged"
+        )
     return spec
 
 
 def _property(field: Mapping[str, Any], name: str) -> str:
     value = field.get(name)
     if not isinstance(value, str) or not value:
-        raise SchemaError(f"its property {name} is {'missing' if name not in field else repr(value)}; it must name a dtype")
+        raise SchemaError(
+            f"its property {name} is {'missing' if name not in field else repr(value)}; it must name a dtype"
+        )
     return value
 
 
@@ -157,7 +182,11 @@ def same_schema(one: str, other: str) -> bool:
 def _bare(schema: Any) -> Any:
     """A schema without what does not change its encoding: documentation, defaults, namespaces of nested names."""
     if isinstance(schema, dict):
-        return {key: _bare(value) for key, value in schema.items() if key not in ("doc", "default", "namespace")}
+        return {
+            key: _bare(value)
+            for key, value in schema.items()
+            if key not in ("doc", "default", "namespace")
+        }
     if isinstance(schema, list):
         return [_bare(item) for item in schema]
     # Parsers may spell a primitive {"type": "int"} and qualify names; both mean the same.

@@ -26,4 +26,6 @@ def printable(text: str) -> str:
     """
     if is_printable(text):
         return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )

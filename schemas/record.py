@@ -77,9 +77,13 @@ class KeySpec:
             object.__setattr__(self, "wire", self.dtype)
         if self.wire != self.dtype and self.wire not in WIRE_ENCODINGS.get(self.dtype, ()):
             allowed = ", ".join(WIRE_ENCODINGS.get(self.dtype, ())) or "nothing else"
-            raise SchemaError(f"{where}: {self.dtype} cannot travel as {self.wire!r}; it can travel as {allowed}")
+            raise SchemaError(
+                f"{where}: {self.dtype} cannot travel as {self.wire!r}; it can travel as {allowed}"
+            )
         if any(size < 0 for size in self.inner) or any(size > 2**31 - 1 for size in self.shape):
-            raise SchemaError(f"{where}: shape {self.shape} is not the shape of a row; only the first size may be -1")
+            raise SchemaError(
+                f"{where}: shape {self.shape} is not the shape of a row; only the first size may be -1"
+            )
 
     @property
     def ragged(self) -> bool:
@@ -112,7 +116,9 @@ class Description(Mapping[str, KeySpec]):
             raise SchemaError("the knowledge has no keys; a batch must hold at least one tensor")
         keys = [spec.key for spec in self.specs]
         if len(set(keys)) != len(keys):
-            raise SchemaError(f"keys appear twice: {sorted(key for key in set(keys) if keys.count(key) > 1)}")
+            raise SchemaError(
+                f"keys appear twice: {sorted(key for key in set(keys) if keys.count(key) > 1)}"
+            )
 
     def __getitem__(self, key: str) -> KeySpec:
         for spec in self.specs:

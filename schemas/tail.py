@@ -67,12 +67,16 @@ def is_missing(head: RecordHead, missing: tuple[int, int]) -> bool:
     )
 
 
-def tail_of(stream: Stream, description: Description, heads: list[list[RecordHead]]) -> tuple[Tail, list[tuple[int, int]]]:
+def tail_of(
+    stream: Stream, description: Description, heads: list[list[RecordHead]]
+) -> tuple[Tail, list[tuple[int, int]]]:
     """The tail of a run from the heads at the end of each partition, and each partition's first missing record."""
     missing = [next_record(found, partition, len(heads)) for partition, found in enumerate(heads)]
     pass_index, sequence = min(missing)
     complete = pass_index >= stream.passes
-    found_of_pass = [head for found in heads for head in found if head.pass_index == pass_index - complete]
+    found_of_pass = [
+        head for found in heads for head in found if head.pass_index == pass_index - complete
+    ]
     tail = Tail(
         stream=stream,
         description=description,
@@ -81,6 +85,8 @@ def tail_of(stream: Stream, description: Description, heads: list[list[RecordHea
         generation=max((head.generation for found in heads for head in found), default=0),
         complete=complete,
         finished=complete,
-        last=max(found_of_pass, key=lambda head: (head.end is not None, head.sequence), default=None),
+        last=max(
+            found_of_pass, key=lambda head: (head.end is not None, head.sequence), default=None
+        ),
     )
     return tail, missing

@@ -122,13 +122,22 @@ def test_every_comparison_runs_with_every_side_and_gives_finite_figures(
     out, err = capfd.readouterr()
     assert code == 0, err
     found = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
-    assert {one["title"]: {side["name"] for side in one["sides"]} for one in found} == EXPECTED[name]
+    assert {one["title"]: {side["name"] for side in one["sides"]} for one in found} == EXPECTED[
+        name
+    ]
     for one in found:
         assert not any("nan" in verdict or "inf" in verdict for verdict in one["goals"])
         for side in one["sides"]:
             (sample,) = side["samples"]
-            figures = [side[rate] for rate in RATES] + [sample["seconds"], sample["nbytes"], sample["units"]]
-            assert all(math.isfinite(figure) and figure > 0 for figure in figures), (one["title"], side)
+            figures = [side[rate] for rate in RATES] + [
+                sample["seconds"],
+                sample["nbytes"],
+                sample["units"],
+            ]
+            assert all(math.isfinite(figure) and figure > 0 for figure in figures), (
+                one["title"],
+                side,
+            )
             assert all(math.isfinite(cpu_s) and cpu_s >= 0 for cpu_s in sample["cpu_s"].values())
     assert f"{name} took " in out
     assert "all of it took " in out
@@ -153,7 +162,10 @@ def test_a_peer_s_shards_never_hold_a_batch_twice(tmp_path: Path) -> None:
     class Gate:
         def ready(self) -> None: ...
 
-    for shape in (Shape(name="s", rows=2, keys={"a": ((3,), "float16")}, at_most=3), dense("d", 2, 3)):
+    for shape in (
+        Shape(name="s", rows=2, keys={"a": ((3,), "float16")}, at_most=3),
+        dense("d", 2, 3),
+    ):
         count = 2 * shape.distinct + 1
         path = str(tmp_path / shape.name)
         sides.write_safetensors(Gate(), path, shape, count)  # type: ignore[arg-type]
@@ -164,10 +176,15 @@ def test_a_peer_s_shards_never_hold_a_batch_twice(tmp_path: Path) -> None:
 def comparison(title: str, run: Callable[[], Sample]) -> Comparison:
     """One of two sides."""
     good = Side(name="good", run=lambda: Sample(seconds=1.0, nbytes=10, units=1))
-    return Comparison(title=title, sides=[good, Side(name="other", run=run, goals=(Goal(other="good", at_least=0.5),))])
+    return Comparison(
+        title=title,
+        sides=[good, Side(name="other", run=run, goals=(Goal(other="good", at_least=0.5),))],
+    )
 
 
-def benchmarks_of(monkeypatch: pytest.MonkeyPatch, **modules: Callable[[], Iterator[Comparison]]) -> None:
+def benchmarks_of(
+    monkeypatch: pytest.MonkeyPatch, **modules: Callable[[], Iterator[Comparison]]
+) -> None:
     """Have the program know these benchmarks alone."""
     monkeypatch.setattr(program, "NAMES", tuple(modules))
     monkeypatch.setattr(program, "comparisons_of", lambda name, bench, scale: modules[name]())
@@ -250,7 +267,9 @@ def test_a_side_that_fails_ends_the_wait_of_the_other_and_both_can_work_again(
     assert {name: one.value for name, one in done.items()} == {"student": 1, "teacher": 2}
 
 
-def test_a_job_that_says_nothing_is_named(pair: tuple[Actor, Actor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_says_nothing_is_named(
+    pair: tuple[Actor, Actor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     student, teacher = pair
     together([(student, jobs.answers, (1,)), (teacher, jobs.answers, (2,))])
     monkeypatch.setattr("benchmarks.actors.TIMEOUT_S", 1.0)

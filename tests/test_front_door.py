@@ -19,7 +19,11 @@ def test_every_public_name_can_be_had(name: str) -> None:
 
 
 def test_every_error_is_public() -> None:
-    ours = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    ours = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
     assert ours <= set(tutelage.__all__)
 
 
@@ -39,5 +43,7 @@ def test_nothing_is_loaded_before_it_is_used() -> None:
         "import sys, tutelage; tutelage.__version__; tutelage.TutelageError; tutelage.FileSource;"
         "print([name for name in sys.modules if name.split('.')[0] in ('torch', 'confluent_kafka')])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout == "[]\n"

@@ -62,7 +62,15 @@ def test_only_transport_imports_the_kafka_client(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "schemas").glob("*.py")), ids=named)
 def test_the_contract_knows_no_torch_sockets_threads_or_clocks(path: Path) -> None:
-    assert not {"torch", "socket", "threading", "time", "asyncio", "multiprocessing", "urllib"} & set(imports_of(path))
+    assert not {
+        "torch",
+        "socket",
+        "threading",
+        "time",
+        "asyncio",
+        "multiprocessing",
+        "urllib",
+    } & set(imports_of(path))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "transport").glob("*.py")), ids=named)

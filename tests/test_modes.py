@@ -10,7 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.resume import assert_resumes_anywhere
 
-from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, Sink, Source, Student, Teacher
+from tutelage import (
+    FileSink,
+    FileSource,
+    MemorySink,
+    MemorySource,
+    MemoryTopic,
+    Sink,
+    Source,
+    Student,
+    Teacher,
+)
 from tutelage.examples.toy.reader import GENERATOR_TYPES, inputs_of
 from tutelage.examples.toy.teachers import Teacher1, Teacher2
 from tutelage.schemas.container_format import checked_codec
@@ -34,13 +44,21 @@ def teacher_ways(draw: st.DrawFn) -> dict[str, int | str | None]:
     }
 
 
-def taught(sink: Sink, model: torch.nn.Module, max_n: int, way: dict[str, int | str | None], passes: int = 1) -> None:
+def taught(
+    sink: Sink,
+    model: torch.nn.Module,
+    max_n: int,
+    way: dict[str, int | str | None],
+    passes: int = 1,
+) -> None:
     rows_per_record = way["rows_per_record"]
     assert rows_per_record is None or isinstance(rows_per_record, int)
     with Teacher(sink, rows_per_record=rows_per_record, passes=passes) as teacher:
         teacher.serve(
             model,
-            inputs_of(str(way["generator_type"]), max_n=max_n, batch_size=int(way["batch_size"] or 1)),
+            inputs_of(
+                str(way["generator_type"]), max_n=max_n, batch_size=int(way["batch_size"] or 1)
+            ),
             devices=["cpu"] * int(way["devices"] or 1),
             threads=int(way["threads"] or 1),
         )
@@ -69,7 +87,9 @@ def learned(sources: list[Source], batch_size: int, strategy: str) -> list[dict[
     batch_size=STUDENT_SIZES,
     strategy=st.sampled_from(["sum", "mean"]),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_every_way_of_teaching_gives_the_same_batches_in_every_mode(
     tmp_path_factory: pytest.TempPathFactory,
     way1: dict[str, int | str | None],
@@ -94,7 +114,10 @@ def test_every_way_of_teaching_gives_the_same_batches_in_every_mode(
         assert len(found) == len(wanted)
         for batch, right in zip(found, wanted, strict=True):
             assert list(batch) == list(right)
-            assert all(torch.equal(batch[key], right[key]) and batch[key].dtype == right[key].dtype for key in right)
+            assert all(
+                torch.equal(batch[key], right[key]) and batch[key].dtype == right[key].dtype
+                for key in right
+            )
 
 
 @pytest.mark.parametrize(("batch_size", "drop_last"), [(5, False), (5, True), (32, False)])

@@ -14,4 +14,14 @@ from tutelage.tools.inspect import Inspected, inspect
 from tutelage.tools.repair import Repaired, repair
 from tutelage.tools.verify import Verified, verify
 
-__all__ = ["Counts", "Inspected", "Repaired", "Verified", "inspect", "record", "repair", "replay", "verify"]
+__all__ = [
+    "Counts",
+    "Inspected",
+    "Repaired",
+    "Verified",
+    "inspect",
+    "record",
+    "repair",
+    "replay",
+    "verify",
+]

@@ -48,7 +48,11 @@ def record(
 
 
 def replay(
-    file: str | os.PathLike[str], sink: Sink, *, timeout_s: float = 60.0, progress: Report = lambda counts: None
+    file: str | os.PathLike[str],
+    sink: Sink,
+    *,
+    timeout_s: float = 60.0,
+    progress: Report = lambda counts: None,
 ) -> Counts:
     """Replay a file's run to a sink, record by record as they are.
 
@@ -78,20 +82,31 @@ def _copied(source: Source, sink: Sink, timeout_s: float, progress: Report) -> C
         sink.close()
 
 
-def copy_stream(source: Source, sink: Sink, *, timeout_s: float, progress: Report = lambda counts: None) -> Counts:
+def copy_stream(
+    source: Source, sink: Sink, *, timeout_s: float, progress: Report = lambda counts: None
+) -> Counts:
     """Copy a whole run. SinkExists if the sink holds another run, or this one whole; the caller closes both."""
     opened = source.open(timeout_s)
     tail = sink.tail()
     start = (0, 0)
     if tail is not None:
         if tail.stream.run_id != opened.stream.run_id or tail.finished:
-            what = "all of this run" if tail.stream.run_id == opened.stream.run_id else f"another run, {tail.stream}"
-            raise SinkExists(f"{sink.name} holds {what}; write elsewhere, or overwrite a file with --overwrite")
+            what = (
+                "all of this run"
+                if tail.stream.run_id == opened.stream.run_id
+                else f"another run, {tail.stream}"
+            )
+            raise SinkExists(
+                f"{sink.name} holds {what}; write elsewhere, or overwrite a file with --overwrite"
+            )
         start = (tail.pass_index, tail.sequence)
     sink.open(opened.stream, opened.description)
     copied = Counts()
     for record in in_order(source, opened, timeout_s=timeout_s, start=start, counted=copied):
-        sink.write(record.head, sink.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes)))
+        sink.write(
+            record.head,
+            sink.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes)),
+        )
         copied.add(record)
         progress(copied)
     sink.finish()

@@ -64,12 +64,19 @@ class PassRows:
     def end(self, head: RecordHead, end: End, where: str) -> None:
         """Begin with the next pass. CorruptData naming `where` if the end says another number of rows than came."""
         if self.rows != end.rows and end.records != self._unknown_at:
-            raise CorruptData(f"{where}: pass {head.pass_index} ends with {end.rows:,} rows, but {self.rows:,} came")
+            raise CorruptData(
+                f"{where}: pass {head.pass_index} ends with {end.rows:,} rows, but {self.rows:,} came"
+            )
         self.rows, self._unknown_at = 0, None
 
 
 def in_order(
-    source: Source, opened: StreamInfo, *, timeout_s: float, start: tuple[int, int] = (0, 0), counted: Counts | None = None
+    source: Source,
+    opened: StreamInfo,
+    *,
+    timeout_s: float,
+    start: tuple[int, int] = (0, 0),
+    counted: Counts | None = None,
 ) -> Iterator[Record]:
     """Every record of a stream from pass and sequence `start` on, ends included, until the last pass has ended.
 
@@ -83,7 +90,11 @@ def in_order(
     counted_rows = PassRows(opened.stream, start[1])
     holding = Holding(source, order)
     awaiting = Awaiting(
-        source, order, timeout_s=timeout_s, log=log, hint="its teacher has not finished; started again, it goes on"
+        source,
+        order,
+        timeout_s=timeout_s,
+        log=log,
+        hint="its teacher has not finished; started again, it goes on",
     )
     quiet = False
     try:
@@ -114,4 +125,7 @@ def in_order(
     finally:
         arrivals.close()
         if counted is not None:
-            counted.duplicates, counted.zombies = order.duplicates, order.zombies + source.stale_records
+            counted.duplicates, counted.zombies = (
+                order.duplicates,
+                order.zombies + source.stale_records,
+            )

@@ -37,7 +37,12 @@ class Inspected:
         """The same as plain values."""
         survey = self.survey
         keys = {
-            spec.key: {"dtype": spec.dtype, "shape": list(spec.shape), "wire": spec.wire, **self.statistics[spec.key].as_dict()}
+            spec.key: {
+                "dtype": spec.dtype,
+                "shape": list(spec.shape),
+                "wire": spec.wire,
+                **self.statistics[spec.key].as_dict(),
+            }
             for spec in survey.opened.description.specs
         }
         holds = {
@@ -60,7 +65,13 @@ class Inspected:
         }
 
 
-def inspect(source: Source, *, rows: int = 3, sample_bytes: int | None = SAMPLE_BYTES, timeout_s: float = 10.0) -> Inspected:
+def inspect(
+    source: Source,
+    *,
+    rows: int = 3,
+    sample_bytes: int | None = SAMPLE_BYTES,
+    timeout_s: float = 10.0,
+) -> Inspected:
     """Look into a file or topic.
 
     Args:
@@ -80,7 +91,9 @@ def inspect(source: Source, *, rows: int = 3, sample_bytes: int | None = SAMPLE_
         survey = survey_of(source, timeout_s)
         statistics = {key: KeyStatistics() for key in survey.opened.description}
         # Packed values cannot be calculated with.
-        opaque = {spec.key for spec in survey.opened.description.specs if spec.storage.kind == "opaque"}
+        opaque = {
+            spec.key for spec in survey.opened.description.specs if spec.storage.kind == "opaque"
+        }
         first: list[dict[str, Any]] = []
         seen_records = seen_rows = 0
         for record in sampled(source, survey, sample_bytes, timeout_s):
@@ -93,7 +106,12 @@ def inspect(source: Source, *, rows: int = 3, sample_bytes: int | None = SAMPLE_
     finally:
         source.close()
     return Inspected(
-        name=source.name, survey=survey, statistics=statistics, first_rows=first, records=seen_records, rows=seen_rows
+        name=source.name,
+        survey=survey,
+        statistics=statistics,
+        first_rows=first,
+        records=seen_records,
+        rows=seen_rows,
     )
 
 
@@ -106,7 +124,10 @@ def _rows(record: Record, count: int) -> list[dict[str, Any]]:
 def _row_values(column: Column, count: int) -> list[Any]:
     if isinstance(column, Ragged):
         stops = np.cumsum(column.lengths[:count])
-        return [_plain(column.values[stop - length : stop]) for stop, length in zip(stops, column.lengths, strict=False)]
+        return [
+            _plain(column.values[stop - length : stop])
+            for stop, length in zip(stops, column.lengths, strict=False)
+        ]
     return [_plain(column[row]) for row in range(count)]
 
 

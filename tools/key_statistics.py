@@ -42,7 +42,10 @@ class KeyStatistics:
         if isinstance(column, Ragged):
             if len(column.lengths):
                 shortest, longest = int(column.lengths.min()), int(column.lengths.max())
-                self.lengths = [min([shortest, *self.lengths[:1]]), max([longest, *self.lengths[1:]])]
+                self.lengths = [
+                    min([shortest, *self.lengths[:1]]),
+                    max([longest, *self.lengths[1:]]),
+                ]
             column = column.values
         values = _numbers(column)
         finite = values
@@ -76,7 +79,9 @@ class KeyStatistics:
         low, high = self.low or 0.0, self.high or 0.0
         if high - low <= abs(low) * _TOO_NEAR:
             # One value only, or as good as: it has the first bin.
-            low, high = (low, low + max(1.0, abs(low))) if low < 0 or low < _LARGEST / 2 else (low / 2, low)
+            low, high = (
+                (low, low + max(1.0, abs(low))) if low < 0 or low < _LARGEST / 2 else (low / 2, low)
+            )
         kept = (np.concatenate(self._kept) if self._kept else np.empty(0)).astype(np.float64)
         # Halved, the range of the largest numbers is a number too.
         counts, edges = np.histogram(kept / 2, BINS, (low / 2, high / 2))
@@ -120,7 +125,9 @@ def _mean(finite: Array) -> float:
     with np.errstate(over="ignore"):
         mean = float(finite.mean(dtype=np.float64))
     return (
-        mean if np.isfinite(mean) else float((finite.astype(np.float64) / finite.size).sum().clip(finite.min(), finite.max()))
+        mean
+        if np.isfinite(mean)
+        else float((finite.astype(np.float64) / finite.size).sum().clip(finite.min(), finite.max()))
     )
 
 
@@ -131,5 +138,9 @@ def _numbers(values: Array) -> Array:
         # The magnitude of a finite number may be infinite.
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.abs(values)
-    exact = np.float32 if values.dtype.kind not in "iu" and values.dtype.itemsize <= _FLOAT32_BYTES else np.float64
+    exact = (
+        np.float32
+        if values.dtype.kind not in "iu" and values.dtype.itemsize <= _FLOAT32_BYTES
+        else np.float64
+    )
     return values.astype(exact, copy=False).ravel()

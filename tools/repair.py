@@ -64,7 +64,9 @@ def repair(file: Path, out: Path) -> Repaired:
     if not os.path.isdir(target.parent):
         raise ConfigurationError(f"{out}: there is no folder {target.parent}; make it first")
     with ContainerReader(file) as reader:
-        writer = ContainerWriter.create(target, reader.stream, reader.description, reader.header.codec, replace=False)
+        writer = ContainerWriter.create(
+            target, reader.stream, reader.description, reader.header.codec, replace=False
+        )
         copy = _Copy(reader.stream, writer)
         stopped = f"{file} ends at byte {reader.nbytes}"
         try:
@@ -121,7 +123,11 @@ class _Copy:
                 try:
                     order.push(
                         ConsumedRecord(
-                            partition=0, offset=block.offset, next_offset=block.next_offset, record=record, where=where
+                            partition=0,
+                            offset=block.offset,
+                            next_offset=block.next_offset,
+                            record=record,
+                            where=where,
                         )
                     )
                     while (item := order.pop()) is not None:
@@ -154,7 +160,9 @@ class _Copy:
             self._write(held)
 
     def _write(self, record: Record) -> None:
-        self._writer.append(self._writer.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes)))
+        self._writer.append(
+            self._writer.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes))
+        )
         if record.head.end is None:
             self.records, self.rows = self.records + 1, self.rows + record.head.rows
             self.sequence, self.pass_rows = self.sequence + 1, self.pass_rows + record.head.rows

@@ -28,8 +28,16 @@ _MOST_TEACHERS = 1000
 _LARGEST = 2.0**63
 # The samples that `watch` shows. Others are not parsed.
 _SHOWN = (
-    *("tutelage_consumer_delivered_rows_total", "tutelage_consumer_waiting_seconds", "tutelage_consumer_wait_seconds_total"),
-    *("tutelage_consumer_starved_seconds_total", "tutelage_consumer_training_seconds_total", "tutelage_checkpoint_age_seconds"),
+    *(
+        "tutelage_consumer_delivered_rows_total",
+        "tutelage_consumer_waiting_seconds",
+        "tutelage_consumer_wait_seconds_total",
+    ),
+    *(
+        "tutelage_consumer_starved_seconds_total",
+        "tutelage_consumer_training_seconds_total",
+        "tutelage_checkpoint_age_seconds",
+    ),
     *("tutelage_consumer_duplicates_total", "tutelage_consumer_zombie_records_total"),
 )
 
@@ -64,7 +72,9 @@ def metrics_place(given: str) -> MetricsPlace:
         raise ConfigurationError("--metrics names a user; metrics are asked for without one")
     odd = parts.query or parts.fragment or not given.isprintable() or " " in given
     if parts.scheme not in ("http", "https") or not parts.hostname or odd:
-        raise ConfigurationError(f"--metrics {given!r}: give it as HOST:PORT, or as a URL that begins with http:// or https://")
+        raise ConfigurationError(
+            f"--metrics {given!r}: give it as HOST:PORT, or as a URL that begins with http:// or https://"
+        )
     path = f"{parts.path.removesuffix('/').removesuffix('/metrics')}/metrics"
     return MetricsPlace(secure=parts.scheme == "https", host=parts.hostname, port=port, path=path)
 
@@ -104,7 +114,9 @@ def added(samples: Iterable[Samples]) -> Samples:
     for one in samples:
         for key, value in one.items():
             before = together.get(key, 0.0)
-            together[key] = max(before, value) if key[0].endswith("_age_seconds") else before + value
+            together[key] = (
+                max(before, value) if key[0].endswith("_age_seconds") else before + value
+            )
     return together
 
 
@@ -120,7 +132,10 @@ def _body(place: MetricsPlace) -> bytes:
 
     def asked() -> bytes:
         # Longer than the deadline, so that `cut` ends every read.
-        with socket.create_connection((place.host, place.port), timeout=2 * _DEADLINE_S) as plain, plain.dup() as end:
+        with (
+            socket.create_connection((place.host, place.port), timeout=2 * _DEADLINE_S) as plain,
+            plain.dup() as end,
+        ):
             # TLS takes over the socket; the duplicate can still be shut down.
             ends.append(end)
             if late.is_set():
@@ -135,13 +150,21 @@ def _body(place: MetricsPlace) -> bytes:
 
 def _answer(place: MetricsPlace, plain: socket.socket) -> bytes:
     connection = HTTPConnection(place.host, place.port)
-    connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=place.host) if place.secure else plain
+    connection.sock = (
+        ssl.create_default_context().wrap_socket(plain, server_hostname=place.host)
+        if place.secure
+        else plain
+    )
     with contextlib.closing(connection):
         # An uncompressed answer.
-        connection.request("GET", place.path, headers={"Accept-Encoding": "identity", "Connection": "close"})
+        connection.request(
+            "GET", place.path, headers={"Accept-Encoding": "identity", "Connection": "close"}
+        )
         with connection.getresponse() as answer:
             if answer.status != HTTPStatus.OK:
-                redirects = ", a redirect, which is not followed" if 300 <= answer.status < 400 else ""
+                redirects = (
+                    ", a redirect, which is not followed" if 300 <= answer.status < 400 else ""
+                )
                 raise ValueError(f"HTTP {answer.status}{redirects}")
             body = answer.read(_MOST_BYTES + 1)
     if len(body) > _MOST_BYTES:

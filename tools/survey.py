@@ -76,7 +76,9 @@ def survey_of(source: Source, timeout_s: float) -> Survey:
     return survey
 
 
-def sampled(source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float) -> Iterator[Record]:
+def sampled(
+    source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float
+) -> Iterator[Record]:
     """Records, ends left out: all of them, or of a file about so many bytes spread evenly over it, of a topic as many from its beginning."""
     if isinstance(source, FileSource):
         yield from _of_blocks(source, sample_bytes)
@@ -88,7 +90,9 @@ def sampled(source: Source, survey: Survey, sample_bytes: int | None, timeout_s:
         survey.flaw = survey.flaw or str(error)
 
 
-def _in_order(source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float) -> Iterator[Record]:
+def _in_order(
+    source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float
+) -> Iterator[Record]:
     """A topic's records, as far as they are there now."""
     seen, missing = 0, survey.missing
     if missing == (0, 0):
@@ -98,7 +102,11 @@ def _in_order(source: Source, survey: Survey, sample_bytes: int | None, timeout_
         if head.end is None:
             yield record
             seen += record.nbytes
-        behind = (head.pass_index + 1, 0) if head.end is not None else (head.pass_index, head.sequence + 1)
+        behind = (
+            (head.pass_index + 1, 0)
+            if head.end is not None
+            else (head.pass_index, head.sequence + 1)
+        )
         if behind == missing or (sample_bytes is not None and seen >= sample_bytes):
             return
 
@@ -115,7 +123,9 @@ def _of_file(survey: Survey, source: FileSource) -> None:
                     # Compressed: what is in it only unpacking tells, and of much the last is enough.
                     unread, last = unread + 1, block
                     continue
-                for found in [head] if head is not None else (record.head for record in block.each()):
+                for found in (
+                    [head] if head is not None else (record.head for record in block.each())
+                ):
                     passes += found.end is not None
                     records += found.end is None
                     rows += found.rows
@@ -148,7 +158,9 @@ def _of_topic(survey: Survey, source: KafkaSource) -> None:
             found = each
     if found is not None:
         tail = found.tail
-        survey.partitions = list(zip(map(max, zip(lows, found.begins, strict=False)), found.ends, strict=False))
+        survey.partitions = list(
+            zip(map(max, zip(lows, found.begins, strict=False)), found.ends, strict=False)
+        )
         survey.passes_ended = tail.pass_index
         survey.missing = (tail.pass_index, tail.sequence)
         if stream.passes == 1:
@@ -159,7 +171,9 @@ def _of_topic(survey: Survey, source: KafkaSource) -> None:
         if not tail.complete:
             survey.flaw = f"{source.name} holds {stream} up to record {tail.sequence} of pass {tail.pass_index}: its teacher has not finished"
         with contextlib.suppress(OverflowError):
-            survey.seconds = tail.newest_s - stream.created if tail.newest_s > stream.created else None
+            survey.seconds = (
+                tail.newest_s - stream.created if tail.newest_s > stream.created else None
+            )
 
 
 def _tails(source: KafkaSource, partitions: int, ends: list[int]) -> Iterator[TopicTail]:
@@ -173,13 +187,21 @@ def _tails(source: KafkaSource, partitions: int, ends: list[int]) -> Iterator[To
         if tail is not None:
             yield tail
             # The next older run lies before this one's first records.
-            ends = [min(pair) for pair in zip(tail.begins, ends, strict=False)] + ends[len(tail.begins) :]
+            ends = [min(pair) for pair in zip(tail.begins, ends, strict=False)] + ends[
+                len(tail.begins) :
+            ]
 
 
 def _summary(tail: Tail) -> RunSummary:
     stream, last = tail.stream, tail.last
     end = last.end if last is not None else None
-    rows = end.rows if end is not None else 0 if last is None else last.sequence * stream.rows_per_record + last.rows
+    rows = (
+        end.rows
+        if end is not None
+        else 0
+        if last is None
+        else last.sequence * stream.rows_per_record + last.rows
+    )
     return RunSummary(
         run_id=stream.run_id,
         teacher=stream.teacher,

@@ -94,7 +94,10 @@ class View:
         """The answers, each with how it is: good, warning or bad."""
         lines = [("bad", line) for line in self.trouble]
         lines += [
-            ("warning", f"topic {topic.topic} is not there yet, or holds nothing: its teacher has not begun")
+            (
+                "warning",
+                f"topic {topic.topic} is not there yet, or holds nothing: its teacher has not begun",
+            )
             for topic in self.topics
             if not topic.partitions
         ]
@@ -106,17 +109,30 @@ class View:
             for topic in self.topics
             if topic.quiet_s is not None and topic.quiet_s > _QUIET_S and not topic.finished
         ]
-        lines += [("good", f"{topic.topic}: its run is whole") for topic in self.topics if topic.finished]
         lines += [
-            ("warning", f"group {self.group} has committed nothing for {topic.topic}: is that the name given to learn --group?")
+            ("good", f"{topic.topic}: its run is whole") for topic in self.topics if topic.finished
+        ]
+        lines += [
+            (
+                "warning",
+                f"group {self.group} has committed nothing for {topic.topic}: is that the name given to learn --group?",
+            )
             for topic in self.topics
             if self.group is not None and topic.partitions and topic.behind is None
         ]
         if self.groups:
-            lines.append(("plain", f"read by the groups {', '.join(self.groups)}: --group NAME shows how far one is"))
+            lines.append(
+                (
+                    "plain",
+                    f"read by the groups {', '.join(self.groups)}: --group NAME shows how far one is",
+                )
+            )
         if self.too_many_groups:
             lines.append(
-                ("plain", f"{self.too_many_groups:,} groups are not looked through: --group NAME shows how far one is")
+                (
+                    "plain",
+                    f"{self.too_many_groups:,} groups are not looked through: --group NAME shows how far one is",
+                )
             )
         if self.student is not None:
             lines += self._of_student(self.student)
@@ -124,7 +140,12 @@ class View:
         reader = f" (group {self.group})" if self.group is not None else ""
         if any(behind.values()):
             name, records = max(behind.items(), key=lambda item: item[1])
-            lines.append(("plain", f"behind: {records:,} {'record' if records == 1 else 'records'} of {name}{reader}"))
+            lines.append(
+                (
+                    "plain",
+                    f"behind: {records:,} {'record' if records == 1 else 'records'} of {name}{reader}",
+                )
+            )
         elif behind:
             lines.append(("good", f"behind: nothing, all that is there is read{reader}"))
         return lines
@@ -133,18 +154,44 @@ class View:
         lines = []
         if student.starved is not None:
             longest = max(student.waits.values(), default=0.0)
-            slow = [teacher for teacher, share in student.waits.items() if share and share >= _AS_SLOW * longest]
+            slow = [
+                teacher
+                for teacher, share in student.waits.items()
+                if share and share >= _AS_SLOW * longest
+            ]
             if student.starved >= STARVING:
                 waits = (
-                    f"; the slow one is {slow[0]}" if len(slow) == 1 else f"; {' and '.join(slow)} are as slow" if slow else ""
+                    f"; the slow one is {slow[0]}"
+                    if len(slow) == 1
+                    else f"; {' and '.join(slow)} are as slow"
+                    if slow
+                    else ""
                 )
-                lines.append(("bad", f"the student starves: {student.starved:.0%} of its time it waits for batches{waits}"))
+                lines.append(
+                    (
+                        "bad",
+                        f"the student starves: {student.starved:.0%} of its time it waits for batches{waits}",
+                    )
+                )
             else:
-                lines.append(("good", f"the student is fed: {student.starved:.0%} of its time it waits for batches"))
+                lines.append(
+                    (
+                        "good",
+                        f"the student is fed: {student.starved:.0%} of its time it waits for batches",
+                    )
+                )
         if student.duplicates or student.zombies:
             said = f"dropped: {student.duplicates:,} records written twice"
             lines.append(
-                ("warning", said + (f"; {student.zombies:,} of a writer thought dead came" if student.zombies else ""))
+                (
+                    "warning",
+                    said
+                    + (
+                        f"; {student.zombies:,} of a writer thought dead came"
+                        if student.zombies
+                        else ""
+                    ),
+                )
             )
         else:
             lines.append(("good", "dropped: nothing"))
@@ -157,7 +204,12 @@ class Watcher:
     """Looks at topics of a cluster, at a group's offsets and at metrics. Close it."""
 
     def __init__(
-        self, connection: KafkaConnection, topics: Sequence[str], *, group: str | None, metrics: Sequence[str]
+        self,
+        connection: KafkaConnection,
+        topics: Sequence[str],
+        *,
+        group: str | None,
+        metrics: Sequence[str],
     ) -> None:
         from tutelage.transport.reading_group import ReadingGroup
         from tutelage.transport.topic_admin import KafkaTopic
@@ -228,11 +280,19 @@ class Watcher:
             passes=stream.passes if stream is not None else 0,
             rows_per_record=stream.rows_per_record if stream is not None else 0,
             partitions=[
-                PartitionView(first=low, read=at, end=end, rate=(end - then) / (now - began) if now > began else 0.0)
+                PartitionView(
+                    first=low,
+                    read=at,
+                    end=end,
+                    rate=(end - then) / (now - began) if now > began else 0.0,
+                )
                 for low, at, end, then in zip(lows, read, ends, before, strict=True)
             ],
             quiet_s=quiet_s,
-            finished=stream is not None and quiet_s is not None and quiet_s > _SETTLED_S and self._is_whole(name, ends),
+            finished=stream is not None
+            and quiet_s is not None
+            and quiet_s > _SETTLED_S
+            and self._is_whole(name, ends),
         )
 
     def _is_whole(self, name: str, ends: list[int]) -> bool:
@@ -278,7 +338,9 @@ class Watcher:
         prefix = "tutelage_consumer_"
         if (f"{prefix}delivered_rows_total", "") not in values:
             places = ", ".join(map(str, self._metrics))
-            trouble.append(f"{places}: no student's metrics; a teacher's port? (learn --metrics-port)")
+            trouble.append(
+                f"{places}: no student's metrics; a teacher's port? (learn --metrics-port)"
+            )
             return None
         (began, before), (now, _) = self._samples[0], self._samples[-1]
 
@@ -289,14 +351,26 @@ class Watcher:
 
         waiting = values.get((f"{prefix}waiting_seconds", ""), 0.0)
         spent = grown("starved_seconds_total") + grown("training_seconds_total")
-        starved = grown("starved_seconds_total") / spent if spent > 0 else (1.0 if waiting else None)
+        starved = (
+            grown("starved_seconds_total") / spent if spent > 0 else (1.0 if waiting else None)
+        )
         teachers = [teacher for name, teacher in values if name == f"{prefix}wait_seconds_total"]
         elapsed = max(1e-9, now - began)
         return StudentView(
             starved=starved,
-            waits={teacher: min(1.0, grown("wait_seconds_total", teacher) / elapsed) for teacher in teachers},
-            duplicates=int(sum(values.get((prefix + "duplicates_total", teacher), 0.0) for teacher in teachers)),
-            zombies=int(sum(values.get((prefix + "zombie_records_total", teacher), 0.0) for teacher in teachers)),
+            waits={
+                teacher: min(1.0, grown("wait_seconds_total", teacher) / elapsed)
+                for teacher in teachers
+            },
+            duplicates=int(
+                sum(values.get((prefix + "duplicates_total", teacher), 0.0) for teacher in teachers)
+            ),
+            zombies=int(
+                sum(
+                    values.get((prefix + "zombie_records_total", teacher), 0.0)
+                    for teacher in teachers
+                )
+            ),
             checkpoint_s=values.get(("tutelage_checkpoint_age_seconds", "")),
             rows_rate=grown("delivered_rows_total") / elapsed if now > began else None,
         )

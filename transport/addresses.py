@@ -21,7 +21,9 @@ DEFAULT_REGISTRY = "http://localhost:8081/apis/ccompat/v7"
 
 _BOOTSTRAP_ARGUMENT, _REGISTRY_ARGUMENT = "argument bootstrap_servers", "argument registry"
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-_SERVER = re.compile(r"(?:(?P<protocol>[^:/]*)://)?(?P<host>\[[^\s\[\]/@]+\]|[^\s:/@\[\]]*)(?::(?P<port>[^:]*))?")
+_SERVER = re.compile(
+    r"(?:(?P<protocol>[^:/]*)://)?(?P<host>\[[^\s\[\]/@]+\]|[^\s:/@\[\]]*)(?::(?P<port>[^:]*))?"
+)
 _LARGEST_PORT = 65535
 
 
@@ -54,14 +56,20 @@ def bootstrap_address(given: str | Sequence[str] | None) -> Address:
         ConfigurationError: It is none of these, is empty, or names a broker without a host or with a port that is none.
     """
     if given is None:
-        given = _from_environment(BOOTSTRAP_VARIABLE) or _default(DEFAULT_BOOTSTRAP, "bootstrap_servers", BOOTSTRAP_VARIABLE)
+        given = _from_environment(BOOTSTRAP_VARIABLE) or _default(
+            DEFAULT_BOOTSTRAP, "bootstrap_servers", BOOTSTRAP_VARIABLE
+        )
     origin = origin_of(given, _BOOTSTRAP_ARGUMENT)
     if not isinstance(given, (str, list, tuple)):
-        raise ConfigurationError(f"{origin} is of type {type(given).__name__}; it must be a text HOST:PORT, or a list of them")
+        raise ConfigurationError(
+            f"{origin} is of type {type(given).__name__}; it must be a text HOST:PORT, or a list of them"
+        )
     servers: list[str] = []
     for entry in [given] if isinstance(given, str) else given:
         if not isinstance(entry, str):
-            raise ConfigurationError(f"{origin} holds a {type(entry).__name__}; each entry must be a text HOST:PORT")
+            raise ConfigurationError(
+                f"{origin} holds a {type(entry).__name__}; each entry must be a text HOST:PORT"
+            )
         # Both Kafka clients pass over what is empty between two commas.
         named = [server for server in map(str.strip, entry.split(",")) if server]
         if not named:
@@ -75,7 +83,9 @@ def bootstrap_address(given: str | Sequence[str] | None) -> Address:
 def registry_address(given: str | None) -> Address:
     """The registry's URL: the one given, else that of the environment, else the default. It may hold secrets: never show it."""
     if given is None:
-        return _from_environment(REGISTRY_VARIABLE) or _default(DEFAULT_REGISTRY, "registry", REGISTRY_VARIABLE)
+        return _from_environment(REGISTRY_VARIABLE) or _default(
+            DEFAULT_REGISTRY, "registry", REGISTRY_VARIABLE
+        )
     return Address(given, origin_of(given, _REGISTRY_ARGUMENT))
 
 
@@ -83,7 +93,10 @@ def named_by(value: str | None, variable: str, otherwise: str) -> Address | None
     """A flag's value, which may have come from its environment variable; None if there is none."""
     if not value:
         return None
-    return Address(value, f"environment variable {variable}" if os.environ.get(variable) == value else otherwise)
+    return Address(
+        value,
+        f"environment variable {variable}" if os.environ.get(variable) == value else otherwise,
+    )
 
 
 def origin_of(given: object, otherwise: str) -> str:
@@ -111,9 +124,17 @@ def _checked_server(server: str, origin: str) -> str:
         raise ConfigurationError(f"{origin} has the entry {server!r}; it must be HOST:PORT{hint}")
     protocol, host, port = found["protocol"], found["host"], found["port"]
     if protocol is not None and protocol.upper() not in _PROTOCOLS:
-        raise ConfigurationError(f"{origin} has the entry {server!r}; a broker's address is HOST:PORT, without {protocol}://")
+        raise ConfigurationError(
+            f"{origin} has the entry {server!r}; a broker's address is HOST:PORT, without {protocol}://"
+        )
     if not host:
-        raise ConfigurationError(f"{origin} has the entry {server!r}, which names no host; it must be HOST:PORT")
-    if port is not None and not (port.isascii() and port.isdigit() and 0 < int(port) <= _LARGEST_PORT):
-        raise ConfigurationError(f"{origin} has the entry {server!r}; its port must be a number from 1 to {_LARGEST_PORT}")
+        raise ConfigurationError(
+            f"{origin} has the entry {server!r}, which names no host; it must be HOST:PORT"
+        )
+    if port is not None and not (
+        port.isascii() and port.isdigit() and 0 < int(port) <= _LARGEST_PORT
+    ):
+        raise ConfigurationError(
+            f"{origin} has the entry {server!r}; its port must be a number from 1 to {_LARGEST_PORT}"
+        )
     return server

@@ -32,7 +32,9 @@ class BackgroundThread(threading.Thread):
     most 20 seconds.
     """
 
-    def __init__(self, target: Callable[[], None], *, name: str, ask_to_end: Callable[[], None]) -> None:
+    def __init__(
+        self, target: Callable[[], None], *, name: str, ask_to_end: Callable[[], None]
+    ) -> None:
         super().__init__(target=target, name=name, daemon=True)
         self._ask_to_end = ask_to_end
 
@@ -46,7 +48,9 @@ class BackgroundThread(threading.Thread):
         self._ask_to_end()
 
 
-def within(timeout_s: float, work: Callable[[], Result], *, name: str, give_up: Callable[[], None]) -> Result:
+def within(
+    timeout_s: float, work: Callable[[], Result], *, name: str, give_up: Callable[[], None]
+) -> Result:
     """Run `work` in a thread, and return or raise what it does within `timeout_s`.
 
     For calls into libraries whose timeouts bound each step but not the whole call.
@@ -91,4 +95,8 @@ def _end_all() -> None:
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
-            log.warning("thread %s has not ended after %.0f s; the program ends without it", thread.name, _EXIT_WAIT_S)
+            log.warning(
+                "thread %s has not ended after %.0f s; the program ends without it",
+                thread.name,
+                _EXIT_WAIT_S,
+            )

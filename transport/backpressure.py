@@ -39,7 +39,9 @@ class Backpressure:
         self._partitions = [TopicPartition(topic, partition) for partition in range(len(begins))]
         found = KafkaTopic(connection, topic)
         # What lies before the run's own records is not for its student to read.
-        self._lows = [max(each) for each in zip(begins, found.first_offsets(len(begins)), strict=True)]
+        self._lows = [
+            max(each) for each in zip(begins, found.first_offsets(len(begins)), strict=True)
+        ]
         self._written = sum(found.end_offsets(len(begins)))
         self._read = self._committed()
 
@@ -71,7 +73,9 @@ class Backpressure:
         try:
             found = self._consumer.committed(self._partitions, timeout=BROKER_TIMEOUT_S)
         except KafkaException as error:
-            raise self._connection.unavailable(f"asking how far group {self._group} has read", error) from error
+            raise self._connection.unavailable(
+                f"asking how far group {self._group} has read", error
+            ) from error
         return sum(max(part.offset, low) for part, low in zip(found, self._lows, strict=True))
 
     def close(self) -> None:

@@ -60,7 +60,12 @@ class Beginnings:
 
 
 def where_to_begin(
-    topic: str, wanted: Sequence[int], *, lows: Sequence[int], highs: Sequence[int], begins: Sequence[int]
+    topic: str,
+    wanted: Sequence[int],
+    *,
+    lows: Sequence[int],
+    highs: Sequence[int],
+    begins: Sequence[int],
 ) -> tuple[list[int], list[int | None]]:
     """Per partition the offset to read from, and the guess that it is where it is one.
 

@@ -20,7 +20,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Thro
 from confluent_kafka.admin import AdminClient
 
 from tutelage.schemas.arguments import option_mapping, text
-from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError
+from tutelage.schemas.errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    TransportError,
+)
 from tutelage.schemas.printable import printable
 from tutelage.transport.addresses import Address, bootstrap_address
 from tutelage.transport.exposure import kafka_exposures, warn_once
@@ -48,7 +53,9 @@ _ATTEMPT_S = 1.0
 _TURNED_AWAY_TIMES = 2
 # Not all is tried again so soon: a token that is refused is asked for once in a while.
 _TURNED_AWAY_FOR_S = 3.0
-_TURNING_AWAY = frozenset((KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED))
+_TURNING_AWAY = frozenset(
+    (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
+)
 # How the client says the same of what has another code: an alert of TLS.
 _TLS_ALERT = "SSL routines"
 # How it says, to its log alone, that a broker hangs up before its first answer. It may be about to start or to stop, behind a proxy, or
@@ -156,11 +163,19 @@ class KafkaConnection(Secretless):
         return client
 
     def consumer(
-        self, group: str | None = None, *, partitions: int = 1, settings: Mapping[str, object] | None = None
+        self,
+        group: str | None = None,
+        *,
+        partitions: int = 1,
+        settings: Mapping[str, object] | None = None,
     ) -> Consumer:
         """A new consumer, to be assigned so many partitions by hand. The group only matters where offsets are committed."""
         fetch_bytes = max(1 << 20, min(_FETCH_BYTES, 4 * _FETCH_BYTES // partitions))
-        ours = {"fetch.message.max.bytes": fetch_bytes, "group.id": group or "tutelage", **(settings or {})}
+        ours = {
+            "fetch.message.max.bytes": fetch_bytes,
+            "group.id": group or "tutelage",
+            **(settings or {}),
+        }
         client: Consumer = self._client(Consumer, {**_CONSUMER_DEFAULTS, **ours})
         return client
 
@@ -210,10 +225,14 @@ class KafkaConnection(Secretless):
             self._turned_away.append(error.str())
         if _TOO_LARGE in error.str() and self._too_large.due():
             log.warning(
-                "%s: what was fetched is too large for this client: raise %s, with -X or in options", error.str(), _TOO_LARGE
+                "%s: what was fetched is too large for this client: raise %s, with -X or in options",
+                error.str(),
+                _TOO_LARGE,
             )
         if error.code() == KafkaError._ALL_BROKERS_DOWN and self._all_down.due():
-            log.warning("waiting for a broker of %s: none answers (%s)", self.where, describe(error))
+            log.warning(
+                "waiting for a broker of %s: none answers (%s)", self.where, describe(error)
+            )
 
     def _hear(self, line: str) -> None:
         if _HANGS_UP in line:
@@ -242,7 +261,9 @@ class KafkaConnection(Secretless):
                 # Serves the callback that says why. A consumer that is asked this way has nothing assigned yet.
                 client.poll(0)
                 tried_s = time.monotonic() - began
-                if len(self._turned_away) >= (1 if tried_s > _TURNED_AWAY_FOR_S else _TURNED_AWAY_TIMES):
+                if len(self._turned_away) >= (
+                    1 if tried_s > _TURNED_AWAY_FOR_S else _TURNED_AWAY_TIMES
+                ):
                     raise AccessDenied(
                         f"the brokers at {self.where} turn this client away while {doing}: {self._turned_away[-1]}. "
                         f"{_how_to_get_in(self._turned_away[-1])}"
@@ -272,12 +293,18 @@ class KafkaConnection(Secretless):
 def _address(bootstrap_servers: str | Sequence[str] | None, options: dict[str, object]) -> Address:
     """The brokers to ask first, which may be given as an option too; ConfigurationError where both say something."""
     # What the client calls it, and what it called it before; of its own options it takes the last one.
-    given = {name: options.pop(name) for name in ("bootstrap.servers", "metadata.broker.list") if name in options}
+    given = {
+        name: options.pop(name)
+        for name in ("bootstrap.servers", "metadata.broker.list")
+        if name in options
+    }
     if not given:
         return bootstrap_address(bootstrap_servers)
     if bootstrap_servers is not None or len(given) > 1:
         also = "bootstrap_servers" if bootstrap_servers is not None else "metadata.broker.list"
-        raise ConfigurationError(f"the options have {next(iter(given))}, and {also} is given too; give one of them")
+        raise ConfigurationError(
+            f"the options have {next(iter(given))}, and {also} is given too; give one of them"
+        )
     name, servers = given.popitem()
     return bootstrap_address(Address(text(f"options[{name!r}]", servers), f"options[{name!r}]"))
 
@@ -293,9 +320,7 @@ def _how_to_get_in(reason: str) -> str:
     if "certificate verify failed" in reason or "broker certificate" in reason:
         return "Its certificate is signed by nobody this client trusts, is expired, or is of another host: ssl.ca.location names whom to trust"
     if "ssl" in reason.lower() and "SASL" not in reason:
-        return (
-            "Look at security.protocol and the ssl.* options: does this listener speak TLS, and does it ask for a certificate?"
-        )
+        return "Look at security.protocol and the ssl.* options: does this listener speak TLS, and does it ask for a certificate?"
     if "OAUTHBEARER" in reason:
         return "Look at sasl.oauthbearer.*: the token's endpoint, the client's id and its secret (docs/security.md)"
     return "Look at security.protocol, sasl.mechanism, sasl.username and sasl.password (docs/security.md)"

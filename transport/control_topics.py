@@ -68,7 +68,9 @@ class KafkaControl:
 
     def recv(self, *, timeout_s: float, frm: str) -> Any:
         """The next value. WaitTimeout, naming `frm`, if none comes in time."""
-        wait = Wait(f"a control message from {frm} on topic {self._inbox}", timeout_s=timeout_s, log=log)
+        wait = Wait(
+            f"a control message from {frm} on topic {self._inbox}", timeout_s=timeout_s, log=log
+        )
         return self._taken(wait)
 
     def ask(self, value: Any, *, timeout_s: float, frm: str) -> Any:
@@ -117,10 +119,14 @@ class KafkaControl:
         if not outbox.partitions():
             return
         low, high = outbox.first_offsets(1)[0], outbox.end_offsets(1)[0]
-        messages = TopicRuns(self._connection, self._outbox).last_messages({0: (low, high)}, look=1)[0]
+        messages = TopicRuns(self._connection, self._outbox).last_messages(
+            {0: (low, high)}, look=1
+        )[0]
         if messages:
             where = f"topic {self._outbox}, partition 0, offset {messages[-1].offset()}"
-            self.conversation.begin_at(decode_control(unframe(messages[-1].value(), where)[1], where).seen)
+            self.conversation.begin_at(
+                decode_control(unframe(messages[-1].value(), where)[1], where).seen
+            )
 
     def _taken(self, wait: Wait, answer_to: str = "") -> Any:
         self._resume()
@@ -141,7 +147,10 @@ class KafkaControl:
                 wait.tick()
                 continue
             self._arrived(came)
-            end = end or consumer.get_watermark_offsets(TopicPartition(self._inbox, 0), cached=True)[1]
+            end = (
+                end
+                or consumer.get_watermark_offsets(TopicPartition(self._inbox, 0), cached=True)[1]
+            )
             later = (came.offset() or 0) >= end
         return message.value
 

@@ -53,7 +53,12 @@ class Deliveries:
         self._sizes[partition].append(nbytes)
         self.by_partition[partition] += 1
 
-    def delivered(self, error: KafkaError | None, message: Message, ended: Callable[[str | None], None] | None = None) -> None:
+    def delivered(
+        self,
+        error: KafkaError | None,
+        message: Message,
+        ended: Callable[[str | None], None] | None = None,
+    ) -> None:
         """What the client calls for each message; `ended` ends its span."""
         if ended is not None:
             ended(error.str() if error is not None else None)
@@ -83,7 +88,9 @@ class Deliveries:
             elif error.code() in DENIED:
                 why = f"{error.str()}. {NEEDS_ACL}"
             else:
-                why = f"{error.str()}; the teacher stops here, start it again to go on without a gap"
+                why = (
+                    f"{error.str()}; the teacher stops here, start it again to go on without a gap"
+                )
             self._denied = error.code() in DENIED
             self.failure = f"topic {self._topic}{where}: {why}"
 

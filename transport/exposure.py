@@ -48,7 +48,9 @@ def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str
                 "pretend to be a broker"
             )
     if protocol == "sasl_plaintext":
-        yield (f"{where}: security.protocol=SASL_PLAINTEXT: credentials and data travel unencrypted; SASL_SSL encrypts them")
+        yield (
+            f"{where}: security.protocol=SASL_PLAINTEXT: credentials and data travel unencrypted; SASL_SSL encrypts them"
+        )
     unused = [name for name in options if name.startswith("sasl.") and protocol not in _SASL]
     if unused:
         yield (
@@ -64,7 +66,9 @@ def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str
     yield from _unencrypted_tokens(options, "sasl.oauthbearer.token.endpoint.url", where)
 
 
-def registry_exposures(url: RegistryUrl, settings: Mapping[str, object], proxy: tuple[str, str] | None) -> Iterator[str]:
+def registry_exposures(
+    url: RegistryUrl, settings: Mapping[str, object], proxy: tuple[str, str] | None
+) -> Iterator[str]:
     """Yield a warning for each unsafe setting of a registry client.
 
     Args:

@@ -19,13 +19,21 @@ _SHORTEST = 4
 # logger does not apply to the logger's children, so each is named.
 _CLIENT_LOGGERS = (
     *("httpx", "httpx2"),
-    *(f"{core}.{part}" for core in ("httpcore", "httpcore2") for part in ("connection", "http11", "http2", "proxy", "socks")),
+    *(
+        f"{core}.{part}"
+        for core in ("httpcore", "httpcore2")
+        for part in ("connection", "http11", "http2", "proxy", "socks")
+    ),
 )
 # Settings whose value grants access. A file's location (ssl.key.location) or a user's name does not.
-_SECRET_SETTING = re.compile(r"password|passphrase|secret|user\.info|jaas|auth\.token|key\.pem|oauthbearer\.config")
+_SECRET_SETTING = re.compile(
+    r"password|passphrase|secret|user\.info|jaas|auth\.token|key\.pem|oauthbearer\.config"
+)
 _USER_IN_URL = re.compile(r"://[^/\s]*@")
 # A registry behind a gateway may expect its key in the URL's query.
-_KEY_IN_URL = re.compile(r"://[^\s?]*\?(?:.*&)?[^=&]*(?:key|token|secret|password|auth|sig)[^=&]*=", re.IGNORECASE)
+_KEY_IN_URL = re.compile(
+    r"://[^\s?]*\?(?:.*&)?[^=&]*(?:key|token|secret|password|auth|sig)[^=&]*=", re.IGNORECASE
+)
 
 
 def is_secret_setting(name: str) -> bool:
@@ -70,7 +78,9 @@ class Hiding(logging.Filter):
         known = set(self._secrets)
         for secret in secrets:
             decoded = {secret, unquote(secret), unquote_plus(secret)}
-            spellings = decoded | {form(text, safe="") for text in decoded for form in (quote, quote_plus)}
+            spellings = decoded | {
+                form(text, safe="") for text in decoded for form in (quote, quote_plus)
+            }
             known |= {text for text in spellings if len(text) >= _SHORTEST}
         # The longest first: one may contain another.
         self._secrets = sorted(known, key=lambda text: (-len(text), text))

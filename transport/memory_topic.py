@@ -70,7 +70,10 @@ class MemoryTopic:
         for each in self.logs[0]:
             if each.run_id is not None:
                 found.setdefault(each.run_id, each)
-        return sorted((stream_of_headers(each.headers, self.name) for each in found.values()), key=lambda run: run.created)
+        return sorted(
+            (stream_of_headers(each.headers, self.name) for each in found.values()),
+            key=lambda run: run.created,
+        )
 
     def newest_run(self) -> Stream | None:
         """Return the run that began last.
@@ -103,15 +106,21 @@ class MemoryTopic:
         """
         if side == "teacher":
             frm = f"the student on memory topic {self.name!r}"
-            return MemoryControl(outbox=self.to_student, inbox=self.to_teacher, frm=frm, is_teacher=True)
+            return MemoryControl(
+                outbox=self.to_student, inbox=self.to_teacher, frm=frm, is_teacher=True
+            )
         frm = f"the teacher of memory topic {self.name!r}"
-        return MemoryControl(outbox=self.to_teacher, inbox=self.to_student, frm=frm, is_teacher=False)
+        return MemoryControl(
+            outbox=self.to_teacher, inbox=self.to_student, frm=frm, is_teacher=False
+        )
 
 
 class MemoryControl:
     """Control messages within this process, by the same rules as over Kafka. Values are handed over as they are."""
 
-    def __init__(self, *, outbox: list[Message], inbox: list[Message], frm: str, is_teacher: bool) -> None:
+    def __init__(
+        self, *, outbox: list[Message], inbox: list[Message], frm: str, is_teacher: bool
+    ) -> None:
         self._outbox = outbox
         self._inbox = inbox
         self._frm = frm
@@ -125,13 +134,17 @@ class MemoryControl:
 
     def recv(self, timeout_s: float) -> Any:
         """The next value. WaitTimeout if none comes in time."""
-        return self._taken(Wait(f"a control message from {self._frm}", timeout_s=timeout_s, log=log))
+        return self._taken(
+            Wait(f"a control message from {self._frm}", timeout_s=timeout_s, log=log)
+        )
 
     def ask(self, value: Any, timeout_s: float) -> Any:
         """Send a value and return the answer to it. WaitTimeout if none comes in time."""
         question = self.conversation.compose(value, asks=True)
         self._outbox.append(question)
-        return self._taken(Wait(f"an answer from {self._frm}", timeout_s=timeout_s, log=log), question.id)
+        return self._taken(
+            Wait(f"an answer from {self._frm}", timeout_s=timeout_s, log=log), question.id
+        )
 
     def _taken(self, wait: Wait, answer_to: str = "") -> Any:
         while True:

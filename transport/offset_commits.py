@@ -81,7 +81,9 @@ class OffsetCommits:
                 log.debug("the ends of topic %s are not known yet: %s", self._topic, error)
                 known = False
         parts = [
-            TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets) if offset != BEGINNING
+            TopicPartition(self._topic, partition, offset)
+            for partition, offset in enumerate(offsets)
+            if offset != BEGINNING
         ]
         if not parts:
             # The beginning: nothing is committed, and nothing owed once the earlier ones are answered.
@@ -89,7 +91,9 @@ class OffsetCommits:
             self._settled = not self._pending
             return
         if self._consumer is None:
-            self._consumer = self._connection.consumer(self._name, settings={"on_commit": self._answered})
+            self._consumer = self._connection.consumer(
+                self._name, settings={"on_commit": self._answered}
+            )
         self._wanted = parts if known else []
         self._settled = False
         self._consumer.commit(offsets=parts, asynchronous=True)
@@ -120,14 +124,22 @@ class OffsetCommits:
 
     def _say(self, why: str) -> None:
         if self._said.due():
-            log.warning("group %s: progress was not committed (%s); only lag tools and max_ahead notice", self._name, why)
+            log.warning(
+                "group %s: progress was not committed (%s); only lag tools and max_ahead notice",
+                self._name,
+                why,
+            )
 
     def close(self) -> None:
         """Commit once more what the broker is not known to have, wait a few seconds at most, and release the client."""
         if self._consumer is not None:
             deadline = time.monotonic() + _LAST_ANSWER_S
             try:
-                while (self._pending or not self._settled) and not self._denied and (left_s := deadline - time.monotonic()) > 0:
+                while (
+                    (self._pending or not self._settled)
+                    and not self._denied
+                    and (left_s := deadline - time.monotonic()) > 0
+                ):
                     # Whatever is under way when the client is closed is waited for there, longer than is good.
                     if not self._pending and left_s > _LAST_ANSWER_S / 4:
                         self._send(left_s / 4)

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tutelage.schemas.errors import AccessDenied, CorruptData, RetentionLoss, TopicIdentityError, TransportError
+from tutelage.schemas.errors import (
+    AccessDenied,
+    CorruptData,
+    RetentionLoss,
+    TopicIdentityError,
+    TransportError,
+)
 from tutelage.transport.connection import DENIED, NEEDS_ACL, KafkaConnection, describe
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
@@ -56,7 +62,12 @@ class PartitionReader:
         self._held = frozenset()
         # A client that knows the leaders of the topic fetches at once; another looks for them a second later.
         admin.partitions(consumer)
-        consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in enumerate(offsets)])
+        consumer.assign(
+            [
+                TopicPartition(self._topic, partition, offset)
+                for partition, offset in enumerate(offsets)
+            ]
+        )
 
     def first(self, wait: Wait) -> Message:
         """Wait for the first message. Raises WaitTimeout if none comes."""
@@ -90,7 +101,10 @@ class PartitionReader:
             ends = [self._consumer.get_watermark_offsets(part, cached=True) for part in parts]
         except KafkaException:
             return []
-        return [(max(0, place.offset), max(0, end[1] if end else 0)) for place, end in zip(places, ends, strict=True)]
+        return [
+            (max(0, place.offset), max(0, end[1] if end else 0))
+            for place, end in zip(places, ends, strict=True)
+        ]
 
     def check_reported(self, message: Message) -> None:
         """Raise the error that a message reports, unless the client recovers from it by itself."""
@@ -98,9 +112,17 @@ class PartitionReader:
         assert error is not None, "only called for errors"
         where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise RetentionLoss(f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms")
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
-            raise TopicIdentityError(f"{where}: the topic or partition is gone; what was not read of it is lost")
+            raise RetentionLoss(
+                f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms"
+            )
+        if error.code() in (
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+            KafkaError._UNKNOWN_TOPIC,
+            KafkaError._UNKNOWN_PARTITION,
+        ):
+            raise TopicIdentityError(
+                f"{where}: the topic or partition is gone; what was not read of it is lost"
+            )
         if error.code() == KafkaError._BAD_COMPRESSION:
             raise CorruptData(
                 f"{where}: {error.str()}. The batch is broken, or unpacks to more than receive.message.max.bytes; where "
@@ -121,8 +143,12 @@ class PartitionReader:
         if self._consumer is None or partitions == self._held:
             return
         before, self._held = self._held, partitions
-        self._consumer.pause([TopicPartition(self._topic, partition) for partition in partitions - before])
-        self._consumer.resume([TopicPartition(self._topic, partition) for partition in before - partitions])
+        self._consumer.pause(
+            [TopicPartition(self._topic, partition) for partition in partitions - before]
+        )
+        self._consumer.resume(
+            [TopicPartition(self._topic, partition) for partition in before - partitions]
+        )
 
     def close(self) -> None:
         """Release the client. May be called twice; `begin` opens another."""

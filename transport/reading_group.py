@@ -29,7 +29,9 @@ class ReadingGroup:
     they were not looked through, `trouble` why they could not be. Groups that this user may not see are none.
     """
 
-    def __init__(self, connection: KafkaConnection, topics: Iterable[str], name: str | None) -> None:
+    def __init__(
+        self, connection: KafkaConnection, topics: Iterable[str], name: str | None
+    ) -> None:
         self._connection = connection
         self._topics = frozenset(topics)
         self._given = name is not None
@@ -44,8 +46,14 @@ class ReadingGroup:
         if self.name is None:
             return [None] * partitions
         wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-        found = {part.partition: part.offset for part in self._answer(self.name, self._asked(self.name, wanted))}
-        return [offset if (offset := found.get(partition, -1)) >= 0 else None for partition in range(partitions)]
+        found = {
+            part.partition: part.offset
+            for part in self._answer(self.name, self._asked(self.name, wanted))
+        }
+        return [
+            offset if (offset := found.get(partition, -1)) >= 0 else None
+            for partition in range(partitions)
+        ]
 
     def look_for(self) -> None:
         """Where no group was named, see now and then who has read the topics; the only one is shown from then on."""
@@ -62,7 +70,9 @@ class ReadingGroup:
 
     def _readers(self) -> list[str]:
         doing = "looking for groups"
-        listed = self._connection.resolved(self._admin.list_consumer_groups(request_timeout=BROKER_TIMEOUT_S), doing)
+        listed = self._connection.resolved(
+            self._admin.list_consumer_groups(request_timeout=BROKER_TIMEOUT_S), doing
+        )
         if listed.errors:
             raise self._connection.unavailable(doing, listed.errors[0])
         names = sorted(group.group_id for group in listed.valid)
@@ -83,7 +93,9 @@ class ReadingGroup:
 
     def _asked(self, name: str, parts: list[TopicPartition] | None) -> Future[Any]:
         wanted = [ConsumerGroupTopicPartitions(name, parts)]
-        future: Future[Any] = self._admin.list_consumer_group_offsets(wanted, request_timeout=BROKER_TIMEOUT_S)[name]
+        future: Future[Any] = self._admin.list_consumer_group_offsets(
+            wanted, request_timeout=BROKER_TIMEOUT_S
+        )[name]
         return future
 
     def _answer(self, name: str, future: Future[Any]) -> list[TopicPartition]:

@@ -35,7 +35,14 @@ COMPATIBILITY = "FULL_TRANSITIVE"
 # Of one subject; each is asked for by a request of its own.
 _MOST_VERSIONS = 1000
 _NUMBERS = frozenset(
-    ("timeout", "max.retries", "retries.wait.ms", "retries.max.wait.ms", "cache.capacity", "cache.latest.ttl.sec")
+    (
+        "timeout",
+        "max.retries",
+        "retries.wait.ms",
+        "retries.max.wait.ms",
+        "cache.capacity",
+        "cache.latest.ttl.sec",
+    )
 )
 # Tries of a request, at most, and the pauses between them.
 _TRIES, _BACK_OFF_S = 3, 1.0
@@ -103,7 +110,9 @@ def checked_registry(given: Registry | str | None) -> Registry:
     if given is None or isinstance(given, str):
         return HttpRegistry(registry_address(given))
     missing = [
-        name for name in ("connect", "prepare", "register", "schema", "close") if not callable(getattr(given, name, None))
+        name
+        for name in ("connect", "prepare", "register", "schema", "close")
+        if not callable(getattr(given, name, None))
     ]
     if missing:
         raise ConfigurationError(
@@ -112,7 +121,9 @@ def checked_registry(given: Registry | str | None) -> Registry:
     return given
 
 
-def register_description(registry: Registry, subject: str, versions: list[str], description: Description, schema: str) -> int:
+def register_description(
+    registry: Registry, subject: str, versions: list[str], description: Description, schema: str
+) -> int:
     """Register a stream's schema unless an earlier one of the subject (its `versions`, oldest first) forbids it.
 
     Raises DescriptionChanged if a key's dtype or row shape differs from any earlier version's.
@@ -182,7 +193,12 @@ class HttpRegistry(Secretless):
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 2.5, settings: Mapping[str, object] | None = None, auto_register: bool = True
+        self,
+        url: str,
+        *,
+        timeout_s: float = 2.5,
+        settings: Mapping[str, object] | None = None,
+        auto_register: bool = True,
     ) -> None:
         self._parts = parsed_url(url)
         self.url = self._parts.shown
@@ -191,10 +207,17 @@ class HttpRegistry(Secretless):
         given = _completed(option_mapping("settings", settings))
         if self._parts.user_info:
             if "basic.auth.user.info" in given:
-                raise ConfigurationError(f"{self._name}: its URL and basic.auth.user.info both name a user; give one of them")
+                raise ConfigurationError(
+                    f"{self._name}: its URL and basic.auth.user.info both name a user; give one of them"
+                )
             given["basic.auth.user.info"] = self._parts.user_info
         self._auto_register = flag("auto_register", auto_register)
-        self._settings = {"timeout": seconds("timeout_s", timeout_s), "max.retries": _TRIES - 1, **given, "url": self.url}
+        self._settings = {
+            "timeout": seconds("timeout_s", timeout_s),
+            "max.retries": _TRIES - 1,
+            **given,
+            "url": self.url,
+        }
         self._deadline_s = _deadline_s(self._settings, len(self.url.split(",")))
         self._client: SchemaRegistryClient | None = None
         self._pid = 0
@@ -221,12 +244,19 @@ class HttpRegistry(Secretless):
 
         if not self._auto_register:
             return self._registered(subject, schema)
-        return int(self._ask(f"register {subject}", lambda client: client.register_schema(subject, Schema(schema, "AVRO"))))
+        return int(
+            self._ask(
+                f"register {subject}",
+                lambda client: client.register_schema(subject, Schema(schema, "AVRO")),
+            )
+        )
 
     def _registered(self, subject: str, schema: str) -> int:
         """The id that others registered a schema under, in whatever layout and spelling."""
         for version in self._versions(subject):
-            if version.schema_id is not None and same_schema(version.schema.schema_str or "null", schema):
+            if version.schema_id is not None and same_schema(
+                version.schema.schema_str or "null", schema
+            ):
                 return int(version.schema_id)
         raise SchemaError(
             f"{self._name} does not have this schema under {subject}, and with auto.register.schemas=false somebody else registers it, "
@@ -236,7 +266,9 @@ class HttpRegistry(Secretless):
     def schema(self, schema_id: int) -> str:
         """As `Registry.schema`."""
         try:
-            found = self._ask(f"fetch schema {schema_id}", lambda client: client.get_schema(schema_id)).schema_str
+            found = self._ask(
+                f"fetch schema {schema_id}", lambda client: client.get_schema(schema_id)
+            ).schema_str
         except NotThere as error:
             raise SchemaError(
                 f"{self._name} no longer has schema {schema_id}, which the records were written with, or it is another registry than "
@@ -266,7 +298,10 @@ class HttpRegistry(Secretless):
                 f"{self._name} lists {len(numbers):,} versions of {subject}; more than {_MOST_VERSIONS:,} are not looked "
                 "through: delete old ones there, or use another topic"
             )
-        return [self._ask(action, partial(_version, subject=subject, number=number)) for number in numbers]
+        return [
+            self._ask(action, partial(_version, subject=subject, number=number))
+            for number in numbers
+        ]
 
     def close(self) -> None:
         """As `Registry.close`. A later call opens the connection again."""
@@ -282,7 +317,12 @@ class HttpRegistry(Secretless):
         """
         client = self._opened()
         try:
-            return within(self._deadline_s, lambda: question(client), name="tutelage-registry", give_up=self.close)
+            return within(
+                self._deadline_s,
+                lambda: question(client),
+                name="tutelage-registry",
+                give_up=self.close,
+            )
         except TutelageError:
             raise
         except Exception as error:
@@ -315,14 +355,19 @@ class HttpRegistry(Secretless):
         # The client has no settings for these.
         session = client._rest_client.session
         session.headers["Accept-Encoding"] = "identity"
-        session.event_hooks = {"request": [self._add_query], "response": [lambda response: bound(response, self._name)]}
+        session.event_hooks = {
+            "request": [self._add_query],
+            "response": [lambda response: bound(response, self._name)],
+        }
         return client
 
     def _add_query(self, request: Any) -> None:
         """Put the URL's query behind the one that a request has by itself."""
         own, ours = request.url.query, self._parts.query_of(str(request.url.copy_with(query=None)))
         if ours:
-            request.url = request.url.copy_with(query=b"&".join(part for part in (own, ours.encode()) if part))
+            request.url = request.url.copy_with(
+                query=b"&".join(part for part in (own, ours.encode()) if part)
+            )
 
     def _by_proxy(self) -> str:
         """What there is to say about a proxy on the way; empty without one."""
@@ -331,7 +376,9 @@ class HttpRegistry(Secretless):
             return ""
         host, by = found
         without = (
-            f"NO_PROXY={urlsplit(self.url).hostname} would go without it" if by.endswith("_PROXY") else "is it the right one?"
+            f"NO_PROXY={urlsplit(self.url).hostname} would go without it"
+            if by.endswith("_PROXY")
+            else "is it the right one?"
         )
         return f". It is asked through the proxy {host}, which {by} names; {without}"
 
@@ -349,11 +396,22 @@ def _completed(settings: dict[str, object]) -> dict[str, object]:
         try:
             settings[name] = float(str(settings[name]))
         except ValueError:
-            raise ConfigurationError(f"schema.registry.{name} is {settings[name]!r}; it must be a number") from None
+            raise ConfigurationError(
+                f"schema.registry.{name} is {settings[name]!r}; it must be a number"
+            ) from None
     if not any(name.startswith("bearer.auth.") for name in settings):
         return settings
-    source = {"bearer.auth.credentials.source": "STATIC_TOKEN"} if "bearer.auth.token" in settings else {}
-    return {**source, "bearer.auth.logical.cluster": "none", "bearer.auth.identity.pool.id": "none", **settings}
+    source = (
+        {"bearer.auth.credentials.source": "STATIC_TOKEN"}
+        if "bearer.auth.token" in settings
+        else {}
+    )
+    return {
+        **source,
+        "bearer.auth.logical.cluster": "none",
+        "bearer.auth.identity.pool.id": "none",
+        **settings,
+    }
 
 
 def _deadline_s(settings: Mapping[str, object], addresses: int) -> float:

@@ -36,7 +36,9 @@ def bound(response: Any, name: str) -> None:
     """
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        raise RegistryUnavailable(f"{name} sent a compressed answer ({encoding[:20]!r}), which was not asked for")
+        raise RegistryUnavailable(
+            f"{name} sent a compressed answer ({encoding[:20]!r}), which was not asked for"
+        )
     # The library has had two names, and its responses accept only streams of its own class.
     library = importlib.import_module(type(response).__module__.partition(".")[0])
     whole = response.stream
@@ -49,7 +51,9 @@ def bound(response: Any, name: str) -> None:
             for chunk in whole:
                 seen += len(chunk)
                 if seen > MOST_BYTES:
-                    raise RegistryUnavailable(f"{name} sent an answer of more than {MOST_BYTES >> 20} MiB; is it a registry?")
+                    raise RegistryUnavailable(
+                        f"{name} sent an answer of more than {MOST_BYTES >> 20} MiB; is it a registry?"
+                    )
                 yield chunk
 
         def close(self) -> None:
@@ -83,13 +87,18 @@ class Asked:
                 f"{self.name} has a certificate that this client does not trust ({said}): "
                 f"schema.registry.ssl.ca.location names whom to trust{self.proxy}"
             )
-        if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) or "Decoding" in type(error).__name__:
+        if (
+            isinstance(error, (ValueError, KeyError, TypeError, AttributeError))
+            or "Decoding" in type(error).__name__
+        ):
             # The client could not read the answer: a page of HTML, for example.
             return RegistryUnavailable(
                 f"{self.name} was asked to {self.action}, and what answered is no registry ({said}); "
                 f"is this its address, with its path?{self.proxy}"
             )
-        what = "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
+        what = (
+            "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
+        )
         return RegistryUnavailable(
             f"{self.name} {what} to {self.action} ({said}); is it running, and is this its address?{self.proxy}"
         )
@@ -98,14 +107,18 @@ class Asked:
         """Translate an answer with an error status."""
         status, said = error.http_status_code, hiding.hidden(str(error.error_message))[:_SHOWN]
         if status == _PROXY_DENIED_STATUS:
-            return AccessDenied(f"a proxy on the way to {self.name} asks for a user and password (HTTP {status}){self.proxy}")
+            return AccessDenied(
+                f"a proxy on the way to {self.name} asks for a user and password (HTTP {status}){self.proxy}"
+            )
         if status in _DENIED_STATUS:
             return AccessDenied(
                 f"{self.name} does not let this client {self.action} (HTTP {status}): look at "
                 f"schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md){self.proxy}"
             )
         if status >= _FAILED_STATUS:
-            return RegistryUnavailable(f"{self.name} failed to {self.action}: {said} (HTTP {status}){self.proxy}")
+            return RegistryUnavailable(
+                f"{self.name} failed to {self.action}: {said} (HTTP {status}){self.proxy}"
+            )
         if not _is_registrys(error):
             return RegistryUnavailable(
                 f"{self.name} was asked to {self.action}, and what answered is no registry (HTTP {status}: {said}); "

@@ -39,14 +39,23 @@ class RegistryUrl:
 
     def query_of(self, url: str) -> str:
         """The query that belongs to a request for this URL."""
-        return next((query for base, query in self.queries.items() if url == base or url.startswith(base + "/")), "")
+        return next(
+            (
+                query
+                for base, query in self.queries.items()
+                if url == base or url.startswith(base + "/")
+            ),
+            "",
+        )
 
 
 def parsed_url(given: object) -> RegistryUrl:
     """Take a registry's URL apart. ConfigurationError, which never shows more of it than may be shown, if it is none."""
     name = origin_of(given, "the registry's URL")
     if not isinstance(given, str):
-        raise ConfigurationError(f"{name} is of type {type(given).__name__}; it must be a text such as http://HOST:PORT")
+        raise ConfigurationError(
+            f"{name} is of type {type(given).__name__}; it must be a text such as http://HOST:PORT"
+        )
     urls = [url.strip() for url in _BETWEEN_URLS.split(given.strip())]
     parts = [_parsed(url, name) for url in urls]
     users = {user for _, user, _ in parts if user}
@@ -71,7 +80,12 @@ def _parsed(url: str, name: str) -> tuple[str, str, str]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port, parts = None, None, urlsplit("")
-    if parts.scheme not in _SCHEMES or not host or any(character.isspace() for character in url) or port == 0:
+    if (
+        parts.scheme not in _SCHEMES
+        or not host
+        or any(character.isspace() for character in url)
+        or port == 0
+    ):
         raise ConfigurationError(
             f"{name} is not a URL such as http://HOST:PORT/PATH (it is not shown, for it may hold a secret); "
             "characters such as / ? # @ in a user or password must be written as %2F %3F %23 %40"
@@ -91,4 +105,8 @@ def _parsed(url: str, name: str) -> tuple[str, str, str]:
 def _secrets_of_query(query: str) -> list[str]:
     """The query, each part of it and each value: any of them may be quoted by somebody else."""
     pairs = [pair for pair in re.split("[&;]", query) if pair]
-    return [query, *pairs, *(value for _, equals, value in (pair.partition("=") for pair in pairs) if equals)]
+    return [
+        query,
+        *pairs,
+        *(value for _, equals, value in (pair.partition("=") for pair in pairs) if equals),
+    ]

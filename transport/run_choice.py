@@ -25,7 +25,13 @@ _LOOK_AGAIN_S = 1.0
 class RunChoice:
     """Finds the run to read in one topic. Holds no client: may be pickled."""
 
-    def __init__(self, connection: KafkaConnection, topic: str, run: str | None, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        run: str | None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self._connection = connection
         self._topic = topic
         self._run = run
@@ -47,7 +53,9 @@ class RunChoice:
         """What is waited for, in words."""
         return f"the first record of {'' if self._run is None else f'run {self._run} in '}topic {self._topic}"
 
-    def find(self, first: Message, *, alone: bool, identity: Mapping[str, str], wait: Wait) -> FoundRun:
+    def find(
+        self, first: Message, *, alone: bool, identity: Mapping[str, str], wait: Wait
+    ) -> FoundRun:
         """The run to read, waited for.
 
         Args:
@@ -60,11 +68,15 @@ class RunChoice:
             RetentionLoss: The run of a checkpoint is no longer in the topic.
         """
         where = f"topic {self._topic}, partition {first.partition()}, offset {first.offset()}"
-        found = FoundRun(stream=stream_of_headers(first.headers() or (), where, self._limits), message=first)
+        found = FoundRun(
+            stream=stream_of_headers(first.headers() or (), where, self._limits), message=first
+        )
         runs = TopicRuns(self._connection, self._topic, self._limits)
         if self._run is None:
             newest = None if alone else through_outages(runs.newest, wait)
-            return found if newest is None or newest.stream.run_id == found.stream.run_id else newest
+            return (
+                found if newest is None or newest.stream.run_id == found.stream.run_id else newest
+            )
         name = self._run
         if self._resumed_from is not None and not alone:
             newest = through_outages(runs.newest, wait)
@@ -89,7 +101,9 @@ class RunChoice:
 
     def begins(self, run: FoundRun, partitions: int, wait: Wait) -> list[int]:
         """Per partition, an offset at or before the run's first record; `partitions` is how many the topic has."""
-        return through_outages(lambda: TopicRuns(self._connection, self._topic).starts(run, partitions), wait)
+        return through_outages(
+            lambda: TopicRuns(self._connection, self._topic).starts(run, partitions), wait
+        )
 
     def _check_kept(self, identity: Mapping[str, str]) -> None:
         if self._resumed_from == dict(identity):

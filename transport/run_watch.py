@@ -25,7 +25,9 @@ class TopicWatch:
     newer run that began in it is a RunMismatch once a record of this one is delivered behind it.
     """
 
-    def __init__(self, connection: KafkaConnection, topic: str, *, topic_id: str, transactional: bool) -> None:
+    def __init__(
+        self, connection: KafkaConnection, topic: str, *, topic_id: str, transactional: bool
+    ) -> None:
         self._topic = topic
         self._runs = TopicRuns(connection, topic)
         self._identity = IdentityCheck(
@@ -51,7 +53,9 @@ class TopicWatch:
         if offset < 0 or expected is None:
             self._next.pop(partition, None)
         elif offset < expected:
-            self._set_back = f"partition {partition}: a record got offset {offset}, where {expected} came next"
+            self._set_back = (
+                f"partition {partition}: a record got offset {offset}, where {expected} came next"
+            )
         elif offset > expected and self._counts_offsets:
             self._others[partition] = (expected, offset)
         if offset >= 0:
@@ -77,11 +81,19 @@ class TopicWatch:
         """RunMismatch if what others wrote between this run's records is a newer run; another writer of this run does no harm."""
         others, self._others = self._others, {}
         ours = self._stream
-        ranges = {partition: (max(start, stop - FIRST_LOOK), stop) for partition, (start, stop) in others.items()}
+        ranges = {
+            partition: (max(start, stop - FIRST_LOOK), stop)
+            for partition, (start, stop) in others.items()
+        }
         for messages in self._runs.messages(ranges).values():
             for message in messages:
                 run = run_of_headers(message.headers() or ())
-                if ours is not None and run is not None and run[0] != ours.run_id and run[1] > ours.created:
+                if (
+                    ours is not None
+                    and run is not None
+                    and run[0] != ours.run_id
+                    and run[1] > ours.created
+                ):
                     raise RunMismatch(
                         f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}: run {run[0]} began behind "
                         f"{ours}; this teacher stops. Students of either run pass over what it wrote behind that"

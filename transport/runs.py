@@ -33,7 +33,11 @@ _MOST_MESSAGES = 1024
 _BEFORE = 2
 _BACK = 16
 # The last because the client asks for a group's coordinator, needed or not.
-_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError.GROUP_AUTHORIZATION_FAILED)
+_PASSING = (
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+)
 
 Keep = Callable[[Sequence[Message]], list[Message]]
 
@@ -49,7 +53,9 @@ class FoundRun:
 class TopicRuns:
     """Looks for runs in one topic. Opens a consumer for each look, and closes it."""
 
-    def __init__(self, connection: KafkaConnection, topic: str, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, connection: KafkaConnection, topic: str, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self._connection = connection
         self._topic = topic
         self._limits = limits
@@ -87,7 +93,9 @@ class TopicRuns:
                 if possible:
                     yield found
                 else:
-                    log.warning("%s is left out: %s", stream, unlike(self._topic, partitions, stream))
+                    log.warning(
+                        "%s is left out: %s", stream, unlike(self._topic, partitions, stream)
+                    )
             # Where the time of records says nothing, it goes on by offsets.
             high = min(self.starts(found, partitions)[0] if possible else high, high - 1)
 
@@ -116,15 +124,22 @@ class TopicRuns:
         stream = run.stream
         if stream.partitions > partitions:
             raise TopicIdentityError(unlike(self._topic, partitions, stream))
-        lows, ends = self._asked.first_offsets(stream.partitions), self._asked.end_offsets(stream.partitions)
-        found = self._asked.offsets(stream.partitions, OffsetSpec.for_timestamp(max(0, round(stream.created * 1000))))
+        lows, ends = (
+            self._asked.first_offsets(stream.partitions),
+            self._asked.end_offsets(stream.partitions),
+        )
+        found = self._asked.offsets(
+            stream.partitions, OffsetSpec.for_timestamp(max(0, round(stream.created * 1000)))
+        )
         # Without a record from that time on, the run seems to have none in the partition yet.
         starts = [end if offset < 0 else offset for offset, end in zip(found, ends, strict=True)]
         step, unsure = _BACK, set(range(stream.partitions))
         while unsure := {partition for partition in unsure if starts[partition] > lows[partition]}:
             before = self.messages(
                 {part: (max(lows[part], starts[part] - _BEFORE), starts[part]) for part in unsure},
-                lambda messages: [message for message in messages if is_of_run(message, stream)][:1],
+                lambda messages: [message for message in messages if is_of_run(message, stream)][
+                    :1
+                ],
             )
             unsure = {partition for partition in unsure if before[partition]}
             for partition in unsure:
@@ -132,7 +147,9 @@ class TopicRuns:
             step *= FURTHER
         return starts
 
-    def last_messages(self, ranges: Mapping[int, tuple[int, int]], look: int = FIRST_LOOK) -> dict[int, list[Message]]:
+    def last_messages(
+        self, ranges: Mapping[int, tuple[int, int]], look: int = FIRST_LOOK
+    ) -> dict[int, list[Message]]:
         """The last few messages of each partition within its range of offsets, past control records of transactions.
 
         Args:
@@ -142,13 +159,23 @@ class TopicRuns:
         wanted = dict(ranges)
         found: dict[int, list[Message]] = {partition: [] for partition in ranges}
         while wanted:
-            read = {part: (max(low, high - look), high) for part, (low, high) in wanted.items() if high > low}
+            read = {
+                part: (max(low, high - look), high)
+                for part, (low, high) in wanted.items()
+                if high > low
+            }
             found |= self.messages(read)
-            wanted = {part: wanted[part] for part, (start, _) in read.items() if not found[part] and start > wanted[part][0]}
+            wanted = {
+                part: wanted[part]
+                for part, (start, _) in read.items()
+                if not found[part] and start > wanted[part][0]
+            }
             look *= FURTHER
         return found
 
-    def messages(self, ranges: Mapping[int, tuple[int, int]], keep: Keep | None = None) -> dict[int, list[Message]]:
+    def messages(
+        self, ranges: Mapping[int, tuple[int, int]], keep: Keep | None = None
+    ) -> dict[int, list[Message]]:
         """All messages of each partition within its range of offsets; with `keep` what it leaves of those that came so far."""
         if not ranges:
             return {}
@@ -172,7 +199,11 @@ def is_of_run(message: Message, stream: Stream) -> bool:
 
 def _newest_alone(messages: Sequence[Message]) -> list[Message]:
     """The message of the run that was created last; none if they belong to no run."""
-    runs = [(run[1], message) for message in messages if (run := run_of_headers(message.headers() or ())) is not None]
+    runs = [
+        (run[1], message)
+        for message in messages
+        if (run := run_of_headers(message.headers() or ())) is not None
+    ]
     return [max(runs, key=lambda each: each[0])[1]] if runs else []
 
 
@@ -183,12 +214,22 @@ def newest_of(messages: Sequence[Message], limits: Limits = DEFAULT_LIMITS) -> F
         return None
     (message,) = alone
     where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
-    return FoundRun(stream=stream_of_headers(message.headers() or (), where, limits), message=message)
+    return FoundRun(
+        stream=stream_of_headers(message.headers() or (), where, limits), message=message
+    )
 
 
-def _read(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]], keep: Keep | None) -> dict[int, list[Message]]:
-    consumer.assign([TopicPartition(topic, partition, start) for partition, (start, _) in ranges.items()])
-    wait = Wait(f"records of topic {topic}, of partitions {sorted(ranges)}", timeout_s=6 * BROKER_TIMEOUT_S, log=log)
+def _read(
+    consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]], keep: Keep | None
+) -> dict[int, list[Message]]:
+    consumer.assign(
+        [TopicPartition(topic, partition, start) for partition, (start, _) in ranges.items()]
+    )
+    wait = Wait(
+        f"records of topic {topic}, of partitions {sorted(ranges)}",
+        timeout_s=6 * BROKER_TIMEOUT_S,
+        log=log,
+    )
     found: dict[int, list[Message]] = {partition: [] for partition in ranges}
     unread = set(ranges)
     while unread:
@@ -199,7 +240,9 @@ def _read(consumer: Consumer, topic: str, ranges: Mapping[int, tuple[int, int]],
         error, partition, offset = message.error(), message.partition(), message.offset()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
             if not error.retriable() and error.code() not in _PASSING:
-                raise TransportError(f"topic {topic}, partition {partition}, offset {offset}: {error.str()}")
+                raise TransportError(
+                    f"topic {topic}, partition {partition}, offset {offset}: {error.str()}"
+                )
             continue
         assert partition is not None and offset is not None, "what was read has a place"
         stop = ranges[partition][1]

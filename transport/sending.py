@@ -47,7 +47,9 @@ class Sending:
         #: The wait for room in the client's queue that is under way, if one is.
         self.wait: Wait | None = None
 
-    def begin(self, headers: Mapping[str, bytes], *, created: float, tracing: Tracing | None) -> None:
+    def begin(
+        self, headers: Mapping[str, bytes], *, created: float, tracing: Tracing | None
+    ) -> None:
         """Send records with these headers, none with a time before `created` (seconds since the epoch)."""
         self._headers = list(headers.items())
         self._earliest_ms = round(created * 1000)
@@ -69,7 +71,10 @@ class Sending:
         timestamp = max(round(time.time() * 1000), self._earliest_ms)
         if self._tracing is not None:
             carried, ended = self._tracing.sent(partition, head)
-            headers, on_delivery = headers + carried, partial(self._deliveries.delivered, ended=ended)
+            headers, on_delivery = (
+                headers + carried,
+                partial(self._deliveries.delivered, ended=ended),
+            )
         self._deliveries.begin()
         while True:
             self._deliveries.refuse_failure()
@@ -77,7 +82,12 @@ class Sending:
                 # The client takes any buffer; its type hints do not say so.
                 value: Any = packed
                 self._producer.produce(
-                    self._topic, value=value, partition=partition, headers=headers, on_delivery=on_delivery, timestamp=timestamp
+                    self._topic,
+                    value=value,
+                    partition=partition,
+                    headers=headers,
+                    on_delivery=on_delivery,
+                    timestamp=timestamp,
                 )
             except BufferError:
                 self._await_room()
@@ -119,7 +129,9 @@ class Sending:
             self._deliveries.refuse_silence()
             if not told and self._deliveries.silent_s > _SAY_AFTER_S:
                 log.warning(
-                    "waiting for the broker to acknowledge %d records of topic %s", self._deliveries.in_flight, self._topic
+                    "waiting for the broker to acknowledge %d records of topic %s",
+                    self._deliveries.in_flight,
+                    self._topic,
                 )
                 told = True
         self._deliveries.refuse_failure()

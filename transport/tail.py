@@ -16,7 +16,15 @@ from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import RecordHead
 from tutelage.schemas.tail import Tail, tail_of
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.runs import FIRST_LOOK, FURTHER, FoundRun, TopicRuns, is_of_run, newest_of, unlike
+from tutelage.transport.runs import (
+    FIRST_LOOK,
+    FURTHER,
+    FoundRun,
+    TopicRuns,
+    is_of_run,
+    newest_of,
+    unlike,
+)
 from tutelage.transport.topic_admin import KafkaTopic
 
 log = logging.getLogger(__name__)
@@ -37,17 +45,26 @@ class TopicTail:
 
 
 def read_tail(
-    connection: KafkaConnection, topic: str, partitions: int, *, run: FoundRun | None = None, ends: Sequence[int] | None = None
+    connection: KafkaConnection,
+    topic: str,
+    partitions: int,
+    *,
+    run: FoundRun | None = None,
+    ends: Sequence[int] | None = None,
 ) -> TopicTail | None:
     """The tail of the newest run a topic holds, or of `run`, before the offsets `ends`; None if the topic holds nothing."""
     asked, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
     lows, highs = asked.first_offsets(partitions), list(ends or asked.end_offsets(partitions))
-    looked = runs.last_messages({part: (low, high) for part, (low, high) in enumerate(zip(lows, highs, strict=True))})
+    looked = runs.last_messages(
+        {part: (low, high) for part, (low, high) in enumerate(zip(lows, highs, strict=True))}
+    )
     messages = [message for found in looked.values() for message in found]
     found_run = run or newest_of(messages)
     if found_run is None:
         if messages:
-            stream_of_headers(messages[0].headers() or (), f"topic {topic}, partition {messages[0].partition()}")
+            stream_of_headers(
+                messages[0].headers() or (), f"topic {topic}, partition {messages[0].partition()}"
+            )
         return None
     stream = found_run.stream
     if stream.partitions > partitions:
@@ -58,7 +75,10 @@ def read_tail(
     for partition in range(stream.partitions):
         found = looked[partition]
         low, high, look = max(starts[partition], lows[partition]), highs[partition], FIRST_LOOK
-        while not (of_run := [message for message in found if is_of_run(message, stream)]) and high - look > low:
+        while (
+            not (of_run := [message for message in found if is_of_run(message, stream)])
+            and high - look > low
+        ):
             # A writer of an older run has written behind this one's records.
             look *= FURTHER
             found = runs.messages({partition: (max(low, high - look), high)})[partition]
@@ -69,10 +89,17 @@ def read_tail(
     tail, missing = tail_of(stream, description, heads)
     # By the topic's own times, not by this machine's clock: what comes behind must have a later one.
     newest_s = max((message.timestamp()[1] / 1000 for message in messages), default=0.0)
-    return TopicTail(tail=replace(tail, newest_s=max(newest_s, stream.created)), missing=missing, begins=starts, ends=highs)
+    return TopicTail(
+        tail=replace(tail, newest_s=max(newest_s, stream.created)),
+        missing=missing,
+        begins=starts,
+        ends=highs,
+    )
 
 
-def _head(connection: KafkaConnection, codecs: dict[int, Codec], message: Message, topic: str) -> RecordHead:
+def _head(
+    connection: KafkaConnection, codecs: dict[int, Codec], message: Message, topic: str
+) -> RecordHead:
     where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"
     schema_id, body = unframe(message.value(), where)
     if schema_id not in codecs:

@@ -7,10 +7,23 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
 
-from tutelage.schemas.errors import AccessDenied, BrokerUnavailable, ConfigurationError, TransportError, WaitTimeout
+from tutelage.schemas.errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    ConfigurationError,
+    TransportError,
+    WaitTimeout,
+)
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection, error_code
 from tutelage.transport.waiting import Wait
 
@@ -44,7 +57,8 @@ Answer = TypeVar("Answer")
 def is_outage(error: BaseException) -> bool:
     """Whether an error says that brokers are away, or that a partition has no leader just now: it may be over soon."""
     return isinstance(error, BrokerUnavailable) or (
-        isinstance(error, TransportError) and error_code(error.__cause__) in _PASSING - {KafkaError.UNKNOWN_TOPIC_OR_PART}
+        isinstance(error, TransportError)
+        and error_code(error.__cause__) in _PASSING - {KafkaError.UNKNOWN_TOPIC_OR_PART}
     )
 
 
@@ -104,7 +118,9 @@ class KafkaTopic:
 
         Asked through a `client`, that one knows the topic's leaders then, and begins to work at once.
         """
-        metadata = self._connection.metadata(self.admin if client is None else client, f"looking for topic {self._name!r}")
+        metadata = self._connection.metadata(
+            self.admin if client is None else client, f"looking for topic {self._name!r}"
+        )
         found = metadata.topics.get(self._name)
         if found is None or found.error is not None:
             return 0
@@ -127,11 +143,15 @@ class KafkaTopic:
         newest = max((found.timestamp for found in self._listed(partitions, _NEWEST)), default=-1)
         return newest / 1000 if newest > 0 else None
 
-    def offsets(self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S) -> list[int]:
+    def offsets(
+        self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S
+    ) -> list[int]:
         """The offset that a spec asks for in each partition; -1 where there is none."""
         return [int(found.offset) for found in self._listed(partitions, spec, timeout_s)]
 
-    def _listed(self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S) -> list[Any]:
+    def _listed(
+        self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S
+    ) -> list[Any]:
         """What the brokers list of each partition: asked for all at once, and again while leaders are being chosen.
 
         Not through a consumer: behind a fetch on its connection, each question would wait for that to end.
@@ -139,7 +159,11 @@ class KafkaTopic:
         deadline = time.monotonic() + timeout_s
         found: dict[int, Any] = {}
         while True:
-            wanted = {TopicPartition(self._name, partition): spec for partition in range(partitions) if partition not in found}
+            wanted = {
+                TopicPartition(self._name, partition): spec
+                for partition in range(partitions)
+                if partition not in found
+            }
             left_s = max(0.1, deadline - time.monotonic())
             for part, future in self.admin.list_offsets(wanted, request_timeout=left_s).items():
                 doing = f"looking at topic {self._name}, partition {part.partition}"
@@ -157,22 +181,37 @@ class KafkaTopic:
         """Ask by a new client from now on: one that knew a broker before it started again asks it about a time that is over, for minutes."""
         self._client = None
 
-    def create(self, partitions: int, *, replication: int = -1, settings: Mapping[str, str] | None = None) -> None:
+    def create(
+        self, partitions: int, *, replication: int = -1, settings: Mapping[str, str] | None = None
+    ) -> None:
         """Create the topic and wait until its partitions have leaders; does nothing if it exists."""
         doing = f"creating topic {self._name!r}"
-        new = NewTopic(self._name, num_partitions=partitions, replication_factor=replication, config=dict(settings or {}))
+        new = NewTopic(
+            self._name,
+            num_partitions=partitions,
+            replication_factor=replication,
+            config=dict(settings or {}),
+        )
         try:
-            self._connection.resolved(self.admin.create_topics([new], request_timeout=BROKER_TIMEOUT_S)[self._name], doing)
+            self._connection.resolved(
+                self.admin.create_topics([new], request_timeout=BROKER_TIMEOUT_S)[self._name], doing
+            )
         except TransportError as error:
             if error_code(error.__cause__) != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
         deadline = time.monotonic() + BROKER_TIMEOUT_S
         while True:
             found = self._connection.metadata(self.admin, doing).topics.get(self._name)
-            if found is not None and found.partitions and all(part.leader >= 0 for part in found.partitions.values()):
+            if (
+                found is not None
+                and found.partitions
+                and all(part.leader >= 0 for part in found.partitions.values())
+            ):
                 return
             if time.monotonic() > deadline:
-                raise self._connection.unavailable(f"waiting for leaders of the new topic {self._name!r}")
+                raise self._connection.unavailable(
+                    f"waiting for leaders of the new topic {self._name!r}"
+                )
             time.sleep(0.05)
 
     def settings(self) -> dict[str, str]:
@@ -184,8 +223,14 @@ class KafkaTopic:
 
     def replication(self) -> int | None:
         """How many brokers have each partition, of all partitions the fewest; None where the broker that is asked has not heard of it yet."""
-        found = self._connection.metadata(self.admin, f"looking for topic {self._name!r}").topics.get(self._name)
-        return min((len(part.replicas) for part in found.partitions.values()), default=None) if found is not None else None
+        found = self._connection.metadata(
+            self.admin, f"looking for topic {self._name!r}"
+        ).topics.get(self._name)
+        return (
+            min((len(part.replicas) for part in found.partitions.values()), default=None)
+            if found is not None
+            else None
+        )
 
     def brokers(self) -> int:
         """How many brokers the cluster has now."""
@@ -199,17 +244,23 @@ class KafkaTopic:
         try:
             cluster = self.admin.list_topics(timeout=BROKER_TIMEOUT_S).cluster_id
         except KafkaException as error:
-            raise self._connection.unavailable(f"asking for the identity of topic {self._name}", error) from error
+            raise self._connection.unavailable(
+                f"asking for the identity of topic {self._name}", error
+            ) from error
         return {"cluster_id": str(cluster), "topic_id": topic_id}
 
     def described(self) -> Future[Any]:
         """Ask for the topic's description; `topic_id` reads the answer."""
-        return self.admin.describe_topics(TopicCollection([self._name]), request_timeout=BROKER_TIMEOUT_S)[self._name]
+        return self.admin.describe_topics(
+            TopicCollection([self._name]), request_timeout=BROKER_TIMEOUT_S
+        )[self._name]
 
     def topic_id(self, described: Future[Any]) -> str:
         """The topic's id in a description, which is waited for; empty if there is no such topic. TransportError if no broker says."""
         try:
-            answer = self._connection.resolved(described, f"asking for the identity of topic {self._name}")
+            answer = self._connection.resolved(
+                described, f"asking for the identity of topic {self._name}"
+            )
         except AccessDenied:
             raise
         except TransportError as error:

@@ -24,7 +24,9 @@ class IdentityCheck:
     Guarantee: a topic that was deleted or recreated is a TopicIdentityError from `look` within some seconds, and from `check` at once.
     """
 
-    def __init__(self, asked: KafkaTopic, name: str, topic_id: str, *, doing: str, advice: str) -> None:
+    def __init__(
+        self, asked: KafkaTopic, name: str, topic_id: str, *, doing: str, advice: str
+    ) -> None:
         self._asked = asked
         self._name = name
         self._topic_id = topic_id
@@ -54,7 +56,10 @@ class IdentityCheck:
         """Ask and wait for the answer. TransportError if no broker gives one."""
         deadline = time.monotonic() + _GONE_AFTER_S
         # A broker that does not know the topic may not have heard of it yet: of a new topic, or when it has just started again.
-        while not (found := self._asked.topic_id(self._asked.described())) and time.monotonic() < deadline:
+        while (
+            not (found := self._asked.topic_id(self._asked.described()))
+            and time.monotonic() < deadline
+        ):
             time.sleep(_ASKED_AGAIN_S)
         self._compare(found)
 

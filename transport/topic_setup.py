@@ -64,7 +64,9 @@ def checked_settings(given: Mapping[str, object] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in option_mapping("topic_settings", given).items():
         if not isinstance(value, (str, int, float)):
-            raise ConfigurationError(f"topic_settings has {name}={value!r}; a setting is a text, a number or a bool")
+            raise ConfigurationError(
+                f"topic_settings has {name}={value!r}; a setting is a text, a number or a bool"
+            )
         found[name] = str(value).lower() if isinstance(value, bool) else str(value)
     return found
 
@@ -92,7 +94,9 @@ def too_large(name: str, encoded: Encoded, limit: int) -> RecordTooLarge:
     )
 
 
-def inspect_topic(topic: KafkaTopic, name: str, producer: Producer, wish: TopicSpec) -> TopicInfo | None:
+def inspect_topic(
+    topic: KafkaTopic, name: str, producer: Producer, wish: TopicSpec
+) -> TopicInfo | None:
     """A topic that is there, what is unsafe about it said; None if it is to be made.
 
     Raises ConfigurationError where it is missing and not to be made, or compacted; AccessDenied where it is not this client's to see.
@@ -110,7 +114,9 @@ def inspect_topic(topic: KafkaTopic, name: str, producer: Producer, wish: TopicS
     try:
         found = topic.settings()
     except AccessDenied:
-        log.warning("topic %s: its settings cannot be checked without the ACL DescribeConfigs on it", name)
+        log.warning(
+            "topic %s: its settings cannot be checked without the ACL DescribeConfigs on it", name
+        )
         return TopicInfo(partitions=there, limit=None, retention_s=None)
     if "compact" in found.get("cleanup.policy", ""):
         raise ConfigurationError(
@@ -137,7 +143,9 @@ def _target(partitions: int, settings: Mapping[str, str]) -> TopicInfo:
     )
 
 
-def unsafe_settings(settings: Mapping[str, str], replication: int | None, brokers: int) -> list[str]:
+def unsafe_settings(
+    settings: Mapping[str, str], replication: int | None, brokers: int
+) -> list[str]:
     """A line for each setting under which records may be lost, or that makes them slow; what one broker cannot do better is not said.
 
     `replication` is None where it is not known yet.
@@ -151,24 +159,37 @@ def unsafe_settings(settings: Mapping[str, str], replication: int | None, broker
             f"replication factor {replication} of {brokers} brokers: what is on a broker that is lost is lost; {_SAFE_REPLICAS} is safe"
         )
     elif replication >= _SAFE_REPLICAS and least < 2:
-        lines.append(f"min.insync.replicas={least}: a record counts as written when one broker has it; 2 is safe")
+        lines.append(
+            f"min.insync.replicas={least}: a record counts as written when one broker has it; 2 is safe"
+        )
     if replication is not None and least >= replication > 1:
-        lines.append(f"min.insync.replicas={least} of {replication} replicas: one broker that is away stops the teacher")
-    retention_ms, retention_bytes = int(settings.get("retention.ms", -1)), int(settings.get("retention.bytes", -1))
+        lines.append(
+            f"min.insync.replicas={least} of {replication} replicas: one broker that is away stops the teacher"
+        )
+    retention_ms, retention_bytes = (
+        int(settings.get("retention.ms", -1)),
+        int(settings.get("retention.bytes", -1)),
+    )
     if 0 <= retention_ms < 24 * _HOUR_MS:
         lines.append(
             f"retention.ms={retention_ms}, {retention_ms / _HOUR_MS:.3g} hours: a student that comes later than that, or a pass that takes longer, "
             "loses the beginning"
         )
     if retention_bytes >= 0:
-        lines.append(f"retention.bytes={retention_bytes}: a run that has more than that in a partition loses its beginning")
-    limit, wanted = (int(each.get("max.message.bytes", 1 << 20)) for each in (settings, TOPIC_SETTINGS))
+        lines.append(
+            f"retention.bytes={retention_bytes}: a run that has more than that in a partition loses its beginning"
+        )
+    limit, wanted = (
+        int(each.get("max.message.bytes", 1 << 20)) for each in (settings, TOPIC_SETTINGS)
+    )
     if limit < wanted:
         lines.append(
             f"max.message.bytes={limit}: records are kept to a quarter of it, and small ones are slower; better {wanted}"
         )
     if settings.get("unclean.leader.election.enable") == "true":
-        lines.append("unclean.leader.election.enable=true: a broker that missed records may come to lead, and they are lost")
+        lines.append(
+            "unclean.leader.election.enable=true: a broker that missed records may come to lead, and they are lost"
+        )
     compression = settings.get("compression.type", "producer")
     if compression not in ("producer", "uncompressed"):
         lines.append(

@@ -18,7 +18,9 @@ Header = tuple[str, "str | bytes | None"]
 def tracing_of(topic: str, client_id: str) -> Tracing | None:
     """Spans and headers for a topic's records; None unless the program, or `opentelemetry-instrument`, has set up a tracer provider."""
     trace = sys.modules.get("opentelemetry.trace")
-    if trace is None or isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+    if trace is None or isinstance(
+        trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+    ):
         return None
     return Tracing(trace, topic, client_id)
 
@@ -39,7 +41,9 @@ class Tracing:
             "messaging.client.id": client_id,
         }
 
-    def sent(self, partition: int, head: RecordHead) -> tuple[list[Header], Callable[[str | None], None]]:
+    def sent(
+        self, partition: int, head: RecordHead
+    ) -> tuple[list[Header], Callable[[str | None], None]]:
         """Begin a record's span: the headers that carry it, and what ends it, with an error if there was one."""
         span = self._tracer.start_span(
             f"send {self._topic}",
@@ -61,7 +65,9 @@ class Tracing:
         # Headers of others may hold anything.
         ours = self._propagate.get_global_textmap().fields
         carrier = {
-            name: value.decode("utf-8", "replace") for name, value in headers if name in ours and isinstance(value, bytes)
+            name: value.decode("utf-8", "replace")
+            for name, value in headers
+            if name in ours and isinstance(value, bytes)
         }
         return self._tracer.start_as_current_span(
             f"process {self._topic}",
@@ -80,4 +86,8 @@ class Tracing:
 
 
 def _of_record(head: RecordHead) -> dict[str, Any]:
-    return {"tutelage.pass": head.pass_index, "tutelage.sequence": head.sequence, "tutelage.rows": head.rows}
+    return {
+        "tutelage.pass": head.pass_index,
+        "tutelage.sequence": head.sequence,
+        "tutelage.rows": head.rows,
+    }

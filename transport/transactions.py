@@ -27,7 +27,11 @@ FENCED = "another writer has taken the topic over (FENCED); this teacher stops h
 
 def is_fenced(error: KafkaError) -> bool:
     """Whether a newer transactional writer of the topic is why something was refused."""
-    return error.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+    return error.code() in (
+        KafkaError._FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.PRODUCER_FENCED,
+    )
 
 
 def transactional_options(topic: str) -> Mapping[str, object]:
@@ -51,7 +55,10 @@ class Transactions:
         self._producer = producer
         self._topic = topic
         self._began: float | None = None
-        self._call("begin to write in transactions", lambda: producer.init_transactions(6 * BROKER_TIMEOUT_S))
+        self._call(
+            "begin to write in transactions",
+            lambda: producer.init_transactions(6 * BROKER_TIMEOUT_S),
+        )
 
     def begin(self) -> None:
         """Begin a transaction, unless one is open."""
@@ -67,7 +74,9 @@ class Transactions:
     def commit(self) -> None:
         """Commit what is open; waits until all of it is delivered."""
         if self._began is not None:
-            self._call("commit a transaction", lambda: self._producer.commit_transaction(_TIMEOUT_S))
+            self._call(
+                "commit a transaction", lambda: self._producer.commit_transaction(_TIMEOUT_S)
+            )
             self._began = None
 
     def abort(self) -> None:
@@ -96,5 +105,7 @@ class Transactions:
                     else f"{describe(error)}; this teacher stops here, start it again to go on without a gap"
                 )
                 if cause.code() in DENIED:
-                    raise AccessDenied(f"topic {self._topic}: could not {doing}: {cause.str()}. {NEEDS_ACL}") from error
+                    raise AccessDenied(
+                        f"topic {self._topic}: could not {doing}: {cause.str()}. {NEEDS_ACL}"
+                    ) from error
                 raise DeliveryFailed(f"topic {self._topic}: could not {doing}: {why}") from error

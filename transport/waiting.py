@@ -53,8 +53,19 @@ class Status:
         wait, now = self.wait, time.monotonic()
         silent_s = now - self._beat_s if beats else 0.0
         if wait is not None:
-            return Activity(doing=f"waiting for {wait.what}", seconds=wait.waited_s, waiting=True, silent_s=silent_s)
-        return Activity(doing=what, seconds=now - self.since_s, begun=begun, waiting=not begun, silent_s=silent_s)
+            return Activity(
+                doing=f"waiting for {wait.what}",
+                seconds=wait.waited_s,
+                waiting=True,
+                silent_s=silent_s,
+            )
+        return Activity(
+            doing=what,
+            seconds=now - self.since_s,
+            begun=begun,
+            waiting=not begun,
+            silent_s=silent_s,
+        )
 
 
 class RateLimit:
@@ -79,7 +90,15 @@ class Wait:
     It does not warn before `quiet_s`: for waits that are known to take so long.
     """
 
-    def __init__(self, what: str, *, timeout_s: float, log: logging.Logger, hint: str = "", quiet_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        timeout_s: float,
+        log: logging.Logger,
+        hint: str = "",
+        quiet_s: float = 0.0,
+    ) -> None:
         self.what = printable(what)
         self._hint = f"; {hint}" if hint else ""
         self._timeout_s = timeout_s
@@ -99,6 +118,8 @@ class Wait:
         if waited_s >= self._timeout_s:
             raise WaitTimeout(f"waited {waited_s:.0f} s for {self.what}{self._hint}")
         if waited_s >= self._next_s:
-            self._log.warning("waiting for %s (%.0f s of at most %.0f s)", self.what, waited_s, self._timeout_s)
+            self._log.warning(
+                "waiting for %s (%.0f s of at most %.0f s)", self.what, waited_s, self._timeout_s
+            )
             while self._next_s <= waited_s:
                 self._next_s = next(self._speaks, waited_s + _SPEAKS_AFTER_S[-1])

@@ -32,23 +32,34 @@ class Watermarks:
     def latest(self) -> list[tuple[int, int]]:
         """Each partition's first offset and its end; empty until the first answer. Asks again for the next call."""
         with self._lock:
-            if self._asked and all(future.done() for futures in self._asked for future in futures.values()):
+            if self._asked and all(
+                future.done() for futures in self._asked for future in futures.values()
+            ):
                 self._take()
             if not self._asked:
                 self._ask()
-            return [(low, end) for low, end in zip(*self._known, strict=True)] if self._known else []
+            return (
+                [(low, end) for low, end in zip(*self._known, strict=True)] if self._known else []
+            )
 
     def _ask(self) -> None:
         self._asked = [
-            self._topic.admin.list_offsets(dict.fromkeys(self._parts, spec), request_timeout=BROKER_TIMEOUT_S)
+            self._topic.admin.list_offsets(
+                dict.fromkeys(self._parts, spec), request_timeout=BROKER_TIMEOUT_S
+            )
             for spec in (EARLIEST, LATEST)
         ]
 
     def _take(self) -> None:
         asked, self._asked = self._asked, []
         try:
-            found = [{part.partition: int(future.result().offset) for part, future in futures.items()} for futures in asked]
-            self._known = [[offsets[partition] for partition in sorted(offsets)] for offsets in found]
+            found = [
+                {part.partition: int(future.result().offset) for part, future in futures.items()}
+                for futures in asked
+            ]
+            self._known = [
+                [offsets[partition] for partition in sorted(offsets)] for offsets in found
+            ]
         except KafkaException as error:
             log.debug("the ends of the partitions are not known: %s", error)
             self._topic.begin_anew()

@@ -42,7 +42,9 @@ class FileSource(Source):
     # A file is read faster than it is used: what is ready should still be in the processor's cache.
     ahead_bytes = 24 << 20
 
-    def __init__(self, path: str | os.PathLike[str], *, verify: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, verify: bool = True, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         # The path as it was given is for messages; what it names must not change with the working directory.
         self._path = absolute_path("path", path)
         self._name = os.fspath(path)
@@ -71,24 +73,36 @@ class FileSource(Source):
 
     def open(self, timeout_s: float) -> StreamInfo:
         reader = self._opened()
-        return StreamInfo(stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1)
+        return StreamInfo(
+            stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1
+        )
 
     def _opened(self) -> ContainerReader:
         if self._reader is None:
             self._refuse_missing()
-            self._reader = ContainerReader(self._path, verify=self._verify, limits=self._limits, name=self._name)
+            self._reader = ContainerReader(
+                self._path, verify=self._verify, limits=self._limits, name=self._name
+            )
         return self._reader
 
     def _refuse_missing(self) -> None:
         if not os.path.lexists(self._path):
             partial = partial_path(Path(self._name))
-            hint = f"; {partial} is there, so its teacher has not finished" if os.path.exists(partial_path(self._path)) else ""
+            hint = (
+                f"; {partial} is there, so its teacher has not finished"
+                if os.path.exists(partial_path(self._path))
+                else ""
+            )
             raise ConfigurationError(f"there is no file {self._name}{hint}")
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         reader = self._opened()
         offset = position.offsets[0] if position.offsets and position.offsets[0] >= 0 else None
-        last = f"record {position.sequence - 1} of pass {position.pass_index}" if position.sequence else "its header"
+        last = (
+            f"record {position.sequence - 1} of pass {position.pass_index}"
+            if position.sequence
+            else "its header"
+        )
         at = offset
         for block, records in _in_order(reader, offset):
             for index, record in enumerate(records, start=1):
@@ -113,7 +127,9 @@ class FileSource(Source):
             self._reader = None
 
 
-def _in_order(reader: ContainerReader, offset: int | None) -> Iterator[tuple[StoredBlock, Iterable[Record | StoredRecord]]]:
+def _in_order(
+    reader: ContainerReader, offset: int | None
+) -> Iterator[tuple[StoredBlock, Iterable[Record | StoredRecord]]]:
     """Each block and its records: still in the file where they can be read straight to their place, else read and checked."""
     if reader.header.codec == "null":
         for block in reader.stored_blocks(offset):
@@ -121,7 +137,9 @@ def _in_order(reader: ContainerReader, offset: int | None) -> Iterator[tuple[Sto
             yield block, [stored] if stored is not None else block.each()
         return
     unpacking: deque[tuple[StoredBlock, Future[Iterator[Record] | None]]] = deque()
-    threads = ThreadPoolExecutor(min(_UNPACKING, os.cpu_count() or 1), thread_name_prefix="tutelage-unpack")
+    threads = ThreadPoolExecutor(
+        min(_UNPACKING, os.cpu_count() or 1), thread_name_prefix="tutelage-unpack"
+    )
     try:
         blocks = reader.stored_blocks(offset)
         failed: BaseException | None = None

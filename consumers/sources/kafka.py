@@ -89,10 +89,18 @@ class KafkaSource(Source):
     ) -> None:
         self._topic = checked_topic(topic)
         client_id = f"tutelage-student-{topic}"
-        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
+        self._connection = KafkaConnection(
+            bootstrap_servers, registry=registry, options=options, client_id=client_id
+        )
         self._limits = checked_limits(limits)
-        self._choice = RunChoice(self._connection, topic, None if run is None else text("run", run), self._limits)
-        self._group = OffsetCommits(self._connection, text("group", group), topic) if group is not None else None
+        self._choice = RunChoice(
+            self._connection, topic, None if run is None else text("run", run), self._limits
+        )
+        self._group = (
+            OffsetCommits(self._connection, text("group", group), topic)
+            if group is not None
+            else None
+        )
         self._reader = PartitionReader(self._connection, topic)
         self._asked = KafkaTopic(self._connection, self._topic)
         self._opened: StreamInfo | None = None
@@ -175,21 +183,32 @@ class KafkaSource(Source):
         self._ends = Watermarks(self._connection, self._topic, stream.partitions)
         if self._control is not None:
             self._control.conversation.run_id = stream.run_id
-        self._opened = StreamInfo(stream=stream, description=run.description, schema=run.schema, partitions=stream.partitions)
+        self._opened = StreamInfo(
+            stream=stream,
+            description=run.description,
+            schema=run.schema,
+            partitions=stream.partitions,
+        )
         return self._opened
 
     def _chosen(self, partitions: int, timeout_s: float) -> FoundRun:
         """The run to read, waited for, and where it begins."""
-        wait = Wait(self._choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?")
+        wait = Wait(
+            self._choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?"
+        )
         self._lows = through_outages(lambda: self._asked.first_offsets(partitions), wait)
         ends = through_outages(lambda: self._asked.end_offsets(partitions), wait)
         self._reader.begin(self._asked, self._lows)
         self._first = first = self._reader.first(wait)
-        found = self._choice.find(first, alone=ends == self._lows, identity=self._identity, wait=wait)
+        found = self._choice.find(
+            first, alone=ends == self._lows, identity=self._identity, wait=wait
+        )
         if found.message is not first or found.stream.partitions < partitions:
             # Reading begins elsewhere: where another run begins, or without partitions that were added to the topic later.
             self._first = None
-        self._begins = self._lows if found.message is first else self._choice.begins(found, partitions, wait)
+        self._begins = (
+            self._lows if found.message is first else self._choice.begins(found, partitions, wait)
+        )
         return found
 
     def _begin_checking(self) -> None:
@@ -261,7 +280,9 @@ class KafkaSource(Source):
                 return None
             raise
         wanted = position.offsets or (BEGINNING,) * opened.partitions
-        offsets, guesses = where_to_begin(self._topic, wanted, lows=lows, highs=highs, begins=self._begins)
+        offsets, guesses = where_to_begin(
+            self._topic, wanted, lows=lows, highs=highs, begins=self._begins
+        )
         self._reader.begin(self._asked, offsets)
         return Beginnings(lows, guesses)
 
@@ -294,7 +315,11 @@ class KafkaSource(Source):
             # Nothing of the run follows its last record, unless another run does.
             followed = self._messages is not None and self._messages.followed
             at_end = position.pass_index >= self._opened.stream.passes and not followed
-            self._group.commit(self._asked, position.offsets or (BEGINNING,) * self._opened.partitions, at_end=at_end)
+            self._group.commit(
+                self._asked,
+                position.offsets or (BEGINNING,) * self._opened.partitions,
+                at_end=at_end,
+            )
 
     def send(self, value: Any) -> None:
         self._controls().send(value)
@@ -322,7 +347,9 @@ class KafkaSource(Source):
             self._pid = os.getpid()
 
     def _forget_clients(self) -> None:
-        self._control = self._ends = self._opened = self._first = self._identity_check = self._messages = None
+        self._control = self._ends = self._opened = self._first = self._identity_check = (
+            self._messages
+        ) = None
         self._reader = PartitionReader(self._connection, self._topic)
         self._asked = KafkaTopic(self._connection, self._topic)
 

@@ -10,7 +10,12 @@ from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
-from tutelage.schemas.headers import HEADER_PREFIX, check_description, run_of_headers, stream_of_headers
+from tutelage.schemas.headers import (
+    HEADER_PREFIX,
+    check_description,
+    run_of_headers,
+    stream_of_headers,
+)
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.printable import printable
@@ -30,7 +35,9 @@ class RunMessages:
     Guarantee: what it decodes is of the run, by the schema that its teacher wrote it with, or an error is raised.
     """
 
-    def __init__(self, connection: KafkaConnection, topic: str, found: FoundRun, limits: Limits) -> None:
+    def __init__(
+        self, connection: KafkaConnection, topic: str, found: FoundRun, limits: Limits
+    ) -> None:
         message = found.message
         where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"
         self._registry = connection.registry
@@ -40,11 +47,15 @@ class RunMessages:
         self._newer = ""
         self.stream = found.stream
         # Behind those that say who wrote it, others may add some to each record: a trace's, for one.
-        self._headers: list[Any] = [header for header in message.headers() or () if header[0].startswith(HEADER_PREFIX)]
+        self._headers: list[Any] = [
+            header for header in message.headers() or () if header[0].startswith(HEADER_PREFIX)
+        ]
         schema_id, _ = unframe(message.value(), where)
         #: The writer's schema, and what it says.
         self.schema = self._registry.schema(schema_id)
-        self.description = description_of(self.schema, f"schema {schema_id} of topic {topic}", limits)
+        self.description = description_of(
+            self.schema, f"schema {schema_id} of topic {topic}", limits
+        )
         check_description(self._headers, self.description, f"{where}, schema {schema_id}")
         self._codec = Codec(self.description, limits=limits)
         self._schema_ids = {schema_id}
@@ -65,7 +76,10 @@ class RunMessages:
         if run[1] > self.stream.created and run[0] != self._newer:
             self._newer = run[0]
             log.warning(
-                "topic %s: run %s has begun behind %s, which is still read", self._topic, printable(run[0]), self.stream
+                "topic %s: run %s has begun behind %s, which is still read",
+                self._topic,
+                printable(run[0]),
+                self.stream,
             )
         return run[1] <= self.stream.created
 
@@ -89,7 +103,12 @@ class RunMessages:
                 record = self._codec.decode(body, where)
         seconds = time.perf_counter() - began
         return ConsumedRecord(
-            partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where, decode_s=seconds
+            partition=partition,
+            offset=offset,
+            next_offset=offset + 1,
+            record=record,
+            where=where,
+            decode_s=seconds,
         )
 
     def _check_headers(self, headers: list[Any], where: str) -> None:
@@ -103,7 +122,11 @@ class RunMessages:
         check_description(headers, self.description, where)
 
     def _check_schema(self, schema_id: int, where: str) -> None:
-        theirs = description_of(self._registry.schema(schema_id), f"{where}, schema {schema_id}", self._limits)
+        theirs = description_of(
+            self._registry.schema(schema_id), f"{where}, schema {schema_id}", self._limits
+        )
         if theirs != self.description:
-            raise RunMismatch(f"{where}: the schema changed in the middle of a run, from {self.description} to {theirs}")
+            raise RunMismatch(
+                f"{where}: the schema changed in the middle of a run, from {self.description} to {theirs}"
+            )
         self._schema_ids.add(schema_id)

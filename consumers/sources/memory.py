@@ -67,10 +67,14 @@ class MemorySource(Source):
         while (stream := self._chosen()) is None:
             wait.tick()
             time.sleep(_POLL_S)
-        schema = next(each.schema for log in self._topic.logs for each in log if each.run_id == stream.run_id)
+        schema = next(
+            each.schema for log in self._topic.logs for each in log if each.run_id == stream.run_id
+        )
         description = description_of(schema, self.name)
         self._control.conversation.run_id = stream.run_id
-        self._opened = StreamInfo(stream=stream, description=description, schema=schema, partitions=stream.partitions)
+        self._opened = StreamInfo(
+            stream=stream, description=description, schema=schema, partitions=stream.partitions
+        )
         return self._opened
 
     def _chosen(self) -> Stream | None:
@@ -81,7 +85,9 @@ class MemorySource(Source):
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         opened = self.open(0.0)
         codec = Codec(opened.description)
-        self._offsets = offsets = [max(0, offset) for offset in position.offsets] or [0] * self._topic.partitions
+        self._offsets = offsets = [max(0, offset) for offset in position.offsets] or [
+            0
+        ] * self._topic.partitions
         begun = [offset > 0 for offset in offsets]
         while True:
             came = given = False
@@ -98,14 +104,22 @@ class MemorySource(Source):
                     where = f"memory topic {self.name}, partition {partition}, offset {offset}"
                     record = codec.decode(entries[offset].body, where)
                     given = True
-                    yield ConsumedRecord(partition=partition, offset=offset, next_offset=offset + 1, record=record, where=where)
+                    yield ConsumedRecord(
+                        partition=partition,
+                        offset=offset,
+                        next_offset=offset + 1,
+                        record=record,
+                        where=where,
+                    )
             if not given:
                 yield None
             if not came:
                 time.sleep(_POLL_S)
 
     def reached(self) -> Sequence[tuple[int, int]]:
-        return [(at, len(entries)) for at, entries in zip(self._offsets, self._topic.logs, strict=False)]
+        return [
+            (at, len(entries)) for at, entries in zip(self._offsets, self._topic.logs, strict=False)
+        ]
 
     def send(self, value: Any) -> None:
         self._control.send(value)

@@ -52,8 +52,13 @@ class Aligned:
         """The first so many rows, and the others if there are any."""
         if rows >= self.rows:
             return self, None
-        first = tuple(Share(chunk=share.chunk, start=share.start, rows=rows) for share in self.shares)
-        others = tuple(Share(chunk=share.chunk, start=share.start + rows, rows=share.rows - rows) for share in self.shares)
+        first = tuple(
+            Share(chunk=share.chunk, start=share.start, rows=rows) for share in self.shares
+        )
+        others = tuple(
+            Share(chunk=share.chunk, start=share.start + rows, rows=share.rows - rows)
+            for share in self.shares
+        )
         return (
             Aligned(first_row=self.first_row, rows=rows, shares=first),
             Aligned(first_row=self.first_row + rows, rows=self.rows - rows, shares=others),
@@ -116,7 +121,11 @@ class Align:
 
     def starving(self) -> list[int]:
         """The teachers whose next batch is not there yet."""
-        return [index for index, queue in enumerate(self._queues) if queue.rows < self._size and queue.end is None]
+        return [
+            index
+            for index, queue in enumerate(self._queues)
+            if queue.rows < self._size and queue.end is None
+        ]
 
     def pop(self) -> Aligned | None:
         """The next batches; None when the pass is over. Only when nobody starves."""
@@ -130,7 +139,9 @@ class Align:
                 raise self.mismatch()
             if not rows:
                 return None
-        aligned = Aligned(first_row=self.row, rows=rows, shares=tuple(queue.take(rows) for queue in self._queues))
+        aligned = Aligned(
+            first_row=self.row, rows=rows, shares=tuple(queue.take(rows) for queue in self._queues)
+        )
         self.row += rows
         return aligned
 
@@ -140,15 +151,24 @@ class Align:
 
     def after_pass(self) -> tuple[Position, ...]:
         """Where each teacher's next pass begins; a place before it where the end was not reached (truncated)."""
-        return tuple(queue.end.next_pass if queue.end is not None else queue.position for queue in self._queues)
+        return tuple(
+            queue.end.next_pass if queue.end is not None else queue.position
+            for queue in self._queues
+        )
 
     def mismatch(self) -> LengthMismatch:
         """The error for teachers of different length, as far as their lengths are known."""
-        lengths = ", ".join(f"{name} {self._length(index)}" for index, name in enumerate(self._names))
+        lengths = ", ".join(
+            f"{name} {self._length(index)}" for index, name in enumerate(self._names)
+        )
         return LengthMismatch(
             f"the teachers differ in length: {lengths}; ask for on_length_mismatch='truncate' to end at the shortest"
         )
 
     def _length(self, index: int) -> str:
         queue = self._queues[index]
-        return f"has {queue.end.end.rows} rows" if queue.end is not None else f"has at least {self.row + queue.rows} rows"
+        return (
+            f"has {queue.end.end.rows} rows"
+            if queue.end is not None
+            else f"has at least {self.row + queue.rows} rows"
+        )

@@ -23,7 +23,9 @@ class Awaiting:
     amount is fixed, so the wait ends even if somebody writes faster than this reads.
     """
 
-    def __init__(self, source: Source, order: Order, *, timeout_s: float, log: logging.Logger, hint: str) -> None:
+    def __init__(
+        self, source: Source, order: Order, *, timeout_s: float, log: logging.Logger, hint: str
+    ) -> None:
         self._source = source
         self._order = order
         self._timeout_s = timeout_s
@@ -75,5 +77,8 @@ class Awaiting:
     def _new_wait(self) -> Wait:
         partition, what = self._what
         return Wait(
-            f"{self._source.name}, partition {partition}, {what}", timeout_s=self._timeout_s, log=self._log, hint=self._hint
+            f"{self._source.name}, partition {partition}, {what}",
+            timeout_s=self._timeout_s,
+            log=self._log,
+            hint=self._hint,
         )

@@ -6,7 +6,15 @@ from tutelage.schemas.errors import BatchTooLarge
 
 
 def too_large(
-    key: str, *, rows: int, longest: int | None, nbytes: int, total: int, limit: int, enough: int, padded: bool = False
+    key: str,
+    *,
+    rows: int,
+    longest: int | None,
+    nbytes: int,
+    total: int,
+    limit: int,
+    enough: int,
+    padded: bool = False,
 ) -> BatchTooLarge:
     """Build the error, with every remedy.
 
@@ -24,7 +32,9 @@ def too_large(
     ways = ["ask for a smaller batch size (--batch-size)"]
     if padded:
         ways.append("for values without padding (RaggedFormat(padded=False))")
-    ways.append(f"or allow more: Student(limits=Limits(batch_bytes={enough})), --batch-bytes {enough}")
+    ways.append(
+        f"or allow more: Student(limits=Limits(batch_bytes={enough})), --batch-bytes {enough}"
+    )
     return BatchTooLarge(
         f"key {key!r}: {rows:,} rows of a batch{ragged} take {nbytes:,} bytes{' once padded' if padded else ''}, and all keys {total:,}; "
         f"the limit batch_bytes is {limit:,}. {', '.join(ways)}"

@@ -28,7 +28,12 @@ class Batches:
     """
 
     def __init__(
-        self, columns: Mapping[str, torch.Tensor | list[torch.Tensor]], rows: int, batch_size: int, *, pinned: bool = False
+        self,
+        columns: Mapping[str, torch.Tensor | list[torch.Tensor]],
+        rows: int,
+        batch_size: int,
+        *,
+        pinned: bool = False,
     ) -> None:
         self._columns = columns
         self._pinned = pinned
@@ -43,9 +48,13 @@ class Batches:
         cuts = [self._cut(column) for column in self._columns.values()]
         for first in range(0, len(self), _CUT_AT_ONCE):
             last = min(len(self), first + _CUT_AT_ONCE)
-            yield from map(dict, map(zip, repeat(keys), zip(*(cut(first, last) for cut in cuts), strict=True)))
+            yield from map(
+                dict, map(zip, repeat(keys), zip(*(cut(first, last) for cut in cuts), strict=True))
+            )
 
-    def _cut(self, column: torch.Tensor | list[torch.Tensor]) -> Callable[[int, int], Iterable[torch.Tensor]]:
+    def _cut(
+        self, column: torch.Tensor | list[torch.Tensor]
+    ) -> Callable[[int, int], Iterable[torch.Tensor]]:
         """What makes a column's batches from one number up to another.
 
         Views of one tensor have one version counter, and refuse `detach_`. Tensors made of numpy arrays have their own, and memory that
@@ -58,12 +67,20 @@ class Batches:
         if self._pinned:
             # Torch must find its block behind a copy to the GPU, or would give it out again too early: parts of one, but not views.
             return lambda first, last: torch.unsafe_split_with_sizes(
-                column[first * size : last * size], [min(size, rows - at * size) for at in range(first, last)]
+                column[first * size : last * size],
+                [min(size, rows - at * size) for at in range(first, last)],
             )
         numpys = column.dtype in _NUMPYS
-        elements, whole, dtype = (column if numpys else carried(column)).numpy(), rows // size, column.dtype
+        elements, whole, dtype = (
+            (column if numpys else carried(column)).numpy(),
+            rows // size,
+            column.dtype,
+        )
         # Going through an array of whole batches is faster than slicing each.
-        stacked, rest = elements[: whole * size].reshape(whole, size, *elements.shape[1:]), elements[whole * size : rows]
+        stacked, rest = (
+            elements[: whole * size].reshape(whole, size, *elements.shape[1:]),
+            elements[whole * size : rows],
+        )
 
         def cut(first: int, last: int) -> Iterable[torch.Tensor]:
             made = map(torch.from_numpy, chain(stacked[first:last], [rest] if last > whole else ()))

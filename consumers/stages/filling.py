@@ -57,7 +57,11 @@ class Filling:
     def dense(self, start: int, stop: int) -> Array:
         """The rows `start` to `stop`."""
         size = self.row_bytes
-        return self._memory[start * size : stop * size].view(self._storage).reshape(stop - start, *self._shape)
+        return (
+            self._memory[start * size : stop * size]
+            .view(self._storage)
+            .reshape(stop - start, *self._shape)
+        )
 
     def pieces(self, start: int, stop: int) -> list[tuple[int, Ragged]]:
         """The rows `start` to `stop` of a ragged key, each piece with its first row counted from `start`."""
@@ -66,15 +70,23 @@ class Filling:
     def forget(self, stop: int) -> None:
         """Let go of the ragged rows before `stop`: they keep the records alive that they lie in."""
         if self.ragged:
-            self._pieces = [(first, rows) for first, rows in self._pieces if first + len(rows.lengths) > stop]
+            self._pieces = [
+                (first, rows) for first, rows in self._pieces if first + len(rows.lengths) > stop
+            ]
 
     def longest(self, start: int, stop: int) -> int | None:
         """The elements of the longest of the rows `start` to `stop`; None of a dense key."""
-        return max((int(rows.lengths.max()) for _, rows in self.pieces(start, stop)), default=0) if self.ragged else None
+        return (
+            max((int(rows.lengths.max()) for _, rows in self.pieces(start, stop)), default=0)
+            if self.ragged
+            else None
+        )
 
     def nbytes_of(self, start: int, stop: int) -> int:
         """Bytes of the rows `start` to `stop`."""
-        return (stop - start) * self.row_bytes + sum(rows.values.nbytes for _, rows in self.pieces(start, stop))
+        return (stop - start) * self.row_bytes + sum(
+            rows.values.nbytes for _, rows in self.pieces(start, stop)
+        )
 
 
 def cut(pieces: list[tuple[int, Ragged]], start: int, stop: int) -> list[tuple[int, Ragged]]:
@@ -83,5 +95,10 @@ def cut(pieces: list[tuple[int, Ragged]], start: int, stop: int) -> list[tuple[i
     for first, rows in pieces:
         last = first + len(rows.lengths)
         if first < stop and last > start:
-            found.append((max(first, start) - start, rows.rows(max(start, first) - first, min(stop, last) - first)))
+            found.append(
+                (
+                    max(first, start) - start,
+                    rows.rows(max(start, first) - first, min(stop, last) - first),
+                )
+            )
     return found

@@ -30,7 +30,9 @@ class PendingChunk:
         began = time.perf_counter()
         try:
             self.chunk.load()
-        except BaseException as error:  # whatever it is, whoever waits for the chunk must hear of it
+        except (
+            BaseException
+        ) as error:  # whatever it is, whoever waits for the chunk must hear of it
             self.error = error
         finally:
             self.seconds = time.perf_counter() - began

@@ -69,8 +69,12 @@ class Merge:
         known = {plan.key for plan in self._keys}
         for key in (*strategies, *([sample_id] if sample_id is not None else [])):
             if key not in known:
-                raise MergeError(f"no teacher has key {key!r}; they have {', '.join(map(repr, sorted(known)))}")
-        self._ragged.refuse_unfit({plan.key: plan.result.dtype for plan in self._keys if plan.result.ragged}, list(known))
+                raise MergeError(
+                    f"no teacher has key {key!r}; they have {', '.join(map(repr, sorted(known)))}"
+                )
+        self._ragged.refuse_unfit(
+            {plan.key: plan.result.dtype for plan in self._keys if plan.result.ragged}, list(known)
+        )
         self._sizes = Sizes(self._keys, batch_bytes=batch_bytes, padded=self._ragged.padded)
         for plan in self._keys:
             if plan.result.ragged and plan.key + LENGTHS_SUFFIX in known:
@@ -82,7 +86,9 @@ class Merge:
     def passes_through(self) -> bool:
         """Whether batches are what the teachers wrote, as it is, and nothing is calculated or copied."""
         return not self._pin_memory and all(
-            plan.strategy.name == "first" and plan.specs[0].wire == plan.result.dtype and not plan.result.ragged
+            plan.strategy.name == "first"
+            and plan.specs[0].wire == plan.result.dtype
+            and not plan.result.ragged
             for plan in self._keys
             if plan.key != self._sample_id
         )
@@ -109,12 +115,20 @@ class Merge:
             if plan.key == self._sample_id:
                 self._compare(plan, [share.dense(plan.key) for share in shares], aligned.first_row)
             if plan.result.ragged:
-                columns[plan.key], columns[plan.key + LENGTHS_SUFFIX] = self._merge_ragged(plan, shares, aligned, batch_size)
+                columns[plan.key], columns[plan.key + LENGTHS_SUFFIX] = self._merge_ragged(
+                    plan, shares, aligned, batch_size
+                )
             elif plan.strategy.name == "callable":
                 # A function may look at the whole batch, so it gets just that.
-                cuts = [range(start, min(start + batch_size, aligned.rows)) for start in range(0, aligned.rows, batch_size)]
+                cuts = [
+                    range(start, min(start + batch_size, aligned.rows))
+                    for start in range(0, aligned.rows, batch_size)
+                ]
                 arrays = [share.dense(plan.key) for share in shares]
-                columns[plan.key] = [self._merged(plan, [array[cut.start : cut.stop] for array in arrays]) for cut in cuts]
+                columns[plan.key] = [
+                    self._merged(plan, [array[cut.start : cut.stop] for array in arrays])
+                    for cut in cuts
+                ]
             else:
                 columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])
         return Batches(columns, aligned.rows, batch_size, pinned=self._pin_memory)
@@ -126,22 +140,30 @@ class Merge:
         first_row = None if plan.result.ragged else self._first_row
         if strategy.name == "first":
             decoded = views[0].view(arrays[0])
-            return self._given(decoded if decoded.dtype == plan.dtypes[0] else decoded.to(plan.dtypes[0]))
+            return self._given(
+                decoded if decoded.dtype == plan.dtypes[0] else decoded.to(plan.dtypes[0])
+            )
         values = [viewed.view(array) for viewed, array in zip(views, arrays, strict=True)]
         if strategy.name == "callable":
             # A function may write into what it is given.
-            own = [each.to(theirs, copy=True) for each, theirs in zip(values, plan.dtypes, strict=True)]
+            own = [
+                each.to(theirs, copy=True) for each, theirs in zip(values, plan.dtypes, strict=True)
+            ]
             return self._given(_combined(plan, own))
         dtype = promoted(plan.dtypes)
         if strategy.elementwise:
             wide, result = accumulator(strategy, dtype), result_dtype(strategy, dtype)
             # Only the last tensor is the user's; where there is none between, it is allocated as they want it.
             pinned = self._pin_memory and wide == result
-            total = torch.empty((length, *views[0].inner), dtype=wide, pin_memory=pinned).copy_(values[0])
+            total = torch.empty((length, *views[0].inner), dtype=wide, pin_memory=pinned).copy_(
+                values[0]
+            )
             begin(strategy, total)
             for teacher in range(1, len(values)):
                 accumulate(strategy, total, values[teacher].to(wide), teacher)
-            return self._given(finish(strategy, total, values, result, key=plan.key, first_row=first_row))
+            return self._given(
+                finish(strategy, total, values, result, key=plan.key, first_row=first_row)
+            )
         refuse_inexact(strategy, values, dtype, key=plan.key, first_row=first_row)
         return self._given(_combined(plan, [each.to(dtype) for each in values]))
 
@@ -172,7 +194,11 @@ class Merge:
             values = self._merged(plan, [joined([piece.values for piece in one]) for one in pieces])
             counts = torch.from_numpy(lengths)
             all_values.append(
-                self._given(padded(values, counts, self._ragged.value_of(plan.key), left=self._ragged.pad_left))
+                self._given(
+                    padded(
+                        values, counts, self._ragged.value_of(plan.key), left=self._ragged.pad_left
+                    )
+                )
                 if self._ragged.padded
                 else values
             )
@@ -200,5 +226,7 @@ def _combined(plan: KeyPlan, tensors: list[torch.Tensor]) -> torch.Tensor:
     wanted = (str(merged.dtype).removeprefix("torch."), tuple(merged.shape))
     promise = (plan.result.dtype, (len(tensors[0]), *plan.result.shape))
     if wanted != promise:
-        raise MergeError(f"key {plan.key!r}: its merge function returned {wanted}, not {promise} as it did for a row of zeros")
+        raise MergeError(
+            f"key {plan.key!r}: its merge function returned {wanted}, not {promise} as it did for a row of zeros"
+        )
     return merged

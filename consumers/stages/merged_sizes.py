@@ -47,7 +47,11 @@ class Sizes:
         for plan in self._ragged:
             totals += self._ragged_bytes(plan, longest[plan.key], counts)
         if totals[0] > self._limit:
-            raise self._error(float(totals[0]), int(counts[0]), {key: int(each[0]) for key, each in longest.items()})
+            raise self._error(
+                float(totals[0]),
+                int(counts[0]),
+                {key: int(each[0]) for key, each in longest.items()},
+            )
         together = np.cumsum(totals)
         fit = max(1, int(np.searchsorted(together, _TOGETHER_BYTES, side="right")))
         # A later batch that is too large raises when it is the first one.
@@ -70,7 +74,9 @@ class Sizes:
     def _error(self, total: float, rows: int, longest: dict[str, int]) -> Exception:
         sizes = {plan.key: rows * _element_bytes(plan) for plan in self._dense}
         for plan in self._ragged:
-            sizes[plan.key] = longest[plan.key] * _element_bytes(plan) * (rows if self._padded else 1)
+            sizes[plan.key] = (
+                longest[plan.key] * _element_bytes(plan) * (rows if self._padded else 1)
+            )
         key = max(sizes, key=lambda each: sizes[each])
         return too_large(
             key,

@@ -42,7 +42,8 @@ class Order:
         self._start = (position.pass_index, position.sequence)
         self._pass, self._sequence = self._start
         self._expected = [
-            (position.pass_index, _first_in(partition, position.sequence, partitions)) for partition in range(partitions)
+            (position.pass_index, _first_in(partition, position.sequence, partitions))
+            for partition in range(partitions)
         ]
         self._pending: list[deque[ConsumedRecord]] = [deque() for _ in range(partitions)]
         self._ends: dict[int, tuple[End, Record]] = {}
@@ -70,7 +71,9 @@ class Order:
         if self._all_records_came():
             # Asked for by other threads too, between any two steps of this one.
             ended = self._end_offsets.get(self._pass, {})
-            missing = frozenset(partition for partition in range(self._partitions) if partition not in ended)
+            missing = frozenset(
+                partition for partition in range(self._partitions) if partition not in ended
+            )
             if missing:
                 return missing
         return frozenset((partition_of(self._sequence, self._partitions),))
@@ -102,11 +105,15 @@ class Order:
         if key < self._start and not (head.end is not None and head.pass_index == self._start[0]):
             # From before the position: read again, not written again.
             return
-        if head.pass_index < expected[0] or (head.pass_index == expected[0] and head.end is None and key < expected):
+        if head.pass_index < expected[0] or (
+            head.pass_index == expected[0] and head.end is None and key < expected
+        ):
             self.duplicates += 1
             return
         if head.pass_index > expected[0]:
-            raise SequenceGap(f"{arrival.where}: {head} came, but the end of pass {expected[0]} is missing in this partition")
+            raise SequenceGap(
+                f"{arrival.where}: {head} came, but the end of pass {expected[0]} is missing in this partition"
+            )
         if head.generation < self._newest[partition]:
             self.zombies += 1
         self._newest[partition] = max(self._newest[partition], head.generation)
@@ -123,10 +130,14 @@ class Order:
                 f"{(head.sequence - expected[1] + self._partitions - 1) // self._partitions} records are missing"
             )
         if partition_of(head.sequence, self._partitions) != arrival.partition:
-            raise RunMismatch(f"{arrival.where}: {head} does not belong in this partition of {self._partitions}")
+            raise RunMismatch(
+                f"{arrival.where}: {head} does not belong in this partition of {self._partitions}"
+            )
         size = self._stream.rows_per_record
         if head.rows > size:
-            raise CorruptData(f"{arrival.where}: {head} has {head.rows} rows, the run has {size} a record")
+            raise CorruptData(
+                f"{arrival.where}: {head} has {head.rows} rows, the run has {size} a record"
+            )
         if head.rows < size:
             # Only a pass's last record is shorter.
             before = self._short.setdefault(head.pass_index, head.sequence)
@@ -151,7 +162,9 @@ class Order:
                 f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but record {expected[1]} is missing here"
             )
         if expected[1] != _first_in(partition, end.records, self._partitions):
-            raise RunMismatch(f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but this partition holds more")
+            raise RunMismatch(
+                f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but this partition holds more"
+            )
         self._end_offsets.setdefault(head.pass_index, {})[partition] = arrival.next_offset
         # A partition may hold the ends of any number of passes.
         self.memory_bytes += _OBJECT_BYTES
@@ -180,7 +193,9 @@ class Order:
     def _refuse_short(self, head: RecordHead, where: str) -> None:
         short = self._short.get(head.pass_index)
         if short is not None and short < head.sequence:
-            raise CorruptData(f"{where}: {head} comes behind record {short}, which is short: only a pass's last record may be")
+            raise CorruptData(
+                f"{where}: {head} comes behind record {short}, which is short: only a pass's last record may be"
+            )
 
     def _ended(self, end: End, record: Record) -> PassEnd:
         del self._ends[self._pass]
@@ -189,7 +204,10 @@ class Order:
         self._short.pop(self._pass, None)
         self._pass += 1
         self._sequence = 0
-        position = Position(pass_index=self._pass, offsets=tuple(offsets[partition] for partition in range(self._partitions)))
+        position = Position(
+            pass_index=self._pass,
+            offsets=tuple(offsets[partition] for partition in range(self._partitions)),
+        )
         return PassEnd(end=end, record=record, next_pass=position)
 
 

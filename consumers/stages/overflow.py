@@ -31,7 +31,12 @@ def is_finite(total: torch.Tensor) -> bool:
 
 
 def calculated_again(
-    total: torch.Tensor, values: Sequence[torch.Tensor], weights: Sequence[float], divisor: float, *, within: bool
+    total: torch.Tensor,
+    values: Sequence[torch.Tensor],
+    weights: Sequence[float],
+    divisor: float,
+    *,
+    within: bool,
 ) -> int | None:
     """Correct the elements of a total that are not finite although the result is.
 
@@ -60,7 +65,9 @@ def calculated_again(
         if not odd.any():
             continue
         stop = start + len(piece)
-        parted = [_parts(column[start // parts : stop // parts].to(total.dtype)) for column in columns]
+        parted = [
+            _parts(column[start // parts : stop // parts].to(total.dtype)) for column in columns
+        ]
         scaled = torch.zeros_like(piece)
         for weight, each in zip(weights, parted, strict=True):
             scaled.add_(each, alpha=weight * scale)
@@ -75,7 +82,10 @@ def calculated_again(
             continue
         if within:
             # A rounding error may take a mean out of its dtype, and the mean of equal values, as masks have them, must be that value.
-            least, most = reduce(torch.minimum, parted).mul(scale), reduce(torch.maximum, parted).mul(scale)
+            least, most = (
+                reduce(torch.minimum, parted).mul(scale),
+                reduce(torch.maximum, parted).mul(scale),
+            )
             torch.minimum(torch.maximum(scaled, least, out=scaled), most, out=scaled)
         elif (spilt := odd & (np.abs(scaled.numpy()) > largest)).any():
             return (start + int(np.argmax(spilt))) // parts
@@ -101,7 +111,9 @@ def beyond_int64(values: Sequence[torch.Tensor]) -> int | None:
         pieces = [column[start : start + _SLICE].to(torch.int64) for column in columns]
         # Upper and lower halves of the words apart: neither sum overflows.
         lower = torch.stack([piece & (2**_HALF_WORD - 1) for piece in pieces]).sum(0)
-        upper = torch.stack([piece >> _HALF_WORD for piece in pieces]).sum(0) + (lower >> _HALF_WORD)
+        upper = torch.stack([piece >> _HALF_WORD for piece in pieces]).sum(0) + (
+            lower >> _HALF_WORD
+        )
         unfit = ((upper < -(2 ** (_HALF_WORD - 1))) | (upper >= 2 ** (_HALF_WORD - 1))).nonzero()
         if len(unfit):
             return start + int(unfit[0])
@@ -141,7 +153,11 @@ def changed_by(values: torch.Tensor, dtype: torch.dtype) -> int | None:
     exact = round(2 / torch.finfo(real).eps)
     for start in range(0, len(flat), _SLICE):
         piece = flat[start : start + _SLICE].to(torch.int64)
-        if int(piece.amin()) >= -exact and int(piece.amax()) <= exact and exact <= torch.finfo(real).max:
+        if (
+            int(piece.amin()) >= -exact
+            and int(piece.amax()) <= exact
+            and exact <= torch.finfo(real).max
+        ):
             continue
         again = piece.to(real).double()
         # In halves, because a double does not hold all integers either, and one beyond them cannot be converted back.

@@ -53,7 +53,12 @@ class _Teacher:
     """One teacher's thread and what it gives."""
 
     def __init__(
-        self, source: Source, opened: StreamInfo, position: Position, options: PipelineOptions, tally: TeacherTally
+        self,
+        source: Source,
+        opened: StreamInfo,
+        position: Position,
+        options: PipelineOptions,
+        tally: TeacherTally,
     ) -> None:
         self.source = source
         self.tally = tally
@@ -61,7 +66,9 @@ class _Teacher:
         self._stale_before = source.stale_records
         self.order = Order(opened.stream, opened.partitions, position)
         budget_bytes = options.budget_bytes
-        self.channel: Channel[PendingChunk | PassEnd] = Channel(min(budget_bytes, source.ahead_bytes or budget_bytes))
+        self.channel: Channel[PendingChunk | PassEnd] = Channel(
+            min(budget_bytes, source.ahead_bytes or budget_bytes)
+        )
         self.awaited: PendingChunk | None = None
         self.failed: BaseException | None = None
         self._rebatch = Rebatch(
@@ -76,7 +83,9 @@ class _Teacher:
         self.loader = Loader()
         self._position = position
         self._holding = Holding(source, self.order, budget_bytes)
-        self.thread = BackgroundThread(self._fetch, name=f"tutelage-fetch-{source.name}", ask_to_end=self.channel.close)
+        self.thread = BackgroundThread(
+            self._fetch, name=f"tutelage-fetch-{source.name}", ask_to_end=self.channel.close
+        )
 
     @property
     def is_late(self) -> bool:
@@ -91,7 +100,9 @@ class _Teacher:
     @property
     def rows_ready(self) -> int:
         """Rows that are cut and wait to be taken."""
-        return sum(item.chunk.rows for item, _ in self.channel.items() if isinstance(item, PendingChunk))
+        return sum(
+            item.chunk.rows for item, _ in self.channel.items() if isinstance(item, PendingChunk)
+        )
 
     def _fetch(self) -> None:
         arrivals = self.source.read(self._position)
@@ -117,12 +128,16 @@ class _Teacher:
                 self._holding.look()
         except Closed:
             pass
-        except BaseException as error:  # whatever it is, the reader must hear of it, behind what is whole
+        except (
+            BaseException
+        ) as error:  # whatever it is, the reader must hear of it, behind what is whole
             try:
                 self._give(waiting=True)
             except Closed:
                 return
-            self.channel.fail(self.source.explain(error) if isinstance(error, TutelageError) else error)
+            self.channel.fail(
+                self.source.explain(error) if isinstance(error, TutelageError) else error
+            )
         finally:
             arrivals.close()
 
@@ -169,7 +184,9 @@ class Pipeline:
         self._tally = tally
         self._teachers = [
             _Teacher(source, found, position, options, counted)
-            for source, found, position, counted in zip(sources, opened, positions, teacher_tallies, strict=True)
+            for source, found, position, counted in zip(
+                sources, opened, positions, teacher_tallies, strict=True
+            )
         ]
         self._align = Align(
             [found.stream.teacher for found in opened],
@@ -182,7 +199,9 @@ class Pipeline:
         self._rest: Aligned | None = None
         self._threads = [teacher.thread for teacher in self._teachers]
         if not merge.passes_through:
-            self._threads.append(BackgroundThread(self._merge_all, name="tutelage-merge", ask_to_end=self._out.close))
+            self._threads.append(
+                BackgroundThread(self._merge_all, name="tutelage-merge", ask_to_end=self._out.close)
+            )
         for thread in self._threads:
             thread.start()
 
@@ -221,7 +240,10 @@ class Pipeline:
     @property
     def dropped(self) -> list[dict[str, int]]:
         """Per teacher: duplicates and zombies' records dropped so far."""
-        return [{"duplicates": teacher.order.duplicates, "zombies": teacher.zombies} for teacher in self._teachers]
+        return [
+            {"duplicates": teacher.order.duplicates, "zombies": teacher.zombies}
+            for teacher in self._teachers
+        ]
 
     def _merge_all(self) -> None:
         try:
@@ -271,7 +293,10 @@ class Pipeline:
         """Fetch chunks until every teacher has a batch ready or has ended. False if that takes too long."""
         while starving := self._align.starving():
             for index in starving:
-                began, late = time.perf_counter(), [each for each in starving if self._teachers[each].is_late]
+                began, late = (
+                    time.perf_counter(),
+                    [each for each in starving if self._teachers[each].is_late],
+                )
                 brought = self._bring(index, self._teachers[index], timeout_s)
                 seconds = time.perf_counter() - began
                 # Who is waited for beside the one that is asked is as late as that one.
@@ -303,7 +328,11 @@ class Pipeline:
         """Read on to the ends, as far as they come soon, so that the error can name every length."""
         deadline = time.monotonic() + _LENGTHS_WITHIN_S
         for index, teacher in enumerate(self._teachers):
-            while not self._align.ended(index) and time.monotonic() < deadline and not self._out.closed:
+            while (
+                not self._align.ended(index)
+                and time.monotonic() < deadline
+                and not self._out.closed
+            ):
                 try:
                     item = teacher.channel.get(_POLL_S)
                 except BaseException:  # the lengths are what matters now

@@ -34,9 +34,15 @@ class KeyPlan:
     dtypes: tuple[torch.dtype, ...] = field(repr=False)
 
 
-def refuse_missing_ids(sample_id: str, names: Sequence[str], descriptions: Sequence[Description]) -> None:
+def refuse_missing_ids(
+    sample_id: str, names: Sequence[str], descriptions: Sequence[Description]
+) -> None:
     """MergeError if a teacher lacks the sample id: its rows could not be compared with the others'."""
-    lacking = [name for name, description in zip(names, descriptions, strict=True) if sample_id not in description]
+    lacking = [
+        name
+        for name, description in zip(names, descriptions, strict=True)
+        if sample_id not in description
+    ]
     if 0 < len(lacking) < len(names):
         raise MergeError(
             f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no key {sample_id!r}, the sample id, so the rows cannot be "
@@ -47,7 +53,9 @@ def refuse_missing_ids(sample_id: str, names: Sequence[str], descriptions: Seque
 def _refuse_weak_ids(key: str, names: Sequence[str], specs: Sequence[KeySpec]) -> None:
     """MergeError if equal ids may belong to different samples."""
     if 0 in specs[0].shape:
-        raise MergeError(f"the sample id {key!r} has rows of shape {list(specs[0].shape)}, which hold nothing to compare")
+        raise MergeError(
+            f"the sample id {key!r} has rows of shape {list(specs[0].shape)}, which hold nothing to compare"
+        )
     for name, spec in zip(names, specs, strict=False):
         if spec.wire != spec.dtype:
             raise MergeError(
@@ -76,19 +84,25 @@ def planned(
         # What one teacher alone has passes through, whatever was asked for keys several have.
         strategy = Strategy(name="first")
     if strategy.weights and len(strategy.weights) != len(teachers):
-        raise MergeError(f"key {key!r} comes from {len(teachers)} teachers, but has {len(strategy.weights)} weights")
+        raise MergeError(
+            f"key {key!r} comes from {len(teachers)} teachers, but has {len(strategy.weights)} weights"
+        )
     if len(teachers) > 1:
         refuse_incalculable(key, strategy, [spec.dtype for spec in specs])
     shapes = {spec.shape for spec in specs}
     alike = {spec.shape[:-1] for spec in specs} if strategy.name == "concat" else shapes
     if strategy.name not in ("first", "callable") and len(alike) > 1:
-        raise MergeError(f"key {key!r} comes from {who}: {strategy.name} needs rows of the same shape")
+        raise MergeError(
+            f"key {key!r} comes from {who}: {strategy.name} needs rows of the same shape"
+        )
     if strategy.name == "concat" and not all(spec.inner for spec in specs):
         raise MergeError(
             f"key {key!r} comes from {who}: rows without a dimension of their own cannot be concatenated; use stack"
         )
     if key == sample_id and len({(spec.dtype, spec.shape) for spec in specs}) > 1:
-        raise MergeError(f"the sample id {key!r} comes from {who}: it must have one dtype and shape")
+        raise MergeError(
+            f"the sample id {key!r} comes from {who}: it must have one dtype and shape"
+        )
     if key == sample_id and specs[0].ragged:
         raise MergeError(f"the sample id {key!r} is ragged; an id has one shape")
     if key == sample_id and len(teachers) > 1:
@@ -112,10 +126,16 @@ def _result(key: str, specs: Sequence[KeySpec], strategy: Strategy) -> KeySpec:
         return KeySpec(key=key, dtype=first.dtype, shape=first.shape)
     if strategy.function is not None:
         try:
-            tried = strategy.function([torch.zeros((1, *spec.shape), dtype=torch_dtype(spec.dtype)) for spec in specs])
-            return KeySpec(key=key, dtype=str(tried.dtype).removeprefix("torch."), shape=tuple(tried.shape[1:]))
+            tried = strategy.function(
+                [torch.zeros((1, *spec.shape), dtype=torch_dtype(spec.dtype)) for spec in specs]
+            )
+            return KeySpec(
+                key=key, dtype=str(tried.dtype).removeprefix("torch."), shape=tuple(tried.shape[1:])
+            )
         except Exception as error:
-            raise MergeError(f"key {key!r}: its merge function failed on a row of zeros: {error!r}") from error
+            raise MergeError(
+                f"key {key!r}: its merge function failed on a row of zeros: {error!r}"
+            ) from error
     dtype = result_dtype(strategy, promoted([torch_dtype(spec.dtype) for spec in specs]))
     shape = first.shape
     if strategy.name == "stack":

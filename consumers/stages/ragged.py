@@ -79,7 +79,11 @@ class RaggedFormat:
             Option -> value.
         """
         values = self.pad_value
-        plain = {key: _plain(each) for key, each in sorted(values.items())} if isinstance(values, Mapping) else _plain(values)
+        plain = (
+            {key: _plain(each) for key, each in sorted(values.items())}
+            if isinstance(values, Mapping)
+            else _plain(values)
+        )
         return {"padded": self.padded, "pad_value": plain, "pad_left": self.pad_left}
 
     def refuse_unfit(self, dtypes: Mapping[str, str], keys: Sequence[str]) -> None:
@@ -115,7 +119,9 @@ def _number(name: str, value: Any) -> PadValue:
         value = value.item()
     if isinstance(value, (bool, int, float)):
         return value
-    raise ConfigurationError(f"{name} is {value!r}; it must be a number, or a mapping of keys to numbers")
+    raise ConfigurationError(
+        f"{name} is {value!r}; it must be a number, or a mapping of keys to numbers"
+    )
 
 
 def _plain(value: PadValue) -> PadValue | str:
@@ -143,7 +149,9 @@ def _element(value: PadValue, dtype: torch.dtype) -> torch.Tensor:
     return torch.tensor([value]).to(dtype)
 
 
-def padded(values: torch.Tensor, lengths: torch.Tensor, value: PadValue, *, left: bool) -> torch.Tensor:
+def padded(
+    values: torch.Tensor, lengths: torch.Tensor, value: PadValue, *, left: bool
+) -> torch.Tensor:
     """Rows that lie one behind the other -> [rows, longest, ...], filled up with a value.
 
     Args:
@@ -162,7 +170,9 @@ def padded(values: torch.Tensor, lengths: torch.Tensor, value: PadValue, *, left
         # A mask of all places, and the numbers of those that are used, would take as much again as the rows.
         rows, start = carried(values), 0
         for row, length in zip(carried(out), lengths.tolist(), strict=True):
-            row[longest - length if left else 0 : longest if left else length] = rows[start : start + length]
+            row[longest - length if left else 0 : longest if left else length] = rows[
+                start : start + length
+            ]
             start += length
         return out
     places = torch.arange(longest)

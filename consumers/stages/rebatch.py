@@ -236,8 +236,16 @@ class Rebatch:
                 Chunk(
                     rows=stop - start,
                     trail=trail,
-                    dense={column.key: column.dense(start, stop) for column in self._columns if not column.ragged},
-                    ragged={column.key: column.pieces(start, stop) for column in self._columns if column.ragged},
+                    dense={
+                        column.key: column.dense(start, stop)
+                        for column in self._columns
+                        if not column.ragged
+                    },
+                    ragged={
+                        column.key: column.pieces(start, stop)
+                        for column in self._columns
+                        if column.ragged
+                    },
                     loads=[(row - start, load) for row, load in self._loads if row < stop],
                     nbytes=sum(column.nbytes_of(start, stop) for column in self._columns),
                     memory_bytes=(stop - start) * self._row_bytes
@@ -290,7 +298,9 @@ class Rebatch:
         """What so many rows of a record keep alive: where a key is ragged their share of all of it, and the lengths that were decoded."""
         if not self._ragged_keys:
             return 0
-        return record.nbytes * rows // record.head.rows + self._ragged_keys * (_STEP_BYTES + 8 * rows)
+        return record.nbytes * rows // record.head.rows + self._ragged_keys * (
+            _STEP_BYTES + 8 * rows
+        )
 
     def _refuse_too_large(self) -> None:
         """BatchTooLarge if the rows that are not given yet, which are less than a batch, take more than a batch may."""
@@ -299,7 +309,10 @@ class Rebatch:
 
     def _too_large(self, rows: int) -> BatchTooLarge:
         start = self._given
-        sizes = [column.row_bytes * rows or column.nbytes_of(start, self._filled) for column in self._columns]
+        sizes = [
+            column.row_bytes * rows or column.nbytes_of(start, self._filled)
+            for column in self._columns
+        ]
         most = max(range(len(sizes)), key=sizes.__getitem__)
         return too_large(
             self._columns[most].key,
@@ -318,7 +331,9 @@ class Rebatch:
         rows = self._first_sequence * size + self._rows_seen
         alike = rows == ended if self._rows_seen else -(-ended // size) == self._first_sequence
         if not alike:
-            raise CorruptData(f"pass {item.next_pass.pass_index - 1} ends with {ended} rows, but {rows} came")
+            raise CorruptData(
+                f"pass {item.next_pass.pass_index - 1} ends with {ended} rows, but {rows} came"
+            )
 
 
 def _left_of(steps: list[_Step], start: int, stop: int) -> list[_Step]:

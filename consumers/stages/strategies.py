@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 
-from tutelage.consumers.stages.overflow import beyond, beyond_int64, calculated_again, changed_by, is_finite
+from tutelage.consumers.stages.overflow import (
+    beyond,
+    beyond_int64,
+    calculated_again,
+    changed_by,
+    is_finite,
+)
 from tutelage.schemas.dtypes import DTYPES
 from tutelage.schemas.errors import MergeError
 
@@ -77,7 +83,9 @@ def _weights(key: str, arguments: str) -> tuple[float, ...]:
     try:
         weights = tuple(float(weight) for weight in arguments.split(","))
     except ValueError as error:
-        raise MergeError(f"key {key!r}: the weights {arguments!r} are not numbers separated by commas") from error
+        raise MergeError(
+            f"key {key!r}: the weights {arguments!r} are not numbers separated by commas"
+        ) from error
     if not all(map(math.isfinite, weights)):
         raise MergeError(f"key {key!r}: the weights {arguments!r} must be finite numbers")
     largest = max(map(abs, weights))
@@ -123,7 +131,9 @@ def accumulator(strategy: Strategy, dtype: torch.dtype) -> torch.dtype:
 
 def result_dtype(strategy: Strategy, dtype: torch.dtype) -> torch.dtype:
     """The dtype of the result, for inputs promoted to `dtype`."""
-    if strategy.name in ("mean", "weighted_mean") and not (dtype.is_floating_point or dtype.is_complex):
+    if strategy.name in ("mean", "weighted_mean") and not (
+        dtype.is_floating_point or dtype.is_complex
+    ):
         return torch.float64 if dtype.itemsize >= 4 else torch.float32
     if strategy.name == "sum" and dtype == torch.bool:
         return torch.int64
@@ -143,8 +153,12 @@ def refuse_incalculable(key: str, strategy: Strategy, dtypes: Sequence[str]) -> 
                 f"key {key!r}: {strategy.name} cannot be calculated for {name} beside {' and '.join(sorted(set(dtypes) - {name}))}: they "
                 "have no common dtype; have the teachers write the same, or use first or a function"
             )
-        if (opaque and strategy.elementwise) or (kind == "complex" and strategy.name in ("max", "min")):
-            raise MergeError(f"key {key!r}: {strategy.name} cannot be calculated for {name}; use first or stack, or a function")
+        if (opaque and strategy.elementwise) or (
+            kind == "complex" and strategy.name in ("max", "min")
+        ):
+            raise MergeError(
+                f"key {key!r}: {strategy.name} cannot be calculated for {name}; use first or stack, or a function"
+            )
 
 
 def accumulate(strategy: Strategy, total: torch.Tensor, values: torch.Tensor, teacher: int) -> None:
@@ -205,15 +219,28 @@ def finish(
     if unfit is not None:
         what = f"the {strategy.name} of {len(values)} teachers does not fit {_said(dtype)}"
         advice = (
-            "merge by mean" if strategy.name == "sum" else "use weights of at least 0" if strategy.weights else "merge by first"
+            "merge by mean"
+            if strategy.name == "sum"
+            else "use weights of at least 0"
+            if strategy.weights
+            else "merge by first"
         )
-        wider = "" if dtype in (torch.float64, torch.complex128) else ", or have the teachers write a wider dtype"
+        wider = (
+            ""
+            if dtype in (torch.float64, torch.complex128)
+            else ", or have the teachers write a wider dtype"
+        )
         raise MergeError(f"{_place(key, total, unfit, first_row)}: {what}; {advice}{wider}")
     return total
 
 
 def refuse_inexact(
-    strategy: Strategy, values: Sequence[torch.Tensor], dtype: torch.dtype, *, key: str, first_row: int | None
+    strategy: Strategy,
+    values: Sequence[torch.Tensor],
+    dtype: torch.dtype,
+    *,
+    key: str,
+    first_row: int | None,
 ) -> None:
     """MergeError if a value is another one in the dtype of the result: integers beside floats can be."""
     for each in values:
@@ -229,7 +256,10 @@ def _may_leave(strategy: Strategy, values: Sequence[torch.Tensor], dtype: torch.
     """Whether the result may lie outside the dtype, to which all values were promoted."""
     if strategy.is_mean or not strategy.adds:
         # A promoted dtype has room for the floats that were promoted to it, but not for all integers.
-        return any(each.dtype != dtype and not each.dtype.is_floating_point and not each.dtype.is_complex for each in values)
+        return any(
+            each.dtype != dtype and not each.dtype.is_floating_point and not each.dtype.is_complex
+            for each in values
+        )
     return True
 
 

@@ -13,7 +13,12 @@ from tutelage.consumers.stages.strategies import torch_dtype
 from tutelage.schemas.dtypes import DTYPES
 from tutelage.schemas.record import Array
 
-_CARRIERS = {1: (np.uint8, torch.uint8), 2: (np.int16, torch.int16), 4: (np.int32, torch.int32), 8: (np.int64, torch.int64)}
+_CARRIERS = {
+    1: (np.uint8, torch.uint8),
+    2: (np.int16, torch.int16),
+    4: (np.int32, torch.int32),
+    8: (np.int64, torch.int64),
+}
 _WIDEST = (np.complex128, torch.complex128)
 
 # Kafka hands out immutable bytes, and torch warns once a process that it cannot mark a tensor so. These views are only ever copied

@@ -104,19 +104,28 @@ class StackFolder:
                 )
             read = file.read(_MOST_BYTES + 1)
         if len(read) > _MOST_BYTES:
-            raise StackError(f"{path} is larger than any that a stack writes: it was not written by one")
+            raise StackError(
+                f"{path} is larger than any that a stack writes: it was not written by one"
+            )
         return read
 
     def write(self, name: str, text: str) -> None:
         """Write a file that only this user may read, and replace one of the same name."""
         path = self.path / name
         path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "w") as file:
+        with os.fdopen(
+            os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+            ),
+            "w",
+        ) as file:
             file.write(text)
 
     def open_log(self, name: str) -> int:
         """Open a file to append to; returns its descriptor."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags = (
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
         return os.open(self.path / name, flags, 0o600)
 
     def remove_data(self, name: str, *, registry: bool) -> None:
@@ -124,7 +133,9 @@ class StackFolder:
         data = self.path / name
         if data.is_symlink() or not data.is_dir():
             return
-        files, folders = (_REGISTRY_FILES, _NO_FOLDERS) if registry else (_KAFKA_FILES, _KAFKA_FOLDERS)
+        files, folders = (
+            (_REGISTRY_FILES, _NO_FOLDERS) if registry else (_KAFKA_FILES, _KAFKA_FOLDERS)
+        )
         # fwalk does not enter linked folders, `data` included. Names are relative to an open folder.
         for _, inner, names, at in os.fwalk(data, topdown=False, follow_symlinks=False):
             for each in names:

@@ -64,7 +64,9 @@ def broker_properties(index: int, places: Sequence[BrokerPlace], data: Path) -> 
     settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": index + 1,
-        "controller.quorum.voters": ",".join(f"{n + 1}@{HOST}:{each.controller}" for n, each in enumerate(places)),
+        "controller.quorum.voters": ",".join(
+            f"{n + 1}@{HOST}:{each.controller}" for n, each in enumerate(places)
+        ),
         "listeners": listeners,
         "advertised.listeners": advertised,
         "controller.listener.names": "CONTROLLER",
@@ -89,7 +91,14 @@ def broker_properties(index: int, places: Sequence[BrokerPlace], data: Path) -> 
 def kafka_command(java: str, jars: Path, logging: Path, *, brokers: int) -> list[str]:
     """What every program of Kafka's begins with; a main class and its arguments follow."""
     heap = "-Xmx512m" if brokers == 1 else "-Xmx384m"
-    return [java, heap, "-XX:+UseSerialGC", f"-Dlog4j.configuration=file:{logging}", "-cp", f"{jars}/*"]
+    return [
+        java,
+        heap,
+        "-XX:+UseSerialGC",
+        f"-Dlog4j.configuration=file:{logging}",
+        "-cp",
+        f"{jars}/*",
+    ]
 
 
 def broker_command(kafka: Sequence[str], settings: Path) -> list[str]:
@@ -107,7 +116,9 @@ def is_launched_as(name: str, command: Sequence[str]) -> bool:
     if len(command) < 3:
         return False
     what, last = command[-2], Path(command[-1]).name
-    return (what, last) == (("-jar", _REGISTRY_JAR) if name == REGISTRY else (_BROKER_CLASS, f"{name}.properties"))
+    return (what, last) == (
+        ("-jar", _REGISTRY_JAR) if name == REGISTRY else (_BROKER_CLASS, f"{name}.properties")
+    )
 
 
 def registry_environment(place: RegistryPlace) -> Mapping[str, str]:

@@ -41,12 +41,19 @@ def planned_ports(
     """Where the brokers and the registry of a new stack listen."""
     for port in (kafka_port, registry_port):
         if port is not None and not is_free(port):
-            raise StackError(f"port {port} is taken by another program; name another port, or 0 for a free one")
+            raise StackError(
+                f"port {port} is taken by another program; name another port, or 0 for a free one"
+            )
     free = free_ports(3 * brokers + 2)
     ports = [kafka_port if index == 0 and kafka_port else free.pop() for index in range(brokers)]
     advertised = ports if proxied is None else proxied(ports)
     places = (
-        BrokerPlace(port=port, controller=free.pop(), advertised=told, internal=free.pop() if proxied else None)
+        BrokerPlace(
+            port=port,
+            controller=free.pop(),
+            advertised=told,
+            internal=free.pop() if proxied else None,
+        )
         for port, told in zip(ports, advertised, strict=True)
     )
     return tuple(places), RegistryPlace(port=registry_port or free.pop(), management=free.pop())

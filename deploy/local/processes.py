@@ -84,6 +84,8 @@ def _signalled(pid: int, created: float, method: str) -> None:
 def _still_running(ending: list[tuple[int, float]], timeout_s: float) -> list[tuple[int, float]]:
     """Those that still run when the time is over; returns as soon as none does."""
     deadline = time.monotonic() + timeout_s
-    while (running := [each for each in ending if is_running(*each)]) and time.monotonic() < deadline:
+    while (
+        running := [each for each in ending if is_running(*each)]
+    ) and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
     return running

@@ -67,7 +67,9 @@ def _candidates() -> list[str]:
 
 def _java_version(java: str) -> int:
     try:
-        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [java, "-version"], capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return 0
     match = re.search(r'version "(\d+)', done.stderr)
@@ -76,7 +78,9 @@ def _java_version(java: str) -> int:
 
 def kafka_jars() -> Path:
     """The folder with the broker's jars, fetched if need be."""
-    return _fetched(KAFKA, ["copy-dependencies", "-DincludeScope=runtime"], "the Kafka broker", None)
+    return _fetched(
+        KAFKA, ["copy-dependencies", "-DincludeScope=runtime"], "the Kafka broker", None
+    )
 
 
 def registry_home() -> Path:
@@ -145,9 +149,24 @@ def bring(target: Path, goal: list[str], what: str) -> None:
         with as_file(files("tutelage.deploy.local").joinpath("pom.xml")) as pom:
             shutil.copy(pom, Path(folder) / "pom.xml")
         # -C: a file that differs from the checksum beside it is an error, and not a warning.
-        command = [maven, "-q", "-B", "-C", f"{_PLUGIN}:{goal[0]}", *goal[1:], f"-DoutputDirectory={target}"]
+        command = [
+            maven,
+            "-q",
+            "-B",
+            "-C",
+            f"{_PLUGIN}:{goal[0]}",
+            *goal[1:],
+            f"-DoutputDirectory={target}",
+        ]
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_MAVEN_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=_MAVEN_TIMEOUT_S,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
             raise StackError(f"Maven did not bring {what} within {_MAVEN_TIMEOUT_S} s") from error
     if done.returncode:

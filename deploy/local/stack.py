@@ -33,7 +33,14 @@ from tutelage.deploy.local.launches import (
 from tutelage.deploy.local.ports import is_free, planned_ports
 from tutelage.deploy.local.processes import belongs_to, end, is_running
 from tutelage.deploy.local.programs import StackError, find_java, kafka_jars, registry_home
-from tutelage.deploy.local.stack_file import NAME, StackAddresses, StackState, Started, read_state, write_state
+from tutelage.deploy.local.stack_file import (
+    NAME,
+    StackAddresses,
+    StackState,
+    Started,
+    read_state,
+    write_state,
+)
 from tutelage.transport.probes import brokers_answer, registry_answers
 
 READY_TIMEOUT_S = 120.0
@@ -193,7 +200,9 @@ class Stack:
         return state
 
     def _reap(self) -> None:
-        self._children = {name: child for name, child in self._children.items() if child.poll() is None}
+        self._children = {
+            name: child for name, child in self._children.items() if child.poll() is None
+        }
 
     def stop(self) -> bool:
         """End the stack's processes and keep their data, which the next `up` continues with; says whether there is a stack."""
@@ -232,10 +241,20 @@ class Stack:
         """Prepare the brokers' folders with their settings."""
         cluster = uuid.uuid4().hex[:22]
         for index in range(len(state.brokers)):
-            command = [*self._kafka(state, programs), "kafka.tools.StorageTool", "format", "-t", cluster]
+            command = [
+                *self._kafka(state, programs),
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                cluster,
+            ]
             settings = self._configure(state, index)
             done = subprocess.run(
-                [*command, "-c", str(settings)], capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False
+                [*command, "-c", str(settings)],
+                capture_output=True,
+                text=True,
+                timeout=READY_TIMEOUT_S,
+                check=False,
             )
             if done.returncode:
                 raise StackError(
@@ -245,7 +264,9 @@ class Stack:
     def _kafka(self, state: StackState, programs: _Programs) -> list[str]:
         with as_file(files("tutelage.deploy.local").joinpath(_LOGGING)) as logging:
             self._folder.write(_LOGGING, logging.read_text(encoding="utf-8"))
-        return kafka_command(programs.java, programs.kafka, self.folder / _LOGGING, brokers=len(state.brokers))
+        return kafka_command(
+            programs.java, programs.kafka, self.folder / _LOGGING, brokers=len(state.brokers)
+        )
 
     def _configure(self, state: StackState, index: int) -> Path:
         """Write a broker's settings, at each start anew: those that lie there may have been changed."""
@@ -288,7 +309,9 @@ class Stack:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise StackError(f"{name} of the stack in {self.folder} could not be started: {error}") from error
+            raise StackError(
+                f"{name} of the stack in {self.folder} could not be started: {error}"
+            ) from error
         self._children[name] = child
         started = Started(pid=child.pid, created=psutil.Process(child.pid).create_time())
         state = replace(state, started={**state.started, name: started})
@@ -305,11 +328,17 @@ class Stack:
         while waiting:
             for name, child in self._children.items():
                 if child.poll() is not None:
-                    raise StackError(f"{name} ended at once with code {child.returncode}: {self._said(name)}")
+                    raise StackError(
+                        f"{name} ended at once with code {child.returncode}: {self._said(name)}"
+                    )
             waiting = {name: answers for name, answers in waiting.items() if not answers()}
             if waiting and time.monotonic() > deadline:
-                who = " and ".join("the registry" if name == REGISTRY else "the brokers" for name in waiting)
-                raise StackError(f"{who} did not answer within {READY_TIMEOUT_S:.0f} s: {self._said(next(iter(waiting)))}")
+                who = " and ".join(
+                    "the registry" if name == REGISTRY else "the brokers" for name in waiting
+                )
+                raise StackError(
+                    f"{who} did not answer within {READY_TIMEOUT_S:.0f} s: {self._said(next(iter(waiting)))}"
+                )
 
     def _said(self, name: str) -> str:
         log = self.folder / f"{name}.log"

@@ -107,14 +107,20 @@ def write_state(folder: StackFolder, state: StackState) -> None:
 
 
 def _state(value: Any, file: Path) -> StackState:
-    if isinstance(value, dict) and "format" not in value and {"addresses", "processes"} <= value.keys():
+    if (
+        isinstance(value, dict)
+        and "format" not in value
+        and {"addresses", "processes"} <= value.keys()
+    ):
         raise StackError(
             f"{file} was written by an earlier version of Tutelage, and holds commands that this one does not run. End its stack with the "
             f"version that started it (`tutelage stack down`), or end its processes yourself and delete {file.parent}"
         )
     given = _object(value, "it", {"format", "folder", "brokers", "registry", "complete", "started"})
     if type(given["format"]) is not int or given["format"] != _FORMAT:
-        raise ValueError(f"its format is {_shown(given['format'])}, and this version reads {_FORMAT}")
+        raise ValueError(
+            f"its format is {_shown(given['format'])}, and this version reads {_FORMAT}"
+        )
     if not isinstance(given["folder"], str) or "\0" in given["folder"]:
         raise ValueError("folder is not a path")
     if not isinstance(given["brokers"], list) or len(given["brokers"]) not in _BROKERS:
@@ -123,7 +129,9 @@ def _state(value: Any, file: Path) -> StackState:
         raise ValueError("complete is neither true nor false")
     state = StackState(
         folder=Path(given["folder"]),
-        brokers=tuple(_broker(each, broker_name(index)) for index, each in enumerate(given["brokers"])),
+        brokers=tuple(
+            _broker(each, broker_name(index)) for index, each in enumerate(given["brokers"])
+        ),
         registry=RegistryPlace(**_ports(given["registry"], REGISTRY, {"port", "management"})),
         complete=given["complete"],
     )
@@ -140,7 +148,9 @@ def _broker(value: Any, what: str) -> BrokerPlace:
     given = _object(value, what, {"port", "controller", "advertised", "internal"})
     internal = given.pop("internal")
     ports = _ports(given, what, {"port", "controller", "advertised"})
-    return BrokerPlace(**ports, internal=None if internal is None else _port(internal, f"{what}: internal"))
+    return BrokerPlace(
+        **ports, internal=None if internal is None else _port(internal, f"{what}: internal")
+    )
 
 
 def _started(value: Any, what: str) -> Started:

@@ -90,7 +90,9 @@ def help_text(arguments: list[str]) -> str:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-    return "\n".join(line.rstrip() for line in _COLOURS.sub("", printed.getvalue()).strip().splitlines())
+    return "\n".join(
+        line.rstrip() for line in _COLOURS.sub("", printed.getvalue()).strip().splitlines()
+    )
 
 
 def exit_codes() -> str:
@@ -108,7 +110,8 @@ def exit_codes() -> str:
 def error_reference() -> str:
     """What autodoc is to show of each error."""
     blocks = [
-        f".. autoexception:: tutelage.{kind.__name__}\n   :show-inheritance:\n" for kind, _ in _tree(errors.TutelageError, 0)
+        f".. autoexception:: tutelage.{kind.__name__}\n   :show-inheritance:\n"
+        for kind, _ in _tree(errors.TutelageError, 0)
     ]
     return "```{eval-rst}\n" + "\n".join(blocks) + "```\n"
 
@@ -139,7 +142,9 @@ _MEANINGS = {
 }
 
 
-def _tree(kind: type[errors.TutelageError], depth: int) -> Iterator[tuple[type[errors.TutelageError], int]]:
+def _tree(
+    kind: type[errors.TutelageError], depth: int
+) -> Iterator[tuple[type[errors.TutelageError], int]]:
     yield kind, depth
     for below in kind.__subclasses__():
         if below.__module__ == errors.__name__:
@@ -190,7 +195,10 @@ def limits() -> str:
     """The limits of what is read, and their defaults."""
     meanings = _documented(Limits)
     rows = ["| limit | default | what it bounds |", "| --- | --- | --- |"]
-    rows += [f"| `{field.name}` | {field.default:,} | {meanings[field.name]} |" for field in dataclasses.fields(Limits)]
+    rows += [
+        f"| `{field.name}` | {field.default:,} | {meanings[field.name]} |"
+        for field in dataclasses.fields(Limits)
+    ]
     return "\n".join([*rows, ""])
 
 

@@ -62,7 +62,9 @@ def seen_by(teacher: str, data: Split) -> tuple[Array, Array]:
     images, labels = data.teaching
     expert = np.isin(labels, EXPERTISE[teacher])
     others = [
-        np.flatnonzero(labels == digit)[:OTHER_LABELS_PER_CLASS] for digit in range(CLASSES) if digit not in EXPERTISE[teacher]
+        np.flatnonzero(labels == digit)[:OTHER_LABELS_PER_CLASS]
+        for digit in range(CLASSES)
+        if digit not in EXPERTISE[teacher]
     ]
     chosen = np.concatenate([np.flatnonzero(expert), *others])
     return images[chosen], labels[chosen]

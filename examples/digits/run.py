@@ -18,7 +18,17 @@ from pathlib import Path
 
 import torch
 
-from tutelage import DataError, FileSink, FileSource, KafkaSink, KafkaSource, Sink, Source, Student, Teacher
+from tutelage import (
+    DataError,
+    FileSink,
+    FileSource,
+    KafkaSink,
+    KafkaSource,
+    Sink,
+    Source,
+    Student,
+    Teacher,
+)
 from tutelage.examples.digits.data import EXPERTISE, split
 from tutelage.examples.digits.student import from_few_labels, from_knowledge
 from tutelage.examples.digits.teachers import TEACHERS, lesson, trained
@@ -46,8 +56,12 @@ def file_places(folder: Path) -> Places:
 def topic_places(prefix: str, bootstrap_servers: str | None, registry: str | None) -> Places:
     """Kafka topics with a common prefix."""
     return Places(
-        sink=lambda name: KafkaSink(f"{prefix}-{name}", bootstrap_servers=bootstrap_servers, registry=registry),
-        source=lambda name: KafkaSource(f"{prefix}-{name}", bootstrap_servers=bootstrap_servers, registry=registry),
+        sink=lambda name: KafkaSink(
+            f"{prefix}-{name}", bootstrap_servers=bootstrap_servers, registry=registry
+        ),
+        source=lambda name: KafkaSource(
+            f"{prefix}-{name}", bootstrap_servers=bootstrap_servers, registry=registry
+        ),
     )
 
 
@@ -55,7 +69,9 @@ def teach(places: Places, seeds: int) -> None:
     """Let each teacher write its knowledge: one pass a seed."""
     for name in TEACHERS:
         given = lesson(name, seeds)
-        with Teacher(places.sink(name), name=name, inputs_fingerprint=given.inputs_fingerprint, passes=seeds) as teacher:
+        with Teacher(
+            places.sink(name), name=name, inputs_fingerprint=given.inputs_fingerprint, passes=seeds
+        ) as teacher:
             teacher.serve(given.model, given.inputs)
 
 
@@ -63,12 +79,17 @@ def learn(source: Callable[[str], Source], seeds: int) -> Accuracies:
     """Accuracies per seed of students taught by each teacher alone and by all, merged."""
     found: Accuracies = {}
     for names in (*((name,) for name in TEACHERS), TEACHERS):
-        student = Student(merge={"probabilities": "mean"} if len(names) > 1 else {}, sample_id="row")
+        student = Student(
+            merge={"probabilities": "mean"} if len(names) > 1 else {}, sample_id="row"
+        )
         for name in names:
             student.register_teacher(source(name))
         with student:
             label = names[0] if len(names) == 1 else "merged"
-            found[label] = [from_knowledge(student.knowledge(64, pass_index=seed), split(seed)) for seed in range(seeds)]
+            found[label] = [
+                from_knowledge(student.knowledge(64, pass_index=seed), split(seed))
+                for seed in range(seeds)
+            ]
     return found
 
 
@@ -91,7 +112,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(values) / len(values)
     if len(values) < 2:
         return mean, math.nan
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    spread = math.sqrt(
+        sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
+    )
     return mean, float(t.ppf(0.975, len(values) - 1)) * spread
 
 
@@ -104,10 +127,17 @@ def table(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequen
         lines.append(f"| {name}{expert} | {_percent(values)} | {own} |")
     best = max(TEACHERS, key=lambda name: sum(students[name]))
     for other in ("few labels", best):
-        gain = [merged - alone for merged, alone in zip(students["merged"], students[other], strict=True)]
+        gain = [
+            merged - alone
+            for merged, alone in zip(students["merged"], students[other], strict=True)
+        ]
         mean, half = interval(gain)
-        verdict = "more" if mean - half > 0 else "less" if mean + half < 0 else "not distinguishable from"
-        lines.append(f"\nMerged against {other}, paired by seed: {100 * mean:+.1f} ± {100 * half:.1f} points ({verdict}).")
+        verdict = (
+            "more" if mean - half > 0 else "less" if mean + half < 0 else "not distinguishable from"
+        )
+        lines.append(
+            f"\nMerged against {other}, paired by seed: {100 * mean:+.1f} ± {100 * half:.1f} points ({verdict})."
+        )
     return "\n".join(lines)
 
 
@@ -116,7 +146,9 @@ def _percent(values: Sequence[float]) -> str:
     return f"{100 * mean:.1f} ± {100 * half:.1f} %"
 
 
-def plot(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequence[float]], path: Path) -> None:
+def plot(
+    students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequence[float]], path: Path
+) -> None:
     """A picture of the table: every seed a dot, mean and interval beside them."""
     import matplotlib
 
@@ -126,9 +158,22 @@ def plot(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequenc
     figure, axes = pyplot.subplots(figsize=(7.5, 4.2), layout="constrained")
     for at, (name, values) in enumerate(students.items()):
         mean, half = interval(values)
-        axes.plot([at - 0.12] * len(values), [100 * v for v in values], "o", color="#9aa5b1", markersize=3.5, alpha=0.7)
+        axes.plot(
+            [at - 0.12] * len(values),
+            [100 * v for v in values],
+            "o",
+            color="#9aa5b1",
+            markersize=3.5,
+            alpha=0.7,
+        )
         axes.errorbar(
-            at + 0.05, 100 * mean, yerr=100 * half, fmt="o", color="#1f5fa8", capsize=4, label="student" if not at else None
+            at + 0.05,
+            100 * mean,
+            yerr=100 * half,
+            fmt="o",
+            color="#1f5fa8",
+            capsize=4,
+            label="student" if not at else None,
         )
         if name in teachers:
             axes.plot(
@@ -141,7 +186,8 @@ def plot(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequenc
     axes.set_xticks(range(len(students)), list(students))
     axes.set_ylabel("test accuracy, %")
     axes.set_title(
-        f"Digits: what a student learns, {len(next(iter(students.values())))} seeds, mean and 95 % interval", fontsize=10
+        f"Digits: what a student learns, {len(next(iter(students.values())))} seeds, mean and 95 % interval",
+        fontsize=10,
     )
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
@@ -150,7 +196,12 @@ def plot(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequenc
     pyplot.close(figure)
 
 
-def experiment(seeds: int, folder: Path, online: tuple[str | None, str | None] | None, say: Callable[[str], None]) -> str:
+def experiment(
+    seeds: int,
+    folder: Path,
+    online: tuple[str | None, str | None] | None,
+    say: Callable[[str], None],
+) -> str:
     """Run everything, write `results.md`, `results.json` and `results.png` to the folder; returns the table.
 
     `online` holds the addresses of broker and registry; without it knowledge goes through files alone. Raises DataError if the
@@ -172,12 +223,20 @@ def experiment(seeds: int, folder: Path, online: tuple[str | None, str | None] |
         _record(topics, files)
         replayed = learn(files.source, seeds)
         if any(students[name] != values for name, values in replayed.items()):
-            raise DataError("the students that learned from the recordings differ from those that learned online")
-        say("students that learned online and from the recordings have the same accuracies, seed by seed")
+            raise DataError(
+                "the students that learned from the recordings differ from those that learned online"
+            )
+        say(
+            "students that learned online and from the recordings have the same accuracies, seed by seed"
+        )
     teachers = teachers_themselves(seeds)
     text = table(students, teachers)
-    (folder / "results.md").write_text(f"{seeds} seeds, mean and 95 % confidence interval.\n\n{text}\n", encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps({"students": students, "teachers": teachers}, indent=1), encoding="utf-8")
+    (folder / "results.md").write_text(
+        f"{seeds} seeds, mean and 95 % confidence interval.\n\n{text}\n", encoding="utf-8"
+    )
+    (folder / "results.json").write_text(
+        json.dumps({"students": students, "teachers": teachers}, indent=1), encoding="utf-8"
+    )
     plot(students, teachers, folder / "results.png")
     return text
 
@@ -196,15 +255,21 @@ def _record(topics: Places, files: Places) -> None:
 
 def main() -> None:
     """Parse, run, print the table."""
-    parser = argparse.ArgumentParser(description="Distil three experts on digits into a small student.")
+    parser = argparse.ArgumentParser(
+        description="Distil three experts on digits into a small student."
+    )
     parser.add_argument("--seeds", type=positive, default=20)
     parser.add_argument("--out_folder", type=Path, default=Path("digits-results"))
-    parser.add_argument("--offline", action="store_true", help="through files alone, without a broker")
+    parser.add_argument(
+        "--offline", action="store_true", help="through files alone, without a broker"
+    )
     kafka_flags(parser)
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     online = None if given.offline else (given.bootstrap_servers, given.registry)
-    print(experiment(given.seeds, given.out_folder, online, lambda line: print(line, file=sys.stderr)))
+    print(
+        experiment(given.seeds, given.out_folder, online, lambda line: print(line, file=sys.stderr))
+    )
 
 
 if __name__ == "__main__":

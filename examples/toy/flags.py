@@ -47,9 +47,13 @@ def teacher_flags(description: str) -> argparse.Namespace:
     )
     parser.add_argument("--generator_type", choices=GENERATOR_TYPES, default="batch_generator")
     parser.add_argument("--batch_size", type=positive, default=32)
-    parser.add_argument("--max_n", type=positive, default=1000, help="the reader gives 0, 1, ... max_n - 1")
+    parser.add_argument(
+        "--max_n", type=positive, default=1000, help="the reader gives 0, 1, ... max_n - 1"
+    )
     parser.add_argument("--serving_times", type=positive, default=1, help="passes over the reader")
-    parser.add_argument("--test_send_recv", action="store_true", help="exchange greetings with the student first")
+    parser.add_argument(
+        "--test_send_recv", action="store_true", help="exchange greetings with the student first"
+    )
     parser.add_argument("--partitions", type=positive, default=None, help="of a new topic")
     parser.add_argument("--rows_per_record", type=positive, default=None)
     kafka_flags(parser)

@@ -21,7 +21,9 @@ def inputs_of(generator_type: str, *, max_n: int, batch_size: int) -> Callable[[
 
     def sample_lists() -> Iterator[list[torch.Tensor]]:
         for start in range(0, max_n, batch_size):
-            yield [torch.tensor([number]) for number in range(start, min(start + batch_size, max_n))]
+            yield [
+                torch.tensor([number]) for number in range(start, min(start + batch_size, max_n))
+            ]
 
     def batches() -> Iterator[torch.Tensor]:
         for start in range(0, max_n, batch_size):

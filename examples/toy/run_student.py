@@ -19,12 +19,20 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The student of the toy.")
     for index in (0, 1):
         source = parser.add_mutually_exclusive_group(required=index == 0)
-        source.add_argument(f"--in_path{index}", metavar="FILE", help=f"read teacher {index} from an Avro file")
-        source.add_argument(f"--in_topic{index}", metavar="TOPIC", help=f"read teacher {index} from a Kafka topic")
+        source.add_argument(
+            f"--in_path{index}", metavar="FILE", help=f"read teacher {index} from an Avro file"
+        )
+        source.add_argument(
+            f"--in_topic{index}", metavar="TOPIC", help=f"read teacher {index} from a Kafka topic"
+        )
     parser.add_argument("--batch_size", type=positive, default=32)
     parser.add_argument("--merge_strategy", choices=("sum", "mean"), default="mean")
-    parser.add_argument("--test_send_recv", action="store_true", help="exchange greetings with the teachers first")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for a teacher")
+    parser.add_argument(
+        "--test_send_recv", action="store_true", help="exchange greetings with the teachers first"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, help="seconds to wait for a teacher"
+    )
     kafka_flags(parser)
     return parser.parse_args()
 
@@ -40,7 +48,9 @@ def main() -> None:
         if path:
             source = FileSource(path)
         elif topic:
-            source = KafkaSource(topic, bootstrap_servers=given.bootstrap_servers, registry=given.registry)
+            source = KafkaSource(
+                topic, bootstrap_servers=given.bootstrap_servers, registry=given.registry
+            )
         else:
             continue
         number = student.register_teacher(source)
@@ -49,7 +59,10 @@ def main() -> None:
         if given.test_send_recv:
             student.send("hello teachers, this is the student")
             for number in online:
-                print(f"student received from teacher {number}: {student.recv(number)}", file=sys.stderr)
+                print(
+                    f"student received from teacher {number}: {student.recv(number)}",
+                    file=sys.stderr,
+                )
         print(f"knowledge: {student.description}", file=sys.stderr)
         for _ in range(student.passes):
             for batch in student.knowledge(given.batch_size):

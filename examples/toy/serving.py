@@ -26,7 +26,11 @@ def serve(model: nn.Module, name: str, flags: argparse.Namespace) -> None:
         )
     inputs = f"numbers to {flags.max_n}"
     with Teacher(
-        sink, name=name, inputs_fingerprint=inputs, passes=flags.serving_times, rows_per_record=flags.rows_per_record
+        sink,
+        name=name,
+        inputs_fingerprint=inputs,
+        passes=flags.serving_times,
+        rows_per_record=flags.rows_per_record,
     ) as teacher:
         if flags.test_send_recv and flags.out_topic:
             teacher.send({"greeting": f"hello student, this is {name}"})

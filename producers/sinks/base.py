@@ -183,7 +183,9 @@ class Sink(ABC):
         Raises:
             ConfigurationError: Nobody is there to talk to, as with a file.
         """
-        raise ConfigurationError(f"{self.name} is a file: nobody is there to talk to; send and recv need a topic")
+        raise ConfigurationError(
+            f"{self.name} is a file: nobody is there to talk to; send and recv need a topic"
+        )
 
     def speak_of(self, run_id: str) -> None:
         """Have control messages belong to a run from now on.
@@ -207,7 +209,9 @@ class Sink(ABC):
             ConfigurationError: Nobody is there to talk to, as with a file.
             WaitTimeout: No answer came in time.
         """
-        raise ConfigurationError(f"{self.name} is a file: nobody is there to talk to; ask needs a topic")
+        raise ConfigurationError(
+            f"{self.name} is a file: nobody is there to talk to; ask needs a topic"
+        )
 
     def recv(self, timeout_s: float) -> Any:
         """Return the student's next control message.
@@ -222,4 +226,6 @@ class Sink(ABC):
             ConfigurationError: Nobody is there to talk to, as with a file.
             WaitTimeout: No message came in time.
         """
-        raise ConfigurationError(f"{self.name} is a file: nobody is there to talk to; send and recv need a topic")
+        raise ConfigurationError(
+            f"{self.name} is a file: nobody is there to talk to; send and recv need a topic"
+        )

@@ -59,7 +59,9 @@ class FileSink(Sink):
 
     max_record_bytes: int = DEFAULT_LIMITS.record_bytes
 
-    def __init__(self, path: str | os.PathLike[str], *, codec: CodecName = "null", overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, codec: CodecName = "null", overwrite: bool = False
+    ) -> None:
         # The path as it was given is for messages; what it names must not change with the working directory.
         self._path = finished_path("path", path)
         self._name = os.fspath(path)
@@ -97,7 +99,9 @@ class FileSink(Sink):
         try:
             reader = ContainerReader(partial)
         except DataError as error:
-            raise SinkExists(f"{error}; it cannot be continued: remove it, or overwrite it (--overwrite)") from error
+            raise SinkExists(
+                f"{error}; it cannot be continued: remove it, or overwrite it (--overwrite)"
+            ) from error
         with reader:
             last, self._whole_bytes = _whole_prefix(reader)
             self._header = reader.header
@@ -107,9 +111,13 @@ class FileSink(Sink):
 
     def open(self, stream: Stream, description: Description) -> None:
         if self._header is not None:
-            self._writer = ContainerWriter.resume(self._path, self._header, self._whole_bytes, replace=self._overwrite)
+            self._writer = ContainerWriter.resume(
+                self._path, self._header, self._whole_bytes, replace=self._overwrite
+            )
         elif self._writer is None:
-            self._writer = ContainerWriter.create(self._path, stream, description, self._codec, replace=self._overwrite)
+            self._writer = ContainerWriter.create(
+                self._path, stream, description, self._codec, replace=self._overwrite
+            )
 
     def pack(self, encoded: Encoded) -> list[Any]:
         assert self._writer is not None, "open comes before pack"
@@ -147,7 +155,9 @@ class FileSink(Sink):
         try:
             block.result(_DISK_TIMEOUT_S)
         except FutureTimeout as error:
-            raise TransportError(f"{partial_path(self._path)}: the disk took nothing for {_DISK_TIMEOUT_S:.0f} s") from error
+            raise TransportError(
+                f"{partial_path(self._path)}: the disk took nothing for {_DISK_TIMEOUT_S:.0f} s"
+            ) from error
 
     def finish(self) -> None:
         assert self._writer is not None, "open comes before finish"
@@ -185,7 +195,9 @@ def _finished(path: Path, name: str) -> Tail:
         with ContainerReader(path) as reader:
             stream, description = reader.stream, reader.description
     except TutelageError as error:
-        raise SinkExists(f"{name} exists; choose another name, or overwrite it (--overwrite)") from error
+        raise SinkExists(
+            f"{name} exists; choose another name, or overwrite it (--overwrite)"
+        ) from error
     return Tail(
         stream=stream,
         description=description,
@@ -214,7 +226,11 @@ def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
                         f"{reader.name}, block {block.index} at byte {block.offset}: {record.head} follows where record {missing[1]} of pass "
                         f"{missing[0]} must; it cannot be continued: remove it, or overwrite it (--overwrite)"
                     )
-                missing = (missing[0] + 1, 0) if record.head.end is not None else (missing[0], missing[1] + 1)
+                missing = (
+                    (missing[0] + 1, 0)
+                    if record.head.end is not None
+                    else (missing[0], missing[1] + 1)
+                )
                 head = record.head
             last = [head]
             whole_bytes = block.next_offset

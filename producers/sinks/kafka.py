@@ -118,11 +118,17 @@ class KafkaSink(Sink):
                 "max_ahead is a number of records, at least 1, and goes with the student's group, student_group"
             )
         if flag("transactional", transactional) and max_ahead is not None:
-            raise ConfigurationError("max_ahead counts records, and transactions add some of their own: use one or the other")
+            raise ConfigurationError(
+                "max_ahead counts records, and transactions add some of their own: use one or the other"
+            )
         self._topic = checked_topic(topic)
         client_id = f"tutelage-teacher-{topic}"
-        self._connection = KafkaConnection(bootstrap_servers, registry=registry, options=options, client_id=client_id)
-        self._asked_partitions = whole_number("partitions", partitions) if partitions is not None else None
+        self._connection = KafkaConnection(
+            bootstrap_servers, registry=registry, options=options, client_id=client_id
+        )
+        self._asked_partitions = (
+            whole_number("partitions", partitions) if partitions is not None else None
+        )
         self._replication = whole_number("replication", replication) if replication != -1 else -1
         self._create = flag("create", create)
         self._topic_settings = {**stored_as_sent(options or {}), **checked_settings(topic_settings)}
@@ -130,7 +136,9 @@ class KafkaSink(Sink):
         self._retention: Retention | None = None
         self._delivery_timeout_s = seconds("delivery_timeout_s", delivery_timeout_s)
         self._max_ahead = whole_number("max_ahead", max_ahead) if max_ahead is not None else None
-        self._student_group = text("student_group", student_group) if student_group is not None else None
+        self._student_group = (
+            text("student_group", student_group) if student_group is not None else None
+        )
         self._student_timeout_s = seconds("student_timeout_s", student_timeout_s)
         self._transactional = transactional
         self._pace: Backpressure | None = None
@@ -178,10 +186,15 @@ class KafkaSink(Sink):
     def tail(self) -> Tail | None:
         settings = transactional_options(self._topic) if self._transactional else None
         producer = self._connection.producer(settings)
-        self._sending = Sending(producer, self._topic, self._deliveries, delivery_timeout_s=self._delivery_timeout_s)
+        self._sending = Sending(
+            producer, self._topic, self._deliveries, delivery_timeout_s=self._delivery_timeout_s
+        )
         asked = KafkaTopic(self._connection, self._topic)
         wish = TopicSpec(
-            partitions=self._asked_partitions, replication=self._replication, settings=self._topic_settings, create=self._create
+            partitions=self._asked_partitions,
+            replication=self._replication,
+            settings=self._topic_settings,
+            create=self._create,
         )
         self._wait = wait = Wait(
             f"the brokers at {self._connection.where}", timeout_s=self._delivery_timeout_s, log=log,
@@ -201,9 +214,13 @@ class KafkaSink(Sink):
         target = target or through_outages(lambda: create_topic(asked, wish), wait)
         topic_id = once_known(lambda: asked.topic_id(asked.described()), wait)
         self._wait = None
-        self.max_record_bytes = target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
+        self.max_record_bytes = (
+            target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
+        )
         self._retention_s = target.retention_s
-        self._watch = TopicWatch(self._connection, self._topic, topic_id=topic_id, transactional=self._transactional)
+        self._watch = TopicWatch(
+            self._connection, self._topic, topic_id=topic_id, transactional=self._transactional
+        )
         self._deliveries.on_offset = self._watch.delivered
         self._ends = found.ends if found is not None else [0] * target.partitions
         self._begin(self._asked_partitions or target.partitions, target.partitions)
@@ -214,7 +231,10 @@ class KafkaSink(Sink):
         return found.tail
 
     def begin_run(self, run_id: str | None) -> None:
-        if run_id is not None and TopicRuns(self._connection, self._topic).named(run_id) is not None:
+        if (
+            run_id is not None
+            and TopicRuns(self._connection, self._topic).named(run_id) is not None
+        ):
             raise SinkExists(
                 f"topic {self._topic} holds run {run_id}, and a newer one behind it; only the newest run of a topic is continued"
             )
@@ -224,16 +244,22 @@ class KafkaSink(Sink):
     def _begin(self, partitions: int, there: int) -> None:
         """Have a run begin at the topic's end, in so many of its partitions."""
         if partitions > there:
-            raise SinkExists(f"topic {self._topic} has {there} partitions, fewer than the {partitions} asked for")
+            raise SinkExists(
+                f"topic {self._topic} has {there} partitions, fewer than the {partitions} asked for"
+            )
         self.partitions = partitions
         self._missing = [(0, partition) for partition in range(partitions)]
         self._begins = self._ends[:partitions]
 
     def open(self, stream: Stream, description: Description) -> None:
         if stream.partitions != self.partitions:
-            raise SinkExists(f"the run has {stream.partitions} partitions, topic {self._topic} is used with {self.partitions}")
+            raise SinkExists(
+                f"the run has {stream.partitions} partitions, topic {self._topic} is used with {self.partitions}"
+            )
         subject = value_subject(self._topic)
-        schema_id = register_description(self._connection.registry, subject, self._schemas, description, schema_of(description))
+        schema_id = register_description(
+            self._connection.registry, subject, self._schemas, description, schema_of(description)
+        )
         if self._max_ahead is not None and self._student_group is not None:
             self._pace = Backpressure(
                 self._connection,
@@ -246,7 +272,9 @@ class KafkaSink(Sink):
         self._retention = Retention(self._topic, self._retention_s, stream.created)
         self._frame = frame(schema_id)
         tracing = tracing_of(self._topic, self._connection.client_id)
-        self._opened().begin(dict(stream_headers(stream, description)), created=stream.created, tracing=tracing)
+        self._opened().begin(
+            dict(stream_headers(stream, description)), created=stream.created, tracing=tracing
+        )
         if self._watch is not None:
             self._watch.begin(stream, self._ends)
 
@@ -270,7 +298,11 @@ class KafkaSink(Sink):
             self._await_student(self._pace)
         sending = self._opened()
         sending.begin_transaction()
-        where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
+        where = (
+            range(self.partitions)
+            if head.end is not None
+            else (partition_of(head.sequence, self.partitions),)
+        )
         for partition in where:
             if is_missing(head, self._missing[partition]):
                 sending.send(partition, packed, head)
@@ -301,7 +333,9 @@ class KafkaSink(Sink):
             # Acknowledged records are in this topic only if it was not recreated meanwhile.
             self._watch.look()
             what = f"the brokers to say whether topic {self._topic} is still the same"
-            through_outages(self._watch.check_identity, Wait(what, timeout_s=self._delivery_timeout_s, log=log))
+            through_outages(
+                self._watch.check_identity, Wait(what, timeout_s=self._delivery_timeout_s, log=log)
+            )
 
     def close(self) -> None:
         if self._pace is not None:

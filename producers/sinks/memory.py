@@ -62,12 +62,16 @@ class MemorySink(Sink):
 
     def begin_run(self, run_id: str | None) -> None:
         if run_id is not None and self._topic.holds(run_id):
-            raise SinkExists(f"{self.name} holds run {run_id}, and a newer one behind it; only the newest run is continued")
+            raise SinkExists(
+                f"{self.name} holds run {run_id}, and a newer one behind it; only the newest run is continued"
+            )
         self._missing = [(0, partition) for partition in range(self._topic.partitions)]
 
     def open(self, stream: Stream, description: Description) -> None:
         if stream.partitions != self._topic.partitions:
-            raise SinkExists(f"{self.name} has {self._topic.partitions} partitions, the run {stream.partitions}")
+            raise SinkExists(
+                f"{self.name} has {self._topic.partitions} partitions, the run {stream.partitions}"
+            )
         self._schema = schema_of(description)
         self._headers = stream_headers(stream, description)
 
@@ -75,10 +79,16 @@ class MemorySink(Sink):
         return encoded.joined()
 
     def write(self, head: RecordHead, packed: bytes) -> None:
-        where = range(self.partitions) if head.end is not None else (partition_of(head.sequence, self.partitions),)
+        where = (
+            range(self.partitions)
+            if head.end is not None
+            else (partition_of(head.sequence, self.partitions),)
+        )
         for partition in where:
             if is_missing(head, self._missing[partition]):
-                self._topic.logs[partition].append(StoredRecord(headers=self._headers, schema=self._schema, body=packed))
+                self._topic.logs[partition].append(
+                    StoredRecord(headers=self._headers, schema=self._schema, body=packed)
+                )
 
     def finish(self) -> None:
         return None

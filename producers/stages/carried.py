@@ -53,7 +53,10 @@ def _why_not_plain(tensor: torch.Tensor) -> str | None:
         return "is a FakeTensor, which has a shape and no values; run the model on real tensors"
     if hasattr(tensor, "full_tensor"):
         return "is a DTensor, spread over several processes; give tensor.full_tensor(), which all of them call"
-    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__ and not tensor.is_nested:
+    if (
+        type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+        and not tensor.is_nested
+    ):
         return (
             f"is a {type(tensor).__name__}, a tensor of a class that keeps its values in its own way; give a plain tensor made of it, and what "
             "else it holds (a mask, a scale) as a key of its own"
@@ -90,7 +93,9 @@ def _no_tensor(value: Any) -> str:
     return f"is a {kind}; knowledge is torch tensors or numpy arrays; {pick}"
 
 
-def ragged_rows(value: Any, key: str, *, declared: bool, promised: KeySpec | None) -> tuple[Any, Any] | None:
+def ragged_rows(
+    value: Any, key: str, *, declared: bool, promised: KeySpec | None
+) -> tuple[Any, Any] | None:
     """Values and lengths of a key whose rows differ in length; None if the value is none of the forms of one.
 
     The forms are `Ragged`, a nested tensor, and a list or tuple of one tensor a row where the key was declared ragged: of an undeclared
@@ -125,7 +130,9 @@ def ragged_rows(value: Any, key: str, *, declared: bool, promised: KeySpec | Non
 def _joined_rows(rows: list[Any], where: str, promised: KeySpec | None) -> tuple[Any, Any]:
     found = [plain(row, f"{where}, row {index},") for index, row in enumerate(rows)]
     if any(row.ndim == 0 for row, _ in found):
-        raise SchemaError(f"{where}: a ragged row is a single number; each must be a tensor of its elements")
+        raise SchemaError(
+            f"{where}: a ragged row is a single number; each must be a tensor of its elements"
+        )
     lengths = np.array([len(row) for row, _ in found], np.int64)
     # An empty row has nothing to add, whatever its dtype, device and shape: torch.tensor([]) is of float32.
     filled = [(row, dtype) for row, dtype in found if len(row)]
@@ -133,11 +140,15 @@ def _joined_rows(rows: list[Any], where: str, promised: KeySpec | None) -> tuple
         return _no_elements(found, promised), lengths
     names = sorted({dtype.name for _, dtype in filled})
     if len(names) > 1:
-        raise SchemaError(f"{where}: its ragged rows are of {' and '.join(names)}; make them one dtype, none is converted here")
+        raise SchemaError(
+            f"{where}: its ragged rows are of {' and '.join(names)}; make them one dtype, none is converted here"
+        )
     kept = [row for row, _ in filled]
     places = sorted({str(row.device) if isinstance(row, torch.Tensor) else "numpy" for row in kept})
     if len(places) > 1:
-        raise SchemaError(f"{where}: its ragged rows lie in different places: {', '.join(places)}; bring them to one")
+        raise SchemaError(
+            f"{where}: its ragged rows lie in different places: {', '.join(places)}; bring them to one"
+        )
     inner = {tuple(row.shape[1:]) for row in kept}
     if len(inner) > 1:
         raise SchemaError(
@@ -153,7 +164,9 @@ def _no_elements(found: list[tuple[Any, DType]], promised: KeySpec | None) -> An
         storage = _storage(promised.dtype)
         return np.empty((0, *promised.inner), storage)
     if not found:
-        raise AssertionError("no rows without a promise are a batch of no rows, which has no columns")
+        raise AssertionError(
+            "no rows without a promise are a batch of no rows, which has no columns"
+        )
     return found[0][0][:0]
 
 
@@ -165,7 +178,13 @@ def _checked_lengths(ragged: Ragged, elements: int, where: str) -> Array:
     # Users give torch tensors here too, on any device.
     given: Any = ragged.lengths
     lengths: Any = given.cpu().numpy() if isinstance(given, torch.Tensor) else np.asarray(given)
-    fits = lengths.ndim == 1 and lengths.dtype.kind in "iu" and (not lengths.size or int(lengths.min()) >= 0)
+    fits = (
+        lengths.ndim == 1
+        and lengths.dtype.kind in "iu"
+        and (not lengths.size or int(lengths.min()) >= 0)
+    )
     if not fits or int(lengths.sum()) != elements or (lengths.size and int(lengths.max()) >= 2**31):
-        raise SchemaError(f"{where}: lengths must be whole numbers from 0 on that add up to the {elements} elements")
+        raise SchemaError(
+            f"{where}: lengths must be whole numbers from 0 on that add up to the {elements} elements"
+        )
     return np.asarray(lengths, np.int64)

@@ -17,4 +17,8 @@ def nbytes_of(column: Column) -> int:
 
 def copied(column: Column) -> Column:
     """A column in memory of its own."""
-    return Ragged(column.values.copy(), column.lengths.copy()) if isinstance(column, Ragged) else column.copy()
+    return (
+        Ragged(column.values.copy(), column.lengths.copy())
+        if isinstance(column, Ragged)
+        else column.copy()
+    )

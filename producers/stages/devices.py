@@ -61,7 +61,9 @@ class Devices:
         names = _named(devices) if devices is not None else _default_devices(model)
         surroundings = surroundings or Surroundings.here()
         models, self._lent = replicas(model, names)
-        self._replicas = [_Replica(one, device, surroundings) for one, device in zip(models, names, strict=True)]
+        self._replicas = [
+            _Replica(one, device, surroundings) for one, device in zip(models, names, strict=True)
+        ]
         self._next = 0
         #: Whether anybody wants to know how many rows the inputs have.
         self.counts_rows = True
@@ -69,14 +71,18 @@ class Devices:
     def __len__(self) -> int:
         return len(self._replicas)
 
-    def submit(self, group: list[Any], transfer: Transfer, *, owning: bool = False) -> Future[Forwarded]:
+    def submit(
+        self, group: list[Any], transfer: Transfer, *, owning: bool = False
+    ) -> Future[Forwarded]:
         """Queue a group of batches on the next device; `transfer(group, stream)` begins the copy to the host.
 
         `owning`: whoever made the inputs may change them once this group is done, so nothing may refer to them then.
         """
         replica = self._replicas[self._next % len(self._replicas)]
         self._next += 1
-        return replica.thread.submit(replica.forward, group, transfer, counts_rows=self.counts_rows, owning=owning)
+        return replica.thread.submit(
+            replica.forward, group, transfer, counts_rows=self.counts_rows, owning=owning
+        )
 
     def close(self) -> None:
         """Drop what is queued, end the threads, and give the caller's modules back.
@@ -89,7 +95,10 @@ class Devices:
         deadline = time.monotonic() + _END_WAIT_S
         for replica in self._replicas if self._lent else ():
             if not replica.thread.join(max(0.0, deadline - time.monotonic())):
-                log.warning("the model has not ended its last batch after %.0f s; it goes on behind", _END_WAIT_S)
+                log.warning(
+                    "the model has not ended its last batch after %.0f s; it goes on behind",
+                    _END_WAIT_S,
+                )
 
 
 class _Once:
@@ -109,14 +118,18 @@ class _Once:
 
 
 class _Replica:
-    def __init__(self, model: Model, device: torch.device | None, surroundings: Surroundings) -> None:
+    def __init__(
+        self, model: Model, device: torch.device | None, surroundings: Surroundings
+    ) -> None:
         self._model = model
         self._device = device
         self._returned = Returned()
         self._stream: Any = None
         self.thread = Worker(f"tutelage-{device or 'model'}", surroundings)
 
-    def forward(self, group: list[Any], transfer: Transfer, *, counts_rows: bool, owning: bool) -> Forwarded:
+    def forward(
+        self, group: list[Any], transfer: Transfer, *, counts_rows: bool, owning: bool
+    ) -> Forwarded:
         began = time.perf_counter()
         stream = self._copy_stream()
         # Not in inference mode, unless the caller is: what a module makes and keeps must be of use to a later training.
@@ -133,7 +146,9 @@ class _Replica:
                 raise
             batches = transfer(knowledge, stream)
         input_rows: list[int | None] = [rows_in(batch) if counts_rows else None for batch in group]
-        return Forwarded(batches=batches, input_rows=input_rows, seconds=time.perf_counter() - began)
+        return Forwarded(
+            batches=batches, input_rows=input_rows, seconds=time.perf_counter() - began
+        )
 
     def _copy_stream(self) -> Any:
         if self._device is not None and self._device.type == "cuda" and self._stream is None:
@@ -172,7 +187,9 @@ def _moved_item(item: Any, device: torch.device) -> Any:
 
 def _named(devices: Any) -> list[torch.device | None]:
     if isinstance(devices, (str, torch.device)) or not isinstance(devices, Sequence):
-        raise ConfigurationError(f"devices is {devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']")
+        raise ConfigurationError(
+            f"devices is {devices!r}; give a list of devices, such as ['cuda:0', 'cuda:1']"
+        )
     if not devices:
         raise ConfigurationError("devices is empty; name at least one, such as 'cpu'")
     named: list[torch.device | None] = []
@@ -182,9 +199,13 @@ def _named(devices: Any) -> list[torch.device | None]:
                 raise TypeError("a bool is no device")
             device = torch.device(name)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ConfigurationError(f"devices holds {name!r}, which names no device: {str(error).splitlines()[0]}") from error
+            raise ConfigurationError(
+                f"devices holds {name!r}, which names no device: {str(error).splitlines()[0]}"
+            ) from error
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigurationError(f"device {device} was asked for, but torch sees no CUDA device here")
+            raise ConfigurationError(
+                f"device {device} was asked for, but torch sees no CUDA device here"
+            )
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ConfigurationError(
                 f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices here"
@@ -199,7 +220,9 @@ def _check_callable(model: Any) -> None:
         raise ConfigurationError("model is an empty list; give one callable per device")
     for one in models:
         if not callable(one):
-            raise ConfigurationError(f"model is a {type(one).__name__}; give a module or a function: batch -> {{key: tensor}}")
+            raise ConfigurationError(
+                f"model is a {type(one).__name__}; give a module or a function: batch -> {{key: tensor}}"
+            )
 
 
 def _default_devices(model: Model | Sequence[Model]) -> list[torch.device | None]:
@@ -207,4 +230,6 @@ def _default_devices(model: Model | Sequence[Model]) -> list[torch.device | None
         return [None] * len(model)
     if not isinstance(model, torch.nn.Module):
         return [None]
-    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [torch.device("cpu")]
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [
+        torch.device("cpu")
+    ]

@@ -24,7 +24,9 @@ def postprocess_threads(threads: int | None = None) -> int:
         return whole_number("threads", threads, most=_MOST_THREADS)
     text = os.environ.get(THREADS_VARIABLE, str(DEFAULT_THREADS))
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MOST_THREADS:
-        raise ConfigurationError(f"{THREADS_VARIABLE} is {text!r}; it must be a number of threads from 1 to {_MOST_THREADS}")
+        raise ConfigurationError(
+            f"{THREADS_VARIABLE} is {text!r}; it must be a number of threads from 1 to {_MOST_THREADS}"
+        )
     return int(text)
 
 

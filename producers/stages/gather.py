@@ -72,12 +72,19 @@ class Gather:
         """Copy the rows that wait for a record to fill: their batch's memory belongs to somebody who may change it."""
         for index in range(self._owned, len(self._pending)):
             columns, start, stop = self._pending[index]
-            self._pending[index] = ({key: _copied(column, start, stop) for key, column in columns.items()}, 0, stop - start)
+            self._pending[index] = (
+                {key: _copied(column, start, stop) for key, column in columns.items()},
+                0,
+                stop - start,
+            )
         self._owned = len(self._pending)
 
     def _cut(self) -> RecordRows:
         keys = self._pending[0][0]
-        columns = {key: [_sliced(batch[key], start, stop) for batch, start, stop in self._pending] for key in keys}
+        columns = {
+            key: [_sliced(batch[key], start, stop) for batch, start, stop in self._pending]
+            for key in keys
+        }
         record = RecordRows(sequence=self.sequence, rows=self._pending_rows, columns=columns)
         self.sequence += 1
         self._pending, self._pending_rows, self._owned = [], 0, 0

@@ -65,9 +65,16 @@ class Inputs:
                 else "batch_size is for arrays; a loader or generator gives its own batches (from_samples makes them of samples)"
             )
         if sliceable and not inputs.ndim:
-            raise ConfigurationError("inputs is an array of a single number; its first dimension must be rows")
-        if not sliceable and (isinstance(inputs, (str, bytes)) or not (callable(inputs) or isinstance(inputs, Iterable))):
-            raise ConfigurationError(f"inputs is a {type(inputs).__name__}; give a loader, generator, function or array")
+            raise ConfigurationError(
+                "inputs is an array of a single number; its first dimension must be rows"
+            )
+        if not sliceable and (
+            isinstance(inputs, (str, bytes))
+            or not (callable(inputs) or isinstance(inputs, Iterable))
+        ):
+            raise ConfigurationError(
+                f"inputs is a {type(inputs).__name__}; give a loader, generator, function or array"
+            )
         if passes > 1 and isinstance(inputs, Iterator):
             raise ConfigurationError(
                 f"{passes} passes over an iterator, which can be read once; give a function that returns a new one each time"
@@ -114,7 +121,9 @@ def _set_epoch(iterable: Any, index: int) -> None:
     ]  # fmt: skip
     told: list[Any] = []
     for owner in owners:
-        if callable(getattr(owner, "set_epoch", None)) and not any(owner is other for other in told):
+        if callable(getattr(owner, "set_epoch", None)) and not any(
+            owner is other for other in told
+        ):
             told.append(owner)
             owner.set_epoch(index)
 
@@ -123,7 +132,11 @@ def _gives_new_memory(iterable: Any) -> bool:
     """Whether its batches already exist, or are newly allocated by torch's default collation."""
     if type(iterable) in (list, tuple, range) or isinstance(iterable, _Collated):
         return True
-    return type(iterable) is DataLoader and iterable.collate_fn is default_collate and iterable.batch_sampler is not None
+    return (
+        type(iterable) is DataLoader
+        and iterable.collate_fn is default_collate
+        and iterable.batch_sampler is not None
+    )
 
 
 class ReadAhead:
@@ -230,7 +243,12 @@ class ReadAhead:
             with self._lock:
                 self._group.append(batch)
                 self.blocked = blocks
-                if blocks or batch is _END or len(self._group) >= size or time.perf_counter() - began > GROUP_SECONDS:
+                if (
+                    blocks
+                    or batch is _END
+                    or len(self._group) >= size
+                    or time.perf_counter() - began > GROUP_SECONDS
+                ):
                     group, self._group = self._group, []
                     return group
         # The previous group blocks reading, or the reader is closed.
@@ -283,7 +301,9 @@ class ReadAhead:
 class _Collated(Iterator[Any]):
     """Batches that torch's default collation makes of samples; each has new memory."""
 
-    def __init__(self, samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool) -> None:
+    def __init__(
+        self, samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool
+    ) -> None:
         self._batches = _collated(samples, batch_size, drop_last=drop_last)
 
     def __next__(self) -> Any:
@@ -294,7 +314,9 @@ class _Collated(Iterator[Any]):
         self._batches.close()
 
 
-def _collated(samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool) -> Generator[Any, None, None]:
+def _collated(
+    samples: Callable[[], Iterable[Any]], batch_size: int, *, drop_last: bool
+) -> Generator[Any, None, None]:
     pending: list[Any] = []
     for sample in samples():
         # The source may reuse the memory for its next sample.

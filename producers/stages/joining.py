@@ -34,7 +34,11 @@ def joined(group: Sequence[Any], promised: Description) -> tuple[dict[str, Any],
         for spec, value in zip(promised.specs, first, strict=True):
             values = [knowledge[spec.key] for knowledge in group]
             kind = type(value)
-            if spec.ragged or kind not in (torch.Tensor, np.ndarray) or len({(type(one), one.dtype) for one in values}) > 1:
+            if (
+                spec.ragged
+                or kind not in (torch.Tensor, np.ndarray)
+                or len({(type(one), one.dtype) for one in values}) > 1
+            ):
                 return None
             rows = [one.shape[0] for one in values]
             if 0 in rows and any(one.shape[1:] != value.shape[1:] for one in values):

@@ -54,7 +54,9 @@ def owned(batch: Any) -> Any:
     if kind is dict:
         # A fast path for the usual kind of batch.
         return {
-            key: _tensor_copy(item) if type(item) is torch.Tensor else rebuilt(item, _copied, anew=True)
+            key: _tensor_copy(item)
+            if type(item) is torch.Tensor
+            else rebuilt(item, _copied, anew=True)
             for key, item in batch.items()
         }
     return rebuilt(batch, _copied, anew=True)
@@ -82,11 +84,21 @@ def _copied(value: Any) -> Any:
 
 
 def _tensor_copy(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.layout is torch.strided and tensor.is_contiguous() and not tensor.requires_grad and not has_cuda():
+    if (
+        tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and not tensor.requires_grad
+        and not has_cuda()
+    ):
         return tensor.clone()
     if tensor.requires_grad and tensor.is_leaf:
         return tensor.detach().clone().requires_grad_()
-    if tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_contiguous() and 0 in tensor.stride():
+    if (
+        tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_contiguous()
+        and 0 in tensor.stride()
+    ):
         # Expanded dimensions (stride 0) stay expanded: only one row of them is copied.
         once = tuple(slice(0, 1) if not stride else slice(None) for stride in tensor.stride())
         return tensor[once].clone().expand(tensor.shape)
@@ -155,7 +167,12 @@ class Returned:
         Raises:
             SchemaError: The model overwrote memory that it returned before.
         """
-        if self._settled and self._small and count > 1 and not (self._copying or self._foreign or owning):
+        if (
+            self._settled
+            and self._small
+            and count > 1
+            and not (self._copying or self._foreign or owning)
+        ):
             group = list(calls)
             self._refuse_one_memory(group)
         else:
@@ -179,7 +196,9 @@ class Returned:
                     # refuses those, since joining them would crash.
                     plain(without, f"key {key!r}")
                     continue
-                if len(places) < len(group) and any(_version(value) != 0 for value in places.values()):
+                if len(places) < len(group) and any(
+                    _version(value) != 0 for value in places.values()
+                ):
                     raise _filled_again(key, self._calls)
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError):
             # Not plain tensors. The transfer stage reports invalid values; valid ones are copied
@@ -190,19 +209,29 @@ class Returned:
         if not isinstance(knowledge, Mapping):
             return knowledge
         self._calls += 1
-        if not self._settled and self._calls > _LEAST_CALLS and (self._calls > _WATCHED_CALLS or self._bytes > _WATCHED_BYTES):
+        if (
+            not self._settled
+            and self._calls > _LEAST_CALLS
+            and (self._calls > _WATCHED_CALLS or self._bytes > _WATCHED_BYTES)
+        ):
             self._settle()
         changed = False
         made: dict[Any, Any] = {}
         for key, value in knowledge.items():
-            if type(value) is not torch.Tensor or value.is_nested or value.layout is not torch.strided:
+            if (
+                type(value) is not torch.Tensor
+                or value.is_nested
+                or value.layout is not torch.strided
+            ):
                 kept = _owned_if_seen(value)
             elif not value.numel() or not value.data_ptr():
                 # No elements, or memory that was freed.
                 kept = value
             elif self._copying or owning or self._is_foreign(value):
                 kept = _tensor_copy(value)
-            elif not self._settled and (value.device.type == "cpu" or value.nbytes <= _LARGEST_WATCHED_ON_DEVICE):
+            elif not self._settled and (
+                value.device.type == "cpu" or value.nbytes <= _LARGEST_WATCHED_ON_DEVICE
+            ):
                 kept = self._watch(value)
             else:
                 self._refuse_refilled(key, value)
@@ -220,7 +249,9 @@ class Returned:
         held = [(_weak_storage(tensor), version) for tensor, version, _ in self._watched.values()]
         self._watched.clear()
         # Tensors that were never changed in place, such as views of a table, are not buffers.
-        self._copying = self._copying or any(version != 0 and not storage.expired() for storage, version in held)
+        self._copying = self._copying or any(
+            version != 0 and not storage.expired() for storage, version in held
+        )
 
     def _is_foreign(self, value: torch.Tensor) -> bool:
         """Whether torch did not allocate its memory (numpy, dlpack, a file).
@@ -242,7 +273,12 @@ class Returned:
         if before is not None:
             tensor, old_version, content = before
             self._watched_bytes -= tensor.nbytes
-            if version is None or version != old_version or tensor.shape != value.shape or not _same(content, copied):
+            if (
+                version is None
+                or version != old_version
+                or tensor.shape != value.shape
+                or not _same(content, copied)
+            ):
                 # The memory was overwritten, or that cannot be ruled out.
                 self._copying = True
                 self._watched.clear()
@@ -304,7 +340,10 @@ def _version(tensor: torch.Tensor) -> int | None:
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     # Compares bytes, so that NaN equals itself.
     try:
-        return torch.equal(one.contiguous().view(-1).view(torch.uint8), other.contiguous().view(-1).view(torch.uint8))
+        return torch.equal(
+            one.contiguous().view(-1).view(torch.uint8),
+            other.contiguous().view(-1).view(torch.uint8),
+        )
     except (RuntimeError, TypeError):
         return False
 

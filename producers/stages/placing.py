@@ -48,7 +48,9 @@ def replicas(model: Any, devices: Sequence[torch.device | None]) -> tuple[list[A
     """A model for each device: the user's own for the first, copies for the others; and what is lent. ConfigurationError if it cannot be."""
     models = list(model) if isinstance(model, Sequence) else [model] * len(devices)
     if len(models) != len(devices):
-        raise ConfigurationError(f"{len(models)} models for {len(devices)} devices; give one each, or one for all")
+        raise ConfigurationError(
+            f"{len(models)} models for {len(devices)} devices; give one each, or one for all"
+        )
     lent: list[Loan] = []
     placed: list[Any] = []
     try:
@@ -73,7 +75,10 @@ def give_back(lent: Sequence[Loan]) -> None:
 
 
 def _copied(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    if any(isinstance(tensor, (UninitializedParameter, UninitializedBuffer)) for tensor in _tensors(module)):
+    if any(
+        isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+        for tensor in _tensors(module)
+    ):
         raise ConfigurationError(
             f"the model has lazy parameters without values yet, and a copy for {device} would get others; call it with one batch first, or give "
             "one module per device"
@@ -93,4 +98,8 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
 
 def _exact(device: torch.device) -> torch.device:
     """The device with its number: `cuda` is the current one."""
-    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if device == torch.device("cuda")
+        else device
+    )

@@ -35,7 +35,11 @@ def _possible(batch: Any) -> frozenset[int]:
             # A named tuple has named columns. Of torch's PackedSequence they are not columns of rows, and do not agree.
             return columns
         # Without columns that agree, items that have rows of their own may be anything.
-        return columns | samples if columns or not any(_possible(item) for item in batch) else frozenset()
+        return (
+            columns | samples
+            if columns or not any(_possible(item) for item in batch)
+            else frozenset()
+        )
     return frozenset()
 
 
@@ -46,7 +50,9 @@ def _common(columns: list[Any]) -> frozenset[int]:
 
 def _as_samples(batch: list[Any] | tuple[Any, ...]) -> frozenset[int]:
     """Its length, if its items can be samples: all of one kind."""
-    alike = len({_kind(item) for item in batch}) == 1 or all(isinstance(item, _SINGLE) for item in batch)
+    alike = len({_kind(item) for item in batch}) == 1 or all(
+        isinstance(item, _SINGLE) for item in batch
+    )
     return frozenset((len(batch),)) if alike else frozenset()
 
 

@@ -55,7 +55,11 @@ def rebuilt(
         return kind(items) if anew or _changed(items, value) else value
     if isinstance(value, (dict, UserDict)):
         pairs = {key: inner(item) for key, item in value.items()}
-        return _mapping_with(value, pairs, leaf) if anew or _changed(pairs.values(), value.values()) else value
+        return (
+            _mapping_with(value, pairs, leaf)
+            if anew or _changed(pairs.values(), value.values())
+            else value
+        )
     if moves(value):
         return leaf(value)
     if isinstance(value, (list, tuple, deque)):
@@ -63,11 +67,21 @@ def rebuilt(
         return _sequence_with(value, items, leaf) if anew or _changed(items, value) else value
     if kind is MappingProxyType:
         mapping = {key: inner(item) for key, item in value.items()}
-        return MappingProxyType(mapping) if anew or _changed(mapping.values(), value.values()) else value
-    if (dataclasses.is_dataclass(value) or hasattr(kind, "__attrs_attrs__")) and not isinstance(value, type):
+        return (
+            MappingProxyType(mapping)
+            if anew or _changed(mapping.values(), value.values())
+            else value
+        )
+    if (dataclasses.is_dataclass(value) or hasattr(kind, "__attrs_attrs__")) and not isinstance(
+        value, type
+    ):
         fields = _fields(value)
         attributes = {name: inner(item) for name, item in fields.items()}
-        return _object_with(value, attributes, leaf) if anew or _changed(attributes.values(), fields.values()) else value
+        return (
+            _object_with(value, attributes, leaf)
+            if anew or _changed(attributes.values(), fields.values())
+            else value
+        )
     return leaf(value)
 
 
@@ -129,7 +143,9 @@ def _fields(value: Any) -> dict[str, Any]:
     """The attributes of an object of a dataclass or an attrs class, in slots or not; those that are not set are left out."""
     kind = type(value)
     names = list(getattr(value, "__dict__", {}))
-    declared = dataclasses.fields(value) if dataclasses.is_dataclass(value) else kind.__attrs_attrs__
+    declared = (
+        dataclasses.fields(value) if dataclasses.is_dataclass(value) else kind.__attrs_attrs__
+    )
     names += [field.name for field in declared if field.name not in names]
     missing = object()
     found = {name: _attribute(value, name, missing) for name in names}
@@ -140,7 +156,11 @@ def _attribute(value: Any, name: str, missing: object) -> Any:
     # A field's default lies on the class; only what the object has itself counts.
     if name in getattr(value, "__dict__", {}):
         return value.__dict__[name]
-    return getattr(value, name, missing) if not hasattr(value, "__dict__") or _in_slots(type(value), name) else missing
+    return (
+        getattr(value, name, missing)
+        if not hasattr(value, "__dict__") or _in_slots(type(value), name)
+        else missing
+    )
 
 
 def _in_slots(kind: type, name: str) -> bool:

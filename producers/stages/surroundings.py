@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-_THREADS_MATTER = re.compile(r"\b(same|another|different|other|wrong) thread\b|created in a thread", re.IGNORECASE)
+_THREADS_MATTER = re.compile(
+    r"\b(same|another|different|other|wrong) thread\b|created in a thread", re.IGNORECASE
+)
 _AUTOCAST_TYPES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "npu")
 
 
@@ -35,7 +37,11 @@ class Surroundings:
         """Those of the calling thread."""
         return cls(
             context=contextvars.copy_context(),
-            autocast=tuple((kind, torch.get_autocast_dtype(kind)) for kind in _AUTOCAST_TYPES if _autocasts(kind)),
+            autocast=tuple(
+                (kind, torch.get_autocast_dtype(kind))
+                for kind in _AUTOCAST_TYPES
+                if _autocasts(kind)
+            ),
             autocast_cache=torch.is_autocast_cache_enabled(),
             default_device=torch.get_default_device(),
             cuda_device=torch.cuda.current_device() if has_cuda() else None,
@@ -49,9 +55,13 @@ class Surroundings:
 
     def _run(self, function: Callable[[], None]) -> None:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode() if self.inference else torch.set_grad_enabled(self.grad))
+            stack.enter_context(
+                torch.inference_mode() if self.inference else torch.set_grad_enabled(self.grad)
+            )
             for kind, dtype in self.autocast:
-                stack.enter_context(torch.autocast(kind, dtype=dtype, cache_enabled=self.autocast_cache))
+                stack.enter_context(
+                    torch.autocast(kind, dtype=dtype, cache_enabled=self.autocast_cache)
+                )
             if self.default_device != torch.device("cpu"):
                 stack.enter_context(self.default_device)
             if self.cuda_device is not None:

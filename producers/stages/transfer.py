@@ -23,7 +23,17 @@ from tutelage.schemas.record import Array, Column, Description, KeySpec, Ragged
 
 # Torch integers as wide as an element: numpy has no name for some of torch's dtypes, but all bytes for them.
 _SAME_IN_NUMPY = frozenset(
-    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64)
+    (
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.float32,
+        torch.float64,
+    )
 )
 _CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -56,7 +66,12 @@ class HostBatch:
     def there(cls, description: Description, columns: Mapping[str, Column], rows: int) -> HostBatch:
         """A batch that is on the host already."""
         batch = cls.__new__(cls)
-        batch.rows, batch.counts, batch.described, batch.description = rows, [rows], True, description
+        batch.rows, batch.counts, batch.described, batch.description = (
+            rows,
+            [rows],
+            True,
+            description,
+        )
         batch._overflows, batch._columns, batch._started, batch._event = [], columns, {}, None
         return batch
 
@@ -75,7 +90,9 @@ class HostBatch:
             self._event = None
         for spec, overflowed in self._overflows:
             if bool(overflowed):
-                raise SchemaError(f"key {spec.key!r}: a finite value does not fit {spec.wire}{_advice(spec)}")
+                raise SchemaError(
+                    f"key {spec.key!r}: a finite value does not fit {spec.wire}{_advice(spec)}"
+                )
         if self._started:
             self._columns = {key: _numpy_column(value) for key, value in self._started.items()}
             self._started = {}
@@ -116,14 +133,20 @@ def start_transfer(
     if promised is None:
         unknown = sorted(options.named - set(keys))
         if unknown:
-            raise SchemaError(f"wire or ragged names {unknown}, but the model returned {sorted(keys)}")
+            raise SchemaError(
+                f"wire or ragged names {unknown}, but the model returned {sorted(keys)}"
+            )
         if all(isinstance(value, (list, tuple)) and not value for value in knowledge.values()):
             # No rows, and nothing that says what they would be like.
             return HostBatch.empty()
-    parts = [_part(key, knowledge[key], options, promised[key] if promised is not None else None) for key in keys]
+    parts = [
+        _part(key, knowledge[key], options, promised[key] if promised is not None else None)
+        for key in keys
+    ]
     if len({part.rows for part in parts}) > 1:
         raise SchemaError(
-            "the keys of one batch differ in rows: " + ", ".join(f"{part.spec.key!r} has {part.rows}" for part in parts)
+            "the keys of one batch differ in rows: "
+            + ", ".join(f"{part.spec.key!r} has {part.rows}" for part in parts)
         )
     return HostBatch(parts, stream)
 
@@ -162,8 +185,14 @@ def _as_promised(knowledge: Any, promised: Description) -> HostBatch | None:
             # Refused by torch for what is on a device, sparse, conjugated or part of a graph; freed memory has no address.
             if not tensor.data_ptr() and tensor.numel():
                 return None
-            array = tensor.numpy() if carrier is None else tensor.view(carrier).numpy().view(storage)
-            if array.shape[1:] != shape or not array.flags.c_contiguous or (rows >= 0 and len(array) != rows):
+            array = (
+                tensor.numpy() if carrier is None else tensor.view(carrier).numpy().view(storage)
+            )
+            if (
+                array.shape[1:] != shape
+                or not array.flags.c_contiguous
+                or (rows >= 0 and len(array) != rows)
+            ):
                 return None
             rows = len(array)
             columns[key] = array
@@ -173,7 +202,9 @@ def _as_promised(knowledge: Any, promised: Description) -> HostBatch | None:
 
 
 @lru_cache(maxsize=8)
-def _host_plan(promised: Description) -> list[tuple[str, torch.dtype, tuple[int, ...], Any, Any]] | None:
+def _host_plan(
+    promised: Description,
+) -> list[tuple[str, torch.dtype, tuple[int, ...], Any, Any]] | None:
     """Per key what `_as_promised` compares; None where batches need more than looking at."""
     if any(spec.ragged or spec.wire != spec.dtype for spec in promised.specs):
         return None
@@ -200,7 +231,9 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
         value = np.empty((0, *promised.shape), dtype_named(promised.dtype, where).storage)
     values, dtype = _with_dtype(value, where, promised)
     if values.ndim == 0:
-        raise SchemaError(f"{where} is a single number; its first dimension must be the batch's rows")
+        raise SchemaError(
+            f"{where} is a single number; its first dimension must be the batch's rows"
+        )
     inner = tuple(values.shape[1:])
     if lengths is None and declared and inner:
         lengths = np.full(values.shape[0], inner[0], np.int64)
@@ -211,7 +244,9 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
     if promised is not None:
         if (promised.dtype, promised.shape) != (dtype.name, shape):
             hint = (
-                "; rows of varying length must be declared: Teacher(ragged_keys=[...])" if promised.dtype == dtype.name else ""
+                "; rows of varying length must be declared: Teacher(ragged_keys=[...])"
+                if promised.dtype == dtype.name
+                else ""
             )
             raise DescriptionChanged(
                 f"{where} was {promised} and became {KeySpec(key=key, dtype=dtype.name, shape=shape)} in the middle of a run{hint}"
@@ -223,7 +258,12 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
 
 def _with_dtype(value: Any, where: str, promised: KeySpec | None) -> tuple[Any, DType]:
     values, dtype = plain(value, where)
-    if promised is not None and isinstance(value, np.ndarray) and dtype.name != promised.dtype and not value.size:
+    if (
+        promised is not None
+        and isinstance(value, np.ndarray)
+        and dtype.name != promised.dtype
+        and not value.size
+    ):
         # Storage that several dtypes share (float4 is stored as bytes), made here for no elements.
         named = dtype_named(promised.dtype, where)
         if named.storage == dtype.storage:
@@ -285,7 +325,9 @@ def _numpy(values: Any, storage: np.dtype[Any]) -> Array:
     if values.dtype in _SAME_IN_NUMPY:
         return np.asarray(values.numpy())
     carrier = _CARRIERS.get(values.element_size())
-    return np.asarray(values.numpy() if carrier is None else values.view(carrier).numpy().view(storage))
+    return np.asarray(
+        values.numpy() if carrier is None else values.view(carrier).numpy().view(storage)
+    )
 
 
 def without_torch(value: Any) -> Any:

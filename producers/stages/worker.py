@@ -28,7 +28,11 @@ class Executor(Protocol):
     """Whatever makes calls one after the other."""
 
     def submit(
-        self, function: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+        self,
+        function: Callable[Parameters, Result],
+        /,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
         """Make a call, now or later; its future holds what it returns or raises."""
 
@@ -51,7 +55,11 @@ class Worker:
         self._thread.start()
 
     def submit(
-        self, function: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+        self,
+        function: Callable[Parameters, Result],
+        /,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
         """Queue a call; its future holds what it returns or raises."""
         future: Future[Result] = Future()
@@ -94,7 +102,11 @@ class CallingThread:
     """Makes each call at once, in the thread that asks for it."""
 
     def submit(
-        self, function: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+        self,
+        function: Callable[Parameters, Result],
+        /,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
         """Make the call; its future is done."""
         future: Future[Result] = Future()

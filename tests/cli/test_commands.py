@@ -50,25 +50,44 @@ def test_every_command_has_help_with_an_example() -> None:
 def test_teach_learn_inspect_verify(files: Path) -> None:
     learned = invoke("learn", "t1.avro", "t2.avro", "--merge", "result=mean", "--rows", "2")
     rows = [json.loads(line) for line in learned.out.splitlines()[:2]]
-    assert rows == [{"x": [x], "2x-1": [2 * x - 1], "result": [2.0 * x], "2x+1": [2 * x + 1]} for x in (0, 1)]
+    assert rows == [
+        {"x": [x], "2x-1": [2 * x - 1], "result": [2.0 * x], "2x+1": [2 * x + 1]} for x in (0, 1)
+    ]
     digests = {
-        json.loads(invoke("learn", "t1.avro", "t2.avro", "-m", "result=mean", "--batch-size", str(size), "--json").out)[
-            "digest"
-        ]
+        json.loads(
+            invoke(
+                "learn",
+                "t1.avro",
+                "t2.avro",
+                "-m",
+                "result=mean",
+                "--batch-size",
+                str(size),
+                "--json",
+            ).out
+        )["digest"]
         for size in (1, 7, 64, 5000)
     }
     assert len(digests) == 1
     inspected = json.loads(invoke("inspect", "t1.avro", "--json").out)
     assert inspected["teacher"] == "teacher1"
     key = inspected["keys"]["2x-1"]
-    assert (key["dtype"], key["shape"], key["wire"], key["min"], key["max"]) == ("int64", [1], "int64", -1, 1997)
+    assert (key["dtype"], key["shape"], key["wire"], key["min"], key["max"]) == (
+        "int64",
+        [1],
+        "int64",
+        -1,
+        1997,
+    )
     assert "2x-1    int64[1]" in invoke("inspect", "t1.avro").out
     assert "is whole" in invoke("verify", "t1.avro").out
     assert json.loads(invoke("verify", "t1.avro", "--json").out)["rows"] == 1000
 
 
 def test_learn_writes_a_file_that_gives_the_same_again(files: Path) -> None:
-    first = invoke("learn", "t1.avro", "t2.avro", "-m", "result=sum", "--out", "merged.avro", "--json")
+    first = invoke(
+        "learn", "t1.avro", "t2.avro", "-m", "result=sum", "--out", "merged.avro", "--json"
+    )
     again = invoke("learn", "merged.avro", "--json")
     assert json.loads(first.out)["digest"] == json.loads(again.out)["digest"]
     with Path("merged.avro").open("rb") as file:
@@ -87,9 +106,21 @@ def test_learn_trains_and_goes_on_from_its_checkpoint(files: Path) -> None:
         "            raise SystemExit(9)\n"
         "stop_after = 0\n"
     )
-    arguments = ("learn", "t1.avro", "--batch-size", "100", "--checkpoint", "c.json", "--checkpoint-every", "1", "--train")
+    arguments = (
+        "learn",
+        "t1.avro",
+        "--batch-size",
+        "100",
+        "--checkpoint",
+        "c.json",
+        "--checkpoint-every",
+        "1",
+        "--train",
+    )
     stopping = Path("stopping.py")
-    stopping.write_text(Path("my_student.py").read_text().replace("stop_after = 0", "stop_after = 4"))
+    stopping.write_text(
+        Path("my_student.py").read_text().replace("stop_after = 0", "stop_after = 4")
+    )
     stopped = invoke(*arguments, "stopping.py:train")
     assert stopped.code == 9
     assert stopped.out.split() == ["0", "100", "200", "300"]
@@ -137,7 +168,9 @@ def test_each_mistake_ends_in_one_clear_line_and_its_exit_code(
     Path("text.avro").write_text("no avro")
     Path("empty.avro").touch()
     Path("cut.avro").write_bytes(Path("t1.avro").read_bytes()[:-20000])
-    Path("empty.py").write_text("from tutelage import Lesson\nlesson = Lesson(model=lambda b: {'x': b}, inputs=[])\n")
+    Path("empty.py").write_text(
+        "from tutelage import Lesson\nlesson = Lesson(model=lambda b: {'x': b}, inputs=[])\n"
+    )
     Path("short.py").write_text(
         "import torch\nfrom tutelage import Lesson\n"
         "lesson = Lesson(model=lambda b: {'x': b, '2x-1': b, 'result': b}, inputs=torch.arange(10).reshape(-1, 1), batch_size=4)\n"
@@ -172,10 +205,15 @@ def test_no_broker_is_waited_for_and_then_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_sources_are_files_where_they_look_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_files_where_they_look_like_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here").touch()
-    found = {text: is_file(text) for text in ("a.avro", "a/b", "file:a", "topic:a.avro", "a", "here", "a.avro.partial")}
+    found = {
+        text: is_file(text)
+        for text in ("a.avro", "a/b", "file:a", "topic:a.avro", "a", "here", "a.avro.partial")
+    }
     assert found == {
         "a.avro": True,
         "a/b": True,
@@ -230,20 +268,27 @@ def test_sources_are_files_where_they_look_like_files(tmp_path: Path, monkeypatc
         (("demo", "--out-folder", "t1.avro"), ("t1.avro cannot be made",)),
     ],
 )  # fmt: skip
-def test_arguments_of_a_wrong_kind_are_one_clear_line(files: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_arguments_of_a_wrong_kind_are_one_clear_line(
+    files: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
     Path("folder").mkdir()
     Path("folder.png").mkdir()
     os.mkfifo("pipe.avro")
     Path("takes.py").write_text("number = 5\ndef lesson(size):\n    raise AssertionError\n")
     before = sorted(path.name for path in files.rglob("*"))
     failed(invoke(*arguments), 2, *words)
-    assert [name for name in sorted(path.name for path in files.rglob("*")) if name != "__pycache__"] == before
+    assert [
+        name for name in sorted(path.name for path in files.rglob("*")) if name != "__pycache__"
+    ] == before
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(("watch", "t", "--json", "--every", value) for value in ("nan", "inf", "-1", "1e300", "x")),
+        *(
+            ("watch", "t", "--json", "--every", value)
+            for value in ("nan", "inf", "-1", "1e300", "x")
+        ),
         *(
             ("learn", "t1.avro", flag, value)
             for flag in ("--batch-size", "--checkpoint-every")
@@ -273,7 +318,9 @@ def test_paths_mean_what_they_meant_when_they_were_given(files: Path) -> None:
     )
     assert invoke("teach", "wandering.py:lesson", "--out", "made.avro").code == 0
     os.chdir(files)
-    learned = invoke("learn", "made.avro", "--train", "wandering.py:train", "--checkpoint", "c.json")
+    learned = invoke(
+        "learn", "made.avro", "--train", "wandering.py:train", "--checkpoint", "c.json"
+    )
     os.chdir(files)
     assert learned.code == 0, learned.err
     assert "10 rows" in learned.out

@@ -14,7 +14,11 @@ RESULTS = ("results.md", "results.json", "results.png")
 
 def digests(table: str) -> list[str]:
     """The digests of the toy's table."""
-    return [word for word in table.replace("│", " ").split() if len(word) == 32 and set(word) <= set("0123456789abcdef")]
+    return [
+        word
+        for word in table.replace("│", " ").split()
+        if len(word) == 32 and set(word) <= set("0123456789abcdef")
+    ]
 
 
 def test_without_maven_the_demo_says_what_is_missing_and_runs_its_offline_part(

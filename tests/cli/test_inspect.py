@@ -32,7 +32,14 @@ def taught(sink: Any, rows: int = 1000, passes: int = 1) -> None:
             for start in range(0, rows, 100):
                 at = slice(start, min(rows, start + 100))
                 tokens = [torch.arange(index % 5) for index in range(at.start, at.stop)]
-                teacher.write({"x": NUMBERS[at], "noisy": noisy[at], "id": np.arange(at.start, at.stop), "tokens": tokens})
+                teacher.write(
+                    {
+                        "x": NUMBERS[at],
+                        "noisy": noisy[at],
+                        "id": np.arange(at.start, at.stop),
+                        "tokens": tokens,
+                    }
+                )
             teacher.end_pass()
 
 
@@ -47,17 +54,23 @@ def test_a_file_s_numbers_are_true(tmp_path: Path, codec: Any) -> None:
     assert found["holds"]["nbytes"] == (tmp_path / "t.avro").stat().st_size
     x, noisy = found["keys"]["x"], found["keys"]["noisy"]
     assert (x["count"], x["nan_share"]) == (16000, 0.0)
-    assert x["min"] == pytest.approx(float(NUMBERS.min())) and x["max"] == pytest.approx(float(NUMBERS.max()))
+    assert x["min"] == pytest.approx(float(NUMBERS.min())) and x["max"] == pytest.approx(
+        float(NUMBERS.max())
+    )
     assert x["mean"] == pytest.approx(float(NUMBERS.mean(dtype=np.float64)))
     assert sum(x["histogram"]["counts"]) == 16000 and len(x["histogram"]["counts"]) == BINS
     assert noisy["nan_share"] == 0.5
     assert found["keys"]["tokens"]["row_lengths"] == [0, 4]
-    assert found["first_rows"][1]["id"] == 1 and found["first_rows"][1]["x"] == pytest.approx(NUMBERS[1].tolist())
+    assert found["first_rows"][1]["id"] == 1 and found["first_rows"][1]["x"] == pytest.approx(
+        NUMBERS[1].tolist()
+    )
 
 
 def test_what_people_see_is_readable(tmp_path: Path) -> None:
     taught(FileSink(tmp_path / "t.avro"))
-    result = invoke("inspect", str(tmp_path / "t.avro"), "--rows", "1", "--plot", str(tmp_path / "t.png"))
+    result = invoke(
+        "inspect", str(tmp_path / "t.avro"), "--rows", "1", "--plot", str(tmp_path / "t.png")
+    )
     assert result.code == 0, result.err
     assert "holds      1 of 1 passes, 1,000 rows, 16 records" in result.out
     assert "50.00%" in result.out and "▁" in result.out and "0 to 4 long" in result.out
@@ -67,9 +80,12 @@ def test_what_people_see_is_readable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plot", "words"), [("t.xyz", "name a file that ends in .png"), ("nowhere/t.png", "there is no folder nowhere")]
+    ("plot", "words"),
+    [("t.xyz", "name a file that ends in .png"), ("nowhere/t.png", "there is no folder nowhere")],
 )
-def test_a_plot_that_cannot_be_written_is_said_before_anything_is_read(plot: str, words: str) -> None:
+def test_a_plot_that_cannot_be_written_is_said_before_anything_is_read(
+    plot: str, words: str
+) -> None:
     result = invoke("inspect", "not-there.avro", "--plot", plot)
     assert result.code == 2 and words in result.err
 
@@ -84,7 +100,9 @@ def test_a_file_that_is_cut_or_changed_is_shown_as_far_as_it_is_whole(tmp_path: 
     assert "not whole" in invoke("inspect", str(tmp_path / "cut.avro")).out
 
 
-def test_a_large_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_sampled_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taught(FileSink(tmp_path / "t.avro"))
     monkeypatch.setattr("tutelage.tools.survey.SAMPLE_BYTES", 20_000)
     sample = json.loads(invoke("inspect", str(tmp_path / "t.avro"), "--json").out)
@@ -95,12 +113,18 @@ def test_a_large_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: py
     assert everything["looked_at"]["rows"] == 1000
 
 
-def test_a_topic_is_looked_into_in_order(kafka: dict[str, Any], topic_name: Callable[[str], str]) -> None:
+def test_a_topic_is_looked_into_in_order(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
     topic = topic_name("inspected")
     taught(KafkaSink(topic, partitions=3, **kafka))
     flags = ("-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
     found = json.loads(invoke("inspect", f"topic:{topic}", "--json", *flags).out)
-    assert (found["holds"]["records"], found["holds"]["rows"], found["looked_at"]["rows"]) == (16, 1000, 1000)
+    assert (found["holds"]["records"], found["holds"]["rows"], found["looked_at"]["rows"]) == (
+        16,
+        1000,
+        1000,
+    )
     assert [part["end"] for part in found["holds"]["partitions"]] == [7, 6, 6]
     assert [row["id"] for row in found["first_rows"]] == [0, 1, 2]
     assert found["holds"]["seconds"] > 0
@@ -114,15 +138,29 @@ def test_a_topic_whose_teacher_has_not_finished_is_shown_as_far_as_it_is(
     teacher.start()
     teacher.write({"id": torch.arange(95)})
     teacher.close()
-    result = invoke("inspect", f"topic:{topic}", "--json", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    result = invoke(
+        "inspect",
+        f"topic:{topic}",
+        "--json",
+        "-b",
+        kafka["bootstrap_servers"],
+        "--registry",
+        kafka["registry"],
+    )
     found = json.loads(result.out)
-    assert (found["holds"]["rows"], found["looked_at"]["rows"], found["holds"]["passes_ended"]) == (90, 90, 0)
+    assert (found["holds"]["rows"], found["looked_at"]["rows"], found["holds"]["passes_ended"]) == (
+        90,
+        90,
+        0,
+    )
     assert "its teacher has not finished" in found["holds"]["flaw"]
 
 
 @given(
     st.lists(
-        st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=0, max_size=30), min_size=1, max_size=6
+        st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=0, max_size=30),
+        min_size=1,
+        max_size=6,
     )
 )
 def test_statistics_are_numpy_s_however_values_come(parts: list[list[float]]) -> None:
@@ -131,7 +169,11 @@ def test_statistics_are_numpy_s_however_values_come(parts: list[list[float]]) ->
         found.add(np.array(part, np.float32))
     values = np.concatenate([np.array(part, np.float32) for part in parts])
     finite = values[np.isfinite(values)].astype(np.float64)
-    assert (found.count, found.nan, found.infinite) == (values.size, np.isnan(values).sum(), np.isinf(values).sum())
+    assert (found.count, found.nan, found.infinite) == (
+        values.size,
+        np.isnan(values).sum(),
+        np.isinf(values).sum(),
+    )
     if finite.size:
         assert (found.low, found.high) == (finite.min(), finite.max())
         assert found.mean == pytest.approx(finite.mean(), rel=1e-6, abs=1e-30)
@@ -142,7 +184,16 @@ def test_statistics_are_numpy_s_however_values_come(parts: list[list[float]]) ->
 
 
 @pytest.mark.parametrize(
-    "dtype", [np.bool_, np.uint8, np.int64, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.complex64]
+    "dtype",
+    [
+        np.bool_,
+        np.uint8,
+        np.int64,
+        np.float16,
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e4m3fn,
+        np.complex64,
+    ],
 )
 def test_every_kind_of_number_has_statistics(dtype: Any) -> None:
     found = KeyStatistics()
@@ -168,13 +219,23 @@ def test_a_run_of_several_passes_that_has_not_finished_is_shown(
     teacher.end_pass()
     teacher.write({"id": torch.arange(30)})
     teacher.close()
-    result = invoke("inspect", f"topic:{topic}", "--json", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    result = invoke(
+        "inspect",
+        f"topic:{topic}",
+        "--json",
+        "-b",
+        kafka["bootstrap_servers"],
+        "--registry",
+        kafka["registry"],
+    )
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert (found["holds"]["passes_ended"], found["looked_at"]["rows"]) == (1, 70)
 
 
-def test_a_topic_whose_beginning_is_gone_is_shown_all_the_same(kafka: dict[str, Any], topic_name: Callable[[str], str]) -> None:
+def test_a_topic_whose_beginning_is_gone_is_shown_all_the_same(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
     from confluent_kafka import TopicPartition
     from confluent_kafka.admin import AdminClient
 
@@ -183,16 +244,32 @@ def test_a_topic_whose_beginning_is_gone_is_shown_all_the_same(kafka: dict[str, 
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
     for future in admin.delete_records([TopicPartition(topic, 0, 5)]).values():
         future.result(20)
-    result = invoke("inspect", f"topic:{topic}", "--json", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    result = invoke(
+        "inspect",
+        f"topic:{topic}",
+        "--json",
+        "-b",
+        kafka["bootstrap_servers"],
+        "--registry",
+        kafka["registry"],
+    )
     assert result.code == 0, result.err
     found = json.loads(result.out)
-    assert found["holds"]["partitions"] == [{"first": 5, "end": 17}] and found["holds"]["rows"] == 1000
+    assert (
+        found["holds"]["partitions"] == [{"first": 5, "end": 17}] and found["holds"]["rows"] == 1000
+    )
     assert "deleted what lay before offset 5" in found["holds"]["flaw"]
 
 
 def test_what_no_number_can_be_is_null_in_json(tmp_path: Path) -> None:
     with Teacher(FileSink(tmp_path / "odd.avro")) as teacher:
-        teacher.write({"x": torch.tensor([[float("nan"), 1e308, -1e308], [float("inf"), 0, 1]], dtype=torch.float64)})
+        teacher.write(
+            {
+                "x": torch.tensor(
+                    [[float("nan"), 1e308, -1e308], [float("inf"), 0, 1]], dtype=torch.float64
+                )
+            }
+        )
     result = invoke("inspect", str(tmp_path / "odd.avro"), "--json")
     found = json.loads(result.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert found["first_rows"][0]["x"][0] is None

@@ -16,9 +16,25 @@ from tutelage.transport.waiting import Activity, Status, Wait
     ("activity", "alive", "is_ready"),
     [
         (Activity(doing="training on a batch", seconds=4000), True, True),
-        (Activity(doing="waiting for topic t to appear", seconds=3, begun=False, waiting=True), True, False),
-        (Activity(doing="waiting for topic t, partition 2, record 4711", seconds=20, waiting=True), True, True),
-        (Activity(doing="waiting for topic t, partition 2, record 4711", seconds=40, waiting=True), True, False),
+        (
+            Activity(doing="waiting for topic t to appear", seconds=3, begun=False, waiting=True),
+            True,
+            False,
+        ),
+        (
+            Activity(
+                doing="waiting for topic t, partition 2, record 4711", seconds=20, waiting=True
+            ),
+            True,
+            True,
+        ),
+        (
+            Activity(
+                doing="waiting for topic t, partition 2, record 4711", seconds=40, waiting=True
+            ),
+            True,
+            False,
+        ),
         (Activity(doing="teaching", seconds=500, silent_s=30), True, True),
         (Activity(doing="teaching", seconds=500, silent_s=90), False, True),
     ],
@@ -50,7 +66,10 @@ def test_who_beats_is_alive_and_who_waits_says_for_what(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("place", ["x", "70000", "1.2.3.4", "host:port", ":9404"])
 def test_a_place_that_is_none_is_refused(place: str) -> None:
-    with pytest.raises(ConfigurationError, match="give it as PORT or HOST:PORT"), monitored(place, lambda: None, lambda: None):  # type: ignore[arg-type, return-value]
+    with (
+        pytest.raises(ConfigurationError, match="give it as PORT or HOST:PORT"),
+        monitored(place, lambda: None, lambda: None),
+    ):  # type: ignore[arg-type, return-value]
         pass
 
 

@@ -75,8 +75,13 @@ def test_what_is_in_a_file_is_said_in_strict_json(odd: Path, command: str) -> No
     if command == "inspect":
         assert found["first_rows"][1]["complex"] == [None, None]
         assert found["first_rows"][0]["half complex"] == [1.0, 2.0]
-        assert (found["keys"]["large"]["mean"], found["keys"]["small"]["mean"]) == (1.7e308, -1.7e308)
-        assert all(sum(key["histogram"]["counts"]) for name, key in found["keys"].items() if name != "bool")
+        assert (found["keys"]["large"]["mean"], found["keys"]["small"]["mean"]) == (
+            1.7e308,
+            -1.7e308,
+        )
+        assert all(
+            sum(key["histogram"]["counts"]) for name, key in found["keys"].items() if name != "bool"
+        )
 
 
 @pytest.mark.parametrize(
@@ -131,13 +136,22 @@ def test_a_value_without_a_form_in_json_is_not_turned_into_text(value: Any) -> N
         ("learn", "--help"),
     ],
 )
-def test_a_terminal_that_knows_only_ascii_gets_ascii_and_no_traceback(odd: Path, arguments: tuple[str, ...]) -> None:
+def test_a_terminal_that_knows_only_ascii_gets_ascii_and_no_traceback(
+    odd: Path, arguments: tuple[str, ...]
+) -> None:
     done = subprocess.run(
-        [*TUTELAGE, *arguments], cwd=odd.parent, env={**os.environ, **ASCII_ONLY}, capture_output=True, timeout=120, check=False
+        [*TUTELAGE, *arguments],
+        cwd=odd.parent,
+        env={**os.environ, **ASCII_ONLY},
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
     out, err = done.stdout.decode("ascii"), done.stderr.decode("ascii")
     assert "Traceback" not in err, err
-    assert done.returncode in ((0, 2) if {"é", "é日本=mean", "gibt es nicht: é日本.avro"} & set(arguments) else (0,)), err
+    assert done.returncode in (
+        (0, 2) if {"é", "é日本=mean", "gibt es nicht: é日本.avro"} & set(arguments) else (0,)
+    ), err
     if "--json" in arguments:
         for line in out.splitlines():
             strict(line)
@@ -151,17 +165,31 @@ def test_a_key_that_is_typed_is_the_same_key_in_any_locale(tmp_path: Path) -> No
             teacher.write({"é": torch.ones(3)})
     command = [*TUTELAGE, "learn", "a.avro", "b.avro", "-m", "é=mean", "--rows", "1"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, **ASCII_ONLY}, capture_output=True, timeout=120, check=False
+        command,
+        cwd=tmp_path,
+        env={**os.environ, **ASCII_ONLY},
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == rb'{"\u00e9": 1.0}'
 
 
-@pytest.mark.parametrize("arguments", [("inspect", "odd.avro"), ("learn", "odd.avro", "--rows", "-1"), ("verify", "odd.avro")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("inspect", "odd.avro"), ("learn", "odd.avro", "--rows", "-1"), ("verify", "odd.avro")],
+)
 def test_output_that_cannot_be_written_is_one_line(odd: Path, arguments: tuple[str, ...]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [*TUTELAGE, *arguments], cwd=odd.parent, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+            [*TUTELAGE, *arguments],
+            cwd=odd.parent,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
         )
     assert done.returncode == 4
     assert done.stderr == f"error: standard output cannot be written: {os.strerror(errno.ENOSPC)}\n"
@@ -174,7 +202,9 @@ def test_any_key_and_any_value_can_be_drawn(odd: Path, ending: str) -> None:
     assert odd.with_suffix(ending).stat().st_size > 1000
 
 
-def test_a_picture_has_no_more_keys_than_it_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_has_no_more_keys_than_it_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tutelage.cli.inspect._DRAWN_AT_MOST", 2)
     with Teacher(FileSink(tmp_path / "a.avro")) as teacher:
         teacher.write({f"key {index}": torch.arange(3) for index in range(5)})
@@ -209,7 +239,9 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     return begun
 
 
-@pytest.mark.parametrize(("rows", "there", "rows_per_record"), [(3, 3, 1), (3, 8, 4), (100, 101, 1), (1, 4, 4)])
+@pytest.mark.parametrize(
+    ("rows", "there", "rows_per_record"), [(3, 3, 1), (3, 8, 4), (100, 101, 1), (1, 4, 4)]
+)
 def test_rows_of_a_live_topic_are_printed_as_soon_as_they_are_there(
     live: Callable[[int, int], None], rows: int, there: int, rows_per_record: int
 ) -> None:
@@ -235,13 +267,23 @@ def test_rows_may_come_of_several_passes_and_minus_one_is_all(tmp_path: Path) ->
             teacher.end_pass()
     found = {}
     for rows in (7, 10, 12, -1):
-        lines = [strict(line) for line in invoke("learn", str(path), "--rows", str(rows), "--json").out.splitlines()]
+        lines = [
+            strict(line)
+            for line in invoke("learn", str(path), "--rows", str(rows), "--json").out.splitlines()
+        ]
         found[rows] = ([line["x"] for line in lines[:-1]], lines[-1]["rows"], lines[-1]["whole"])
     both = [0, 1, 2, 3, 4] * 2
-    assert found == {7: (both[:7], 7, False), 10: (both, 10, False), 12: (both, 10, True), -1: (both, 10, True)}
+    assert found == {
+        7: (both[:7], 7, False),
+        10: (both, 10, False),
+        12: (both, 10, True),
+        -1: (both, 10, True),
+    }
 
 
-def test_all_is_read_where_rows_are_printed_beside_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_is_read_where_rows_are_printed_beside_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with Teacher(FileSink("a.avro")) as teacher:
         teacher.write({"x": torch.arange(5)})

@@ -47,7 +47,13 @@ def test_a_damaged_file_is_gone_on_with(tmp_path: Path, damage: str) -> None:
     bad.write_bytes(data)
     done = invoke("repair", str(bad), str(out), "--json")
     found = json.loads(done.out)
-    assert (done.code, found["complete"], found["rows"], found["next_record"], found["next_row"]) == (5, False, 400, 4, 400)
+    assert (
+        done.code,
+        found["complete"],
+        found["rows"],
+        found["next_record"],
+        found["next_row"],
+    ) == (5, False, 400, 4, 400)
     assert ("bad.avro" in found["stopped"]) and not out.exists() and partial_path(out).exists()
     teach(out)
     assert raw(out) == raw(whole)
@@ -110,7 +116,11 @@ def test_a_pass_whose_end_says_other_rows_than_came_is_not_whole(
     found = json.loads(done.out)
     assert (done.code, found["complete"], found["passes"]) == (5, False, 0)
     assert words in found["stopped"]
-    assert (found["records"], found["rows"], found["next_record"]) == (len(kept), sum(kept), len(kept))
+    assert (found["records"], found["rows"], found["next_record"]) == (
+        len(kept),
+        sum(kept),
+        len(kept),
+    )
     assert not (tmp_path / "out.avro").exists()
     with ContainerReader(partial_path(tmp_path / "out.avro")) as reader:
         assert [record.head.rows for block in reader.blocks() for record in block.records] == kept

@@ -15,7 +15,9 @@ CODE = "import sys; from tutelage.cli.targets import target_of; print(target_of(
 def looked_up(text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """What looking a name up in a folder says."""
     return subprocess.run(
-        [sys.executable, "-P", "-c", CODE, text] if environment.get("PYTHONSAFEPATH") else [sys.executable, "-c", CODE, text],
+        [sys.executable, "-P", "-c", CODE, text]
+        if environment.get("PYTHONSAFEPATH")
+        else [sys.executable, "-c", CODE, text],
         cwd=folder,
         env={**os.environ, **environment},
         capture_output=True,
@@ -41,7 +43,11 @@ def test_modules_beside_are_found(folder: Path, text: str) -> None:
 def test_with_safe_path_this_folder_is_not_searched(folder: Path) -> None:
     """What lies there may be somebody else's."""
     done = looked_up("mine:number", folder, PYTHONSAFEPATH="1")
-    assert done.returncode and "no module mine among those installed; PYTHONSAFEPATH keeps this folder out" in done.stderr
+    assert (
+        done.returncode
+        and "no module mine among those installed; PYTHONSAFEPATH keeps this folder out"
+        in done.stderr
+    )
     # A file that is named is meant; what lies beside it is not.
     assert looked_up("alone.py:number", folder, PYTHONSAFEPATH="1").stdout == "8\n"
     done = looked_up("mine.py:number", folder, PYTHONSAFEPATH="1")

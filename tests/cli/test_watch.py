@@ -34,7 +34,10 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
     [
         (View(topics=[TopicView(topic="t")], student=None, trouble=[]), "topic t is not there yet"),
         (View(topics=[topic()], student=None, trouble=["no metrics at x"]), "no metrics at x"),
-        (View(topics=[topic(), topic("u", read=1)], student=None, trouble=[]), "behind: 9 records of u"),
+        (
+            View(topics=[topic(), topic("u", read=1)], student=None, trouble=[]),
+            "behind: 9 records of u",
+        ),
         (View(topics=[topic(read=9)], student=None, trouble=[]), "behind: 1 record of t"),
         (View(topics=[topic(read=10)], student=None, trouble=[]), "behind: nothing"),
         (
@@ -42,21 +45,46 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
             "behind: nothing, all that is there is read (group g)",
         ),
         (
-            View(topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.1}), trouble=[]),
+            View(
+                topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.1}), trouble=[]
+            ),
             "waits for batches; the slow one is a",
         ),
-        (View(topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.7}), trouble=[]), "a and b are as slow"),
-        (View(topics=[], student=StudentView(starved=0.01, waits={"a": 0.0}), trouble=[]), "the student is fed: 1%"),
+        (
+            View(
+                topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.7}), trouble=[]
+            ),
+            "a and b are as slow",
+        ),
+        (
+            View(topics=[], student=StudentView(starved=0.01, waits={"a": 0.0}), trouble=[]),
+            "the student is fed: 1%",
+        ),
         (
             View(topics=[replace(topic(), quiet_s=61.0)], student=None, trouble=[]),
             "t: not finished, and nothing was written for 61 s",
         ),
-        (View(topics=[replace(topic(), quiet_s=61.0, finished=True)], student=None, trouble=[]), "t: its run is whole"),
-        (View(topics=[topic(read=None)], student=None, trouble=[], group="g"), "group g has committed nothing for t"),
-        (View(topics=[], student=StudentView(duplicates=12), trouble=[]), "dropped: 12 records written twice"),
-        (View(topics=[], student=StudentView(zombies=3), trouble=[]), "3 of a writer thought dead came"),
+        (
+            View(topics=[replace(topic(), quiet_s=61.0, finished=True)], student=None, trouble=[]),
+            "t: its run is whole",
+        ),
+        (
+            View(topics=[topic(read=None)], student=None, trouble=[], group="g"),
+            "group g has committed nothing for t",
+        ),
+        (
+            View(topics=[], student=StudentView(duplicates=12), trouble=[]),
+            "dropped: 12 records written twice",
+        ),
+        (
+            View(topics=[], student=StudentView(zombies=3), trouble=[]),
+            "3 of a writer thought dead came",
+        ),
         (View(topics=[], student=StudentView(), trouble=[]), "dropped: nothing"),
-        (View(topics=[], student=StudentView(checkpoint_s=61), trouble=[]), "last checkpoint 61 s ago"),
+        (
+            View(topics=[], student=StudentView(checkpoint_s=61), trouble=[]),
+            "last checkpoint 61 s ago",
+        ),
     ],
 )
 def test_what_was_seen_is_put_into_words(view: View, said: str) -> None:
@@ -70,7 +98,9 @@ def test_the_screen_shows_looks_pauses_and_ends() -> None:
     def look() -> View:
         looked.append(time.monotonic())
         return View(
-            topics=[topic(end=10 + len(looked)), TopicView(topic="later")], student=StudentView(starved=0.5), trouble=[]
+            topics=[topic(end=10 + len(looked)), TopicView(topic="later")],
+            student=StudentView(starved=0.5),
+            trouble=[],
         )
 
     async def used() -> None:
@@ -108,7 +138,10 @@ def commit_as(group: str, topic: str, kafka: dict[str, Any]) -> None:
 
 
 def test_a_real_topic_and_its_reader_are_seen_as_they_are(
-    environment: dict[str, str], topic_name: Callable[[str], str], tmp_path: Path, kafka: dict[str, Any]
+    environment: dict[str, str],
+    topic_name: Callable[[str], str],
+    tmp_path: Path,
+    kafka: dict[str, Any],
 ) -> None:
     name = topic_name("seen")
     with watched_run(environment, name, tmp_path) as run:
@@ -120,7 +153,9 @@ def test_a_real_topic_and_its_reader_are_seen_as_they_are(
         result = invoke(*arguments, "--group", run.group)
         commit_as(f"{run.group}-2", name, kafka)
         several = invoke(*arguments)
-    assert (result.code, unnamed.code, several.code) == (0, 0, 0), result.err + unnamed.err + several.err
+    assert (result.code, unnamed.code, several.code) == (0, 0, 0), (
+        result.err + unnamed.err + several.err
+    )
     view = json.loads(result.out)
     assert json.loads(unnamed.out)["group"] == run.group, unnamed.out
     assert view["group"] == run.group
@@ -129,7 +164,11 @@ def test_a_real_topic_and_its_reader_are_seen_as_they_are(
     assert any(f"{run.group}-2: --group NAME" in verdict["said"] for verdict in found["verdicts"])
     seen, missing = view["topics"]
     held = HELD_BATCHES * BATCH // RECORD
-    assert (seen["teacher"], seen["rows_per_record"], missing["partitions"]) == ("watched", RECORD, [])
+    assert (seen["teacher"], seen["rows_per_record"], missing["partitions"]) == (
+        "watched",
+        RECORD,
+        [],
+    )
     assert sum(part["end"] for part in seen["partitions"]) == ROWS // RECORD
     # Committed ten times a second at most: what was read in less than that is not all of it told.
     read = sum(part["read"] or 0 for part in seen["partitions"])
@@ -140,7 +179,9 @@ def test_a_real_topic_and_its_reader_are_seen_as_they_are(
     assert view["student"]["duplicates"] == 0 and view["student"]["checkpoint_s"] > 0
 
 
-def test_a_browser_gets_the_screen(environment: dict[str, str], topic_name: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_browser_gets_the_screen(
+    environment: dict[str, str], topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
     (port,) = free_ports(1)
     serving = subprocess.Popen(
         [TUTELAGE, "watch", topic_name("web"), "--web", "--web-port", str(port)],
@@ -157,7 +198,9 @@ def test_a_browser_gets_the_screen(environment: dict[str, str], topic_name: Call
                     page = answer.read().decode()
                 break
             except OSError:
-                assert serving.poll() is None and time.monotonic() < deadline, "the page never comes"
+                assert serving.poll() is None and time.monotonic() < deadline, (
+                    "the page never comes"
+                )
                 time.sleep(0.2)
     finally:
         serving.terminate()
@@ -167,7 +210,10 @@ def test_a_browser_gets_the_screen(environment: dict[str, str], topic_name: Call
 
 def test_where_there_is_no_terminal_that_is_said() -> None:
     result = invoke("watch", "t", "-b", "127.0.0.1:1")
-    assert (result.code, result.err) == (2, "error: watch draws on a terminal, and this is none; --json prints what it sees\n")
+    assert (result.code, result.err) == (
+        2,
+        "error: watch draws on a terminal, and this is none; --json prints what it sees\n",
+    )
     assert invoke("watch", "no/topic", "--json").code == 2
 
 
@@ -193,7 +239,9 @@ def test_a_look_that_takes_long_is_the_only_one_under_way() -> None:
     assert most == [1]
 
 
-def test_a_topic_that_cannot_be_read_does_not_hide_the_others(kafka: dict[str, Any], topic_name: Callable[[str], str]) -> None:
+def test_a_topic_that_cannot_be_read_does_not_hide_the_others(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
     from confluent_kafka import Producer
 
     from tutelage.transport.connection import KafkaConnection
@@ -205,7 +253,15 @@ def test_a_topic_that_cannot_be_read_does_not_hide_the_others(kafka: dict[str, A
     producer.produce(foreign, b"no record of ours")
     assert producer.flush(20) == 0
     producer.close()
-    flags = ("--json", "--every", "0.2", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"])
+    flags = (
+        "--json",
+        "--every",
+        "0.2",
+        "-b",
+        kafka["bootstrap_servers"],
+        "--registry",
+        kafka["registry"],
+    )
     result = invoke("watch", foreign, "not-there", "--metrics", "127.0.0.1:1", *flags)
     assert result.code == 1, result.err
     said = [line["said"] for line in json.loads(result.out)["verdicts"]]

@@ -19,7 +19,14 @@ STATE = {"version": VERSION, "batch_size": 4}
 
 @pytest.mark.parametrize(
     ("value", "read"),
-    [(np.int64(4), 4), (np.uint8(4), 4), (np.float32(0.5), 0.5), ((1, 2), [1, 2]), ({1: 2}, {"1": 2}), ("é\udc80", "é\udc80")],
+    [
+        (np.int64(4), 4),
+        (np.uint8(4), 4),
+        (np.float32(0.5), 0.5),
+        ((1, 2), [1, 2]),
+        ({1: 2}, {"1": 2}),
+        ("é\udc80", "é\udc80"),
+    ],
 )
 def test_what_is_saved_can_be_loaded(tmp_path: Path, value: Any, read: Any) -> None:
     save_checkpoint(tmp_path / "c.json", {**STATE, "value": value})
@@ -27,10 +34,14 @@ def test_what_is_saved_can_be_loaded(tmp_path: Path, value: Any, read: Any) -> N
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", {(1, 2): 3}, 1j])
-def test_a_state_that_json_cannot_hold_is_refused_and_leaves_the_older_checkpoint_alone(tmp_path: Path, value: Any) -> None:
+def test_a_state_that_json_cannot_hold_is_refused_and_leaves_the_older_checkpoint_alone(
+    tmp_path: Path, value: Any
+) -> None:
     path = tmp_path / "c.json"
     save_checkpoint(path, STATE)
-    with pytest.raises(ConfigurationError, match=r"c\.json cannot be written: the state is not JSON"):
+    with pytest.raises(
+        ConfigurationError, match=r"c\.json cannot be written: the state is not JSON"
+    ):
         save_checkpoint(path, {**STATE, "value": value})
     assert load_checkpoint(path) == STATE
     assert [found.name for found in tmp_path.iterdir()] == ["c.json"]
@@ -54,7 +65,9 @@ def test_a_path_that_is_none_is_refused(path: Any) -> None:
             call()
 
 
-def test_a_place_where_no_checkpoint_can_be_is_said_and_nothing_is_left_there(tmp_path: Path) -> None:
+def test_a_place_where_no_checkpoint_can_be_is_said_and_nothing_is_left_there(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "none" / "c.json", tmp_path / ("c" * 300)):
         with pytest.raises(ConfigurationError, match="cannot be written|is a folder"):
@@ -88,7 +101,10 @@ def test_what_is_no_file_is_neither_waited_for_nor_replaced(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/null")
     for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/null")):
-        for call in (lambda path=path: save_checkpoint(path, STATE), lambda path=path: load_checkpoint(path)):
+        for call in (
+            lambda path=path: save_checkpoint(path, STATE),
+            lambda path=path: load_checkpoint(path),
+        ):
             with pytest.raises(ConfigurationError, match="a folder or a device"):
                 call()
     assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()

@@ -31,13 +31,17 @@ def cut_short(topic: MemoryTopic) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_after_a_wait_that_ran_out_the_next_call_goes_on_waiting(topic: MemoryTopic, merged: bool) -> None:
+def test_after_a_wait_that_ran_out_the_next_call_goes_on_waiting(
+    topic: MemoryTopic, merged: bool
+) -> None:
     topics = [topic]
     if merged:
         topics.append(MemoryTopic(name="other"))
         teach(MemorySink(topics[1]))
     held = cut_short(topic)
-    with student_of(*topics, timeout_s=0.4, merge={"x": "first", "y": "mean"} if merged else None) as student:
+    with student_of(
+        *topics, timeout_s=0.4, merge={"x": "first", "y": "mean"} if merged else None
+    ) as student:
         batches = student.knowledge(4)
         found = [next(batches)["x"].tolist() for _ in range(3)]
         for _ in range(2):
@@ -83,7 +87,11 @@ def test_an_error_is_raised_again_and_never_taken_for_the_end(topic: MemoryTopic
     topic.logs[0][2] = replace(record, body=record.body[:-3] + bytes(3))
     with student_of(topic) as student:
         batches = student.knowledge(4)
-        assert [next(batches)["x"].tolist() for _ in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+        assert [next(batches)["x"].tolist() for _ in range(3)] == [
+            [0, 1, 2, 3],
+            [4, 5, 6, 7],
+            [8, 9, 10, 11],
+        ]
         for _ in range(3):
             with pytest.raises(CorruptData):
                 next(batches)
@@ -168,7 +176,10 @@ def test_a_state_taken_in_another_thread_is_of_one_moment(tmp_path: Path) -> Non
             position = state["sources"][0]["position"]
             asked += 1
             at = position["sequence"] * 7 + position["row"]
-            alike = state["rows"] == min(30_000, 3 * state["batches"]) and at in (state["rows"], -(-state["rows"] // 7) * 7)
+            alike = state["rows"] == min(30_000, 3 * state["batches"]) and at in (
+                state["rows"],
+                -(-state["rows"] // 7) * 7,
+            )
             if not alike or position["pass_index"] != state["pass_index"]:
                 wrong.append(state)
 

@@ -47,7 +47,10 @@ ENDINGS = {
     "an error": ("raise ValueError('mine')", 1),
     "in the middle of a loop": ("for batch in batches: sys.exit(5)", 5),
     "dropped and collected": ("del student, batches; gc.collect(); sys.exit(6)", 6),
-    "the student dropped, its iterator kept": ("del student; gc.collect(); next(batches); sys.exit(7)", 7),
+    "the student dropped, its iterator kept": (
+        "del student; gc.collect(); next(batches); sys.exit(7)",
+        7,
+    ),
     "a cycle that nobody collects": (
         "class Kept: pass\nkept = Kept(); kept.own, kept.batches = kept, batches\ndel student, batches",
         0,
@@ -69,7 +72,11 @@ def ended(folder: Path, ending: str, *, teachers: int, merge: str = "'mean'") ->
     names = ["a.avro", "b.avro"][:teachers]
     script = SCRIPT.replace("MERGE", merge).replace("NAMES", repr(names)) + ending
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert "terminate called" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr

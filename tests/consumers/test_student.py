@@ -64,7 +64,11 @@ def test_passes_follow_each_other_and_begin_again() -> None:
         teacher.serve(lambda x: {"x": x}, inputs)
     with student_of(topic) as student:
         assert student.passes == 2
-        assert [xs(student.knowledge(9))[0] for _ in range(3)] == [[0, 1, 2], [100, 101, 102], [0, 1, 2]]
+        assert [xs(student.knowledge(9))[0] for _ in range(3)] == [
+            [0, 1, 2],
+            [100, 101, 102],
+            [0, 1, 2],
+        ]
         assert xs(student.knowledge(9, pass_index=0)) == [[0, 1, 2]]
         with pytest.raises(ConfigurationError, match="writes? 2 passes"):
             student.knowledge(9, pass_index=2)
@@ -76,7 +80,9 @@ def test_two_students_read_one_topic(topic: MemoryTopic) -> None:
             assert torch.equal(batch1["x"], batch2["x"])
 
 
-def test_a_student_may_start_first_and_says_what_it_waits_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_student_may_start_first_and_says_what_it_waits_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     topic = MemoryTopic(name="late")
     writer = threading.Timer(2.5, teach, [MemorySink(topic)])
     writer.start()
@@ -89,9 +95,15 @@ def test_a_student_may_start_first_and_says_what_it_waits_for(caplog: pytest.Log
 def test_a_teacher_that_stops_is_named_with_the_record_that_is_missing(topic: MemoryTopic) -> None:
     for log in topic.logs:
         del log[2:]
-    with student_of(topic, timeout_s=1) as student, pytest.raises(WaitTimeout, match=r"t, partition 0, record 4"):
+    with (
+        student_of(topic, timeout_s=1) as student,
+        pytest.raises(WaitTimeout, match=r"t, partition 0, record 4"),
+    ):
         list(student.knowledge(4))
-    with student_of(MemoryTopic(name="never"), timeout_s=0.3) as student, pytest.raises(WaitTimeout, match="never"):
+    with (
+        student_of(MemoryTopic(name="never"), timeout_s=0.3) as student,
+        pytest.raises(WaitTimeout, match="never"),
+    ):
         list(student.knowledge(4))
 
 
@@ -110,10 +122,15 @@ def test_teachers_of_different_length_are_an_error_or_truncated(topic: MemoryTop
 
 
 def test_truncated_passes_are_followed_by_the_right_next_ones() -> None:
-    short, longer = MemoryTopic(name="short", partitions=3), MemoryTopic(name="longer", partitions=2)
+    short, longer = (
+        MemoryTopic(name="short", partitions=3),
+        MemoryTopic(name="longer", partitions=2),
+    )
     teach(MemorySink(short), 10, passes=3)
     teach(MemorySink(longer), 40, passes=3)
-    with student_of(short, longer, merge={"x": "sum", "y": "sum"}, on_length_mismatch="truncate") as student:
+    with student_of(
+        short, longer, merge={"x": "sum", "y": "sum"}, on_length_mismatch="truncate"
+    ) as student:
         for _ in range(3):
             assert xs(student.knowledge(4)) == [[0, 2, 4, 6], [8, 10, 12, 14], [16, 18]]
 
@@ -121,13 +138,19 @@ def test_truncated_passes_are_followed_by_the_right_next_ones() -> None:
 def test_teachers_of_different_passes_or_inputs_are_refused(topic: MemoryTopic) -> None:
     twice = MemoryTopic(name="twice")
     teach(MemorySink(twice), passes=2)
-    with student_of(topic, twice) as student, pytest.raises(LengthMismatch, match="t writes 1, twice writes 2"):
+    with (
+        student_of(topic, twice) as student,
+        pytest.raises(LengthMismatch, match="t writes 1, twice writes 2"),
+    ):
         student.knowledge(4)
     one, other = MemoryTopic(name="one"), MemoryTopic(name="other")
     teach(MemorySink(one), inputs_fingerprint="A")
     teach(MemorySink(other), inputs_fingerprint="B")
     merge = {"x": "first", "y": "first"}
-    with student_of(one, other, merge=merge) as student, pytest.raises(RunMismatch, match="one read 'A', other read 'B'"):
+    with (
+        student_of(one, other, merge=merge) as student,
+        pytest.raises(RunMismatch, match="one read 'A', other read 'B'"),
+    ):
         student.knowledge(4)
     with student_of(one, other, merge=merge, allow_other_inputs=True) as student:
         assert xs(student.knowledge(20)) == [list(range(20))]
@@ -177,7 +200,9 @@ def test_the_queue_fills_while_nobody_takes(topic: MemoryTopic) -> None:
         assert 3 <= student.queue_size <= 9
 
 
-def test_messages_go_both_ways_in_order(topic: MemoryTopic, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_messages_go_both_ways_in_order(
+    topic: MemoryTopic, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     other = MemoryTopic(name="other")
     teach(FileSink(tmp_path / "a.avro"))
     student = student_of(topic, other)
@@ -198,8 +223,12 @@ def test_messages_go_both_ways_in_order(topic: MemoryTopic, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:This DataLoader will create")
-def test_a_data_loader_gives_the_same_batches_with_any_workers(tmp_path: Path, workers: int, context: str) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:.*fork.*:DeprecationWarning", "ignore:This DataLoader will create"
+)
+def test_a_data_loader_gives_the_same_batches_with_any_workers(
+    tmp_path: Path, workers: int, context: str
+) -> None:
     teach(FileSink(tmp_path / "a.avro"), 50)
     student = Student()
     student.register_teacher(FileSource(tmp_path / "a.avro"))
@@ -229,7 +258,8 @@ def test_a_missing_unfinished_or_partial_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="has not finished"):
             read(path)
         with pytest.raises(
-            TruncatedData, match=r"partial ends at byte \d+ after record 2 of pass 0, before the end of the run"
+            TruncatedData,
+            match=r"partial ends at byte \d+ after record 2 of pass 0, before the end of the run",
         ):
             read(partial_path(path))
     assert read(path) == list(range(10))
@@ -286,7 +316,10 @@ class LopsidedSource(MemorySource):
                 break
             waiting.setdefault(arrival.partition, []).append(arrival)
         while True:
-            partition = next((p for p in sorted(waiting, reverse=True) if waiting[p] and p not in self.held), None)
+            partition = next(
+                (p for p in sorted(waiting, reverse=True) if waiting[p] and p not in self.held),
+                None,
+            )
             yield None if partition is None else waiting[partition].pop(0)
 
 
@@ -316,4 +349,6 @@ def test_partitions_that_run_ahead_into_the_next_pass_are_let_go_for_the_end_of_
     student.register_teacher(LopsidedSource(topic))
     with student:
         for _ in range(3):
-            assert [x for batch in student.knowledge(7) for x in batch["x"].tolist()] == list(range(200))
+            assert [x for batch in student.knowledge(7) for x in batch["x"].tolist()] == list(
+                range(200)
+            )

@@ -12,9 +12,24 @@ import pytest
 import torch
 from support.teaching import student_of, teach, xs
 
-from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, RaggedFormat, Student, Teacher
+from tutelage import (
+    FileSink,
+    FileSource,
+    MemorySink,
+    MemorySource,
+    MemoryTopic,
+    RaggedFormat,
+    Student,
+    Teacher,
+)
 from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
-from tutelage.schemas.errors import ConfigurationError, MergeError, RunMismatch, TutelageError, WaitTimeout
+from tutelage.schemas.errors import (
+    ConfigurationError,
+    MergeError,
+    RunMismatch,
+    TutelageError,
+    WaitTimeout,
+)
 
 NAN, INF = float("nan"), float("inf")
 NO_COUNTS = [0, -1, True, 4.0, "4", NAN, None, [4], np.float32(4), np.array([4, 5]), 2**40]
@@ -32,11 +47,25 @@ NO_FLAGS = ["no", 0, 1, None]
         ("allow_other_inputs", NO_FLAGS),
         ("on_length_mismatch", ["ignore", None, True, 1]),
         ("sample_id", [5, b"id", ["id"]]),
-        ("merge", [["mean"], "mean", 5, {5: "mean"}, {"x": 5}, {"x": None}, {"x": ["mean"]}, {"x": b"mean"}]),
+        (
+            "merge",
+            [
+                ["mean"],
+                "mean",
+                5,
+                {5: "mean"},
+                {"x": 5},
+                {"x": None},
+                {"x": ["mean"]},
+                {"x": b"mean"},
+            ],
+        ),
         ("ragged_format", [{"pad_value": 0}, 5, "left"]),
     ],
 )
-def test_an_argument_of_another_kind_is_refused_where_it_is_given(name: str, values: list[Any]) -> None:
+def test_an_argument_of_another_kind_is_refused_where_it_is_given(
+    name: str, values: list[Any]
+) -> None:
     for value in values:
         with pytest.raises(ConfigurationError, match=f"{name}|key"):
             pytest.fail(f"{Student(**{name: value})} with {name}={value!r}")
@@ -55,7 +84,9 @@ def test_ragged_options_of_another_kind_are_refused(options: dict[str, Any]) -> 
         RaggedFormat(**options)
 
 
-def test_calls_with_arguments_of_another_kind_are_refused_and_change_nothing(topic: MemoryTopic, tmp_path: Path) -> None:
+def test_calls_with_arguments_of_another_kind_are_refused_and_change_nothing(
+    topic: MemoryTopic, tmp_path: Path
+) -> None:
     student: Any = student_of(topic)
     with student:
         calls: list[Callable[[Any], Any]] = [
@@ -63,7 +94,9 @@ def test_calls_with_arguments_of_another_kind_are_refused_and_change_nothing(top
             student.dataset,
             lambda value: student.recv(0, timeout_s=value if value is not None else "none"),
             lambda value: student.recv(value if not isinstance(value, int) or value < 0 else True),
-            lambda value: student.send("hello", teachers=[value if isinstance(value, str) or value is None else 7]),
+            lambda value: student.send(
+                "hello", teachers=[value if isinstance(value, str) or value is None else 7]
+            ),
         ]
         for call in calls:
             for value in (-1, True, "4", NAN, None, [4]):
@@ -108,9 +141,13 @@ def test_a_message_to_a_teacher_that_is_not_there_is_sent_to_nobody(topic: Memor
 
 
 @pytest.mark.parametrize("size", [np.int64(4), np.uint8(4), torch.tensor(4), np.array(4)], ids=str)
-def test_any_kind_of_integer_is_a_batch_size_and_is_kept_as_a_plain_one(topic: MemoryTopic, tmp_path: Path, size: Any) -> None:
+def test_any_kind_of_integer_is_a_batch_size_and_is_kept_as_a_plain_one(
+    topic: MemoryTopic, tmp_path: Path, size: Any
+) -> None:
     path = tmp_path / "s.json"
-    student: Any = student_of(topic, prefetch=np.int32(3), budget_bytes=np.int64(1 << 20), timeout_s=np.float32(5))
+    student: Any = student_of(
+        topic, prefetch=np.int32(3), budget_bytes=np.int64(1 << 20), timeout_s=np.float32(5)
+    )
     with student:
         batches = student.knowledge(size, pass_index=np.int64(0))
         next(batches)
@@ -124,7 +161,9 @@ def test_any_kind_of_integer_is_a_batch_size_and_is_kept_as_a_plain_one(topic: M
 
 def ragged_file(path: Path) -> Path:
     """Ragged keys of several dtypes, two rows each."""
-    with Teacher(FileSink(path), ragged_keys=["ids", "mask", "labels", "scores", "bytes"]) as teacher:
+    with Teacher(
+        FileSink(path), ragged_keys=["ids", "mask", "labels", "scores", "bytes"]
+    ) as teacher:
         for _ in range(2):
             teacher.write(
                 {
@@ -132,7 +171,10 @@ def ragged_file(path: Path) -> Path:
                     "labels": [torch.tensor([4, 5]), torch.tensor([6])],
                     "mask": [torch.tensor([True, True]), torch.tensor([True])],
                     "scores": [torch.tensor([1.0, 2.0]).half(), torch.tensor([3.0]).half()],
-                    "bytes": [torch.tensor([7, 8], dtype=torch.uint8), torch.tensor([9], dtype=torch.uint8)],
+                    "bytes": [
+                        torch.tensor([7, 8], dtype=torch.uint8),
+                        torch.tensor([9], dtype=torch.uint8),
+                    ],
                     "dense": torch.zeros(2),
                 }
             )
@@ -150,12 +192,33 @@ def padded(path: Path, value: Any, **options: Any) -> dict[str, list[Any]]:
 
 def test_each_ragged_key_is_padded_with_its_own_value(tmp_path: Path) -> None:
     path = ragged_file(tmp_path / "r.avro")
-    found = padded(path, {"labels": -100, "scores": -INF, "mask": np.bool_(False), "ids": np.int64(7), "bytes": 255.0})
-    assert found == {"ids": [3, 7], "labels": [6, -100], "mask": [True, False], "scores": [3, -INF], "bytes": [9, 255]}
+    found = padded(
+        path,
+        {
+            "labels": -100,
+            "scores": -INF,
+            "mask": np.bool_(False),
+            "ids": np.int64(7),
+            "bytes": 255.0,
+        },
+    )
+    assert found == {
+        "ids": [3, 7],
+        "labels": [6, -100],
+        "mask": [True, False],
+        "scores": [3, -INF],
+        "bytes": [9, 255],
+    }
     assert padded(path, {"labels": -100}) == {
         "ids": [3, 0], "labels": [6, -100], "mask": [True, False], "scores": [3, 0], "bytes": [9, 0]
     }  # fmt: skip
-    assert padded(path, 1) == {"ids": [3, 1], "labels": [6, 1], "mask": [True, True], "scores": [3, 1], "bytes": [9, 1]}
+    assert padded(path, 1) == {
+        "ids": [3, 1],
+        "labels": [6, 1],
+        "mask": [True, True],
+        "scores": [3, 1],
+        "bytes": [9, 1],
+    }
     assert padded(path, {"labels": 2**63 - 1}, pad_left=True)["labels"] == [2**63 - 1, 6]
 
 
@@ -205,17 +268,26 @@ def test_a_pad_value_that_does_not_fit_its_key_is_refused_when_the_streams_open(
         ("float4_e2m1fn_x2", [0], [1]),
     ],
 )
-def test_pad_values_of_every_dtype_arrive_or_are_refused(dtype: str, fits: list[Any], unfit: list[Any]) -> None:
+def test_pad_values_of_every_dtype_arrive_or_are_refused(
+    dtype: str, fits: list[Any], unfit: list[Any]
+) -> None:
     from tutelage.consumers.stages.ragged import padded as fill
 
     kind = getattr(torch, dtype)
     for value in [0, *fits]:
         RaggedFormat(pad_value=value).refuse_unfit({"r": dtype}, ["r"])
-        out = fill(torch.zeros(1, dtype=torch.uint8).new_zeros(16).view(kind)[:1], torch.tensor([1, 0]), value, left=False)
+        out = fill(
+            torch.zeros(1, dtype=torch.uint8).new_zeros(16).view(kind)[:1],
+            torch.tensor([1, 0]),
+            value,
+            left=False,
+        )
         assert (out.shape, out.dtype) == ((2, 1), kind)
         if dtype not in ("float4_e2m1fn_x2", "uint64") and value:
             expected = torch.tensor(value).to(kind).to(torch.complex128)
-            assert torch.equal(out[1].to(torch.complex128).nan_to_num(7), expected.reshape(1).nan_to_num(7))
+            assert torch.equal(
+                out[1].to(torch.complex128).nan_to_num(7), expected.reshape(1).nan_to_num(7)
+            )
         if dtype == "uint64":
             assert out[1].tolist() == [value]
     for value in unfit:
@@ -224,12 +296,18 @@ def test_pad_values_of_every_dtype_arrive_or_are_refused(dtype: str, fits: list[
 
 
 @pytest.mark.parametrize(
-    "value", [NAN, INF, -INF, {"scores": NAN, "labels": -100}, np.float32(0.5), np.float64(NAN), True], ids=str
+    "value",
+    [NAN, INF, -INF, {"scores": NAN, "labels": -100}, np.float32(0.5), np.float64(NAN), True],
+    ids=str,
 )
-def test_settings_in_a_checkpoint_are_strict_json_and_load_again(tmp_path: Path, value: Any) -> None:
+def test_settings_in_a_checkpoint_are_strict_json_and_load_again(
+    tmp_path: Path, value: Any
+) -> None:
     with Teacher(FileSink(tmp_path / "r.avro"), ragged_keys=["scores", "labels"]) as teacher:
         for _ in range(3):
-            teacher.write({"scores": [torch.tensor([1.0])] * 2, "labels": [torch.tensor([1.0])] * 2})
+            teacher.write(
+                {"scores": [torch.tensor([1.0])] * 2, "labels": [torch.tensor([1.0])] * 2}
+            )
 
     def made(pad_value: Any) -> Student:
         student = Student(timeout_s=20, ragged_format=RaggedFormat(pad_value=pad_value))
@@ -251,7 +329,9 @@ def test_settings_in_a_checkpoint_are_strict_json_and_load_again(tmp_path: Path,
             student.knowledge(2)
 
 
-def test_a_save_that_fails_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_no_file_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for state in ({"value": NAN}, {"value": object()}):
         with pytest.raises(ConfigurationError, match="not JSON"):
             save_checkpoint(tmp_path / "s.json", state)
@@ -268,8 +348,12 @@ def test_a_save_that_fails_leaves_no_file_behind(tmp_path: Path, monkeypatch: py
     assert load_checkpoint(tmp_path / "s.json") == {"version": 2}
 
 
-@pytest.mark.parametrize("change", [{"batches": 1.5}, {"rows": "4"}, {"pass_index": False}, {"batches": None}], ids=str)
-def test_a_state_whose_counts_are_no_whole_numbers_is_refused(topic: MemoryTopic, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"batches": 1.5}, {"rows": "4"}, {"pass_index": False}, {"batches": None}], ids=str
+)
+def test_a_state_whose_counts_are_no_whole_numbers_is_refused(
+    topic: MemoryTopic, change: dict[str, Any]
+) -> None:
     with student_of(topic) as student:
         batches = student.knowledge(4)
         next(batches)

@@ -30,7 +30,9 @@ def test_a_dataset_goes_on_from_its_state(topic: MemoryTopic) -> None:
         assert [batch["x"].tolist()[0] for batch in dataset] == [6, 12, 18]
 
 
-def test_a_checkpoint_is_the_old_or_the_new_one_and_is_checked(topic: MemoryTopic, tmp_path: Path) -> None:
+def test_a_checkpoint_is_the_old_or_the_new_one_and_is_checked(
+    topic: MemoryTopic, tmp_path: Path
+) -> None:
     path = tmp_path / "student.json"
     with student_of(topic) as student:
         batches = student.knowledge(6)
@@ -80,7 +82,9 @@ def test_a_refused_checkpoint_is_not_forgotten(topic: MemoryTopic) -> None:
         assert xs(student.knowledge(4))[0] == [4, 5, 6, 7]
 
 
-def test_a_state_behind_the_last_pass_says_so_and_the_next_call_begins_again(topic: MemoryTopic) -> None:
+def test_a_state_behind_the_last_pass_says_so_and_the_next_call_begins_again(
+    topic: MemoryTopic,
+) -> None:
     with student_of(topic) as student:
         list(student.knowledge(4))
         state = student.state_dict()

@@ -81,7 +81,9 @@ def taken(loader: Any, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("options", WORKERS, ids=str)
-def test_each_epoch_gives_the_next_pass_and_one_left_early_is_given_again(path: Path, options: dict[str, Any]) -> None:
+def test_each_epoch_gives_the_next_pass_and_one_left_early_is_given_again(
+    path: Path, options: dict[str, Any]
+) -> None:
     with student_of(path) as student:
         loader = loader_of(student, **options)
         for passes in (PASSES, PASSES[:1]):
@@ -92,20 +94,32 @@ def test_each_epoch_gives_the_next_pass_and_one_left_early_is_given_again(path: 
 
 
 @pytest.mark.parametrize("options", WORKERS, ids=str)
-def test_after_a_load_the_rest_is_given_once_and_then_whole_passes(path: Path, options: dict[str, Any]) -> None:
+def test_after_a_load_the_rest_is_given_once_and_then_whole_passes(
+    path: Path, options: dict[str, Any]
+) -> None:
     with student_of(path) as student:
         taken(student.knowledge(5), 3)
         state = student.state_dict()
     with student_of(path) as student:
         student.load_state_dict(state)
         loader = loader_of(student, **options)
-        assert [firsts(loader) for _ in range(4)] == [PASSES[0][3:], PASSES[1], PASSES[2], PASSES[0]]
+        assert [firsts(loader) for _ in range(4)] == [
+            PASSES[0][3:],
+            PASSES[1],
+            PASSES[2],
+            PASSES[0],
+        ]
     with student_of(path) as student:
         student.load_state_dict(state)
         loader = loader_of(student, **options)
         assert taken(loader, 1) == PASSES[0][3:]
     taken_two = {**state, "batches": 2, "rows": 10, "sources": [{**state["sources"][0]}]}
-    taken_two["sources"][0]["position"] = {"pass_index": 0, "sequence": 3, "row": 1, "offsets": [-1]}
+    taken_two["sources"][0]["position"] = {
+        "pass_index": 0,
+        "sequence": 3,
+        "row": 1,
+        "offsets": [-1],
+    }
     with student_of(path) as student:
         student.load_state_dict(taken_two)
         loader = loader_of(student, **options)
@@ -113,25 +127,44 @@ def test_after_a_load_the_rest_is_given_once_and_then_whole_passes(path: Path, o
         assert firsts(loader) == PASSES[0]
 
 
-def test_the_number_of_workers_may_change_between_epochs_and_loaders_share_a_dataset(path: Path) -> None:
+def test_the_number_of_workers_may_change_between_epochs_and_loaders_share_a_dataset(
+    path: Path,
+) -> None:
     with student_of(path) as student:
         dataset = student.dataset(5)
         for index, workers in enumerate((2, 0, 1, 0, 0, 3, 1)):
-            assert firsts(DataLoader(dataset, batch_size=None, num_workers=workers)) == PASSES[index % 3]
+            assert (
+                firsts(DataLoader(dataset, batch_size=None, num_workers=workers))
+                == PASSES[index % 3]
+            )
         assert firsts(loader_of(student, num_workers=1)) == PASSES[1]
         assert firsts(student.knowledge(5)) == PASSES[2]
 
 
-def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_zero(path: Path, tmp_path: Path) -> None:
+def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_zero(
+    path: Path, tmp_path: Path
+) -> None:
     with student_of(path) as student:
-        for asked in (student.tally.batches, student.pass_index, student.queue_size, student.batches_delivered):
+        for asked in (
+            student.tally.batches,
+            student.pass_index,
+            student.queue_size,
+            student.batches_delivered,
+        ):
             assert asked == 0
         registry = CollectorRegistry()
         registry.register(StudentMetrics(student))
         assert b"tutelage_consumer_delivered_batches_total 0.0" in generate_latest(registry)
         batches = iter(loader_of(student, num_workers=2))
         next(batches), next(batches)
-        names = ("tally", "teacher_tallies", "queue_size", "dropped", "pass_index", "batches_delivered")
+        names = (
+            "tally",
+            "teacher_tallies",
+            "queue_size",
+            "dropped",
+            "pass_index",
+            "batches_delivered",
+        )
         asks: dict[str, Callable[[], Any]] = {
             "state_dict": student.state_dict,
             "save": lambda: student.save(tmp_path / "s.json"),
@@ -140,7 +173,8 @@ def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_ze
         }
         for name, ask in asks.items():
             with pytest.raises(
-                ConfigurationError, match="DataLoader workers read this student.*num_workers=0.*StatefulDataLoader"
+                ConfigurationError,
+                match="DataLoader workers read this student.*num_workers=0.*StatefulDataLoader",
             ):
                 pytest.fail(f"{name}: {ask()}")
         assert not (tmp_path / "s.json").exists()
@@ -158,7 +192,9 @@ def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_ze
         assert generate_latest(registry) == b""
 
 
-def test_a_second_iterator_beside_the_first_reads_the_same_pass_and_the_last_one_counts(path: Path) -> None:
+def test_a_second_iterator_beside_the_first_reads_the_same_pass_and_the_last_one_counts(
+    path: Path,
+) -> None:
     with student_of(path) as student:
         loader = loader_of(student, num_workers=1)
         first = iter(loader)
@@ -193,10 +229,15 @@ def test_a_damaged_pass_is_an_error_in_the_loader_and_not_its_end(path: Path) ->
 
 
 @pytest.mark.parametrize("collate", [lambda batch: batch["x"], dict], ids=["tensor", "dict"])
-def test_a_collate_function_may_make_something_else_of_a_batch(path: Path, collate: Callable[..., Any]) -> None:
+def test_a_collate_function_may_make_something_else_of_a_batch(
+    path: Path, collate: Callable[..., Any]
+) -> None:
     with student_of(path) as student:
         loader = loader_of(student, num_workers=2, collate_fn=collate)
-        found = [[int((batch if isinstance(batch, torch.Tensor) else batch["x"])[0]) for batch in loader] for _ in range(4)]
+        found = [
+            [int((batch if isinstance(batch, torch.Tensor) else batch["x"])[0]) for batch in loader]
+            for _ in range(4)
+        ]
         assert found == [*PASSES, PASSES[0]]
 
 
@@ -258,7 +299,9 @@ def test_a_pickled_copy_goes_on_by_itself(path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
-def test_a_stateful_loader_resumes_in_mid_epoch_and_later_epochs_are_whole(path: Path, workers: int, count: int) -> None:
+def test_a_stateful_loader_resumes_in_mid_epoch_and_later_epochs_are_whole(
+    path: Path, workers: int, count: int
+) -> None:
     with student_of(path) as student:
         loader = loader_of(student, StatefulDataLoader, num_workers=workers)
         assert firsts(loader) == PASSES[0]
@@ -271,13 +314,22 @@ def test_a_stateful_loader_resumes_in_mid_epoch_and_later_epochs_are_whole(path:
     with student_of(path) as student:
         loader = loader_of(student, StatefulDataLoader, num_workers=workers)
         loader.load_state_dict(state)
-        assert [firsts(loader) for _ in range(4)] == [PASSES[1][count:], PASSES[2], PASSES[0], PASSES[1]]
+        assert [firsts(loader) for _ in range(4)] == [
+            PASSES[1][count:],
+            PASSES[2],
+            PASSES[0],
+            PASSES[1],
+        ]
 
 
 def test_a_pass_of_no_batches_is_read_in_its_turn(tmp_path: Path) -> None:
     teach(FileSink(tmp_path / "short.avro"), 3, passes=2)
     with student_of(tmp_path / "short.avro") as student:
         dataset = student.dataset(5, drop_last=True)
-        assert [firsts(DataLoader(dataset, batch_size=None, num_workers=1)) for _ in range(3)] == [[], [], []]
+        assert [firsts(DataLoader(dataset, batch_size=None, num_workers=1)) for _ in range(3)] == [
+            [],
+            [],
+            [],
+        ]
         assert firsts(student.knowledge(5)) == [0]
         assert student.pass_index == 2

@@ -31,7 +31,9 @@ COMPOSE = "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"
 def loaded(*files: str | Path) -> dict[str, Any]:
     """What Compose makes of files; AssertionError with what it says if it refuses them."""
     command = [str(go_program(COMPOSE)), "-format", "json", *map(str, files)]
-    done = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=DEPLOY, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -44,7 +46,10 @@ def compose() -> dict[str, Any]:
 
 
 def test_compose_takes_both_files_and_refuses_what_is_misspelt(tmp_path: Path) -> None:
-    alone, together = loaded("docker-compose.yml"), loaded("docker-compose.yml", "docker-compose.gpu.yml")
+    alone, together = (
+        loaded("docker-compose.yml"),
+        loaded("docker-compose.yml", "docker-compose.gpu.yml"),
+    )
     assert set(alone["services"]) == set(together["services"])
     for name in ("teacher1", "teacher2"):
         (device,) = together["services"][name]["deploy"]["resources"]["reservations"]["devices"]
@@ -55,7 +60,11 @@ def test_compose_takes_both_files_and_refuses_what_is_misspelt(tmp_path: Path) -
         )
     assert together["services"]["teacher1"] != together["services"]["teacher2"]
     wrong = tmp_path / "wrong.yml"
-    wrong.write_text((DEPLOY / "docker-compose.yml").read_text().replace("    healthcheck:\n", "    healthchek:\n", 1))
+    wrong.write_text(
+        (DEPLOY / "docker-compose.yml")
+        .read_text()
+        .replace("    healthcheck:\n", "    healthchek:\n", 1)
+    )
     with pytest.raises(AssertionError, match="healthchek"):
         loaded(wrong)
 
@@ -64,13 +73,19 @@ def test_services_are_safe_by_default(compose: dict[str, Any]) -> None:
     for name, service in compose.items():
         # Ours is built here, and has no digest before.
         digest = "" if service["image"].startswith("tutelage:") else r"@sha256:[0-9a-f]{64}"
-        assert re.fullmatch(rf"[a-z/-]+:v?\d+\.\d+\.\d+{digest}", service["image"]), f"{name}: {service['image']}"
-        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
+        assert re.fullmatch(rf"[a-z/-]+:v?\d+\.\d+\.\d+{digest}", service["image"]), (
+            f"{name}: {service['image']}"
+        )
+        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == [
+            "no-new-privileges:true"
+        ], name
         assert service["deploy"]["resources"]["limits"].keys() >= {"cpus", "memory"}, name
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1", f"{name} is published to all"
         for other in service.get("depends_on", {}):
-            assert compose[other].get("healthcheck"), f"{name} waits for {other}, which has no health check"
+            assert compose[other].get("healthcheck"), (
+                f"{name} waits for {other}, which has no health check"
+            )
         if service["image"].startswith("tutelage"):
             assert service["read_only"] is True, name
         assert not service.get("privileged") and service.get("network_mode") is None, name
@@ -79,7 +94,9 @@ def test_services_are_safe_by_default(compose: dict[str, Any]) -> None:
 def test_who_asks_for_it_is_published_to_more_than_this_machine(tmp_path: Path) -> None:
     # The loader takes no variables; so these are filled in as Compose would.
     text = (DEPLOY / "docker-compose.yml").read_text()
-    filled = text.replace("${TUTELAGE_BIND:-127.0.0.1}", "0.0.0.0").replace("${TUTELAGE_ADVERTISED:-localhost}", "big.host")
+    filled = text.replace("${TUTELAGE_BIND:-127.0.0.1}", "0.0.0.0").replace(
+        "${TUTELAGE_ADVERTISED:-localhost}", "big.host"
+    )
     assert filled.count("0.0.0.0:$") == text.count("    ports: ")
     (tmp_path / "wide.yml").write_text(filled)
     wide = loaded(tmp_path / "wide.yml")["services"]
@@ -90,12 +107,23 @@ def test_who_asks_for_it_is_published_to_more_than_this_machine(tmp_path: Path) 
 def properties_of(environment: dict[str, Any]) -> dict[str, str]:
     """The broker's properties, by the rule of the image: KAFKA_ away, ___ is -, __ is _, _ is a dot
     (https://github.com/apache/kafka/blob/trunk/docker/examples/README.md)."""
-    outside = {"KAFKA_HEAP_OPTS", "KAFKA_OPTS", "KAFKA_JMX_OPTS", "KAFKA_JVM_PERFORMANCE_OPTS", "KAFKA_LOG4J_OPTS"}
+    outside = {
+        "KAFKA_HEAP_OPTS",
+        "KAFKA_OPTS",
+        "KAFKA_JMX_OPTS",
+        "KAFKA_JVM_PERFORMANCE_OPTS",
+        "KAFKA_LOG4J_OPTS",
+    }
     found = {}
     for name, value in environment.items():
         if name.startswith("KAFKA_") and name not in outside:
             key = (
-                name.removeprefix("KAFKA_").lower().replace("___", "-").replace("__", "\0").replace("_", ".").replace("\0", "_")
+                name.removeprefix("KAFKA_")
+                .lower()
+                .replace("___", "-")
+                .replace("__", "\0")
+                .replace("_", ".")
+                .replace("\0", "_")
             )
             found[key] = str(value)
     return found
@@ -104,7 +132,8 @@ def properties_of(environment: dict[str, Any]) -> dict[str, str]:
 def test_each_listener_is_reached_where_it_is_advertised(compose: dict[str, Any]) -> None:
     properties = properties_of(compose["kafka"]["environment"])
     listens_at, advertised = (
-        dict(re.findall(r"(\w+)://([^,]*)", properties[key])) for key in ("listeners", "advertised.listeners")
+        dict(re.findall(r"(\w+)://([^,]*)", properties[key]))
+        for key in ("listeners", "advertised.listeners")
     )
     assert set(advertised) == set(listens_at) - {"CONTROLLER"}
     # Inside the network by the service's name and port; from this machine by what is published.
@@ -129,7 +158,10 @@ class Pair:
             "INTERNAL://:19092": f"INTERNAL://{HOST}:{self.internal}", "HOST://:29092": f"HOST://{HOST}:{self.host}",
             "registry:8080": f"{HOST}:{self.registry}", "/var/lib/kafka/data": str(folder / "data"),
         }  # fmt: skip
-        properties = {key: self.here(value) for key, value in properties_of(services["kafka"]["environment"]).items()}
+        properties = {
+            key: self.here(value)
+            for key, value in properties_of(services["kafka"]["environment"]).items()
+        }
         self.broker.start(properties, [self.internal, self.host])
         self._services, self._folder = services, folder
         self._registry: subprocess.Popen[bytes] | None = None
@@ -143,9 +175,15 @@ class Pair:
 
     def start_registry(self) -> None:
         """Start the registry with the service's environment and wait until its own health check says that it is well."""
-        given = {name: self.here(str(value)) for name, value in self._services["registry"]["environment"].items()}
+        given = {
+            name: self.here(str(value))
+            for name, value in self._services["registry"]["environment"].items()
+        }
         given |= {"QUARKUS_HTTP_HOST": HOST, "QUARKUS_MANAGEMENT_HOST": HOST}
-        given |= {"QUARKUS_HTTP_PORT": str(self.registry), "QUARKUS_MANAGEMENT_PORT": str(self.management)}
+        given |= {
+            "QUARKUS_HTTP_PORT": str(self.registry),
+            "QUARKUS_MANAGEMENT_PORT": str(self.management),
+        }
         log = (self._folder / "registry.log").open("ab")
         with log:
             self._registry = subprocess.Popen(
@@ -156,7 +194,9 @@ class Pair:
         check = [part.replace("127.0.0.1/9000", f"127.0.0.1/{self.management}") for part in check]
         deadline = time.monotonic() + 120
         while subprocess.run(check, capture_output=True, timeout=10, check=False).returncode:
-            assert self._registry.poll() is None, (self._folder / "registry.log").read_text()[-2000:]
+            assert self._registry.poll() is None, (self._folder / "registry.log").read_text()[
+                -2000:
+            ]
             assert time.monotonic() < deadline, "the health check never passes"
             time.sleep(0.5)
 
@@ -168,17 +208,30 @@ class Pair:
 
     def environment(self, service: str) -> dict[str, str]:
         """A service's environment, here."""
-        given = {name: self.here(str(value)) for name, value in self._services[service]["environment"].items()}
+        given = {
+            name: self.here(str(value))
+            for name, value in self._services[service]["environment"].items()
+        }
         return {**os.environ, **given, "PYTHONUNBUFFERED": "1"}
 
     def begin(self, service: str, cwd: Path, port: int) -> subprocess.Popen[str]:
         """Start a service's command as it stands there, but for the metrics' port."""
         entry = self._services[service].get("entrypoint") or ["tutelage"]
         command = [*entry, *self._services[service]["command"]]
-        command = [part.replace("0.0.0.0:9404", str(port)).replace("/data", str(cwd)) for part in command]
-        command = [{"tutelage": str(TUTELAGE), "python": sys.executable}.get(part, part) for part in command]
+        command = [
+            part.replace("0.0.0.0:9404", str(port)).replace("/data", str(cwd)) for part in command
+        ]
+        command = [
+            {"tutelage": str(TUTELAGE), "python": sys.executable}.get(part, part)
+            for part in command
+        ]
         return subprocess.Popen(
-            command, cwd=cwd, env=self.environment(service), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=cwd,
+            env=self.environment(service),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def close(self) -> None:
@@ -216,7 +269,9 @@ def test_up_runs_the_toy_to_its_end_and_a_second_time(pair: Pair, tmp_path: Path
         said = {name: process.communicate(timeout=120) for name, process in began.items()}
         for name, process in began.items():
             assert process.returncode == 0, (attempt, name, said[name])
-        assert ("topic teacher1: holds this run already, and all of it" in said["teacher1"][1]) == bool(attempt)
+        assert (
+            "topic teacher1: holds this run already, and all of it" in said["teacher1"][1]
+        ) == bool(attempt)
         assert f"digest {TOY_DIGEST}" in said["student"][0]
         assert "1,000 rows in 16 batches" in said["student"][0]
 
@@ -230,8 +285,12 @@ def test_schemas_are_there_again_after_the_registry_starts_anew(pair: Pair, tmp_
     assert f"digest {TOY_DIGEST}" in out
 
 
-def test_the_services_of_the_profiles_run_too(pair: Pair, compose: dict[str, Any], tmp_path: Path) -> None:
-    ports = dict(zip(("steady-teacher1", "steady-teacher2", "steady-student"), free_ports(3), strict=True))
+def test_the_services_of_the_profiles_run_too(
+    pair: Pair, compose: dict[str, Any], tmp_path: Path
+) -> None:
+    ports = dict(
+        zip(("steady-teacher1", "steady-teacher2", "steady-student"), free_ports(3), strict=True)
+    )
     began = {name: pair.begin(name, tmp_path, port) for name, port in ports.items()}
     healthy = [sys.executable, *compose["steady-student"]["healthcheck"]["test"][2:]]
     try:
@@ -246,7 +305,9 @@ def test_the_services_of_the_profiles_run_too(pair: Pair, compose: dict[str, Any
         for process in began.values():
             process.terminate()
         said = {name: process.communicate(timeout=60) for name, process in began.items()}
-    assert {name: process.returncode for name, process in began.items()} == dict.fromkeys(ports, 143), said
+    assert {name: process.returncode for name, process in began.items()} == dict.fromkeys(
+        ports, 143
+    ), said
     digits = pair.begin("digits", tmp_path, 0)
     out, err = digits.communicate(timeout=280)
     assert digits.returncode == 0, err
@@ -257,8 +318,17 @@ def test_prometheus_looks_at_every_service_that_shows_metrics(compose: dict[str,
     import yaml
 
     config = yaml.safe_load((DEPLOY / "observability" / "prometheus.yml").read_text())
-    targets = {target for job in config["scrape_configs"] for group in job["static_configs"] for target in group["targets"]}
-    assert targets == {f"{name}:9404" for name, service in compose.items() if "0.0.0.0:9404" in (service.get("command") or [])}
+    targets = {
+        target
+        for job in config["scrape_configs"]
+        for group in job["static_configs"]
+        for target in group["targets"]
+    }
+    assert targets == {
+        f"{name}:9404"
+        for name, service in compose.items()
+        if "0.0.0.0:9404" in (service.get("command") or [])
+    }
     for service in ("prometheus", "grafana"):
         for volume in compose[service]["volumes"]:
             if volume["type"] == "bind":

@@ -25,7 +25,10 @@ OWN = ["Write", "Read", "Describe", "DescribeConfigs"]
 RIGHTS = {
     "teacher1": {("topic", "teacher1", "literal", *OWN)},
     "teacher2": {("topic", "teacher2", "literal", *OWN)},
-    "student": {("topic", "teacher", "prefix", "Read", "Describe"), ("group", "student", "literal", "Read")},
+    "student": {
+        ("topic", "teacher", "prefix", "Read", "Describe"),
+        ("group", "student", "literal", "Read"),
+    },
     "registry": {
         ("topic", "kafkasql-", "prefix", *OWN),
         ("topic", "registry-events", "literal", *OWN),
@@ -68,8 +71,12 @@ def test_every_resource_is_what_its_schema_allows(built: Manifests) -> None:
     assert len(built) > 20 and crds.complaints(built) == []
 
 
-@pytest.mark.parametrize(("kind", "place", "wrong"), MISSPELT, ids=[f"{kind}-{wrong}" for kind, _, wrong in MISSPELT])
-def test_a_misspelt_field_is_found(overlays: dict[str, Manifests], kind: str, place: str, wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "place", "wrong"), MISSPELT, ids=[f"{kind}-{wrong}" for kind, _, wrong in MISSPELT]
+)
+def test_a_misspelt_field_is_found(
+    overlays: dict[str, Manifests], kind: str, place: str, wrong: str
+) -> None:
     planted = copy.deepcopy(overlays["production"].of(kind)[0])
     *way, last = place.split(".")
     at: Any = planted
@@ -87,24 +94,40 @@ def test_users_have_the_rights_that_are_documented_and_no_other(built: Manifests
         rights = found[user["metadata"]["name"]] = set()
         for acl in user["spec"]["authorization"]["acls"]:
             assert set(acl) == {"resource", "operations"}
-            rights.add((*(acl["resource"][what] for what in ("type", "name", "patternType")), *acl["operations"]))
+            rights.add(
+                (
+                    *(acl["resource"][what] for what in ("type", "name", "patternType")),
+                    *acl["operations"],
+                )
+            )
     assert found == RIGHTS
 
 
 def test_topics_are_there_before_anybody_writes_and_safe(built: Manifests) -> None:
     brokers = built.one("KafkaNodePool", "nodes")["spec"]["replicas"]
     kafka = built.one("Kafka", "tutelage")["spec"]["kafka"]["config"]
-    assert kafka["auto.create.topics.enable"] == "false" and kafka["offsets.topic.replication.factor"] == brokers
+    assert (
+        kafka["auto.create.topics.enable"] == "false"
+        and kafka["offsets.topic.replication.factor"] == brokers
+    )
     teachers = [parsed(args) for args in built.commands().values() if args[0] == "teach"]
     written = {teacher["topic"] for teacher in teachers}
-    assert written == {"teacher1", "teacher2"} and not any(teacher["create"] for teacher in teachers)
+    assert written == {"teacher1", "teacher2"} and not any(
+        teacher["create"] for teacher in teachers
+    )
     for name in written:
         spec = built.one("KafkaTopic", name)["spec"]
         settings = {key: str(value) for key, value in spec["config"].items()}
-        assert spec["partitions"] == 4 and spec["replicas"] == brokers and settings["cleanup.policy"] == "delete"
+        assert (
+            spec["partitions"] == 4
+            and spec["replicas"] == brokers
+            and settings["cleanup.policy"] == "delete"
+        )
         assert unsafe_settings(settings, spec["replicas"], brokers) == []
         assert int(settings["retention.ms"]) < int(kafka["offsets.retention.minutes"]) * 60_000
-    assert unsafe_settings({**settings, "min.insync.replicas": "1"}, 3, 3) and unsafe_settings(settings, 1, 3)
+    assert unsafe_settings({**settings, "min.insync.replicas": "1"}, 3, 3) and unsafe_settings(
+        settings, 1, 3
+    )
 
 
 def test_pods_may_do_little_and_say_how_they_are(built: Manifests) -> None:
@@ -112,7 +135,12 @@ def test_pods_may_do_little_and_say_how_they_are(built: Manifests) -> None:
         assert unguarded(pod) == [], name
         # Whom the policies that forbid and allow are about.
         assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "tutelage"
-    for way in ("securityContext.readOnlyRootFilesystem", "livenessProbe", "resources.limits", "image"):
+    for way in (
+        "securityContext.readOnlyRootFilesystem",
+        "livenessProbe",
+        "resources.limits",
+        "image",
+    ):
         worse = copy.deepcopy(built.pods()["teacher1"])
         *steps, last = way.split(".")
         at = worse["spec"]["containers"][0]
@@ -126,25 +154,40 @@ def unguarded(pod: Document) -> list[str]:
     """What a pod lacks."""
     spec, found = pod["spec"], []
     outer = spec["securityContext"]
-    if not (outer["runAsNonRoot"] and outer["runAsUser"] == 10001 and outer["seccompProfile"] == {"type": "RuntimeDefault"}):
+    if not (
+        outer["runAsNonRoot"]
+        and outer["runAsUser"] == 10001
+        and outer["seccompProfile"] == {"type": "RuntimeDefault"}
+    ):
         found.append("it runs as whom it likes")
     if spec["automountServiceAccountToken"] is not False:
         found.append("it has a token")
     for each in spec["containers"] + spec.get("initContainers", []):
-        inner = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+        inner = {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
         ports = {port["name"] for port in each["ports"]}
         probes = [each.get(f"{kind}Probe") or {} for kind in ("startup", "liveness", "readiness")]
-        limits, requests = each["resources"].get("limits") or {}, each["resources"].get("requests") or {}
+        limits, requests = (
+            each["resources"].get("limits") or {},
+            each["resources"].get("requests") or {},
+        )
         checks = {
             "rights": each["securityContext"] == inner,
             "probes": all(probe.get("httpGet", {}).get("port") in ports for probe in probes),
             "limits": {"cpu", "memory"} <= set(limits) and {"cpu", "memory"} <= set(requests),
             "image": re.fullmatch(
-                r"tutelage:\d+\.\d+\.\d+|apicurio/apicurio-registry:\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", str(each["image"])
+                r"tutelage:\d+\.\d+\.\d+|apicurio/apicurio-registry:\d+\.\d+\.\d+@sha256:[0-9a-f]{64}",
+                str(each["image"]),
             )
             is not None,
             # In no environment, not by reference either: what a process starts with, its children and its crash dumps show.
-            "secret": not any(is_secret(one["name"].lower().replace("_", ".")) and not is_a_place(one) for one in each["env"]),
+            "secret": not any(
+                is_secret(one["name"].lower().replace("_", ".")) and not is_a_place(one)
+                for one in each["env"]
+            ),
         }
         found += [name for name, well in checks.items() if not well]
     return found
@@ -161,9 +204,15 @@ def test_commands_are_ones_that_the_command_line_takes(built: Manifests) -> None
         assert given["metrics_port"] == "0.0.0.0:9404" and built.ports(name) == {9404}, name
         where = (given["bootstrap_server"], given["registry"])
         assert where == ("tutelage-kafka-bootstrap:9093", "https://registry:8443/apis/ccompat/v7")
-        assert built.mounted(name, str(given["command_config"].parent)) == ("configMap", "kafka-client")
+        assert built.mounted(name, str(given["command_config"].parent)) == (
+            "configMap",
+            "kafka-client",
+        )
         if args[0] == "learn":
-            assert built.mounted(name, str(given["checkpoint"].parent)) == ("persistentVolumeClaim", "student-state")
+            assert built.mounted(name, str(given["checkpoint"].parent)) == (
+                "persistentVolumeClaim",
+                "student-state",
+            )
         with pytest.raises(Exception, match="No such option: --metric-prot"):
             parsed([*args, "--metric-prot=1"])
 
@@ -175,19 +224,29 @@ def parsed(args: list[str]) -> Document:
     return values
 
 
-def test_passwords_are_files_that_strimzi_makes_and_nothing_is_a_secret_here(built: Manifests) -> None:
+def test_passwords_are_files_that_strimzi_makes_and_nothing_is_a_secret_here(
+    built: Manifests,
+) -> None:
     assert not built.of("Secret")
     lines = built.one("ConfigMap", "kafka-client")["data"]["client.properties"].splitlines()
     settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert settings["security.protocol"] == "SASL_SSL" and settings["sasl.mechanism"] == "SCRAM-SHA-512"
+    assert (
+        settings["security.protocol"] == "SASL_SSL"
+        and settings["sasl.mechanism"] == "SCRAM-SHA-512"
+    )
     assert {key: value for key, value in settings.items() if is_secret(key)} == {
         "sasl.password": "@/etc/kafka-user/password",
         "schema.registry.basic.auth.user.info": "@/etc/registry-user/user-info",
     }
     for name in built.commands():
-        assert {"name": "KAFKA_USER", "value": name} in built.pods()[name]["spec"]["containers"][0]["env"]
+        assert {"name": "KAFKA_USER", "value": name} in built.pods()[name]["spec"]["containers"][0][
+            "env"
+        ]
         assert built.mounted(name, "/etc/kafka-user") == ("secret", name)
-        assert built.mounted(name, str(Path(settings["ssl.ca.location"]).parent)) == ("secret", "tutelage-cluster-ca-cert")
+        assert built.mounted(name, str(Path(settings["ssl.ca.location"]).parent)) == (
+            "secret",
+            "tutelage-cluster-ca-cert",
+        )
         assert built.mounted(name, "/etc/registry-user") == ("secret", f"registry-{name}")
         assert settings["schema.registry.ssl.ca.location"] == "/etc/registry-ca/ca.crt"
         assert built.mounted(name, "/etc/registry-ca") == ("secret", "registry-ca")
@@ -197,7 +256,10 @@ def test_the_registry_speaks_tls_alone_and_knows_its_users(built: Manifests) -> 
     (container,) = built.pods()["registry"]["spec"]["containers"]
     environment = {each["name"]: each["value"] for each in container["env"]}
     assert environment["QUARKUS_HTTP_INSECURE_REQUESTS"] == "disabled"
-    assert (environment["QUARKUS_HTTP_AUTH_BASIC"], environment["APICURIO_AUTH_ROLE_BASED_AUTHORIZATION"]) == ("true", "true")
+    assert (
+        environment["QUARKUS_HTTP_AUTH_BASIC"],
+        environment["APICURIO_AUTH_ROLE_BASED_AUTHORIZATION"],
+    ) == ("true", "true")
     assert {"https", "management"} == {port["name"] for port in container["ports"]}
     for name, secret in {
         "QUARKUS_HTTP_SSL_CERTIFICATE_FILES": "registry-tls",
@@ -206,14 +268,25 @@ def test_the_registry_speaks_tls_alone_and_knows_its_users(built: Manifests) -> 
     }.items():
         assert built.mounted("registry", str(Path(environment[name]).parent)) == ("secret", secret)
     # What the Kafka client is told to read is a file of the user's secret.
-    place = re.fullmatch(r"\\\$\{mounted:(\S+):sasl\.jaas\.config\}", environment["APICURIO_KAFKA_COMMON_SASL_JAAS_CONFIG"])
+    place = re.fullmatch(
+        r"\\\$\{mounted:(\S+):sasl\.jaas\.config\}",
+        environment["APICURIO_KAFKA_COMMON_SASL_JAAS_CONFIG"],
+    )
     assert place is not None and built.mounted("registry", place[1]) == ("secret", "registry")
 
 
 def test_whatever_is_named_is_there(built: Manifests, tmp_path: Path) -> None:
     ours = make_secrets(tmp_path)
-    there = {("configMap", each["metadata"]["name"], key) for each in built.of("ConfigMap") for key in each["data"]}
-    there |= {("secret", user, key) for user in built.names("KafkaUser") for key in ("password", "sasl.jaas.config")}
+    there = {
+        ("configMap", each["metadata"]["name"], key)
+        for each in built.of("ConfigMap")
+        for key in each["data"]
+    }
+    there |= {
+        ("secret", user, key)
+        for user in built.names("KafkaUser")
+        for key in ("password", "sasl.jaas.config")
+    }
     there |= {("secret", "tutelage-cluster-ca-cert", "ca.crt")}
     there |= {("secret", file.parent.name, file.name) for file in ours.glob("*/*")}
     named = set(references(list(built)))
@@ -222,17 +295,28 @@ def test_whatever_is_named_is_there(built: Manifests, tmp_path: Path) -> None:
         assert "serviceAccountName" not in pod["spec"]
         for volume in pod["spec"]["volumes"]:
             if "persistentVolumeClaim" in volume:
-                assert volume["persistentVolumeClaim"]["claimName"] in built.names("PersistentVolumeClaim")
+                assert volume["persistentVolumeClaim"]["claimName"] in built.names(
+                    "PersistentVolumeClaim"
+                )
             elif "configMap" in volume:
                 assert volume["configMap"]["name"] in built.names("ConfigMap")
             elif "secret" in volume:
-                assert volume["secret"]["secretName"] in {name for kind, name, _ in there if kind == "secret"}
-    assert {each["metadata"]["namespace"] for each in built if each["kind"] != "Namespace"} == built.names("Namespace")
+                assert volume["secret"]["secretName"] in {
+                    name for kind, name, _ in there if kind == "secret"
+                }
+    assert {
+        each["metadata"]["namespace"] for each in built if each["kind"] != "Namespace"
+    } == built.names("Namespace")
 
 
-def test_each_has_a_password_of_its_own_and_no_other_and_the_script_is_not_run_over_them(tmp_path: Path) -> None:
+def test_each_has_a_password_of_its_own_and_no_other_and_the_script_is_not_run_over_them(
+    tmp_path: Path,
+) -> None:
     secrets = make_secrets(tmp_path)
-    infos = [(secrets / f"registry-{name}" / "user-info").read_text() for name in ("teacher1", "teacher2", "student")]
+    infos = [
+        (secrets / f"registry-{name}" / "user-info").read_text()
+        for name in ("teacher1", "teacher2", "student")
+    ]
     users = (secrets / "registry-users" / "users.properties").read_text()
     for name, info in zip(("teacher1", "teacher2", "student"), infos, strict=True):
         user, password = info.split(":")
@@ -251,12 +335,27 @@ def test_each_has_a_password_of_its_own_and_no_other_and_the_script_is_not_run_o
 def test_who_is_called_listens_and_may_be_called(built: Manifests) -> None:
     (port,) = built.one("Service", "registry")["spec"]["ports"]
     container = built.pods()["registry"]["spec"]["containers"][0]
-    assert {each["name"]: each["containerPort"] for each in container["ports"]}[port["targetPort"]] == port["port"] == 8443
+    assert (
+        {each["name"]: each["containerPort"] for each in container["ports"]}[port["targetPort"]]
+        == port["port"]
+        == 8443
+    )
     (listener,) = built.one("Kafka", "tutelage")["spec"]["kafka"]["listeners"]
-    assert (listener["port"], listener["tls"], listener["authentication"]) == (9093, True, {"type": "scram-sha-512"})
-    assert listener["networkPolicyPeers"][0] == {"podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "tutelage"}}}
-    closed = {name: built.one("NetworkPolicy", name)["spec"] for name in ("nothing-in", "nothing-out")}
-    assert closed["nothing-in"] == {"podSelector": {}, "policyTypes": ["Ingress"]} and "egress" not in closed["nothing-out"]
+    assert (listener["port"], listener["tls"], listener["authentication"]) == (
+        9093,
+        True,
+        {"type": "scram-sha-512"},
+    )
+    assert listener["networkPolicyPeers"][0] == {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "tutelage"}}
+    }
+    closed = {
+        name: built.one("NetworkPolicy", name)["spec"] for name in ("nothing-in", "nothing-out")
+    }
+    assert (
+        closed["nothing-in"] == {"podSelector": {}, "policyTypes": ["Ingress"]}
+        and "egress" not in closed["nothing-out"]
+    )
     opened = {
         (way, port["port"])
         for policy in built.of("NetworkPolicy")
@@ -276,26 +375,45 @@ def test_who_is_called_listens_and_may_be_called(built: Manifests) -> None:
 
 def test_a_topic_has_one_writer_and_a_group_one_student(built: Manifests) -> None:
     scaled = built.of("ScaledJob")
-    for job in [each["spec"] for each in built.of("Job")] + [each["spec"]["jobTargetRef"] for each in scaled]:
-        assert (job["parallelism"], job["completions"], job["podReplacementPolicy"]) == (1, 1, "Failed")
+    for job in [each["spec"] for each in built.of("Job")] + [
+        each["spec"]["jobTargetRef"] for each in scaled
+    ]:
+        assert (job["parallelism"], job["completions"], job["podReplacementPolicy"]) == (
+            1,
+            1,
+            "Failed",
+        )
         assert job["template"]["spec"]["restartPolicy"] == "Never"
-    assert not built.of("ScaledObject") and {each["metadata"]["name"] for each in scaled} <= {"student"}
+    assert not built.of("ScaledObject") and {each["metadata"]["name"] for each in scaled} <= {
+        "student"
+    }
     assert sorted(built.commands()) == ["student", "teacher1", "teacher2"]
     assert len(built.of("Job")) + len(scaled) == 3
 
 
-def test_production_starts_its_student_on_lag_and_has_accelerators(overlays: dict[str, Manifests]) -> None:
+def test_production_starts_its_student_on_lag_and_has_accelerators(
+    overlays: dict[str, Manifests],
+) -> None:
     built, plain = overlays["production"], overlays["dev"]
     (scaled,) = (each["spec"] for each in built.of("ScaledJob"))
     student = parsed(built.commands()["student"])
     assert student == parsed(plain.commands()["student"])
     triggers = [each["metadata"] for each in scaled["triggers"]]
-    assert scaled["maxReplicaCount"] == 1 and {each["consumerGroup"] for each in triggers} == {student["group"]}
+    assert scaled["maxReplicaCount"] == 1 and {each["consumerGroup"] for each in triggers} == {
+        student["group"]
+    }
     assert [f"topic:{each['topic']}" for each in triggers] == student["sources"]
     assert all(
-        (each["tls"], each["sasl"], each["offsetResetPolicy"]) == ("enable", "scram_sha512", "earliest") for each in triggers
+        (each["tls"], each["sasl"], each["offsetResetPolicy"])
+        == ("enable", "scram_sha512", "earliest")
+        for each in triggers
     )
-    assert {each["authenticationRef"]["name"] for each in scaled["triggers"]} == built.names("TriggerAuthentication")
+    assert {each["authenticationRef"]["name"] for each in scaled["triggers"]} == built.names(
+        "TriggerAuthentication"
+    )
     for name in built.commands():
-        limits = [each.pods()[name]["spec"]["containers"][0]["resources"]["limits"] for each in (built, plain)]
+        limits = [
+            each.pods()[name]["spec"]["containers"][0]["resources"]["limits"]
+            for each in (built, plain)
+        ]
         assert "nvidia.com/gpu" in limits[0] and "nvidia.com/gpu" not in limits[1]

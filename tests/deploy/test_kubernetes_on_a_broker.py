@@ -68,9 +68,21 @@ def kafka(built: Manifests, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 made.admin.create_topics([new])[name].result(20)
             for owner in built.of("KafkaUser"):
                 for acl in owner["spec"]["authorization"]["acls"]:
-                    resource, operations = acl["resource"], [OPERATIONS[each] for each in acl["operations"]]
-                    kind, prefixed = ResourceType[resource["type"].upper()], resource["patternType"] == "prefix"
-                    made.allow(owner["metadata"]["name"], kind, resource["name"], *operations, prefixed=prefixed)
+                    resource, operations = (
+                        acl["resource"],
+                        [OPERATIONS[each] for each in acl["operations"]],
+                    )
+                    kind, prefixed = (
+                        ResourceType[resource["type"].upper()],
+                        resource["patternType"] == "prefix",
+                    )
+                    made.allow(
+                        owner["metadata"]["name"],
+                        kind,
+                        resource["name"],
+                        *operations,
+                        prefixed=prefixed,
+                    )
             yield made
         finally:
             made.close()
@@ -86,7 +98,9 @@ class Registry:
 
 
 @pytest.fixture(scope="module")
-def registry(built: Manifests, kafka: Secured, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def registry(
+    built: Manifests, kafka: Secured, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Registry]:
     """The registry with the Deployment's environment, and with the secrets that are mounted."""
     https, management = free_ports(2)
     folder = tmp_path_factory.mktemp("registry")
@@ -97,17 +111,31 @@ def registry(built: Manifests, kafka: Secured, tmp_path_factory: pytest.TempPath
     (secrets / "registry" / "sasl.jaas.config").write_text(
         f'{login} username="registry" password="{secured.PASSWORDS["registry"]}";', encoding="utf-8"
     )
-    environment = {"QUARKUS_HTTP_HOST": HOST, "QUARKUS_MANAGEMENT_HOST": HOST, "QUARKUS_MANAGEMENT_PORT": str(management)}
+    environment = {
+        "QUARKUS_HTTP_HOST": HOST,
+        "QUARKUS_MANAGEMENT_HOST": HOST,
+        "QUARKUS_MANAGEMENT_PORT": str(management),
+    }
     for each in built.pods()["registry"]["spec"]["containers"][0]["env"]:
         environment[each["name"]] = mounted("registry", here(each["value"], kafka), built, secrets)
     environment["QUARKUS_HTTP_SSL_PORT"] = str(https)
     with (folder / "log").open("wb") as log:
-        command = [find_java(), "-Xmx384m", "-XX:+UseSerialGC", "-jar", str(registry_home() / "quarkus-run.jar")]
-        process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=folder, stdout=log, stderr=log)
+        command = [
+            find_java(),
+            "-Xmx384m",
+            "-XX:+UseSerialGC",
+            "-jar",
+            str(registry_home() / "quarkus-run.jar"),
+        ]
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, cwd=folder, stdout=log, stderr=log
+        )
     try:
         deadline = time.monotonic() + 300
         while not answers(f"http://{HOST}:{management}/health/ready"):
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+            assert process.poll() is None and time.monotonic() < deadline, (
+                folder / "log"
+            ).read_text()[-2000:]
             time.sleep(0.5)
         assert answers(f"http://{HOST}:{management}/health/live")
         yield Registry(url=f"https://{HOST}:{https}", secrets=secrets, log=folder / "log")
@@ -123,7 +151,9 @@ def mounted(pod: str, text: str, built: Manifests, secrets: Path) -> str:
         folder = secrets / volume.get("secret", {}).get("secretName", "-")
         for mount in spec["containers"][0]["volumeMounts"]:
             if mount["name"] == volume["name"] and folder.is_dir():
-                text = text.replace(f"{mount['mountPath']}/", f"{folder}/").replace(f"{mount['mountPath']}:", f"{folder}:")
+                text = text.replace(f"{mount['mountPath']}/", f"{folder}/").replace(
+                    f"{mount['mountPath']}:", f"{folder}:"
+                )
     return text
 
 
@@ -149,11 +179,22 @@ def test_teachers_and_student_do_their_work_with_what_the_manifests_give_them(
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         (folder / "password").write_text(secured.PASSWORDS[name], encoding="utf-8")
-        properties = here(built.one("ConfigMap", "kafka-client")["data"]["client.properties"], kafka)
+        properties = here(
+            built.one("ConfigMap", "kafka-client")["data"]["client.properties"], kafka
+        )
         properties = mounted(name, properties, built, registry.secrets)
-        (folder / "client.properties").write_text(properties.replace("/etc/kafka-user/", f"{folder}/"), encoding="utf-8")
-        places = {"/etc/tutelage/": f"{folder}/", "/state/": f"{folder}/", "https://registry:8443": registry.url}
-        places |= {"$(RUN_ID)": built.one("ConfigMap", "run")["data"]["RUN_ID"], "0.0.0.0:9404": str(free_ports(1)[0])}
+        (folder / "client.properties").write_text(
+            properties.replace("/etc/kafka-user/", f"{folder}/"), encoding="utf-8"
+        )
+        places = {
+            "/etc/tutelage/": f"{folder}/",
+            "/state/": f"{folder}/",
+            "https://registry:8443": registry.url,
+        }
+        places |= {
+            "$(RUN_ID)": built.one("ConfigMap", "run")["data"]["RUN_ID"],
+            "0.0.0.0:9404": str(free_ports(1)[0]),
+        }
         args = [here(arg, kafka) for arg in built.commands()[name]]
         for place, ours in places.items():
             args = [arg.replace(place, ours) for arg in args]
@@ -163,7 +204,10 @@ def test_teachers_and_student_do_their_work_with_what_the_manifests_give_them(
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stderr}"
         # Neither the topic's settings nor anybody's rights are worth a warning.
-        assert "topic teacher1: retention" not in done.stderr and "cannot be checked" not in done.stderr
+        assert (
+            "topic teacher1: retention" not in done.stderr
+            and "cannot be checked" not in done.stderr
+        )
         assert "not committed" not in done.stderr
         return done.stdout + done.stderr
 
@@ -172,11 +216,15 @@ def test_teachers_and_student_do_their_work_with_what_the_manifests_give_them(
     assert "0 rows" in run("teacher1")
     assert f"digest {TOY_DIGEST}" in run("student")
     # No lag is left, by which KEDA would start another.
-    tool = Consumer({"bootstrap.servers": kafka.address("scram"), **kafka.scram("admin"), "group.id": "student"})
+    tool = Consumer(
+        {"bootstrap.servers": kafka.address("scram"), **kafka.scram("admin"), "group.id": "student"}
+    )
     try:
         for topic in ("teacher1", "teacher2"):
             (part,) = tool.committed([TopicPartition(topic, 0)], timeout=20)
-            assert part.offset == tool.get_watermark_offsets(TopicPartition(topic, 0), timeout=20)[1]
+            assert (
+                part.offset == tool.get_watermark_offsets(TopicPartition(topic, 0), timeout=20)[1]
+            )
     finally:
         tool.close()
     assert "0 rows" in run("student")
@@ -186,7 +234,10 @@ def test_the_registry_turns_away_whom_it_does_not_know_and_lets_each_change_its_
     built: Manifests, kafka: Secured, registry: Registry
 ) -> None:
     ca = str(registry.secrets / "registry-ca" / "ca.crt")
-    info = {name: (registry.secrets / f"registry-{name}" / "user-info").read_text() for name in built.commands()}
+    info = {
+        name: (registry.secrets / f"registry-{name}" / "user-info").read_text()
+        for name in built.commands()
+    }
     schema = json.dumps({"type": "record", "name": "turned_away", "fields": []})
 
     def asks(user: str | None, method: str, path: str, body: dict[str, str] | None = None) -> int:
@@ -194,15 +245,22 @@ def test_the_registry_turns_away_whom_it_does_not_know_and_lets_each_change_its_
         if user is not None:
             headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{registry.url}{path}", data=data, method=method, headers=headers)
+        request = urllib.request.Request(
+            f"{registry.url}{path}", data=data, method=method, headers=headers
+        )
         try:
-            with urllib.request.urlopen(request, timeout=30, context=ssl.create_default_context(cafile=ca)) as response:
+            with urllib.request.urlopen(
+                request, timeout=30, context=ssl.create_default_context(cafile=ca)
+            ) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             error.close()
             return error.code
 
-    versions, config = "/apis/ccompat/v7/subjects/of-teacher1-value/versions", "/apis/ccompat/v7/config/of-teacher1-value"
+    versions, config = (
+        "/apis/ccompat/v7/subjects/of-teacher1-value/versions",
+        "/apis/ccompat/v7/config/of-teacher1-value",
+    )
     level = {"compatibility": "NONE"}
     assert asks(info["teacher1"], "POST", versions, {"schema": schema}) == 200
     assert asks(info["teacher1"], "PUT", config, {"compatibility": "FULL_TRANSITIVE"}) == 200
@@ -218,7 +276,15 @@ def test_the_registry_turns_away_whom_it_does_not_know_and_lets_each_change_its_
         assert asks(stranger, "POST", versions, {"schema": schema}) == 401
     for other in ("student", "teacher2"):
         assert asks(info[other], "PUT", config, level) == 403
-        assert asks(info[other], "POST", versions, {"schema": schema.replace("[]", '[{"name": "x", "type": "null"}]')}) == 403
+        assert (
+            asks(
+                info[other],
+                "POST",
+                versions,
+                {"schema": schema.replace("[]", '[{"name": "x", "type": "null"}]')},
+            )
+            == 403
+        )
         assert asks(info[other], "DELETE", versions.removesuffix("/versions")) == 403
     # For all subjects, and for the registry itself, nobody may.
     for user in info.values():

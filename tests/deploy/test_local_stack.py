@@ -50,9 +50,10 @@ class Registered:
 
     def check(self) -> None:
         """Every id must have the text it had."""
-        assert {id_: json.loads(asked(f"{self._registry}/schemas/ids/{id_}")["schema"]) for id_ in self._texts} == {
-            id_: json.loads(text) for id_, text in self._texts.items()
-        }
+        assert {
+            id_: json.loads(asked(f"{self._registry}/schemas/ids/{id_}")["schema"])
+            for id_ in self._texts
+        } == {id_: json.loads(text) for id_, text in self._texts.items()}
 
 
 def rows_of(kafka: dict[str, Any], topic: str) -> list[int]:
@@ -86,7 +87,9 @@ def test_schemas_and_topics_outlive_the_processes_that_keep_them(
         command = [str(Path(sys.executable).parent / "tutelage"), "stack"]
         flags = ["--folder", str(stack.folder)]
         subprocess.run([*command, "stop", *flags], check=True, timeout=120)
-        status = subprocess.run([*command, "status", *flags], capture_output=True, text=True, timeout=120, check=False)
+        status = subprocess.run(
+            [*command, "status", *flags], capture_output=True, text=True, timeout=120, check=False
+        )
         assert (status.returncode, status.stdout) == (1, "")
         assert "`tutelage stack up` continues with it" in status.stderr
         assert stack.up() == addresses
@@ -114,7 +117,9 @@ def test_down_removes_what_is_the_stacks_and_leaves_other_files(tmp_path: Path) 
     assert not alone.exists()
 
 
-def test_a_port_that_was_taken_meanwhile_is_named_and_the_data_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_was_taken_meanwhile_is_named_and_the_data_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tutelage.deploy.local.stack._PORT_TIMEOUT_S", 0.0)
     folder = tmp_path / "stack"
     with socket.socket() as other:
@@ -122,14 +127,20 @@ def test_a_port_that_was_taken_meanwhile_is_named_and_the_data_stays(tmp_path: P
         other.listen()
         port = other.getsockname()[1]
         keep_stack(folder, port)
-        with pytest.raises(StackError, match=f"port {port}, where clients know kafka-1 .* is taken"):
+        with pytest.raises(
+            StackError, match=f"port {port}, where clients know kafka-1 .* is taken"
+        ):
             Stack(folder).up()
     assert (folder / "kafka-1" / "meta.properties").exists()
 
 
 def programs_are(java: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the stack find this Java, and jars that are not there."""
-    for name, found in {"find_java": str(java), "kafka_jars": java.parent / "kafka", "registry_home": java.parent}.items():
+    for name, found in {
+        "find_java": str(java),
+        "kafka_jars": java.parent / "kafka",
+        "registry_home": java.parent,
+    }.items():
         monkeypatch.setattr(f"tutelage.deploy.local.stack.{name}", lambda found=found: found)
 
 
@@ -143,16 +154,23 @@ def test_a_process_that_cannot_be_started_again_is_named_and_the_data_stays(
     keep_stack(folder, port)
     java = tmp_path / "java"
     programs_are(java, monkeypatch)
-    with pytest.raises(StackError, match="kafka-1 of the stack in .* could not be started: .*No such file"):
+    with pytest.raises(
+        StackError, match="kafka-1 of the stack in .* could not be started: .*No such file"
+    ):
         Stack(folder).up()
     java.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     java.chmod(0o700)
-    with pytest.raises(StackError, match=r"kafka-1 ended at once with code 1: it said nothing \(all of it: .*kafka-1.log\)"):
+    with pytest.raises(
+        StackError,
+        match=r"kafka-1 ended at once with code 1: it said nothing \(all of it: .*kafka-1.log\)",
+    ):
         Stack(folder).up()
     assert (folder / "kafka-1" / "meta.properties").exists()
 
 
-def test_what_a_start_left_that_was_cut_off_is_cleared_for_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_start_left_that_was_cut_off_is_cleared_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "stack"
     keep_stack(folder, complete=False)
 

@@ -26,14 +26,24 @@ def dashboard_queries() -> list[tuple[str, str, str]]:
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", []):
             query = target["expr"].replace("$__rate_interval", "1m")
-            found.append((panel["title"], re.sub(r"\$(student|teacher)", ".*", query), target["legendFormat"]))
+            found.append(
+                (
+                    panel["title"],
+                    re.sub(r"\$(student|teacher)", ".*", query),
+                    target["legendFormat"],
+                )
+            )
     return found
 
 
 def alert_queries() -> list[tuple[str, str, str]]:
     """Name, query and what is said, of each alert."""
     groups = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
-    return [(rule["alert"], rule["expr"], json.dumps(rule["annotations"])) for group in groups for rule in group["rules"]]
+    return [
+        (rule["alert"], rule["expr"], json.dumps(rule["annotations"]))
+        for group in groups
+        for rule in group["rules"]
+    ]
 
 
 QUERIES = dashboard_queries() + alert_queries()
@@ -45,7 +55,9 @@ def selectors(node: Any) -> Iterator[tuple[str, set[str]]]:
         assert node.name is not None, "every query here names its metric"
         yield node.name, {matcher.name for matcher in node.matchers.matchers}
         return
-    children = [getattr(node, name, None) for name in ("expr", "lhs", "rhs", "vector_selector", "param")]
+    children = [
+        getattr(node, name, None) for name in ("expr", "lhs", "rhs", "vector_selector", "param")
+    ]
     children += list(getattr(node, "args", None) or [])
     for child in children:
         if child is not None and not isinstance(child, (str, float, int)):
@@ -70,14 +82,22 @@ def shown(addresses: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return found
 
 
-@pytest.mark.parametrize(("where", "query", "said"), QUERIES, ids=[f"{where}: {query[:40]}" for where, query, _ in QUERIES])
-def test_a_query_asks_for_what_there_is(where: str, query: str, said: str, shown: dict[str, set[str]]) -> None:
+@pytest.mark.parametrize(
+    ("where", "query", "said"),
+    QUERIES,
+    ids=[f"{where}: {query[:40]}" for where, query, _ in QUERIES],
+)
+def test_a_query_asks_for_what_there_is(
+    where: str, query: str, said: str, shown: dict[str, set[str]]
+) -> None:
     wanted = list(selectors(promql_parser.parse(query)))
     assert wanted, query
     labels: set[str] = set()
     for name, asked_by in wanted:
         assert name in shown, f"{where}: nothing shows {name}"
-        assert asked_by <= shown[name] | ADDED, f"{where}: {name} has no labels {asked_by - shown[name]}"
+        assert asked_by <= shown[name] | ADDED, (
+            f"{where}: {name} has no labels {asked_by - shown[name]}"
+        )
         labels |= shown[name] | ADDED
     grouped = re.findall(r"\bby \(([^)]*)\)", query)
     left = {label.strip() for group in grouped for label in group.split(",")} if grouped else labels
@@ -87,7 +107,11 @@ def test_a_query_asks_for_what_there_is(where: str, query: str, said: str, shown
 
 
 def test_the_dashboard_answers_the_four_questions() -> None:
-    rows = [panel["title"] for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] == "row"]
+    rows = [
+        panel["title"]
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        if panel["type"] == "row"
+    ]
     assert rows[:4] == [
         "Is the student starving?",
         "Which teacher is the slow one?",
@@ -96,17 +120,29 @@ def test_the_dashboard_answers_the_four_questions() -> None:
     ]
 
 
-def test_every_metric_is_documented_and_every_documented_one_is_shown(shown: dict[str, set[str]]) -> None:
-    documented = set(re.findall(r"`(tutelage_(?:producer|consumer|checkpoint)_\w+)`", from_code().metrics()))
-    families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in shown if name.startswith("tutelage_")}
+def test_every_metric_is_documented_and_every_documented_one_is_shown(
+    shown: dict[str, set[str]],
+) -> None:
+    documented = set(
+        re.findall(r"`(tutelage_(?:producer|consumer|checkpoint)_\w+)`", from_code().metrics())
+    )
+    families = {
+        re.sub(r"_(bucket|count|sum|created)$", "", name)
+        for name in shown
+        if name.startswith("tutelage_")
+    }
     assert documented == families
 
 
 def test_a_query_for_what_is_not_there_would_be_found(shown: dict[str, set[str]]) -> None:
     with pytest.raises(AssertionError, match="nothing shows tutelage_consumer_typo"):
-        test_a_query_asks_for_what_there_is("planted", "rate(tutelage_consumer_typo[1m])", "", shown)
+        test_a_query_asks_for_what_there_is(
+            "planted", "rate(tutelage_consumer_typo[1m])", "", shown
+        )
     with pytest.raises(AssertionError, match="has no labels"):
-        test_a_query_asks_for_what_there_is("planted", 'tutelage_consumer_lag_records{shard="1"}', "", shown)
+        test_a_query_asks_for_what_there_is(
+            "planted", 'tutelage_consumer_lag_records{shard="1"}', "", shown
+        )
     with pytest.raises(AssertionError, match="does not have"):
         test_a_query_asks_for_what_there_is(
             "planted", "sum by (teacher) (tutelage_consumer_lag_records)", "{{partition}}", shown

@@ -21,7 +21,8 @@ def runnable(page: Path) -> list[Block]:
     return [
         block
         for block in blocks_of(page)
-        if "not run" not in block.marks and (block.language in RUN_LANGUAGES or "output" in block.marks)
+        if "not run" not in block.marks
+        and (block.language in RUN_LANGUAGES or "output" in block.marks)
     ]
 
 
@@ -63,7 +64,9 @@ def test_a_block_says_its_language_and_a_block_that_is_not_run_says_why(page: Pa
 
 def test_marks_and_languages_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("<!-- exit: 3 -->\n\n```sh\nexit 3\n```\n\nText.\n\n- item:\n\n  ```python\n  x = 1\n  ```\n")
+    page.write_text(
+        "<!-- exit: 3 -->\n\n```sh\nexit 3\n```\n\nText.\n\n- item:\n\n  ```python\n  x = 1\n  ```\n"
+    )
     shell, python = blocks_of(page)
     assert shell.marks == {"exit": "3"} and not python.marks
     assert python.text == "x = 1\n"

@@ -38,7 +38,9 @@ def parameters_of(function: Callable[..., Any]) -> list[str]:
     """The parameters that a caller gives."""
     kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [
-        each.name for each in inspect.signature(function).parameters.values() if each.name != "self" and each.kind not in kinds
+        each.name
+        for each in inspect.signature(function).parameters.values()
+        if each.name != "self" and each.kind not in kinds
     ]
 
 
@@ -53,7 +55,11 @@ def methods() -> Iterator[Any]:
     for kind in CLASSES:
         for name in sorted(dir(kind)):
             member = getattr(kind, name)
-            if not name.startswith("_") and inspect.isfunction(member) and member.__module__.startswith("tutelage"):
+            if (
+                not name.startswith("_")
+                and inspect.isfunction(member)
+                and member.__module__.startswith("tutelage")
+            ):
                 home = PROTOCOLS.get(kind, kind)
                 if name not in INTERNAL:
                     yield pytest.param(getattr(home, name), id=f"{kind.__name__}.{name}")
@@ -76,7 +82,9 @@ def test_a_class_names_every_argument_of_its_constructor_and_what_it_raises(kind
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
-def test_a_function_names_its_arguments_its_result_and_what_it_raises(function: Callable[..., Any]) -> None:
+def test_a_function_names_its_arguments_its_result_and_what_it_raises(
+    function: Callable[..., Any],
+) -> None:
     assert not undocumented(function, parameters_of(function))
     assert {"Returns", "Raises"} <= sections_of(function).keys()
 
@@ -87,7 +95,9 @@ def test_a_method_names_its_arguments_and_its_result(method: Callable[..., Any])
     assert sections[""].strip(), "it has no docstring"
     assert not undocumented(method, parameters_of(method))
     returns = inspect.signature(method).return_annotation
-    if returns not in (None, "None", inspect.Signature.empty) and not str(returns).startswith("Generator"):
+    if returns not in (None, "None", inspect.Signature.empty) and not str(returns).startswith(
+        "Generator"
+    ):
         assert sections.get("Returns"), f"it returns {returns} and does not say what that is"
 
 

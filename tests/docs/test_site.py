@@ -26,7 +26,18 @@ def from_code() -> ModuleType:
 
 @pytest.mark.timeout(600)
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(DOCS), str(tmp_path / "site")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        str(DOCS),
+        str(tmp_path / "site"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "index.html").exists()
@@ -34,13 +45,26 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 def test_every_public_name_is_in_the_reference(from_code: ModuleType) -> None:
     page = (DOCS / "reference" / "api.md").read_text() + from_code.error_reference()
-    shown = set(re.findall(r"auto(?:class|function|exception):: tutelage\.(\w+)$", page, re.MULTILINE))
+    shown = set(
+        re.findall(r"auto(?:class|function|exception):: tutelage\.(\w+)$", page, re.MULTILINE)
+    )
     assert shown == set(tutelage.__all__) - {"__version__"}
 
 
 def test_every_command_shows_its_help(from_code: ModuleType) -> None:
     page = from_code.commands()
-    for command in ("teach", "learn", "record", "replay", "inspect", "watch", "verify", "repair", "demo", "stack up"):
+    for command in (
+        "teach",
+        "learn",
+        "record",
+        "replay",
+        "inspect",
+        "watch",
+        "verify",
+        "repair",
+        "demo",
+        "stack up",
+    ):
         assert f"## tutelage {command}\n" in page
         assert f"Usage: tutelage {command} " in page
 
@@ -66,7 +90,10 @@ def test_the_table_of_imports_is_what_the_layout_s_test_checks() -> None:
     for package, allowed in layout.MAY_IMPORT.items():
         names = {name or "the front door" for name in allowed}
         everything = {"the front door", "schemas", "transport", "producers", "consumers", "tools"}
-        assert told[package] in (names or {"nothing of ours"}, (names - everything) | {"all of these"}), package
+        assert told[package] in (
+            names or {"nothing of ours"},
+            (names - everything) | {"all of these"},
+        ), package
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
@@ -92,5 +119,8 @@ def test_prose_is_wrapped_at_100_columns() -> None:
 
 
 def _in_block(page: Path, number: int) -> bool:
-    fences = [line.lstrip().startswith("```") for line in page.read_text(encoding="utf-8").splitlines()[: number - 1]]
+    fences = [
+        line.lstrip().startswith("```")
+        for line in page.read_text(encoding="utf-8").splitlines()[: number - 1]
+    ]
     return bool(sum(fences) % 2)

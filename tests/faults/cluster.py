@@ -53,7 +53,10 @@ class Cluster:
 
     def kafka(self) -> dict[str, Any]:
         """The arguments of `KafkaSink` and `KafkaSource`."""
-        return {"bootstrap_servers": self.addresses.bootstrap_servers, "registry": self.addresses.registry}
+        return {
+            "bootstrap_servers": self.addresses.bootstrap_servers,
+            "registry": self.addresses.registry,
+        }
 
     def connection(self) -> KafkaConnection:
         """How tests look at the cluster themselves."""
@@ -75,12 +78,30 @@ class Cluster:
     def teach(self, topic: str, cwd: Path, *more: str, seconds: str = "0.02") -> Process:
         """Start the teacher that takes its time; five seconds in all, unless told otherwise."""
         return self.begin(
-            "teach", LESSON, "--topic", topic, "--partitions", str(PARTITIONS), *more, cwd=cwd, LESSON_SECONDS=seconds
+            "teach",
+            LESSON,
+            "--topic",
+            topic,
+            "--partitions",
+            str(PARTITIONS),
+            *more,
+            cwd=cwd,
+            LESSON_SECONDS=seconds,
         )
 
     def learn(self, topic: str, cwd: Path, *more: str) -> Process:
         """Start a student that prints its result as JSON."""
-        return self.begin("learn", f"topic:{topic}", "--json", "--batch-size", "32", "--timeout", "120", *more, cwd=cwd)
+        return self.begin(
+            "learn",
+            f"topic:{topic}",
+            "--json",
+            "--batch-size",
+            "32",
+            "--timeout",
+            "120",
+            *more,
+            cwd=cwd,
+        )
 
     def held(self, topic: str) -> int:
         """How many records a topic holds."""
@@ -122,7 +143,9 @@ class Cluster:
 class Process:
     """A command that runs; what it says goes to files, so that nobody waits for a pipe."""
 
-    def __init__(self, arguments: tuple[str, ...], cwd: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], cwd: Path, environment: Mapping[str, str]
+    ) -> None:
         number = len(list(cwd.glob("*.err")))
         self._out, self._err = cwd / f"{number}.out", cwd / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -159,7 +182,9 @@ class Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(20)
-            raise AssertionError(f"it did not end within {timeout_s:.0f} s; it said: {self.said()[-2000:]}") from None
+            raise AssertionError(
+                f"it did not end within {timeout_s:.0f} s; it said: {self.said()[-2000:]}"
+            ) from None
         return code, self._out.read_text(encoding="utf-8"), self.said()
 
 

@@ -39,7 +39,9 @@ def whole_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     try:
         with cluster(tmp_path_factory.mktemp("cluster")) as made:
             folder = tmp_path_factory.mktemp("reference")
-            taught = made.begin("teach", LESSON, "--out", "whole.avro", cwd=folder, LESSON_SECONDS="0")
+            taught = made.begin(
+                "teach", LESSON, "--out", "whole.avro", cwd=folder, LESSON_SECONDS="0"
+            )
             assert taught.ended()[0] == 0
             learned = made.begin("learn", "whole.avro", "--json", "--batch-size", "32", cwd=folder)
             code, out, err = learned.ended()
@@ -71,7 +73,8 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
     """This row of the table: its number is in the test's name, the fault in its first line of documentation."""
     function = request.function
     found = Outcome(
-        row=int(function.__name__.split("_")[1]), fault=(function.__doc__ or "").strip().splitlines()[0].rstrip(".")
+        row=int(function.__name__.split("_")[1]),
+        fault=(function.__doc__ or "").strip().splitlines()[0].rstrip("."),
     )
     began = time.monotonic()
     _outcomes.append(found)
@@ -101,4 +104,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     for row in (heads, *rows):
-        terminalreporter.write_line("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)))
+        terminalreporter.write_line(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        )

@@ -18,7 +18,11 @@ HOST = "127.0.0.1"
 
 def toxiproxy() -> Path:
     """The program, built if need be. RuntimeError, with what Go said, if that fails."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage" / f"toxiproxy-{VERSION}"
+    folder = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "tutelage"
+        / f"toxiproxy-{VERSION}"
+    )
     program = folder / "server"
     if not program.exists():
         go = shutil.which("go") or "/usr/local/go/bin/go"
@@ -43,7 +47,9 @@ class Proxies:
             probe.bind((HOST, 0))
             self._port = int(probe.getsockname()[1])
         self._process = subprocess.Popen(
-            [str(toxiproxy()), "-host", HOST, "-port", str(self._port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(toxiproxy()), "-host", HOST, "-port", str(self._port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         self._names: list[str] = []
         deadline = time.monotonic() + 20
@@ -63,7 +69,12 @@ class Proxies:
             made = self._ask(
                 "POST",
                 "/proxies",
-                {"name": f"broker-{index}", "listen": f"{HOST}:0", "upstream": f"{HOST}:{port}", "enabled": True},
+                {
+                    "name": f"broker-{index}",
+                    "listen": f"{HOST}:0",
+                    "upstream": f"{HOST}:{port}",
+                    "enabled": True,
+                },
             )
             self._names.append(f"broker-{index}")
             found.append(int(made["listen"].rpartition(":")[2]))
@@ -72,7 +83,13 @@ class Proxies:
     def add(self, kind: str, *, stream: str = "downstream", **attributes: object) -> None:
         """Add a toxic (latency, timeout, slicer, reset_peer, bandwidth, limit_data) to all proxies."""
         for name in self._names:
-            toxic = {"name": f"{kind}-{stream}", "type": kind, "stream": stream, "toxicity": 1.0, "attributes": attributes}
+            toxic = {
+                "name": f"{kind}-{stream}",
+                "type": kind,
+                "stream": stream,
+                "toxicity": 1.0,
+                "attributes": attributes,
+            }
             self._ask("POST", f"/proxies/{name}/toxics", toxic)
 
     def heal(self) -> None:

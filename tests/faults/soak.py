@@ -52,7 +52,12 @@ def main() -> None:
 
 
 def _reference(made: Cluster, folder: Path) -> str:
-    assert made.begin("teach", LESSON, "--out", "whole.avro", cwd=folder, LESSON_SECONDS="0").ended()[0] == 0
+    assert (
+        made.begin("teach", LESSON, "--out", "whole.avro", cwd=folder, LESSON_SECONDS="0").ended()[
+            0
+        ]
+        == 0
+    )
     code, out, err = _learn(made, folder, "whole.avro", "whole.avro").ended()
     assert code == 0, err
     return str(json.loads(out)["digest"])
@@ -63,7 +68,19 @@ def _learn(made: Cluster, folder: Path, one: str, other: str, *more: str) -> Pro
         (folder / "copy.avro").write_bytes((folder / one).read_bytes())
         other = "copy.avro"
     merge = ("--merge", "x=first", "--merge", "2x-1=mean")
-    return made.begin("learn", one, other, *merge, "--json", "--batch-size", "32", "--timeout", "120", *more, cwd=folder)
+    return made.begin(
+        "learn",
+        one,
+        other,
+        *merge,
+        "--json",
+        "--batch-size",
+        "32",
+        "--timeout",
+        "120",
+        *more,
+        cwd=folder,
+    )
 
 
 def _round(made: Cluster, folder: Path, chooser: random.Random, deadline: float) -> dict[str, Any]:
@@ -78,7 +95,11 @@ def _round(made: Cluster, folder: Path, chooser: random.Random, deadline: float)
         time.sleep(0.2)
         try:
             seen = psutil.Process(student.pid)
-            rss, fds, threads = max(rss, seen.memory_info().rss), max(fds, seen.num_fds()), max(threads, seen.num_threads())
+            rss, fds, threads = (
+                max(rss, seen.memory_info().rss),
+                max(fds, seen.num_fds()),
+                max(threads, seen.num_threads()),
+            )
         except psutil.NoSuchProcess:
             pass
         if time.monotonic() < next_kill:

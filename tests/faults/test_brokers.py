@@ -73,7 +73,13 @@ def test_13_a_byte_of_a_segment_changes(running: Cluster, outcome: Outcome, tmp_
     topic = running.topic("segment")
     running.asked(topic).create(1, replication=1, settings={"max.message.bytes": str(16 << 20)})
     code, _, err = running.begin(
-        "teach", "tutelage.examples.toy.lessons:teacher1", "--topic", topic, "--rows-per-record", "50", cwd=tmp_path
+        "teach",
+        "tutelage.examples.toy.lessons:teacher1",
+        "--topic",
+        topic,
+        "--rows-per-record",
+        "50",
+        cwd=tmp_path,
     ).ended()
     assert code == 0, err
     admin = running.connection().admin()
@@ -85,19 +91,24 @@ def test_13_a_byte_of_a_segment_changes(running: Cluster, outcome: Outcome, tmp_
     segment.write_bytes(data)
     running.stack.restart(name)
     running.stack.await_ready()
-    code, out, err = running.begin("learn", f"topic:{topic}", "--json", "--timeout", "20", cwd=tmp_path).ended()
+    code, out, err = running.begin(
+        "learn", f"topic:{topic}", "--json", "--timeout", "20", cwd=tmp_path
+    ).ended()
     assert code in (4, 5, 6), (code, err)
     assert out == ""
     outcome.done = "byte flipped on disk, broker restarted"
     outcome.verdict = f"exit {code}: {one_line(err, topic)[7:90]}"
 
 
-def test_14_records_are_deleted_before_they_are_read(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:
+def test_14_records_are_deleted_before_they_are_read(
+    running: Cluster, outcome: Outcome, tmp_path: Path
+) -> None:
     """delete_records past the position."""
     topic = running.topic("deleted")
     assert running.teach(topic, tmp_path, seconds="0").ended()[0] == 0
     (tmp_path / "slow.py").write_text(
-        "import time\ndef train(batches):\n    for _ in batches:\n        time.sleep(0.01)\n", encoding="utf-8"
+        "import time\ndef train(batches):\n    for _ in batches:\n        time.sleep(0.01)\n",
+        encoding="utf-8",
     )
     arguments = (
         "learn",
@@ -120,7 +131,9 @@ def test_14_records_are_deleted_before_they_are_read(running: Cluster, outcome: 
     code, _, err = running.begin(*arguments, cwd=tmp_path).ended()
     assert code == 5, err
     outcome.done = "records deleted behind a checkpoint"
-    outcome.verdict = "RetentionLoss: " + one_line(err, f"topic {topic}, partition 0", "deleted")[7:70]
+    outcome.verdict = (
+        "RetentionLoss: " + one_line(err, f"topic {topic}, partition 0", "deleted")[7:70]
+    )
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -130,7 +143,10 @@ def test_15_the_topic_goes(running: Cluster, outcome: Outcome, tmp_path: Path, a
     teacher = running.teach(topic, tmp_path, seconds="0.1")
     student = running.learn(topic, tmp_path)
     running.await_records(topic, 10)
-    until(lambda: "waiting" in student.said() or running.held(topic) >= 20, "the student to be under way")
+    until(
+        lambda: "waiting" in student.said() or running.held(topic) >= 20,
+        "the student to be under way",
+    )
     teacher.kill()
     time.sleep(2)
     admin = running.connection().admin()
@@ -161,7 +177,9 @@ def test_16_partitions_are_added(running: Cluster, outcome: Outcome, tmp_path: P
     running.same(student, outcome)
     later = running.learn(topic, tmp_path)
     running.same(later, outcome)
-    outcome.done = f"{PARTITIONS} partitions became {2 * PARTITIONS} in the middle; read live, and again"
+    outcome.done = (
+        f"{PARTITIONS} partitions became {2 * PARTITIONS} in the middle; read live, and again"
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +191,9 @@ def test_16_partitions_are_added(running: Cluster, outcome: Outcome, tmp_path: P
         ("reset_peer", {"timeout": 50}),
     ],
 )
-def test_17_the_network_fails(running: Cluster, outcome: Outcome, tmp_path: Path, kind: str, attributes: Any) -> None:
+def test_17_the_network_fails(
+    running: Cluster, outcome: Outcome, tmp_path: Path, kind: str, attributes: Any
+) -> None:
     """blackhole, latency, slices of one byte, resets."""
     topic = running.topic("network")
     student = running.learn(topic, tmp_path)

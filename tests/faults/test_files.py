@@ -29,7 +29,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         pytest.skip(f"a small file system needs root and mount: {done.stderr.strip()}")
@@ -37,7 +40,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_10_the_disk_is_full(running: Cluster, outcome: Outcome, tmp_path: Path, small_disk: Path) -> None:
+def test_10_the_disk_is_full(
+    running: Cluster, outcome: Outcome, tmp_path: Path, small_disk: Path
+) -> None:
     """the disk is full."""
     out = small_disk / "a.avro"
     command = ("teach", LESSON, "--out", str(out))
@@ -46,16 +51,27 @@ def test_10_the_disk_is_full(running: Cluster, outcome: Outcome, tmp_path: Path,
     one_line(err, "a.avro.partial", "No space left")
     assert not out.exists()
     mended = tmp_path / "mended.avro"
-    code, said, err = running.begin("repair", str(small_disk / "a.avro.partial"), str(mended), "--json", cwd=tmp_path).ended()
+    code, said, err = running.begin(
+        "repair", str(small_disk / "a.avro.partial"), str(mended), "--json", cwd=tmp_path
+    ).ended()
     found = json.loads(said)
     assert (code, found["complete"]) == (5, False), err
     assert 0 < found["rows"] < ROWS
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert running.begin(*command, cwd=tmp_path, LESSON_SECONDS="0").ended()[0] == 0
-    running.same(running.begin("learn", str(out), "--json", "--batch-size", "32", cwd=tmp_path), outcome)
+    running.same(
+        running.begin("learn", str(out), "--json", "--batch-size", "32", cwd=tmp_path), outcome
+    )
     # What was repaired is gone on with, too.
-    assert running.begin("teach", LESSON, "--out", str(mended), cwd=tmp_path, LESSON_SECONDS="0").ended()[0] == 0
-    running.same(running.begin("learn", str(mended), "--json", "--batch-size", "32", cwd=tmp_path), outcome)
+    assert (
+        running.begin(
+            "teach", LESSON, "--out", str(mended), cwd=tmp_path, LESSON_SECONDS="0"
+        ).ended()[0]
+        == 0
+    )
+    running.same(
+        running.begin("learn", str(mended), "--json", "--batch-size", "32", cwd=tmp_path), outcome
+    )
     outcome.done = f"exit 4; {found['rows']} rows whole; more room: the same command goes on"
 
 
@@ -157,10 +173,15 @@ def bombs(folder: Path) -> list[Path]:
     bomb("huge.avro", start + encode_long(1) + encode_long(1 << 50) + b"\0" * 100)
     bomb("many.avro", start + encode_long(1 << 40) + encode_long(50) + b"\0" * 50 + header.sync)
     deep = '{"type":"array","items":' * 3000 + '"null"' + "}" * 3000
-    bomb("deep.avro", header_bytes(encode_header({**header.metadata, "avro.schema": deep.encode()})))
+    bomb(
+        "deep.avro", header_bytes(encode_header({**header.metadata, "avro.schema": deep.encode()}))
+    )
     wide = json.loads(header.metadata["avro.schema"])
     wide["fields"] *= 20_000
-    bomb("wide.avro", header_bytes(encode_header({**header.metadata, "avro.schema": json.dumps(wide).encode()})))
+    bomb(
+        "wide.avro",
+        header_bytes(encode_header({**header.metadata, "avro.schema": json.dumps(wide).encode()})),
+    )
     other = folder / "recursive.avro"
     schema = {"type": "record", "name": "R", "fields": [{"name": "next", "type": ["null", "R"]}]}
     with other.open("wb") as file:

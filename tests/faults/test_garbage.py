@@ -41,7 +41,13 @@ def test_12_garbage(running: Cluster, outcome: Outcome, tmp_path: Path, kind: st
         other = running.topic("garbage-other")
         assert (
             running.begin(
-                "teach", "tutelage.examples.toy.lessons:teacher2", "--topic", other, "--partitions", "1", cwd=tmp_path
+                "teach",
+                "tutelage.examples.toy.lessons:teacher2",
+                "--topic",
+                other,
+                "--partitions",
+                "1",
+                cwd=tmp_path,
             ).ended()[0]
             == 0
         )
@@ -54,7 +60,13 @@ def test_12_garbage(running: Cluster, outcome: Outcome, tmp_path: Path, kind: st
         other = running.topic("garbage-run")
         assert (
             running.begin(
-                "teach", "tutelage.examples.toy.lessons:teacher1", "--topic", other, "--partitions", "1", cwd=tmp_path
+                "teach",
+                "tutelage.examples.toy.lessons:teacher1",
+                "--topic",
+                other,
+                "--partitions",
+                "1",
+                cwd=tmp_path,
             ).ended()[0]
             == 0
         )
@@ -66,10 +78,22 @@ def test_12_garbage(running: Cluster, outcome: Outcome, tmp_path: Path, kind: st
     producer.produce(again, value=bytes(value), headers=headers, partition=0)
     assert producer.flush(30) == 0
     producer.close()
-    student = running.begin("learn", f"topic:{again}", "--rows", "-1", "--batch-size", "20", "--timeout", "20", cwd=tmp_path)
+    student = running.begin(
+        "learn",
+        f"topic:{again}",
+        "--rows",
+        "-1",
+        "--batch-size",
+        "20",
+        "--timeout",
+        "20",
+        cwd=tmp_path,
+    )
     code, out, err = student.ended()
     assert code in (3, 5), (code, err)
-    last = one_line(err, f"topic {again}, partition 0, offset 10") if kind != "id" else one_line(err)
+    last = (
+        one_line(err, f"topic {again}, partition 0, offset 10") if kind != "id" else one_line(err)
+    )
     rows = [line for line in out.splitlines() if line.startswith('{"x"')]
     assert len(rows) == 200
     outcome.fault = f"garbage: {kind}"
@@ -79,7 +103,11 @@ def test_12_garbage(running: Cluster, outcome: Outcome, tmp_path: Path, kind: st
 
 def _messages(running: Cluster, topic: str) -> list[Any]:
     consumer = Consumer(
-        {"bootstrap.servers": running.addresses.bootstrap_servers, "group.id": "look", "auto.offset.reset": "earliest"}
+        {
+            "bootstrap.servers": running.addresses.bootstrap_servers,
+            "group.id": "look",
+            "auto.offset.reset": "earliest",
+        }
     )
     consumer.assign([TopicPartition(topic, 0, 0)])
     high = running.held(topic)

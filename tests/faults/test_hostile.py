@@ -19,7 +19,9 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize("command", ["learn", "verify"])
-def test_28_duplicates_without_end(running: Cluster, outcome: Outcome, tmp_path: Path, command: str) -> None:
+def test_28_duplicates_without_end(
+    running: Cluster, outcome: Outcome, tmp_path: Path, command: str
+) -> None:
     """a record written again and again in place of the next one."""
     topic, enough = running.topic("flood"), threading.Event()
     writer = Writer(running.kafka(), topic, width=10)
@@ -57,7 +59,9 @@ def test_29_a_hole_before_much_else(running: Cluster, outcome: Outcome, tmp_path
 
 
 @pytest.mark.parametrize("command", ["teach", "learn"])
-def test_30_a_registry_that_trickles(running: Cluster, outcome: Outcome, tmp_path: Path, command: str) -> None:
+def test_30_a_registry_that_trickles(
+    running: Cluster, outcome: Outcome, tmp_path: Path, command: str
+) -> None:
     """the registry answers a byte at a time, without end."""
     topic = running.topic("trickle")
     if command == "learn":
@@ -65,7 +69,11 @@ def test_30_a_registry_that_trickles(running: Cluster, outcome: Outcome, tmp_pat
 
     with raw_server(trickled(b"HTTP/1.1 200 OK\r\nX-Long: ", b"a")) as port:
         registry = ("--registry", f"http://127.0.0.1:{port}")
-        begun = running.teach(topic, tmp_path, *registry) if command == "teach" else running.learn(topic, tmp_path, *registry)
+        begun = (
+            running.teach(topic, tmp_path, *registry)
+            if command == "teach"
+            else running.learn(topic, tmp_path, *registry)
+        )
         code, _, err = begun.ended(90)
     assert code == 4, err
     one_line(err, "did not answer in time")

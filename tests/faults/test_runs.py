@@ -35,19 +35,29 @@ def test_23_a_newer_run_begins(running: Cluster, outcome: Outcome, tmp_path: Pat
     assert code == 5, err
     one_line(err, "run tue began behind run mon")
     # The older one is not continued behind the newer, and the newer one goes on.
-    code, _, err = running.teach(topic, tmp_path, "--new-run", "--run-id", "mon", seconds="0").ended()
+    code, _, err = running.teach(
+        topic, tmp_path, "--new-run", "--run-id", "mon", seconds="0"
+    ).ended()
     assert code == 2, err
     one_line(err, "mon", "newer one behind it")
-    code, _, err = running.teach(topic, tmp_path, "--new-run", "--run-id", "tue", seconds="0").ended()
+    code, _, err = running.teach(
+        topic, tmp_path, "--new-run", "--run-id", "tue", seconds="0"
+    ).ended()
     assert code == 0, err
     running.same(running.learn(topic, tmp_path), outcome)
-    until(lambda: "run tue has begun behind run mon" in reader.said(), "the older run's student to say that a newer began", 60)
+    until(
+        lambda: "run tue has begun behind run mon" in reader.said(),
+        "the older run's student to say that a newer began",
+        60,
+    )
     reader.kill()
     outcome.done = "SIGSTOP, two partitions more, a newer run, kill, SIGCONT: the older teacher ends, the newer run is whole"
 
 
 @pytest.mark.parametrize("away", [2, 3])
-def test_24_brokers_are_away_at_the_start(running: Cluster, outcome: Outcome, tmp_path: Path, away: int) -> None:
+def test_24_brokers_are_away_at_the_start(
+    running: Cluster, outcome: Outcome, tmp_path: Path, away: int
+) -> None:
     """two of three brokers, or all, are away when teacher and student start."""
     topic = running.topic("away")
     for name in running.brokers()[:away]:
@@ -65,7 +75,9 @@ def test_24_brokers_are_away_at_the_start(running: Cluster, outcome: Outcome, tm
     outcome.done = f"{away} of three away for 20 s: both wait, and begin"
 
 
-def test_25_the_topic_is_recreated_under_its_teacher(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:
+def test_25_the_topic_is_recreated_under_its_teacher(
+    running: Cluster, outcome: Outcome, tmp_path: Path
+) -> None:
     """the topic is deleted and made again while its teacher writes."""
     topic = running.topic("under")
     teacher = running.teach(topic, tmp_path, seconds="0.2")
@@ -99,7 +111,9 @@ def test_26_compaction_is_turned_on(running: Cluster, outcome: Outcome, tmp_path
     outcome.verdict = one_line(err, topic, "cleanup.policy=compact")[7:80]
 
 
-def test_27_retention_takes_the_older_run(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:
+def test_27_retention_takes_the_older_run(
+    running: Cluster, outcome: Outcome, tmp_path: Path
+) -> None:
     """the records of an older run are deleted while the newer one is read."""
     topic = running.topic("older")
     assert running.teach(topic, tmp_path, "--run-id", "mon", seconds="0").ended()[0] == 0

@@ -29,12 +29,27 @@ def test_06_kill_the_student(running: Cluster, outcome: Outcome, tmp_path: Path)
     topic = running.topic("student")
     assert running.teach(topic, tmp_path, seconds="0").ended()[0] == 0
     (tmp_path / "student.py").write_text(TRAIN.format(seconds=0.005), encoding="utf-8")
-    arguments = ("learn", f"topic:{topic}", "--train", "student.py:train", "--checkpoint", "c.json", "--checkpoint-every", "1")
+    arguments = (
+        "learn",
+        f"topic:{topic}",
+        "--train",
+        "student.py:train",
+        "--checkpoint",
+        "c.json",
+        "--checkpoint-every",
+        "1",
+    )
     seen, kills = tmp_path / "seen.txt", 0
     while kills < 6:
         student = running.begin(*arguments, "--batch-size", "16", cwd=tmp_path)
         before = len(seen.read_text().splitlines()) if seen.exists() else 0
-        until(lambda before=before: seen.exists() and len(seen.read_text().splitlines()) >= before + 8, "batches", 60)  # type: ignore[misc]
+        until(
+            lambda before=before: (
+                seen.exists() and len(seen.read_text().splitlines()) >= before + 8
+            ),
+            "batches",
+            60,
+        )  # type: ignore[misc]
         # Between two batches there is little but the checkpoint being written: wherever this falls, it is old or new, never torn.
         time.sleep(0.0013 * kills)
         student.kill()
@@ -47,9 +62,14 @@ def test_06_kill_the_student(running: Cluster, outcome: Outcome, tmp_path: Path)
     unique = list(dict.fromkeys(batches))
     assert [x for batch in unique for x in batch] == list(range(ROWS))
     assert len(batches) - len(unique) <= kills
-    assert not list(tmp_path.glob("c.json.*.tmp")) or len(list(tmp_path.glob("c.json.*.tmp"))) <= kills
+    assert (
+        not list(tmp_path.glob("c.json.*.tmp")) or len(list(tmp_path.glob("c.json.*.tmp"))) <= kills
+    )
     outcome.batches = len(unique)
-    outcome.done, outcome.verdict = f"{kills} kills, a checkpoint a batch", "every batch once, the one under way again"
+    outcome.done, outcome.verdict = (
+        f"{kills} kills, a checkpoint a batch",
+        "every batch once, the one under way again",
+    )
 
 
 def test_09_the_registry_is_away(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:
@@ -68,15 +88,26 @@ def test_09_the_registry_is_away(running: Cluster, outcome: Outcome, tmp_path: P
         for url in ("http://127.0.0.1:1", f"http://127.0.0.1:{silent.getsockname()[1]}"):
             for command in (
                 ("learn", f"topic:{topic}"),
-                ("teach", "tutelage.examples.toy.lessons:teacher1", "--topic", running.topic("none")),
+                (
+                    "teach",
+                    "tutelage.examples.toy.lessons:teacher1",
+                    "--topic",
+                    running.topic("none"),
+                ),
             ):
                 process = running.begin(*command, "--registry", url, cwd=tmp_path)
-                until(lambda process=process: process.said() != "" or not process.running(), "an answer", 60)  # type: ignore[misc]
+                until(
+                    lambda process=process: process.said() != "" or not process.running(),
+                    "an answer",
+                    60,
+                )  # type: ignore[misc]
                 code, _, err = process.ended(60)
                 assert code == 4, (code, err)
                 one_line(err, "HttpRegistry")
                 took.append(url)
-    outcome.done = "killed in the middle: nobody notices; away or silent at the start: one line, exit 4"
+    outcome.done = (
+        "killed in the middle: nobody notices; away or silent at the start: one line, exit 4"
+    )
 
 
 def test_18_a_slow_student(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:
@@ -87,10 +118,16 @@ def test_18_a_slow_student(running: Cluster, outcome: Outcome, tmp_path: Path) -
         "import torch\nfrom tutelage import Lesson\n"
         "lesson = Lesson(model=lambda i: {'x': torch.full((64, 4096), float(i))}, inputs=range(600), name='wide')\n"
     )
-    (tmp_path / "slow.py").write_text("import time\ndef train(batches):\n    for _ in batches:\n        time.sleep(0.05)\n")
-    student = running.begin("learn", f"topic:{topic}", "--batch-size", "64", "--train", "slow.py:train", cwd=tmp_path)
+    (tmp_path / "slow.py").write_text(
+        "import time\ndef train(batches):\n    for _ in batches:\n        time.sleep(0.05)\n"
+    )
+    student = running.begin(
+        "learn", f"topic:{topic}", "--batch-size", "64", "--train", "slow.py:train", cwd=tmp_path
+    )
     began = time.monotonic()
-    teacher = running.begin("teach", f"{lesson}:lesson", "--topic", topic, "--partitions", "3", cwd=tmp_path)
+    teacher = running.begin(
+        "teach", f"{lesson}:lesson", "--topic", topic, "--partitions", "3", cwd=tmp_path
+    )
     assert teacher.ended()[0] == 0
     taught_s = time.monotonic() - began
     process, peak = psutil.Process(student.pid), 0
@@ -107,5 +144,7 @@ def test_18_a_slow_student(running: Cluster, outcome: Outcome, tmp_path: Path) -
     # Torch itself is some 500 MB; the budgets are 64 MB in the client and 32 MB behind it.
     assert peak < 1200e6
     outcome.batches = 600
-    outcome.done = f"600 MB; the teacher is done after {taught_s:.0f} s, the student at its own pace"
+    outcome.done = (
+        f"600 MB; the teacher is done after {taught_s:.0f} s, the student at its own pace"
+    )
     outcome.verdict = f"RSS at most {peak / 1e6:.0f} MB"

@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("more", [(), ("--transactional",)], ids=["plain", "transactional"])
-def test_04_kill_the_teacher_ten_times(running: Cluster, outcome: Outcome, tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_04_kill_the_teacher_ten_times(
+    running: Cluster, outcome: Outcome, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     """kill -9 of the teacher, ten times."""
     topic = running.topic("teacher")
     student = running.learn(topic, tmp_path)
@@ -62,7 +64,9 @@ def test_05_a_teacher_comes_back_from_the_dead(
         assert outcome.duplicates > 0
 
 
-def test_07_a_commit_whose_end_nobody_knows(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:
+def test_07_a_commit_whose_end_nobody_knows(
+    running: Cluster, outcome: Outcome, tmp_path: Path
+) -> None:
     """the coordinator's answers are delayed past the commit's timeout."""
     topic = running.topic("commit")
     student = running.learn(topic, tmp_path)
@@ -88,11 +92,17 @@ def test_08_a_transaction_is_left_open(running: Cluster, outcome: Outcome, tmp_p
     time.sleep(0.7)
     teacher.kill()
     # A plain teacher fences nobody: what was left open hides what it writes, until it times out at the broker.
-    until(lambda: f"waiting for topic {topic}" in student.said(), "the student to say what it waits for", 30)
+    until(
+        lambda: f"waiting for topic {topic}" in student.said(),
+        "the student to say what it waits for",
+        30,
+    )
     code, _, err = running.teach(topic, tmp_path, seconds="0").ended()
     assert code == 0, err
     running.same(student, outcome)
-    outcome.done = "killed with a transaction open, a plain teacher after it; the student says that it waits"
+    outcome.done = (
+        "killed with a transaction open, a plain teacher after it; the student says that it waits"
+    )
 
 
 def test_19_a_record_over_the_topics_limit(running: Cluster, outcome: Outcome) -> None:
@@ -105,7 +115,10 @@ def test_19_a_record_over_the_topics_limit(running: Cluster, outcome: Outcome) -
     ):
         teacher.write({"x": torch.zeros(50, 1000)})
     assert running.held(topic) == 0
-    outcome.done, outcome.verdict = "refused before anything was sent", "RecordTooLarge, with the R that fits"
+    outcome.done, outcome.verdict = (
+        "refused before anything was sent",
+        "RecordTooLarge, with the R that fits",
+    )
 
 
 def test_21_a_process_forks(running: Cluster, outcome: Outcome) -> None:
@@ -132,7 +145,10 @@ def test_21_a_process_forks(running: Cluster, outcome: Outcome) -> None:
     student.register_teacher(KafkaSource(topic, **running.kafka()))
     with student:
         assert [x for batch in student.knowledge(5) for x in batch["x"].tolist()] == list(range(12))
-    outcome.done, outcome.verdict = "the child writes: an error that says what to do; the parent goes on", "error in the child"
+    outcome.done, outcome.verdict = (
+        "the child writes: an error that says what to do; the parent goes on",
+        "error in the child",
+    )
 
 
 def test_22_sigterm(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ HUGE = (2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -1, -(2**62), -(2**63))
 
 
 @pytest.mark.parametrize("codec", ["deflate", "zstandard"])
-def test_a_block_that_unpacks_to_far_more_than_the_limit_is_refused_in_little_memory(tmp_path: Path, codec: str) -> None:
+def test_a_block_that_unpacks_to_far_more_than_the_limit_is_refused_in_little_memory(
+    tmp_path: Path, codec: str
+) -> None:
     path = bomb(tmp_path, codec, 128 << 20)
     refused(lambda: read_all(path, Limits(record_bytes=16 << 20)))
 
@@ -34,7 +36,15 @@ def test_a_block_that_unpacks_to_far_more_than_the_limit_is_refused_in_little_me
 @pytest.mark.parametrize("size", HUGE)
 def test_sizes_that_are_not_there_are_refused(tmp_path: Path, size: int) -> None:
     number = encode_long(size)
-    head = encode_long(3) + b"run" + encode_long(0) * 2 + encode_long(3) + encode_long(0) + bytes(8) + b"\0"
+    head = (
+        encode_long(3)
+        + b"run"
+        + encode_long(0) * 2
+        + encode_long(3)
+        + encode_long(0)
+        + bytes(8)
+        + b"\0"
+    )
     for description in (DENSE, MIXED):
         codec = Codec(description)
         for body in (
@@ -44,7 +54,11 @@ def test_sizes_that_are_not_there_are_refused(tmp_path: Path, size: int) -> None
             head + encode_long(2) + encode_long(3) + number,
         ):
             refused(lambda body=body, codec=codec: codec.decode(body + bytes(64), "bomb"))  # type: ignore[misc]
-            refused(lambda body=body, codec=codec: list(codec.decode_each(memoryview(body), 2**40, "bomb")))  # type: ignore[misc]
+            refused(
+                lambda body=body, codec=codec: list(
+                    codec.decode_each(memoryview(body), 2**40, "bomb")
+                )
+            )  # type: ignore[misc]
     header = header_of(tmp_path)
     path = tmp_path / "huge.avro"
     for block in (number + encode_long(8), encode_long(1) + number, number + number):
@@ -53,22 +67,46 @@ def test_sizes_that_are_not_there_are_refused(tmp_path: Path, size: int) -> None
     for start in (number, encode_long(1) + number, encode_long(1) + encode_long(1) + b"a" + number):
         path.write_bytes(b"Obj\x01" + start + bytes(1000))
         refused(lambda: read_all(path))
-    for body in (number, b"\x02a\x020" + number, b"\x02a\x020\0" + number, b"\x02a\x020\x02\0" + number):
+    for body in (
+        number,
+        b"\x02a\x020" + number,
+        b"\x02a\x020\0" + number,
+        b"\x02a\x020\x02\0" + number,
+    ):
         refused(lambda body=body: decode_control(body + b"abc", "bomb"))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("rank", [63, 64, 65, 1000, 1_000_000])
 def test_thousands_of_dimensions_are_refused(rank: int) -> None:
-    head = encode_long(3) + b"run" + encode_long(0) * 2 + encode_long(3) + encode_long(0) + bytes(8) + b"\0"
+    head = (
+        encode_long(3)
+        + b"run"
+        + encode_long(0) * 2
+        + encode_long(3)
+        + encode_long(0)
+        + bytes(8)
+        + b"\0"
+    )
     for size in (b"\0", b"\x02", encode_long(2**31 - 1)):
-        refused(lambda size=size: Codec(DENSE).decode(head + encode_long(rank) + size * rank + b"\0\0", "bomb"))  # type: ignore[misc]
+        refused(
+            lambda size=size: Codec(DENSE).decode(
+                head + encode_long(rank) + size * rank + b"\0\0", "bomb"
+            )
+        )  # type: ignore[misc]
         # One block for each of them.
-        refused(lambda size=size: Codec(DENSE).decode(head + (b"\x02" + size) * rank + b"\0\0", "bomb"))  # type: ignore[misc]
+        refused(
+            lambda size=size: Codec(DENSE).decode(head + (b"\x02" + size) * rank + b"\0\0", "bomb")
+        )  # type: ignore[misc]
     text = schema_of(DENSE).replace('"shape": [2]', f'"shape": {[1] * rank}')
     if rank > 64:
         refused(lambda: description_of(text, "bomb"), UnsupportedSchema)
     refused(
-        lambda: decode_control(message_of('{"$tensor":0}', [{"dtype": "int8", "shape": [1] * (rank + 2), "data": b"ab"}]), "b")
+        lambda: decode_control(
+            message_of(
+                '{"$tensor":0}', [{"dtype": "int8", "shape": [1] * (rank + 2), "data": b"ab"}]
+            ),
+            "b",
+        )
     )
 
 
@@ -76,7 +114,10 @@ def test_thousands_of_dimensions_are_refused(rank: int) -> None:
 def test_schemas_full_of_something_else_are_refused(filler: str) -> None:
     text = schema_of(DENSE)
     inner = (filler * (((1 << 20) - len(text) - 10) // len(filler)))[:-1]
-    refused(lambda: description_of(text.replace('"type": "string"', f'"type": [{inner}]', 1), "bomb"), UnsupportedSchema)
+    refused(
+        lambda: description_of(text.replace('"type": "string"', f'"type": [{inner}]', 1), "bomb"),
+        UnsupportedSchema,
+    )
     refused(lambda: description_of(text + " " * (1 << 20), "bomb"), UnsupportedSchema)
 
 
@@ -85,7 +126,8 @@ def test_schemas_of_too_many_keys_or_keys_twice_are_refused() -> None:
     fixed = schema["fields"][:-3]
     first = schema["fields"][-3]
     others = [
-        {"name": f"k_k{index}", "type": "Tensor", "key": f"k{index}", "dtype": "bool", "shape": []} for index in range(10_001)
+        {"name": f"k_k{index}", "type": "Tensor", "key": f"k{index}", "dtype": "bool", "shape": []}
+        for index in range(10_001)
     ]
     for fields in (others, others[:4_000] + others[:1], others[:1] * 4_000):
         text = json.dumps({**schema, "fields": [*fixed, first, *fields]}, separators=(",", ":"))

@@ -26,7 +26,9 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_a_checkpoint_with_infinity_is_refused(field: str) -> None:
     state = state_at(POSITIONS)
     position = state["sources"][0]["position"]
-    (position if field in ("sequence", "row", "offsets") else state)[field] = [1e999, 1] if field == "offsets" else 1e999
+    (position if field in ("sequence", "row", "offsets") else state)[field] = (
+        [1e999, 1] if field == "offsets" else 1e999
+    )
     with pytest.raises(CorruptData):
         place_in(state)
 
@@ -50,8 +52,13 @@ def test_a_checkpoint_of_a_place_where_no_student_can_be_is_refused(field: str, 
         place_in(state)
 
 
-@pytest.mark.parametrize(("field", "value"), [("row", 1), ("row", 0), ("sequence", 1), ("sequence", 3), ("pass_index", 1)])
-def test_a_checkpoint_whose_numbers_contradict_each_other_is_refused(field: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("row", 1), ("row", 0), ("sequence", 1), ("sequence", 3), ("pass_index", 1)],
+)
+def test_a_checkpoint_whose_numbers_contradict_each_other_is_refused(
+    field: str, value: int
+) -> None:
     """Two batches of 4 are 8 rows, and so are two records of 3 and 2 rows of the next."""
     state = state_at(POSITIONS)
     state["sources"][0]["position"][field] = value
@@ -68,7 +75,9 @@ def test_a_checkpoint_without_bottom_is_refused(tmp_path: Path) -> None:
 
 def test_headers_without_bottom_are_refused() -> None:
     with pytest.raises(CorruptData):
-        stream_of_headers({**dict(stream_headers(STREAM, DENSE)), "tutelage.passes": DEEP.encode()}, "bug")
+        stream_of_headers(
+            {**dict(stream_headers(STREAM, DENSE)), "tutelage.passes": DEEP.encode()}, "bug"
+        )
 
 
 @pytest.mark.parametrize("depth", [600, 700, 800])
@@ -89,7 +98,9 @@ def test_a_file_whose_header_holds_half_a_character_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize("created", [b"NaN", b"Infinity", b"1e999"])
 def test_headers_with_a_time_that_is_none_are_refused(created: bytes) -> None:
     with pytest.raises(CorruptData):
-        stream_of_headers({**dict(stream_headers(STREAM, DENSE)), "tutelage.created": created}, "bug")
+        stream_of_headers(
+            {**dict(stream_headers(STREAM, DENSE)), "tutelage.created": created}, "bug"
+        )
 
 
 def test_a_control_message_that_names_one_tensor_often_takes_little_memory() -> None:

@@ -31,7 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(seed=st.integers(0, 2**32 - 1), base=st.integers(0, 3), times=st.integers(1, 6))
 @example(seed=0, base=0, times=0)
 @settings(max_examples=1000, deadline=None)
-def test_mutated_bytes_are_read_right_or_refused(name: str, folder: Path, seed: int, base: int, times: int) -> None:
+def test_mutated_bytes_are_read_right_or_refused(
+    name: str, folder: Path, seed: int, base: int, times: int
+) -> None:
     target = TARGETS[name]
     data = mutated(target.seeds[base % len(target.seeds)], target.seeds, seed, times)
     found = judge(target, data, folder)
@@ -55,7 +57,12 @@ def test_bytes_are_mutated_for_as_long_as_was_asked(folder: Path) -> None:
     while time.monotonic() < began + SECONDS:
         for name, target in TARGETS.items():
             for _ in range(50):
-                data = mutated(chooser.choice(target.seeds), target.seeds, chooser.randrange(2**32), chooser.randint(1, 6))
+                data = mutated(
+                    chooser.choice(target.seeds),
+                    target.seeds,
+                    chooser.randrange(2**32),
+                    chooser.randint(1, 6),
+                )
                 try:
                     counts[name][judge(target, data, folder)] += 1
                 except BaseException as error:

@@ -74,7 +74,9 @@ BUGS: dict[str, tuple[str, Any, str, Change]] = {
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_the_fuzzing_catches_a_planted_bug(bug: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_fuzzing_catches_a_planted_bug(
+    bug: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     name, owner, attribute, change = BUGS[bug]
     target, chooser = TARGETS[name], random.Random(0)
     if bug.startswith("lengths"):
@@ -83,5 +85,10 @@ def test_the_fuzzing_catches_a_planted_bug(bug: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(owner, attribute, change(getattr(owner, attribute)))
     with pytest.raises((AssertionError, AttributeError, KeyError)):
         for _ in range(3000):
-            data = mutated(chooser.choice(target.seeds), target.seeds, chooser.randrange(2**32), chooser.randint(1, 3))
+            data = mutated(
+                chooser.choice(target.seeds),
+                target.seeds,
+                chooser.randrange(2**32),
+                chooser.randint(1, 3),
+            )
             judge(target, data, tmp_path)

@@ -48,7 +48,9 @@ def checksum(schema: dict[str, Any], record: dict[str, Any]) -> bytes:
             (
                 int64s(2),
                 description_of(schema),
-                int64s(record["pass_index"], record["sequence"], record["rows"], record["generation"]),
+                int64s(
+                    record["pass_index"], record["sequence"], record["rows"], record["generation"]
+                ),
                 int64s(*((end["records"], end["rows"]) if end else (-1, -1))),
                 record["run_id"].encode(),
                 *(int64s(*tensor["shape"]) for tensor in tensors),
@@ -77,12 +79,21 @@ def rows_of(field: dict[str, Any], tensor: dict[str, Any], rows: int) -> list[li
     return found
 
 
-def messages(bootstrap_servers: str, topic: str, partitions: int, seconds: float = 30) -> Iterator[Any]:
+def messages(
+    bootstrap_servers: str, topic: str, partitions: int, seconds: float = 30
+) -> Iterator[Any]:
     """Every message of a topic, until each partition was read to where it ends now."""
-    consumer = Consumer({"bootstrap.servers": bootstrap_servers, "group.id": "foreign", "enable.auto.commit": False})
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap_servers, "group.id": "foreign", "enable.auto.commit": False}
+    )
     try:
-        places = [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(partitions)]
-        left = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
+        places = [
+            TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(partitions)
+        ]
+        left = {
+            place.partition: consumer.get_watermark_offsets(place, timeout=10)[1]
+            for place in places
+        }
         consumer.assign(places)
         deadline = time.monotonic() + seconds
         while any(left.values()):
@@ -90,7 +101,9 @@ def messages(bootstrap_servers: str, topic: str, partitions: int, seconds: float
             assert time.monotonic() < deadline, left
             if message is not None and message.error() is None:
                 partition, offset = message.partition(), message.offset()
-                assert partition is not None and offset is not None, "a message that was read has a place"
+                assert partition is not None and offset is not None, (
+                    "a message that was read has a place"
+                )
                 if offset + 1 == left[partition]:
                     left[partition] = 0
                 yield message
@@ -98,7 +111,9 @@ def messages(bootstrap_servers: str, topic: str, partitions: int, seconds: float
         consumer.close()
 
 
-def read_topic(bootstrap_servers: str, registry: str, topic: str, partitions: int) -> list[dict[str, list[list[Any]]]]:
+def read_topic(
+    bootstrap_servers: str, registry: str, topic: str, partitions: int
+) -> list[dict[str, list[list[Any]]]]:
     """Per pass, per key, the rows. AssertionError where anything is not as the page says."""
     with SchemaRegistryClient({"url": registry}) as client:
         return _read(bootstrap_servers, topic, partitions, client)
@@ -129,7 +144,9 @@ def _read(
         assert record["run_id"] == stream["run_id"]
         assert record["checksum"] == checksum(schema, record)
         partition, number = message.partition(), (record["pass_index"], record["sequence"])
-        if number < next_numbers[partition] and not (record["end"] and record["pass_index"] == ended[partition]):
+        if number < next_numbers[partition] and not (
+            record["end"] and record["pass_index"] == ended[partition]
+        ):
             continue
         if record["end"]:
             assert record["rows"] == 0
@@ -141,11 +158,16 @@ def _read(
             continue
         assert number == next_numbers[partition]
         next_numbers[partition] = (number[0], number[1] + partitions)
-        found[number] = {field["key"]: rows_of(field, record[field["name"]], record["rows"]) for field in keys_of(schema)}
+        found[number] = {
+            field["key"]: rows_of(field, record[field["name"]], record["rows"])
+            for field in keys_of(schema)
+        }
     passes: list[dict[str, list[list[Any]]]] = []
     assert set(ended.values()) == {stream["passes"]} == {len(counts)}
     for pass_index in range(stream["passes"]):
         records = [found[pass_index, sequence] for sequence in range(counts[pass_index][0])]
-        passes.append({key: [row for record in records for row in record[key]] for key in records[0]})
+        passes.append(
+            {key: [row for record in records for row in record[key]] for key in records[0]}
+        )
         assert all(len(rows) == counts[pass_index][1] for rows in passes[-1].values())
     return passes

@@ -19,14 +19,23 @@ import xxhash
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-FIXED = json.loads((Path(__file__).resolve().parents[2] / "schemas" / "knowledge.avsc").read_text(encoding="utf-8"))
+FIXED = json.loads(
+    (Path(__file__).resolve().parents[2] / "schemas" / "knowledge.avsc").read_text(encoding="utf-8")
+)
 TENSOR = {
     "type": "record",
     "name": "Tensor",
     "namespace": "tutelage",
-    "fields": [{"name": "shape", "type": {"type": "array", "items": "int"}}, {"name": "data", "type": "bytes"}],
+    "fields": [
+        {"name": "shape", "type": {"type": "array", "items": "int"}},
+        {"name": "data", "type": "bytes"},
+    ],
 }
-RAGGED = {**TENSOR, "name": "RaggedTensor", "fields": [{"name": "lengths", "type": "bytes"}, *TENSOR["fields"]]}
+RAGGED = {
+    **TENSOR,
+    "name": "RaggedTensor",
+    "fields": [{"name": "lengths", "type": "bytes"}, *TENSOR["fields"]],
+}
 
 # key, dtype, wire, row shape; struct's letter of an element on the wire.
 Key = tuple[str, str, str, list[int], str]
@@ -40,7 +49,12 @@ KEYS: list[Key] = [
 def field_name(key: str) -> str:
     """`k_` and the key, escaped."""
     escaped = [
-        "__" if letter == "_" else letter if letter.isascii() and letter.isalnum() else f"_u{ord(letter):x}_" for letter in key
+        "__"
+        if letter == "_"
+        else letter
+        if letter.isascii() and letter.isalnum()
+        else f"_u{ord(letter):x}_"
+        for letter in key
     ]
     return "k_" + "".join(escaped)
 
@@ -51,7 +65,11 @@ def schema_of(keys: Sequence[Key]) -> dict[str, Any]:
     for key, dtype, wire, shape, _ in keys:
         kind = RAGGED if shape[:1] == [-1] else TENSOR
         name = f"tutelage.{kind['name']}"
-        empty = {"lengths": "", "shape": [], "data": ""} if kind is RAGGED else {"shape": [], "data": ""}
+        empty = (
+            {"lengths": "", "shape": [], "data": ""}
+            if kind is RAGGED
+            else {"shape": [], "data": ""}
+        )
         fields.append(
             {
                 "name": field_name(key),
@@ -121,13 +139,17 @@ def registered(registry: str, topic: str, schema: dict[str, Any]) -> int:
     """Register a schema; its id."""
     body = json.dumps({"schema": json.dumps(schema), "schemaType": "AVRO"}).encode()
     request = urllib.request.Request(
-        f"{registry}/subjects/{topic}-value/versions", body, {"Content-Type": "application/vnd.schemaregistry.v1+json"}
+        f"{registry}/subjects/{topic}-value/versions",
+        body,
+        {"Content-Type": "application/vnd.schemaregistry.v1+json"},
     )
     with urllib.request.urlopen(request, timeout=20) as answer:
         return int(json.load(answer)["id"])
 
 
-def headers_of(run_id: str, keys: Sequence[Key], *, partitions: int, rows_per_record: int, passes: int) -> dict[str, bytes]:
+def headers_of(
+    run_id: str, keys: Sequence[Key], *, partitions: int, rows_per_record: int, passes: int
+) -> dict[str, bytes]:
     """A run's headers, in their order."""
     values: dict[str, Any] = {
         "format": 2,
@@ -158,8 +180,12 @@ def write_topic(
     start = b"\0" + struct.pack(">I", registered(registry, topic, avro))
     parsed = fastavro.parse_schema(avro)
     run_id = f"run of {topic}"
-    right = headers_of(run_id, keys, partitions=partitions, rows_per_record=rows_per_record, passes=passes)
-    sent: list[tuple[str, str | bytes | None]] = list((headers if headers is not None else right).items())
+    right = headers_of(
+        run_id, keys, partitions=partitions, rows_per_record=rows_per_record, passes=passes
+    )
+    sent: list[tuple[str, str | bytes | None]] = list(
+        (headers if headers is not None else right).items()
+    )
     producer = Producer({"bootstrap.servers": bootstrap_servers, "enable.idempotence": True})
 
     def send(record: dict[str, Any], partition: int) -> None:
@@ -170,12 +196,22 @@ def write_topic(
         producer.produce(topic, value=body.getvalue(), partition=partition, headers=sent)
 
     for pass_index in range(passes):
-        head: dict[str, Any] = {"run_id": run_id, "pass_index": pass_index, "generation": 0, "end": None}
+        head: dict[str, Any] = {
+            "run_id": run_id,
+            "pass_index": pass_index,
+            "generation": 0,
+            "end": None,
+        }
         sequence = 0
         for first in range(0, rows, rows_per_record):
             chosen = range(first, min(rows, first + rows_per_record))
             send(
-                {**head, "sequence": sequence, "rows": len(chosen), **tensors_of(keys, chosen, pass_index)},
+                {
+                    **head,
+                    "sequence": sequence,
+                    "rows": len(chosen),
+                    **tensors_of(keys, chosen, pass_index),
+                },
                 sequence % partitions,
             )
             sequence += 1

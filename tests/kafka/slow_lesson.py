@@ -19,4 +19,6 @@ def model(batch: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"x": batch, "2x-1": 2 * batch - 1}
 
 
-lesson = Lesson(model=model, inputs=torch.arange(ROWS), batch_size=BATCH_SIZE, name="slow", rows_per_record=20)
+lesson = Lesson(
+    model=model, inputs=torch.arange(ROWS), batch_size=BATCH_SIZE, name="slow", rows_per_record=20
+)

@@ -17,7 +17,12 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from confluent_kafka.cimpl import NewTopic
 
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
-from tutelage.schemas.errors import ConfigurationError, DeliveryFailed, SchemaError, TopicIdentityError
+from tutelage.schemas.errors import (
+    ConfigurationError,
+    DeliveryFailed,
+    SchemaError,
+    TopicIdentityError,
+)
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.registry import HttpRegistry
 from tutelage.transport.topic_admin import KafkaTopic
@@ -54,7 +59,9 @@ def student_of(topic: str, kafka: dict[str, Any], **options: Any) -> Student:
     return student
 
 
-def test_a_topic_that_is_recreated_while_its_teacher_writes_ends_the_teacher(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_topic_that_is_recreated_while_its_teacher_writes_ends_the_teacher(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("recreated")
 
     def inputs() -> Iterator[torch.Tensor]:
@@ -71,7 +78,9 @@ def test_a_topic_that_is_recreated_while_its_teacher_writes_ends_the_teacher(kaf
         teacher.serve(lambda batch: {"x": batch}, inputs)
 
 
-def test_a_teacher_does_not_finish_in_a_topic_that_was_recreated(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_teacher_does_not_finish_in_a_topic_that_was_recreated(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("last-moment")
     with (
         pytest.raises(TopicIdentityError, match="recreated while the teacher wrote"),
@@ -103,7 +112,9 @@ def test_the_student_of_a_recreated_topic_is_told_that_and_not_to_raise_retentio
     teacher.close()
 
 
-def test_compaction_that_is_turned_on_is_named_by_both_sides(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_compaction_that_is_turned_on_is_named_by_both_sides(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("compacted")
     teacher = Teacher(KafkaSink(topic, partitions=1, **kafka), rows_per_record=4)
     teacher.start()
@@ -111,7 +122,9 @@ def test_compaction_that_is_turned_on_is_named_by_both_sides(kafka: dict[str, An
     with student_of(topic, kafka, timeout_s=60) as student:
         batches = student.knowledge(4)
         next(batches), next(batches)
-        entry = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
+        entry = ConfigEntry(
+            "cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET
+        )
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
         admin = admin_of(kafka)
         admin.incremental_alter_configs([resource])[resource].result(20)
@@ -138,15 +151,23 @@ class NoSchema(HttpRegistry):
         return super().schema(schema_id + 1_000_000)
 
 
-def test_a_schema_that_the_registry_gives_otherwise_is_called_that(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_schema_that_the_registry_gives_otherwise_is_called_that(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("otherwise")
     with Teacher(KafkaSink(topic, partitions=1, **kafka)) as teacher:
         teacher.write({"logits": torch.rand(8, 3)})
-    for registry, words in ((OtherSchema, "another schema than before"), (NoSchema, "no longer has schema")):
+    for registry, words in (
+        (OtherSchema, "another schema than before"),
+        (NoSchema, "no longer has schema"),
+    ):
         changed = {**kafka, "registry": registry(kafka["registry"])}
         with student_of(topic, changed) as student, pytest.raises(SchemaError, match=words):
             next(student.knowledge(4))
-        with pytest.raises(SchemaError, match=words), Teacher(KafkaSink(topic, **changed), run_id="x"):
+        with (
+            pytest.raises(SchemaError, match=words),
+            Teacher(KafkaSink(topic, **changed), run_id="x"),
+        ):
             pass
 
 
@@ -168,9 +189,21 @@ def test_a_killed_teacher_answers_no_question_twice_and_no_answer_is_taken_for_a
     topic = topic_name("asks")
 
     def teacher() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", ANSWERS, topic, kafka["bootstrap_servers"], kafka["registry"]]
+        command = [
+            sys.executable,
+            "-c",
+            ANSWERS,
+            topic,
+            kafka["bootstrap_servers"],
+            kafka["registry"],
+        ]
         return subprocess.Popen(
-            command, env={**os.environ}, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env={**os.environ},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     student = student_of(topic, kafka)
@@ -196,7 +229,9 @@ def test_a_killed_teacher_answers_no_question_twice_and_no_answer_is_taken_for_a
     assert said == [str({"round": number}) for number in range(12)]
 
 
-def test_a_restarted_student_is_not_given_the_answers_of_the_one_before(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_restarted_student_is_not_given_the_answers_of_the_one_before(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("again")
     stop = threading.Event()
 
@@ -218,7 +253,10 @@ def test_a_restarted_student_is_not_given_the_answers_of_the_one_before(kafka: d
                 assert student.recv(0, timeout_s=30) == "for every student"
                 for number in range(first, first + 3):
                     student.send(number)
-                assert [student.recv(0, timeout_s=30) for _ in range(2)] == [2 * first, 2 * first + 2]
+                assert [student.recv(0, timeout_s=30) for _ in range(2)] == [
+                    2 * first,
+                    2 * first + 2,
+                ]
                 assert student.ask(7, timeout_s=30) == 14
     finally:
         stop.set()

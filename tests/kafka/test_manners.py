@@ -52,7 +52,9 @@ def teach(sink: KafkaSink, rows: int = 95, passes: int = 1) -> None:
         ({"compression.type": "gzip"}, 3, "the broker compresses every record again"),
     ],
 )
-def test_each_unsafe_setting_has_its_line(settings: dict[str, str], replication: int, words: str) -> None:
+def test_each_unsafe_setting_has_its_line(
+    settings: dict[str, str], replication: int, words: str
+) -> None:
     assert unsafe_settings(SAFE, 3, 3) == []
     assert any(words in line for line in unsafe_settings({**SAFE, **settings}, replication, 3))
     # What a single broker cannot do better is not said.
@@ -70,7 +72,9 @@ def test_a_run_that_comes_near_its_retention_says_so_once(caplog: pytest.LogCapt
     ]
 
 
-def test_a_topic_that_is_missing_is_only_asked_for_with_no_create(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_topic_that_is_missing_is_only_asked_for_with_no_create(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("no-create")
     with pytest.raises(
         ConfigurationError,
@@ -89,7 +93,10 @@ def test_with_auto_register_off_the_schema_is_only_looked_for(
 ) -> None:
     topic = topic_name("registered-by-others")
     with SchemaRegistryClient({"url": addresses.registry}) as theirs:
-        theirs.register_schema(f"{topic}-value", Schema('{"type": "record", "name": "SomethingElse", "fields": []}', "AVRO"))
+        theirs.register_schema(
+            f"{topic}-value",
+            Schema('{"type": "record", "name": "SomethingElse", "fields": []}', "AVRO"),
+        )
         sink = {**kafka, "registry": HttpRegistry(addresses.registry, auto_register=False)}
 
         def compatibility() -> str | None:
@@ -106,7 +113,8 @@ def test_with_auto_register_off_the_schema_is_only_looked_for(
             teach_two_keys()
         theirs.delete_subject(f"{topic}-value")
         with pytest.raises(
-            SchemaError, match=r"does not have this schema under \S+, and with auto.register.schemas=false"
+            SchemaError,
+            match=r"does not have this schema under \S+, and with auto.register.schemas=false",
         ) as told:
             teach_two_keys()
         assert theirs.get_subjects().count(f"{topic}-value") == 0
@@ -134,7 +142,9 @@ def test_an_unsafe_topic_is_written_with_a_line_and_a_compacted_one_is_not(
     with caplog.at_level(logging.WARNING):
         teach(KafkaSink(unsafe, **kafka))
     said = [record.getMessage() for record in caplog.records if unsafe in record.getMessage()]
-    assert any("retention.ms=60000" in line for line in said) and any("max.message.bytes=1048588" in line for line in said)
+    assert any("retention.ms=60000" in line for line in said) and any(
+        "max.message.bytes=1048588" in line for line in said
+    )
     with pytest.raises(ConfigurationError, match="compaction removes records"):
         teach(KafkaSink(compacted, **kafka))
 
@@ -168,7 +178,10 @@ def test_committed_offsets_show_ordinary_tools_the_lag_and_none_at_the_end(
     assert lag() == 0
 
 
-@pytest.mark.parametrize(("holder", "name"), [(KafkaSink, "tutelage-teacher-hello"), (KafkaSource, "tutelage-student-hello")])
+@pytest.mark.parametrize(
+    ("holder", "name"),
+    [(KafkaSink, "tutelage-teacher-hello"), (KafkaSource, "tutelage-student-hello")],
+)
 def test_operators_see_who_a_client_is(holder: type[KafkaSink | KafkaSource], name: str) -> None:
     """The first request of a connection carries client id, software name and version: what quotas, logs and metrics go by."""
     with socket.socket() as broker:
@@ -188,17 +201,38 @@ def test_operators_see_who_a_client_is(holder: type[KafkaSink | KafkaSource], na
 
 def set_quota(client: str, settings: str, bootstrap_servers: str) -> None:
     """What an operator types: kafka-configs.sh --alter --entity-type clients."""
-    launch = [find_java(), "-cp", f"{kafka_jars()}/*", "kafka.admin.ConfigCommand", "--bootstrap-server", bootstrap_servers]
-    alter = ["--alter", "--entity-type", "clients", "--entity-name", client, "--add-config", settings]
+    launch = [
+        find_java(),
+        "-cp",
+        f"{kafka_jars()}/*",
+        "kafka.admin.ConfigCommand",
+        "--bootstrap-server",
+        bootstrap_servers,
+    ]
+    alter = [
+        "--alter",
+        "--entity-type",
+        "clients",
+        "--entity-name",
+        client,
+        "--add-config",
+        settings,
+    ]
     subprocess.run([*launch, *alter], check=True, capture_output=True, timeout=120)
 
 
 def test_a_quota_slows_a_teacher_and_a_student_down_and_loses_nothing(
-    addresses: StackAddresses, kafka: dict[str, Any], topic_name: Names, caplog: pytest.LogCaptureFixture
+    addresses: StackAddresses,
+    kafka: dict[str, Any],
+    topic_name: Names,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """By the client ids that docs/operations.md names. What is held back goes on by itself, and says why it is slow."""
     topic = topic_name("quota")
-    for side, quota in (("teacher", "producer_byte_rate=400000"), ("student", "consumer_byte_rate=400000")):
+    for side, quota in (
+        ("teacher", "producer_byte_rate=400000"),
+        ("student", "consumer_byte_rate=400000"),
+    ):
         set_quota(f"tutelage-{side}-{topic}", quota, addresses.bootstrap_servers)
     # 5.2 MB against the 4 MB that a window of ten seconds lets through.
     with Teacher(KafkaSink(topic, **kafka), rows_per_record=1) as teacher:
@@ -238,7 +272,9 @@ def test_a_broker_that_starts_again_does_not_end_a_group_s_commits(
         tool.close()
 
 
-def test_a_teacher_whose_broker_is_silent_says_that_it_waits(stack: Stack, kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_teacher_whose_broker_is_silent_says_that_it_waits(
+    stack: Stack, kafka: dict[str, Any], topic_name: Names
+) -> None:
     """What waits for a broker is no reason to kill it: it is neither silent nor stuck, and goes on by itself."""
     options = {"queue.buffering.max.messages": 2}
     teacher = Teacher(KafkaSink(topic_name("silent"), options=options, **kafka), rows_per_record=10)
@@ -254,17 +290,26 @@ def test_a_teacher_whose_broker_is_silent_says_that_it_waits(stack: Stack, kafka
             writing = threading.Thread(target=write_more)
             writing.start()
             deadline = time.monotonic() + 30
-            while "the broker to take what was sent" not in teacher.activity.doing and time.monotonic() < deadline:
+            while (
+                "the broker to take what was sent" not in teacher.activity.doing
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.05)
             activity = teacher.activity
         finally:
             stack.resume("kafka-1")
         writing.join(60)
-        assert activity.waiting and activity.silent_s == 0 and "the broker to take what was sent" in activity.doing
+        assert (
+            activity.waiting
+            and activity.silent_s == 0
+            and "the broker to take what was sent" in activity.doing
+        )
         assert not writing.is_alive() and "the broker" not in teacher.activity.doing
 
 
-def test_a_registry_that_is_away_leaves_no_topic_behind(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_registry_that_is_away_leaves_no_topic_behind(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("unmade")
     with pytest.raises(RegistryUnavailable):
         teach(KafkaSink(topic, **{**kafka, "registry": "http://127.0.0.1:1"}))

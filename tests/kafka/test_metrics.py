@@ -48,12 +48,20 @@ def test_metrics_and_health_tell_the_truth(
             assert run.value(run.student, f"tutelage_consumer_{name}", **teacher) == value, name
         for name in ("wait_seconds_total", "decode_seconds_total", "bytes_total"):
             assert run.value(run.student, f"tutelage_consumer_{name}", **teacher) > 0, name
-        assert run.value(run.student, "tutelage_consumer_lag_records", partition="1", **teacher) == (records - held) / 2
+        assert (
+            run.value(run.student, "tutelage_consumer_lag_records", partition="1", **teacher)
+            == (records - held) / 2
+        )
         # Counted when they are cut, by the chunk.
-        assert run.value(run.student, "tutelage_consumer_delivered_rows_total") >= HELD_BATCHES * BATCH
+        assert (
+            run.value(run.student, "tutelage_consumer_delivered_rows_total") >= HELD_BATCHES * BATCH
+        )
         assert run.value(run.student, "tutelage_consumer_starved_seconds_total") > 0
         assert run.value(run.student, "tutelage_checkpoint_age_seconds") > 0
-        for port, doing in ((run.teacher, "waiting for the teacher's inputs or model"), (run.student, "training on a batch")):
+        for port, doing in (
+            (run.teacher, "waiting for the teacher's inputs or model"),
+            (run.student, "training on a batch"),
+        ):
             for path in ("/livez", "/readyz"):
                 status, said = asked(port, path)
                 assert (status, said.startswith(doing)) == (200, True), (path, status, said)

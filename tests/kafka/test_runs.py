@@ -13,7 +13,13 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.codec import Codec
-from tutelage.schemas.errors import ConfigurationError, RetentionLoss, RunMismatch, SinkExists, WaitTimeout
+from tutelage.schemas.errors import (
+    ConfigurationError,
+    RetentionLoss,
+    RunMismatch,
+    SinkExists,
+    WaitTimeout,
+)
 from tutelage.tools.in_order import Counts, in_order
 from tutelage.tools.survey import survey_of
 from tutelage.transport.connection import KafkaConnection
@@ -41,7 +47,11 @@ def capture(
 
     partitions = options.pop("partitions", 3)
     with Teacher(
-        KafkaSink(topic, partitions=partitions, **kafka), rows_per_record=4, passes=passes, name="daily", **options
+        KafkaSink(topic, partitions=partitions, **kafka),
+        rows_per_record=4,
+        passes=passes,
+        name="daily",
+        **options,
     ) as teacher:
         for start in range(0, rows, 4):
             if start == stop_after:
@@ -56,7 +66,9 @@ def read(topic: str, kafka: dict[str, Any], run: str | None = None, **options: A
         return [int(number) for batch in student.knowledge(7) for number in batch["x"]]
 
 
-def test_a_topic_holds_a_run_a_day_and_a_student_reads_the_newest(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_topic_holds_a_run_a_day_and_a_student_reads_the_newest(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("daily")
     for day in range(3):
         capture(topic, kafka, 1000 * day, new_run=True, run_id=f"day-{day}")
@@ -70,7 +82,9 @@ def test_a_topic_holds_a_run_a_day_and_a_student_reads_the_newest(kafka: dict[st
     counted = Counts()
     records = list(in_order(source, survey.opened, timeout_s=10, counted=counted))
     source.close()
-    assert [(run.run_id, run.rows, run.whole) for run in survey.runs] == [(f"day-{day}", 40, True) for day in (2, 1, 0)]
+    assert [(run.run_id, run.rows, run.whole) for run in survey.runs] == [
+        (f"day-{day}", 40, True) for day in (2, 1, 0)
+    ]
     assert (survey.rows, survey.flaw, len(records), counted.zombies) == (40, None, 11, 0)
 
 
@@ -85,7 +99,9 @@ def test_a_finished_run_is_not_followed_unless_asked_and_the_error_names_the_fla
     assert read(topic, kafka) == list(range(500, 540))
 
 
-def test_the_newest_run_is_continued_and_an_older_one_is_not(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_the_newest_run_is_continued_and_an_older_one_is_not(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("restart")
     with pytest.raises(Stopped):
         capture(topic, kafka, 0, new_run=True, run_id="mon", stop_after=20)
@@ -101,7 +117,9 @@ def test_the_newest_run_is_continued_and_an_older_one_is_not(kafka: dict[str, An
         read(topic, kafka, run="mon", timeout_s=2)
 
 
-def test_runs_may_differ_in_partitions_keys_and_passes(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_runs_may_differ_in_partitions_keys_and_passes(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("differ")
     capture(topic, kafka, 0, partitions=2)
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
@@ -139,7 +157,9 @@ def test_a_student_goes_on_with_the_run_of_its_checkpoint_while_a_newer_one_is_t
     student.load(tmp_path / "state.json")
     caplog.clear()
     with student:
-        assert seen + [int(x) for batch in student.knowledge(7) for x in batch["x"]] == list(range(40))
+        assert seen + [int(x) for batch in student.knowledge(7) for x in batch["x"]] == list(
+            range(40)
+        )
     assert "the checkpoint is of run mon, which is read; the newest run is run tue" in caplog.text
     student = Student(timeout_s=20)
     student.register_teacher(KafkaSource(topic, run="tue", **kafka))
@@ -148,7 +168,9 @@ def test_a_student_goes_on_with_the_run_of_its_checkpoint_while_a_newer_one_is_t
         next(student.knowledge(7))
 
 
-def test_retention_takes_the_older_run_and_leaves_the_newer(kafka: dict[str, Any], topic_name: Names, tmp_path: Any) -> None:
+def test_retention_takes_the_older_run_and_leaves_the_newer(
+    kafka: dict[str, Any], topic_name: Names, tmp_path: Any
+) -> None:
     topic = topic_name("retention")
     capture(topic, kafka, 0, run_id="mon")
     student = Student(timeout_s=20)
@@ -163,7 +185,9 @@ def test_retention_takes_the_older_run_and_leaves_the_newer(kafka: dict[str, Any
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
 
     def delete_before(offsets: list[int]) -> None:
-        for future in admin.delete_records([TopicPartition(topic, at, offset) for at, offset in enumerate(offsets)]).values():
+        for future in admin.delete_records(
+            [TopicPartition(topic, at, offset) for at, offset in enumerate(offsets)]
+        ).values():
             future.result(20)
 
     starts = runs.starts(tuesday, 3)
@@ -175,7 +199,12 @@ def test_retention_takes_the_older_run_and_leaves_the_newer(kafka: dict[str, Any
     student = Student(timeout_s=20)
     student.register_teacher(KafkaSource(topic, **kafka))
     student.load(tmp_path / "state.json")
-    with student, pytest.raises(RetentionLoss, match="run mon, which the checkpoint was taken of, is no longer"):
+    with (
+        student,
+        pytest.raises(
+            RetentionLoss, match="run mon, which the checkpoint was taken of, is no longer"
+        ),
+    ):
         next(student.knowledge(7))
     with pytest.raises(WaitTimeout, match="run mon in topic"):
         read(topic, kafka, run="mon", timeout_s=2)
@@ -219,13 +248,17 @@ def test_what_a_dying_writer_of_an_older_run_still_sends_is_dropped_and_counted(
     student = Student(timeout_s=20)
     student.register_teacher(KafkaSource(topic, **kafka))
     with student:
-        assert [int(x) for batch in student.knowledge(7) for x in batch["x"]] == list(range(1000, 1040))
+        assert [int(x) for batch in student.knowledge(7) for x in batch["x"]] == list(
+            range(1000, 1040)
+        )
         assert student.dropped[0]["zombies"] == len(late)
     send_late()
     assert read(topic, kafka) == list(range(1000, 1040))
 
 
-def test_a_teacher_stops_when_a_newer_run_has_begun(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_teacher_stops_when_a_newer_run_has_begun(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("overtaken")
     overtaken: list[int] = []
 
@@ -239,13 +272,17 @@ def test_a_teacher_stops_when_a_newer_run_has_begun(kafka: dict[str, Any], topic
 
     with (
         pytest.raises(RunMismatch, match="run tue began behind run mon"),
-        Teacher(KafkaSink(topic, partitions=3, **kafka), rows_per_record=4, run_id="mon") as teacher,
+        Teacher(
+            KafkaSink(topic, partitions=3, **kafka), rows_per_record=4, run_id="mon"
+        ) as teacher,
     ):
         teacher.serve(model, torch.arange(2000), batch_size=4)
     assert read(topic, kafka) == list(range(1000, 1040))
 
 
-def test_clocks_of_machines_do_not_matter(kafka: dict[str, Any], topic_name: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clocks_of_machines_do_not_matter(
+    kafka: dict[str, Any], topic_name: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run whose teacher's clock is a day behind, and one whose records have the broker's time and a header of the future."""
     topic = topic_name("clock")
     capture(topic, kafka, 0, run_id="mon")
@@ -275,7 +312,10 @@ def test_a_file_holds_one_run(tmp_path: Any) -> None:
             with Teacher(FileSink(path)) as teacher:
                 teacher.write({"x": torch.arange(3)})
             continue
-        with pytest.raises(ConfigurationError, match="a file holds one run"), Teacher(FileSink(path), new_run=True):
+        with (
+            pytest.raises(ConfigurationError, match="a file holds one run"),
+            Teacher(FileSink(path), new_run=True),
+        ):
             pass
 
 

@@ -17,10 +17,22 @@ Names = Callable[[str], str]
 _LARGE = 300_000
 
 
-def topic_of(kafka: dict[str, Any], topic: str, rows: int, *, partitions: int, width: int = 1, passes: int = 2) -> None:
+def topic_of(
+    kafka: dict[str, Any],
+    topic: str,
+    rows: int,
+    *,
+    partitions: int,
+    width: int = 1,
+    passes: int = 2,
+) -> None:
     """A whole topic of one row a record, `width` int64 numbers each."""
-    with Teacher(KafkaSink(topic, partitions=partitions, **kafka), passes=passes, rows_per_record=1) as teacher:
-        teacher.serve(lambda x: {"x": x[:, None].expand(-1, width)}, torch.arange(rows), batch_size=4)
+    with Teacher(
+        KafkaSink(topic, partitions=partitions, **kafka), passes=passes, rows_per_record=1
+    ) as teacher:
+        teacher.serve(
+            lambda x: {"x": x[:, None].expand(-1, width)}, torch.arange(rows), batch_size=4
+        )
 
 
 def numbers(kafka: dict[str, Any], topic: str, *, passes: int = 2) -> list[list[int]]:
@@ -28,7 +40,10 @@ def numbers(kafka: dict[str, Any], topic: str, *, passes: int = 2) -> list[list[
     student = Student(timeout_s=15, budget_bytes=1)
     student.register_teacher(KafkaSource(topic, **kafka))
     with student:
-        return [[x for batch in student.knowledge(16) for x in batch["x"][:, 0].tolist()] for _ in range(passes)]
+        return [
+            [x for batch in student.knowledge(16) for x in batch["x"][:, 0].tolist()]
+            for _ in range(passes)
+        ]
 
 
 @pytest.mark.parametrize("partitions", [2, 3, 5])

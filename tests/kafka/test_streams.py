@@ -44,7 +44,9 @@ class Stopped(Exception):
     """Ends a teacher somewhere."""
 
 
-def teach(sink: Sink, rows: int = 100, *, passes: int = 1, stop_after: int | None = None, **options: Any) -> None:
+def teach(
+    sink: Sink, rows: int = 100, *, passes: int = 1, stop_after: int | None = None, **options: Any
+) -> None:
     def model(batch: torch.Tensor) -> dict[str, torch.Tensor]:
         if stop_after is not None and int(batch[0]) >= stop_after:
             raise Stopped
@@ -72,7 +74,9 @@ def xs(student: Student, batch_size: int = 16) -> list[int]:
     batch_size=st.sampled_from([1, 5, 32, 64]),
     size=st.none() | st.integers(1, 2000),
 )
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_a_topic_gives_what_a_file_gives(
     kafka: dict[str, Any], topic_name: Names, tmp_path_factory: pytest.TempPathFactory,
     partitions: int, rows: int, batch_size: int, size: int | None,
@@ -86,7 +90,9 @@ def test_a_topic_gives_what_a_file_gives(
         (FileSource(path),),
         (FileSource(path), KafkaSource(topic, **kafka)),
     ):
-        student = student_of(*sources, merge={"x": "first", "result": "max"} if len(sources) > 1 else {})
+        student = student_of(
+            *sources, merge={"x": "first", "result": "max"} if len(sources) > 1 else {}
+        )
         with student:
             found.append(rows_of(student.knowledge(batch_size)))
     assert found[0] == found[1] == found[2]
@@ -98,7 +104,9 @@ def test_the_student_may_be_there_before_the_topic(
 ) -> None:
     topic = topic_name("late")
     found: list[int] = []
-    reader = threading.Thread(target=lambda: found.extend(xs(student_of(KafkaSource(topic, **kafka)))))
+    reader = threading.Thread(
+        target=lambda: found.extend(xs(student_of(KafkaSource(topic, **kafka))))
+    )
     reader.start()
     time.sleep(2.5)
     teach(KafkaSink(topic, **kafka))
@@ -107,7 +115,9 @@ def test_the_student_may_be_there_before_the_topic(
     assert f"waiting for topic {topic}" in caplog.text
 
 
-def test_a_teacher_that_stopped_goes_on_without_repeating_or_missing(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_teacher_that_stopped_goes_on_without_repeating_or_missing(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("restart")
     for stop in (16, 40, 41, 90):
         with pytest.raises(Stopped):
@@ -115,9 +125,14 @@ def test_a_teacher_that_stopped_goes_on_without_repeating_or_missing(kafka: dict
     teach(KafkaSink(topic, **kafka))
     student = student_of(KafkaSource(topic, **kafka))
     with student:
-        assert [x for batch in student.knowledge(9) for x in batch["x"].tolist()] == list(range(100))
+        assert [x for batch in student.knowledge(9) for x in batch["x"].tolist()] == list(
+            range(100)
+        )
     consumer = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": "count"})
-    ends = [consumer.get_watermark_offsets(TopicPartition(topic, partition))[1] for partition in range(3)]
+    ends = [
+        consumer.get_watermark_offsets(TopicPartition(topic, partition))[1]
+        for partition in range(3)
+    ]
     consumer.close()
     assert sum(ends) == 15 + 3
     with pytest.raises(SinkExists, match="holds a finished run"):
@@ -136,10 +151,14 @@ def test_a_zombie_writes_in_vain(kafka: dict[str, Any], topic_name: Names) -> No
     stale.serve(lambda batch: {"x": batch, "result": 2 * batch}, torch.arange(100), batch_size=8)
     stale.close()
     with student_of(KafkaSource(topic, **kafka)) as student:
-        assert [x for batch in student.knowledge(16) for x in batch["x"].tolist()] == list(range(100))
+        assert [x for batch in student.knowledge(16) for x in batch["x"].tolist()] == list(
+            range(100)
+        )
 
 
-def test_a_student_resumes_at_any_batch_online_and_hybrid(kafka: dict[str, Any], topic_name: Names, tmp_path: Path) -> None:
+def test_a_student_resumes_at_any_batch_online_and_hybrid(
+    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
+) -> None:
     topic = topic_name("resume")
     teach(KafkaSink(topic, partitions=3, **kafka), 30, passes=2)
     teach(FileSink(tmp_path / "a.avro"), 30, passes=2)
@@ -152,7 +171,9 @@ def test_a_student_resumes_at_any_batch_online_and_hybrid(kafka: dict[str, Any],
     assert [x for batch in batches for x in batch["x"]] == [*range(30)] * 2
 
 
-def test_record_and_replay_give_identical_records(kafka: dict[str, Any], topic_name: Names, tmp_path: Path) -> None:
+def test_record_and_replay_give_identical_records(
+    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
+) -> None:
     topic, again = topic_name("record"), topic_name("replay")
     paths = [tmp_path / "one.avro", tmp_path / "two.avro"]
     teach(KafkaSink(topic, partitions=3, **kafka), passes=2)
@@ -163,9 +184,18 @@ def test_record_and_replay_give_identical_records(kafka: dict[str, Any], topic_n
     found = []
     for path in paths:
         with ContainerReader(path) as reader:
-            found.append((reader.stream, [record.raw.tobytes() for block in reader.blocks() for record in block.records]))
+            found.append(
+                (
+                    reader.stream,
+                    [record.raw.tobytes() for block in reader.blocks() for record in block.records],
+                )
+            )
     assert found[0] == found[1]
-    assert xs(student_of(KafkaSource(again, **kafka))) == xs(student_of(FileSource(paths[0]))) == list(range(100))
+    assert (
+        xs(student_of(KafkaSource(again, **kafka)))
+        == xs(student_of(FileSource(paths[0])))
+        == list(range(100))
+    )
     with pytest.raises(SinkExists, match="all of this run"):
         copied(FileSource(paths[0]), KafkaSink(again, **kafka))
 
@@ -176,7 +206,9 @@ def copied(source: Source, sink: Sink, timeout_s: float = 20) -> Counts:
         return copy_stream(source, sink, timeout_s=timeout_s)
 
 
-def test_an_interrupted_recording_goes_on(kafka: dict[str, Any], topic_name: Names, tmp_path: Path) -> None:
+def test_an_interrupted_recording_goes_on(
+    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
+) -> None:
     topic = topic_name("interrupted")
     with pytest.raises(Stopped):
         teach(KafkaSink(topic, partitions=3, **kafka), stop_after=50)
@@ -190,7 +222,10 @@ def test_an_interrupted_recording_goes_on(kafka: dict[str, Any], topic_name: Nam
 
 def test_messages_go_both_ways_over_topics(kafka: dict[str, Any], topic_name: Names) -> None:
     topic = topic_name("control")
-    with Teacher(KafkaSink(topic, **kafka)) as teacher, student_of(KafkaSource(topic, **kafka)) as student:
+    with (
+        Teacher(KafkaSink(topic, **kafka)) as teacher,
+        student_of(KafkaSource(topic, **kafka)) as student,
+    ):
         teacher.send({"hello": torch.tensor([1.5, 2.5])})
         teacher.send("again")
         assert student.recv(0)["hello"].tolist() == [1.5, 2.5]
@@ -201,7 +236,9 @@ def test_messages_go_both_ways_over_topics(kafka: dict[str, Any], topic_name: Na
             teacher.recv(timeout_s=1)
 
 
-def test_a_key_may_be_added_between_runs_but_not_change(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_key_may_be_added_between_runs_but_not_change(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("evolve")
     teach(KafkaSink(topic, **kafka))
     admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
@@ -218,18 +255,25 @@ def test_a_key_may_be_added_between_runs_but_not_change(kafka: dict[str, Any], t
         teacher.write({"x": torch.arange(3), "new": torch.ones(3, 2)})
     recreated()
     with (
-        pytest.raises(DescriptionChanged, match=r"version 1: key 'x' was int64\[\] and would become float32"),
+        pytest.raises(
+            DescriptionChanged, match=r"version 1: key 'x' was int64\[\] and would become float32"
+        ),
         Teacher(KafkaSink(topic, **kafka)) as teacher,
     ):
         teacher.write({"x": torch.ones(3)})
 
 
-def test_a_record_over_the_topics_limit_is_refused_with_the_figure_that_fits(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_record_over_the_topics_limit_is_refused_with_the_figure_that_fits(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("large")
     settings = {"max.message.bytes": "200000"}
     wide = {"x": torch.zeros(50, 1000)}
     with (
-        pytest.raises(RecordTooLarge, match=rf"topic {topic}.*50 rows.*200\d{{3}} bytes.*134464.*rows_per_record=33 would fit"),
+        pytest.raises(
+            RecordTooLarge,
+            match=rf"topic {topic}.*50 rows.*200\d{{3}} bytes.*134464.*rows_per_record=33 would fit",
+        ),
         Teacher(KafkaSink(topic, topic_settings=settings, **kafka), rows_per_record=50) as teacher,
     ):
         teacher.write(wide)
@@ -240,7 +284,9 @@ def test_a_record_over_the_topics_limit_is_refused_with_the_figure_that_fits(kaf
         assert sum(len(batch["x"]) for batch in student.knowledge(16)) == 50
 
 
-def test_a_topic_that_holds_another_run_is_left_alone(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_topic_that_holds_another_run_is_left_alone(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("other")
     with pytest.raises(Stopped):
         teach(KafkaSink(topic, **kafka), stop_after=50, name="one")
@@ -256,7 +302,13 @@ def produce(kafka: dict[str, Any], topic: str, partition: int, value: bytes, hea
 
 
 def messages(kafka: dict[str, Any], topic: str, partition: int) -> list[Any]:
-    consumer = Consumer({"bootstrap.servers": kafka["bootstrap_servers"], "group.id": "look", "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": kafka["bootstrap_servers"],
+            "group.id": "look",
+            "auto.offset.reset": "earliest",
+        }
+    )
     consumer.assign([TopicPartition(topic, partition, 0)])
     high = consumer.get_watermark_offsets(TopicPartition(topic, partition))[1]
     found: list[Any] = []
@@ -295,7 +347,9 @@ def test_what_no_teacher_wrote_is_named_by_topic_partition_and_offset(
     assert issubclass(RunMismatch, DataError)
 
 
-def test_records_lost_to_retention_are_an_error_not_a_jump(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_records_lost_to_retention_are_an_error_not_a_jump(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("retention")
     teach(KafkaSink(topic, partitions=1, **kafka))
     with student_of(KafkaSource(topic, **kafka)) as student:
@@ -317,7 +371,9 @@ def test_records_lost_to_retention_are_an_error_not_a_jump(kafka: dict[str, Any]
             list(student.knowledge(16))
 
 
-def test_a_recreated_topic_is_not_the_one_of_the_checkpoint(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_recreated_topic_is_not_the_one_of_the_checkpoint(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("recreated")
     teach(KafkaSink(topic, partitions=1, **kafka), run_id="same")
     with student_of(KafkaSource(topic, **kafka)) as student:
@@ -355,22 +411,30 @@ def test_progress_is_committed_for_lag_tools(kafka: dict[str, Any], topic_name: 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_data_loader_worker_reads_a_topic(kafka: dict[str, Any], topic_name: Names, context: str) -> None:
+def test_a_data_loader_worker_reads_a_topic(
+    kafka: dict[str, Any], topic_name: Names, context: str
+) -> None:
     from torch.utils.data import DataLoader
 
     topic = topic_name("worker")
     teach(KafkaSink(topic, partitions=2, **kafka))
     with student_of(KafkaSource(topic, **kafka)) as student:
-        loader = DataLoader(student.dataset(9), batch_size=None, num_workers=1, multiprocessing_context=context)
+        loader = DataLoader(
+            student.dataset(9), batch_size=None, num_workers=1, multiprocessing_context=context
+        )
         assert [x for batch in loader for x in batch["x"].tolist()] == list(range(100))
 
 
-def test_a_teacher_stays_near_its_student_when_told_to(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_teacher_stays_near_its_student_when_told_to(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic, group = topic_name("pace"), topic_name("pace-group")
     paced = {"max_ahead": 5, "student_group": group, **kafka}
     writer = threading.Thread(target=lambda: teach(KafkaSink(topic, partitions=2, **paced), 300))
     writer.start()
-    with student_of(KafkaSource(topic, group=group, **kafka), prefetch=1, budget_bytes=1) as student:
+    with student_of(
+        KafkaSource(topic, group=group, **kafka), prefetch=1, budget_bytes=1
+    ) as student:
         batches = student.knowledge(7)
         for _ in range(3):
             next(batches)
@@ -382,4 +446,11 @@ def test_a_teacher_stays_near_its_student_when_told_to(kafka: dict[str, Any], to
     writer.join(20)
     assert not writer.is_alive()
     with pytest.raises(WaitTimeout, match="to read on"):
-        teach(KafkaSink(topic_name("alone"), student_timeout_s=1, **{**paced, "student_group": topic_name("nobody")}), 300)
+        teach(
+            KafkaSink(
+                topic_name("alone"),
+                student_timeout_s=1,
+                **{**paced, "student_group": topic_name("nobody")},
+            ),
+            300,
+        )

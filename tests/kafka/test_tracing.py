@@ -39,7 +39,9 @@ print(json.dumps([
 """
 
 
-def test_a_record_s_way_is_one_trace(kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_record_s_way_is_one_trace(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
     import json
 
     topic = topic_name("traced")
@@ -61,7 +63,10 @@ def test_a_record_s_way_is_one_trace(kafka: dict[str, Any], topic_name: Callable
     assert {span[2] for span in spans} == {shift[2]}
     assert {span[4] for span in sent} == {shift[3]}
     assert sorted(span[4] for span in processed) == sorted(span[3] for span in sent)
-    assert {(span[1], span[5]["messaging.system"], span[5]["messaging.operation.type"]) for span in sent + processed} == {
+    assert {
+        (span[1], span[5]["messaging.system"], span[5]["messaging.operation.type"])
+        for span in sent + processed
+    } == {
         ("PRODUCER", "kafka", "send"),
         ("CONSUMER", "kafka", "process"),
     }
@@ -92,5 +97,7 @@ def test_headers_of_others_may_hold_anything() -> None:
 
     tracing = Tracing(opentelemetry.trace, "t", "c")
     tracing._tracer = TracerProvider().get_tracer("test")
-    with tracing.processed([("binary", b"\xff\xfe\x00"), ("traceparent", b"\xff"), ("none", None)], 0, 0) as span:
+    with tracing.processed(
+        [("binary", b"\xff\xfe\x00"), ("traceparent", b"\xff"), ("none", None)], 0, 0
+    ) as span:
         assert span.parent is None

@@ -20,7 +20,11 @@ NO_TEXTS: list[Any] = [3, b"a", ["a"], True]
 CONSTRUCTOR: list[tuple[str, Any]] = [
     *[(name, value) for name in ("passes", "rows_per_record") for value in NO_COUNTS],
     ("passes", None),
-    *[(name, value) for name in ("name", "revision", "inputs_fingerprint", "run_id") for value in NO_TEXTS],
+    *[
+        (name, value)
+        for name in ("name", "revision", "inputs_fingerprint", "run_id")
+        for value in NO_TEXTS
+    ],
     ("name", ""),
     ("run_id", ""),
     ("revision", None),
@@ -59,14 +63,19 @@ SERVE: list[tuple[str, Any]] = [
     *[("timeout_s", value) for value in (0, -1, math.nan, math.inf, "1", None, True)],
     *[("keeps_rows", value) for value in (1, "yes")],
     *[("read_ahead", value) for value in (1, None)],
-    *[("devices", value) for value in ("cpu", 3, [None], ["nonsense"], [True], torch.device("cpu"), {"cpu"})],
+    *[
+        ("devices", value)
+        for value in ("cpu", 3, [None], ["nonsense"], [True], torch.device("cpu"), {"cpu"})
+    ],
     ("progress", 3),
     ("progress", None),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), SERVE)
-def test_a_wrong_argument_of_serve_is_refused_by_name_before_anything_is_written(name: str, value: Any) -> None:
+def test_a_wrong_argument_of_serve_is_refused_by_name_before_anything_is_written(
+    name: str, value: Any
+) -> None:
     topic = MemoryTopic()
     arguments: dict[str, Any] = {"batch_size": 2, name: value}
     with Teacher(MemorySink(topic)) as teacher, pytest.raises(ConfigurationError, match=name):
@@ -76,7 +85,10 @@ def test_a_wrong_argument_of_serve_is_refused_by_name_before_anything_is_written
 
 @pytest.mark.parametrize("model", [None, 3, [], [3], "model"])
 def test_a_model_is_called(model: Any) -> None:
-    with Teacher(MemorySink(MemoryTopic())) as teacher, pytest.raises(ConfigurationError, match="model is"):
+    with (
+        Teacher(MemorySink(MemoryTopic())) as teacher,
+        pytest.raises(ConfigurationError, match="model is"),
+    ):
         teacher.serve(model, torch.arange(4), batch_size=2)
 
 
@@ -99,8 +111,16 @@ def test_integers_of_numpy_and_torch_are_integers() -> None:
     for number in (np.int64(2), np.uint8(2), torch.tensor(2)):
         topic = MemoryTopic()
         numbers: dict[str, Any] = {"passes": number, "rows_per_record": number}
-        with Teacher(MemorySink(topic), **numbers, wire={"x": "int64"}, ragged_keys=iter(())) as teacher:
-            teacher.serve(lambda x: {"x": x}, torch.arange(4), batch_size=number, threads=number, timeout_s=np.float32(60))  # type: ignore[arg-type]
+        with Teacher(
+            MemorySink(topic), **numbers, wire={"x": "int64"}, ragged_keys=iter(())
+        ) as teacher:
+            teacher.serve(
+                lambda x: {"x": x},
+                torch.arange(4),
+                batch_size=number,
+                threads=number,
+                timeout_s=np.float32(60),
+            )  # type: ignore[arg-type]
         assert read(topic, passes=2) == [*range(4)] * 2
 
 
@@ -122,7 +142,10 @@ def test_functions_of_samples_are_functions() -> None:
 
 @pytest.mark.parametrize("timeout_s", [-1, math.nan, math.inf, "1", None, True])
 def test_a_wrong_timeout_of_recv_is_refused(timeout_s: Any) -> None:
-    with Teacher(MemorySink(MemoryTopic())) as teacher, pytest.raises(ConfigurationError, match="timeout_s"):
+    with (
+        Teacher(MemorySink(MemoryTopic())) as teacher,
+        pytest.raises(ConfigurationError, match="timeout_s"),
+    ):
         teacher.recv(timeout_s=timeout_s)
 
 

@@ -41,7 +41,9 @@ def written(model: Callable[[Any], Any], inputs: Any, **options: Any) -> list[in
     return read(topic)
 
 
-def rotating(made: Callable[[int], Any], fill: Callable[[Any, int], Any], count: int) -> Iterator[Any]:
+def rotating(
+    made: Callable[[int], Any], fill: Callable[[Any, int], Any], count: int
+) -> Iterator[Any]:
     """Batches in `count` pieces of memory, one after the other and again."""
     memory = [made(index) for index in range(count)]
     for index in range(BATCHES):
@@ -94,7 +96,9 @@ FORMS: dict[str, tuple[Callable[[int], Any], Callable[[Any, int], Any], Callable
 
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 @pytest.mark.parametrize("form", list(FORMS))
-def test_inputs_that_fill_their_memory_again_are_read_as_in_a_plain_loop(form: str, count: int) -> None:
+def test_inputs_that_fill_their_memory_again_are_read_as_in_a_plain_loop(
+    form: str, count: int
+) -> None:
     made, fill, model = FORMS[form]
     assert written(lambda batch: {"x": model(batch) + 0}, rotating(made, fill, count)) == EXPECTED
 
@@ -107,7 +111,9 @@ def test_a_model_may_return_its_input_and_the_input_be_filled_again(form: str) -
 
 @pytest.mark.parametrize("devices", [1, 3])
 @pytest.mark.parametrize("size", [2, 60_000])
-def test_sizes_devices_and_reading_in_the_calling_thread_change_nothing(size: int, devices: int) -> None:
+def test_sizes_devices_and_reading_in_the_calling_thread_change_nothing(
+    size: int, devices: int
+) -> None:
     def inputs() -> Iterator[torch.Tensor]:
         buffer = torch.zeros(4, size)
         for index in range(30):
@@ -115,7 +121,12 @@ def test_sizes_devices_and_reading_in_the_calling_thread_change_nothing(size: in
 
     expected = [index for index in range(30) for _ in range(4)]
     for options in ({}, {"read_ahead": False}):
-        found = written(lambda batch: {"x": batch[:, 0].long(), "all": batch}, inputs(), devices=["cpu"] * devices, **options)
+        found = written(
+            lambda batch: {"x": batch[:, 0].long(), "all": batch},
+            inputs(),
+            devices=["cpu"] * devices,
+            **options,
+        )
         assert found == expected
 
 
@@ -123,7 +134,9 @@ def test_inputs_that_begin_to_fill_again_late_are_read_as_in_a_plain_loop() -> N
     fresh = (torch.full((2,), index) for index in range(500))
     buffer = np.zeros(2, np.int64)
     late = (torch.from_numpy(numpy_filled(buffer, index)) for index in range(500, 900))
-    assert written(lambda batch: {"x": batch}, chain(fresh, late)) == [index for index in range(900) for _ in range(2)]
+    assert written(lambda batch: {"x": batch}, chain(fresh, late)) == [
+        index for index in range(900) for _ in range(2)
+    ]
 
 
 def test_a_batch_that_is_cleared_before_the_next_is_made_is_read_as_it_was() -> None:
@@ -154,8 +167,12 @@ class Refilling(Dataset[Any]):
         return self._buffer.fill_(index)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": None}, {"batch_size": 1, "collate_fn": lambda samples: samples[0]}])
-def test_a_loader_over_a_data_set_of_one_buffer_is_read_as_in_a_plain_loop(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"batch_size": None}, {"batch_size": 1, "collate_fn": lambda samples: samples[0]}]
+)
+def test_a_loader_over_a_data_set_of_one_buffer_is_read_as_in_a_plain_loop(
+    options: dict[str, Any],
+) -> None:
     assert written(lambda batch: {"x": batch}, DataLoader(Refilling(), **options)) == EXPECTED
 
 
@@ -172,13 +189,17 @@ def test_samples_in_one_buffer_are_collated_as_they_were_given() -> None:
             yield items
 
     assert written(lambda batch: {"x": batch}, from_samples(samples, 4)) == list(range(50))
-    assert written(lambda batch: {"x": torch.tensor([int(batch[0])])}, from_sample_lists(lists)) == list(range(50))
+    assert written(
+        lambda batch: {"x": torch.tensor([int(batch[0])])}, from_sample_lists(lists)
+    ) == list(range(50))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("size", [1, 70_000])
 @pytest.mark.parametrize("on_numpy", [False, True])
-def test_a_model_that_returns_one_memory_again_and_again_is_written_rightly(count: int, size: int, on_numpy: bool) -> None:
+def test_a_model_that_returns_one_memory_again_and_again_is_written_rightly(
+    count: int, size: int, on_numpy: bool
+) -> None:
     calls = iter(range(10_000))
     memory = [np.zeros((2, size), np.int64) for _ in range(count)]
 

@@ -50,12 +50,25 @@ except ValueError:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["error"], 1), (["error", "caught"], 0), (["exit"], 3), (["interrupt"], -signal.SIGINT), (["normal"], 0)],
+    [
+        (["error"], 1),
+        (["error", "caught"], 0),
+        (["exit"], 3),
+        (["interrupt"], -signal.SIGINT),
+        (["normal"], 0),
+    ],
 )
-def test_a_program_ends_with_the_exit_code_it_asked_for(arguments: list[str], code: int, tmp_path: Path) -> None:
+def test_a_program_ends_with_the_exit_code_it_asked_for(
+    arguments: list[str], code: int, tmp_path: Path
+) -> None:
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+            [sys.executable, "-c", PROGRAM, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
         )
         assert done.returncode == code, done.stderr
         assert "terminate called" not in done.stderr

@@ -53,9 +53,13 @@ EXPECTED = [index % 251 for index in range(BATCHES) for _ in range(2)]
 @pytest.mark.parametrize("kind", ["numpy", "float32", "bfloat16"])
 @pytest.mark.parametrize("width", [SMALL, LARGE])
 @pytest.mark.parametrize("count", [70, 100])
-def test_more_buffers_than_are_watched_are_written_rightly(kind: str, width: int, count: int, tmp_path: Path) -> None:
+def test_more_buffers_than_are_watched_are_written_rightly(
+    kind: str, width: int, count: int, tmp_path: Path
+) -> None:
     filled = buffers(kind, count, width)
-    assert written(tmp_path / "a.avro", lambda batch: {"x": filled(float(batch[0]) % 251)}) == EXPECTED
+    assert (
+        written(tmp_path / "a.avro", lambda batch: {"x": filled(float(batch[0]) % 251)}) == EXPECTED
+    )
 
 
 @pytest.mark.parametrize("count", [2, 70])

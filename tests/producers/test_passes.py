@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import torch
 from support.teaching import Stopped
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    TensorDataset,
+)
 
 from tutelage import FileSink, FileSource, Student, Teacher
 
@@ -20,7 +27,12 @@ ROWS, PASSES = 20, 3
 
 def shuffled() -> Any:
     """A loader that shuffles from a seed, anew in each pass."""
-    return DataLoader(TensorDataset(torch.arange(ROWS)), batch_size=3, shuffle=True, generator=torch.Generator().manual_seed(7))
+    return DataLoader(
+        TensorDataset(torch.arange(ROWS)),
+        batch_size=3,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(7),
+    )
 
 
 class Counting:
@@ -82,7 +94,9 @@ class EpochLoader(Counting):
 
 
 def in_batches(sampler: Any) -> Any:
-    return DataLoader(TensorDataset(torch.arange(ROWS)), batch_sampler=BatchSampler(sampler, 4, False))
+    return DataLoader(
+        TensorDataset(torch.arange(ROWS)), batch_sampler=BatchSampler(sampler, 4, False)
+    )
 
 
 INPUTS: dict[str, Callable[[], Any]] = {
@@ -90,9 +104,13 @@ INPUTS: dict[str, Callable[[], Any]] = {
     "a function that returns one loader": lambda: (lambda loader: lambda: loader)(shuffled()),
     "inputs that count epochs": Counting,
     "a generator function with state outside": outside_state,
-    "a sampler with set_epoch": lambda: DataLoader(TensorDataset(torch.arange(ROWS)), batch_size=3, sampler=EpochSampler()),
+    "a sampler with set_epoch": lambda: DataLoader(
+        TensorDataset(torch.arange(ROWS)), batch_size=3, sampler=EpochSampler()
+    ),
     "a batch sampler of one with set_epoch": lambda: in_batches(EpochSampler()),
-    "a batch sampler that shuffles": lambda: in_batches(RandomSampler(range(ROWS), generator=torch.Generator().manual_seed(1))),
+    "a batch sampler that shuffles": lambda: in_batches(
+        RandomSampler(range(ROWS), generator=torch.Generator().manual_seed(1))
+    ),
     "a data set with set_epoch": lambda: DataLoader(EpochData(), batch_size=3),
     "a loader with set_epoch": EpochLoader,
     "a list": lambda: [[rows] for rows in torch.arange(ROWS).split(3)],
@@ -121,12 +139,16 @@ def passes_of(path: Path) -> list[list[int]]:
     student = Student()
     student.register_teacher(FileSource(path))
     with student:
-        return [[int(x) for batch in student.knowledge(64) for x in batch["x"]] for _ in range(PASSES)]
+        return [
+            [int(x) for batch in student.knowledge(64) for x in batch["x"]] for _ in range(PASSES)
+        ]
 
 
 @pytest.mark.parametrize("stops", [[10], [4], [13], [9, 9]])
 @pytest.mark.parametrize("kind", list(INPUTS))
-def test_a_run_continued_in_a_later_pass_is_the_uninterrupted_run(kind: str, stops: list[int], tmp_path: Path) -> None:
+def test_a_run_continued_in_a_later_pass_is_the_uninterrupted_run(
+    kind: str, stops: list[int], tmp_path: Path
+) -> None:
     teach(tmp_path / "whole.avro", INPUTS[kind]())
     for after in stops:
         with pytest.raises(Stopped):
@@ -149,7 +171,10 @@ def test_the_model_is_not_called_for_finished_passes_and_the_log_says_what_is_do
         calls.append(batch)
         return {"x": batch[0]}
 
-    with caplog.at_level(logging.INFO), Teacher(FileSink(tmp_path / "a.avro"), passes=PASSES, rows_per_record=2) as teacher:
+    with (
+        caplog.at_level(logging.INFO),
+        Teacher(FileSink(tmp_path / "a.avro"), passes=PASSES, rows_per_record=2) as teacher,
+    ):
         teacher.serve(model, shuffled())
     assert len(calls) <= 2 * 7
     assert "reading through pass 0, which is written, to come to pass 1" in caplog.text
@@ -165,7 +190,9 @@ def test_one_pass_leaves_the_epoch_that_the_caller_set() -> None:
     assert sampler.epoch == 5
 
 
-def test_inputs_that_fail_while_finished_passes_are_read_raise_what_they_raised(tmp_path: Path) -> None:
+def test_inputs_that_fail_while_finished_passes_are_read_raise_what_they_raised(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(Stopped):
         teach(tmp_path / "a.avro", shuffled(), after=10)
 
@@ -182,7 +209,11 @@ def test_inputs_that_fail_while_finished_passes_are_read_raise_what_they_raised(
     [
         ({"wire": "float16"}, {}, "'y' travels as float16 there, as float32 here"),
         ({}, {"wire": {"y": "bfloat16"}}, "'y' travels as float32 there, as bfloat16 here"),
-        ({"wire": "float16"}, {"wire": "bfloat16"}, "'y' travels as float16 there, as bfloat16 here"),
+        (
+            {"wire": "float16"},
+            {"wire": "bfloat16"},
+            "'y' travels as float16 there, as bfloat16 here",
+        ),
         ({}, {"ragged_keys": ["y"]}, "'y' is not ragged there"),
         ({}, {"wire": {"z": "float16"}}, r"names \['z'\]"),
         ({}, {"ragged_keys": ["z"]}, r"names \['z'\]"),

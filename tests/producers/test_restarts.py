@@ -30,12 +30,20 @@ from tutelage.schemas.errors import (
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_a_teacher_stopped_anywhere_and_started_again_writes_the_same_run(
-    rows: int, batch: int, size: int, partitions: int, stops: list[int], by_hand: bool, same_rows: bool
+    rows: int,
+    batch: int,
+    size: int,
+    partitions: int,
+    stops: list[int],
+    by_hand: bool,
+    same_rows: bool,
 ) -> None:
     topic = MemoryTopic(partitions=partitions)
     batches = list(torch.arange(rows).split(batch))
     # Where input rows cannot be counted, what was written is computed again and dropped.
-    inputs: list[Any] = batches if same_rows else [{"x": one, "other": torch.zeros(99)} for one in batches]
+    inputs: list[Any] = (
+        batches if same_rows else [{"x": one, "other": torch.zeros(99)} for one in batches]
+    )
 
     def model(inputs: Any) -> dict[str, torch.Tensor]:
         return {"x": inputs if same_rows else inputs["x"]}
@@ -59,7 +67,9 @@ def test_a_teacher_stopped_anywhere_and_started_again_writes_the_same_run(
     assert sum(len(log) for log in topic.logs) == -(-rows // size) + partitions
 
 
-def test_a_full_disk_keeps_what_is_whole_and_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_what_is_whole_and_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
 
     real = os.writev
@@ -100,12 +110,17 @@ def test_a_full_disk_keeps_what_is_whole_and_names_the_file(tmp_path: Path, monk
         ({"run_id": "mine"}, "run_id"),
     ],
 )
-def test_an_unfinished_file_of_another_run_is_not_touched(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_an_unfinished_file_of_another_run_is_not_touched(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "a.avro"
     with pytest.raises(Stopped), Teacher(FileSink(path), name="t", rows_per_record=2) as teacher:
         teacher.serve(lambda x: {"x": x}, stopping(list(torch.arange(20).split(2)), 5))
     before = partial_path(path).read_bytes()
-    with pytest.raises(SinkExists, match=message), Teacher(FileSink(path), **{"name": "t", **options}):
+    with (
+        pytest.raises(SinkExists, match=message),
+        Teacher(FileSink(path), **{"name": "t", **options}),
+    ):
         pass
     assert partial_path(path).read_bytes() == before
 
@@ -145,7 +160,9 @@ def test_a_teacher_that_changed_meanwhile_is_not_continued() -> None:
         teacher.serve(lambda x: {"x": x.float()}, list(torch.arange(20).split(2)))
 
 
-def test_a_write_that_failed_is_followed_by_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_failed_is_followed_by_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.avro"
     with Teacher(FileSink(path), rows_per_record=2) as teacher:
         teacher.write({"x": torch.arange(2)})
@@ -161,7 +178,9 @@ def test_a_write_that_failed_is_followed_by_nothing(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("rows", [9, 20])
-def test_a_continued_run_whose_inputs_changed_in_length_is_refused(rows: int, tmp_path: Path) -> None:
+def test_a_continued_run_whose_inputs_changed_in_length_is_refused(
+    rows: int, tmp_path: Path
+) -> None:
     path = tmp_path / "a.avro"
     with Teacher(FileSink(path), rows_per_record=3) as teacher:
         teacher.serve(lambda x: {"x": x}, torch.arange(11), batch_size=2)
@@ -171,7 +190,9 @@ def test_a_continued_run_whose_inputs_changed_in_length_is_refused(rows: int, tm
     partial_path(path).write_bytes(path.read_bytes()[: blocks[-1].offset])
     path.unlink()
     with (
-        pytest.raises(LengthMismatch, match="holds 11 rows of pass 0 already, but the inputs gave "),
+        pytest.raises(
+            LengthMismatch, match="holds 11 rows of pass 0 already, but the inputs gave "
+        ),
         Teacher(FileSink(path)) as teacher,
     ):
         teacher.serve(lambda x: {"x": x}, torch.arange(rows), batch_size=2)
@@ -181,7 +202,9 @@ def test_a_continued_run_whose_inputs_changed_in_length_is_refused(rows: int, tm
 
 
 @pytest.mark.parametrize("run_id", [None, "mine"])
-def test_a_teacher_killed_before_its_file_had_its_name_finishes_it(run_id: str | None, tmp_path: Path) -> None:
+def test_a_teacher_killed_before_its_file_had_its_name_finishes_it(
+    run_id: str | None, tmp_path: Path
+) -> None:
     path = tmp_path / "a.avro"
 
     def write() -> None:
@@ -235,12 +258,14 @@ def test_a_run_of_several_passes_by_hand_is_continued_in_any_of_them(tmp_path: P
     student = Student()
     student.register_teacher(FileSource(path))
     with student:
-        assert [[int(x) for batch in student.knowledge(4) for x in batch["x"]] for _ in range(3)] == [
-            [*range(10 * index, 10 * index + 6)] for index in range(3)
-        ]
+        assert [
+            [int(x) for batch in student.knowledge(4) for x in batch["x"]] for _ in range(3)
+        ] == [[*range(10 * index, 10 * index + 6)] for index in range(3)]
 
 
-def test_a_run_left_with_passes_missing_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_left_with_passes_missing_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with Teacher(FileSink(tmp_path / "a.avro"), passes=2) as teacher:
         teacher.write({"x": torch.arange(3)})
     assert "1 of 2 passes are written" in caplog.text

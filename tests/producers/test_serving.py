@@ -33,7 +33,16 @@ def test_a_wait_that_is_known_to_take_long_speaks_later_and_then_once_at_a_time(
         return found
 
     assert spoken(0, 1.9, 2.1, 2.2, 10.1, 10.2, 31) == [False, True, False, True, False, True]
-    assert spoken(15, 2.1, 10.1, 14.9, 15.1, 15.2, 29, 31, 32) == [False, False, False, True, False, False, True, False]
+    assert spoken(15, 2.1, 10.1, 14.9, 15.1, 15.2, 29, 31, 32) == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
     assert spoken(500, 499, 501, 502, 562) == [False, True, False, True]
 
 
@@ -50,5 +59,9 @@ def test_a_teacher_that_is_always_as_slow_says_so_once(
 
     with caplog.at_level(logging.WARNING), Teacher(MemorySink(MemoryTopic())) as teacher:
         teacher.serve(model, range(12))
-    lines = [record for record in caplog.records if "waiting for the teacher's inputs or model" in record.getMessage()]
+    lines = [
+        record
+        for record in caplog.records
+        if "waiting for the teacher's inputs or model" in record.getMessage()
+    ]
     assert 1 <= len(lines) <= 4

@@ -15,7 +15,9 @@ from tutelage.schemas.errors import WaitTimeout
 
 
 @pytest.mark.parametrize("linger_s", [None, 3600.0])
-def test_rows_that_were_held_back_to_choose_the_record_size_go_before_a_wait(linger_s: float | None) -> None:
+def test_rows_that_were_held_back_to_choose_the_record_size_go_before_a_wait(
+    linger_s: float | None,
+) -> None:
     topic = MemoryTopic(partitions=2)
     rounds: list[Any] = []
 
@@ -47,7 +49,9 @@ def test_rows_of_a_record_that_is_not_full_are_named_once(caplog: pytest.LogCapt
         for _ in range(2):
             teacher.write({"x": torch.arange(3)})
             teacher.send("what do you say?")
-    warnings = [record.getMessage() for record in caplog.records if "wait for more" in record.getMessage()]
+    warnings = [
+        record.getMessage() for record in caplog.records if "wait for more" in record.getMessage()
+    ]
     assert len(warnings) == 1
     assert "3 rows wait for more, since a record has 4" in warnings[0]
     assert "rows_per_record=1" in warnings[0]

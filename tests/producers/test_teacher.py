@@ -52,7 +52,9 @@ def test_each_device_has_its_own_replica_of_a_module_and_it_is_in_eval_mode() ->
             return {"x": batch}
 
     with Teacher(MemorySink(MemoryTopic())) as teacher:
-        teacher.serve(Model().train(), torch.arange(20), batch_size=1, devices=["cpu", "cpu", "cpu"])
+        teacher.serve(
+            Model().train(), torch.arange(20), batch_size=1, devices=["cpu", "cpu", "cpu"]
+        )
     assert len(seen) == 3
 
 
@@ -143,14 +145,22 @@ def test_knowledge_that_changes_in_the_middle_of_a_run_is_refused(change: str) -
 
 def test_empty_inputs_are_an_error_and_write_nothing(tmp_path: Path) -> None:
     for inputs in ([], [torch.zeros(0)]):
-        with pytest.raises(ConfigurationError, match="gave no rows"), Teacher(FileSink(tmp_path / "a.avro")) as teacher:
+        with (
+            pytest.raises(ConfigurationError, match="gave no rows"),
+            Teacher(FileSink(tmp_path / "a.avro")) as teacher,
+        ):
             teacher.serve(lambda x: {"x": x}, inputs)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_order_of_calls_is_checked() -> None:
     teacher = Teacher(MemorySink(MemoryTopic()))
-    for call in (lambda: teacher.write({}), lambda: teacher.send(1), teacher.recv, teacher.end_pass):
+    for call in (
+        lambda: teacher.write({}),
+        lambda: teacher.send(1),
+        teacher.recv,
+        teacher.end_pass,
+    ):
         with pytest.raises(ConfigurationError, match="not started"):
             call()
     teacher.start()
@@ -175,11 +185,16 @@ def test_files_have_nobody_to_talk_to(tmp_path: Path) -> None:
 def test_devices_that_are_not_there_are_refused(devices: list[str], message: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    with pytest.raises(ConfigurationError, match=message), Teacher(MemorySink(MemoryTopic())) as teacher:
+    with (
+        pytest.raises(ConfigurationError, match=message),
+        Teacher(MemorySink(MemoryTopic())) as teacher,
+    ):
         teacher.serve(torch.nn.Identity(), torch.arange(4), batch_size=2, devices=devices)
 
 
-def test_the_number_of_encoding_threads_is_pantheons_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_encoding_threads_is_pantheons_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert postprocess_threads() == 8
     monkeypatch.setenv("NUM_POSTPROCESS_THREADS", "3")
     assert postprocess_threads() == 3
@@ -191,21 +206,31 @@ def test_the_number_of_encoding_threads_is_pantheons_variable(monkeypatch: pytes
 
 
 def test_a_model_that_returns_no_dict_is_told_so() -> None:
-    with pytest.raises(SchemaError, match="must return a dict"), Teacher(MemorySink(MemoryTopic())) as teacher:
+    with (
+        pytest.raises(SchemaError, match="must return a dict"),
+        Teacher(MemorySink(MemoryTopic())) as teacher,
+    ):
         teacher.serve(torch.nn.Identity(), torch.arange(4), batch_size=2)
 
 
 def test_errors_are_all_of_one_tree() -> None:
     import tutelage.schemas.errors as errors
 
-    found = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    found = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ]
     assert all(issubclass(error, TutelageError) and error.__doc__ for error in found)
 
 
 def test_a_repr_reads_like_what_a_person_would_say() -> None:
     with Teacher(MemorySink(MemoryTopic(name="t1"))) as teacher:
         teacher.serve(lambda x: {"x": x}, torch.arange(4), batch_size=2)
-        assert repr(teacher) == "Teacher('t1' to MemorySink('t1', 1 partitions), 4 rows in 1 records written)"
+        assert (
+            repr(teacher)
+            == "Teacher('t1' to MemorySink('t1', 1 partitions), 4 rows in 1 records written)"
+        )
 
 
 def test_batches_under_way_before_the_first_is_described_are_checked_too() -> None:
@@ -226,7 +251,10 @@ def test_a_model_that_drops_rows_says_so_or_is_refused() -> None:
     def even(batch: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"x": batch if int(batch[0]) < 4 else batch[batch % 2 == 0]}
 
-    with pytest.raises(SchemaError, match="keeps_rows=False"), Teacher(MemorySink(MemoryTopic())) as teacher:
+    with (
+        pytest.raises(SchemaError, match="keeps_rows=False"),
+        Teacher(MemorySink(MemoryTopic())) as teacher,
+    ):
         teacher.serve(even, torch.arange(20), batch_size=4)
     topic = MemoryTopic()
     with pytest.raises(Stopped), Teacher(MemorySink(topic), rows_per_record=3) as teacher:
@@ -240,7 +268,10 @@ def test_a_model_that_drops_rows_says_so_or_is_refused() -> None:
 def test_lengths_that_do_not_fit_their_values_are_refused(lengths: Any) -> None:
     from tutelage import Ragged
 
-    with pytest.raises(SchemaError, match="lengths must be whole numbers"), Teacher(MemorySink(MemoryTopic())) as teacher:
+    with (
+        pytest.raises(SchemaError, match="lengths must be whole numbers"),
+        Teacher(MemorySink(MemoryTopic())) as teacher,
+    ):
         teacher.write({"r": Ragged(np.zeros(3), np.array(lengths))})
 
 
@@ -281,6 +312,8 @@ def test_a_process_ends_although_its_inputs_hang(tmp_path: Path) -> None:
         "with Teacher(MemorySink(MemoryTopic())) as teacher:\n"
         "    teacher.serve(lambda x: {'x': x}, hanging, timeout_s=0.5)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     assert "WaitTimeout: waited" in done.stderr
     assert done.returncode == 1

@@ -24,7 +24,15 @@ seeds = st.integers(0, 2**32 - 1)
 
 def head_of(rows: int, **changes: Any) -> RecordHead:
     return RecordHead(
-        **{"run_id": "run-ü", "pass_index": 1, "sequence": 70, "rows": rows, "generation": 2, "end": None, **changes}
+        **{
+            "run_id": "run-ü",
+            "pass_index": 1,
+            "sequence": 70,
+            "rows": rows,
+            "generation": 2,
+            "end": None,
+            **changes,
+        }
     )
 
 
@@ -38,11 +46,15 @@ def pieces_of(column: Column, cuts: list[int]) -> list[Column]:
 
 
 @given(descriptions(), st.integers(1, 9), seeds, st.lists(st.integers(0, 9), max_size=3))
-def test_a_record_comes_back_however_its_rows_were_cut(description: Description, rows: int, seed: int, cuts: list[int]) -> None:
+def test_a_record_comes_back_however_its_rows_were_cut(
+    description: Description, rows: int, seed: int, cuts: list[int]
+) -> None:
     random = np.random.default_rng(seed)
     columns = {spec.key: column_of(spec, rows, random) for spec in description.specs}
     codec = Codec(description)
-    encoded = codec.encode(head_of(rows), {key: pieces_of(column, cuts) for key, column in columns.items()})
+    encoded = codec.encode(
+        head_of(rows), {key: pieces_of(column, cuts) for key, column in columns.items()}
+    )
     whole = codec.encode(head_of(rows), {key: [column] for key, column in columns.items()})
     assert encoded.joined() == whole.joined()
     assert len(encoded.joined()) == encoded.nbytes
@@ -55,9 +67,13 @@ def test_a_record_comes_back_however_its_rows_were_cut(description: Description,
 
 @given(descriptions(), st.integers(1, 5), seeds)
 @settings(max_examples=50)
-def test_fastavro_reads_what_we_write_and_we_read_what_fastavro_writes(description: Description, rows: int, seed: int) -> None:
+def test_fastavro_reads_what_we_write_and_we_read_what_fastavro_writes(
+    description: Description, rows: int, seed: int
+) -> None:
     random = np.random.default_rng(seed)
-    columns: dict[str, list[Column]] = {spec.key: [column_of(spec, rows, random)] for spec in description.specs}
+    columns: dict[str, list[Column]] = {
+        spec.key: [column_of(spec, rows, random)] for spec in description.specs
+    }
     codec = Codec(description)
     schema = fastavro.parse_schema(json.loads(schema_of(description)))
     body = codec.encode(head_of(rows), columns).joined()
@@ -71,7 +87,9 @@ def test_fastavro_reads_what_we_write_and_we_read_what_fastavro_writes(descripti
 
 
 def test_an_end_record_comes_back() -> None:
-    description = Description((KeySpec(key="x", dtype="float32", shape=(2,)), KeySpec(key="y", dtype="int8", shape=(-1,))))
+    description = Description(
+        (KeySpec(key="x", dtype="float32", shape=(2,)), KeySpec(key="y", dtype="int8", shape=(-1,)))
+    )
     codec = Codec(description)
     head = head_of(0, end=End(records=70, rows=2000))
     record = codec.decode(codec.encode(head, {}).joined(), "here")
@@ -80,7 +98,12 @@ def test_an_end_record_comes_back() -> None:
 
 
 def example() -> tuple[Codec, bytes]:
-    description = Description((KeySpec(key="x", dtype="float32", shape=(2,)), KeySpec(key="y", dtype="int16", shape=(-1,))))
+    description = Description(
+        (
+            KeySpec(key="x", dtype="float32", shape=(2,)),
+            KeySpec(key="y", dtype="int16", shape=(-1,)),
+        )
+    )
     codec = Codec(description)
     columns: dict[str, list[Column]] = {
         "x": [np.arange(6, dtype=np.float32).reshape(3, 2)],
@@ -132,13 +155,20 @@ def test_a_checksum_may_be_trusted_when_asked_to() -> None:
 def test_no_record_of_a_block_is_given_before_what_follows_it_is_known_to_be_whole() -> None:
     """A reader stops behind a run's end record: what is broken there must not go unnoticed."""
     codec = Codec(Description((KeySpec(key="x", dtype="int64", shape=()),)))
-    bodies = [codec.encode(head_of(2, sequence=at), {"x": [np.arange(2)]}).joined() for at in range(3)]
+    bodies = [
+        codec.encode(head_of(2, sequence=at), {"x": [np.arange(2)]}).joined() for at in range(3)
+    ]
     payload = b"".join(bodies)
-    assert [record.head.sequence for record in codec.decode_each(memoryview(payload), 3, "here")] == [0, 1, 2]
+    assert [
+        record.head.sequence for record in codec.decode_each(memoryview(payload), 3, "here")
+    ] == [0, 1, 2]
     for broken, count in ((payload + b"x", 3), (payload, 4), (payload, 19), (payload, 5)):
         given: list[int] = []
         with pytest.raises(CorruptData, match="here"):
-            given.extend(record.head.sequence for record in codec.decode_each(memoryview(broken), count, "here"))
+            given.extend(
+                record.head.sequence
+                for record in codec.decode_each(memoryview(broken), count, "here")
+            )
         # The last one before the damage is held back.
         assert given in ([0], [0, 1])
     with pytest.raises(CorruptData, match="here"):

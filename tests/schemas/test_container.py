@@ -20,7 +20,14 @@ from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_format import CODECS
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, partial_path
-from tutelage.schemas.errors import ConfigurationError, CorruptData, DataError, SchemaError, SinkExists, TruncatedData
+from tutelage.schemas.errors import (
+    ConfigurationError,
+    CorruptData,
+    DataError,
+    SchemaError,
+    SinkExists,
+    TruncatedData,
+)
 from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.record import Column, Description, KeySpec, Record, RecordHead
@@ -32,7 +39,12 @@ def head_of(sequence: int, rows: int = 5) -> RecordHead:
     return RecordHead(run_id="run", pass_index=0, sequence=sequence, rows=rows, generation=0)
 
 
-def written(path: Path, description: Description, records: list[dict[str, list[Column]]], codec: str = "null") -> None:
+def written(
+    path: Path,
+    description: Description,
+    records: list[dict[str, list[Column]]],
+    codec: str = "null",
+) -> None:
     writer = ContainerWriter.create(path, STREAM, description, codec)
     encoder = Codec(description)
     for sequence, columns in enumerate(records):
@@ -52,7 +64,11 @@ def read(path: Path) -> list[Record]:
 @given(descriptions(max_keys=2), st.integers(0, 4), st.integers(0, 999), st.sampled_from(CODECS))
 @settings(max_examples=60, deadline=None)
 def test_records_come_back_in_every_codec(
-    tmp_path_factory: pytest.TempPathFactory, description: Description, count: int, seed: int, codec: str
+    tmp_path_factory: pytest.TempPathFactory,
+    description: Description,
+    count: int,
+    seed: int,
+    codec: str,
 ) -> None:
     path = tmp_path_factory.mktemp("container") / "a.avro"
     random = np.random.default_rng(seed)
@@ -75,14 +91,26 @@ def test_fastavro_reads_our_files_and_we_read_its(tmp_path: Path, codec: str) ->
     with ours.open("rb") as file:
         reader: Any = fastavro.reader(file)
         values = list(reader)
-        metadata = {key: value for key, value in reader.metadata.items() if key.startswith("tutelage.")}
+        metadata = {
+            key: value for key, value in reader.metadata.items() if key.startswith("tutelage.")
+        }
     assert [value["sequence"] for value in values] == list(range(7))
     with theirs.open("wb") as file:
         # Several records a block, as other writers do.
-        fastavro.writer(file, json.loads(schema_of(NUMBERS)), values, codec=codec, metadata=metadata, sync_interval=400)
+        fastavro.writer(
+            file,
+            json.loads(schema_of(NUMBERS)),
+            values,
+            codec=codec,
+            metadata=metadata,
+            sync_interval=400,
+        )
     again = read(theirs)
     assert [record.head.sequence for record in again] == list(range(7))
-    assert all(same(one.columns["x"], other.columns["x"]) for one, other in zip(read(ours), again, strict=True))
+    assert all(
+        same(one.columns["x"], other.columns["x"])
+        for one, other in zip(read(ours), again, strict=True)
+    )
 
 
 def test_reading_may_begin_at_any_block(tmp_path: Path) -> None:
@@ -90,12 +118,18 @@ def test_reading_may_begin_at_any_block(tmp_path: Path) -> None:
     written(path, NUMBERS, numbers(6))
     with ContainerReader(path) as reader:
         for index, block in enumerate(list(reader.blocks())):
-            rest = [record.head.sequence for later in reader.blocks(block.offset) for record in later.records]
+            rest = [
+                record.head.sequence
+                for later in reader.blocks(block.offset)
+                for record in later.records
+            ]
             assert rest == list(range(index, 6))
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_file_cut_anywhere_gives_its_whole_blocks_and_then_says_where(tmp_path: Path, codec: str) -> None:
+def test_a_file_cut_anywhere_gives_its_whole_blocks_and_then_says_where(
+    tmp_path: Path, codec: str
+) -> None:
     path, cut = tmp_path / "a.avro", tmp_path / "cut.avro"
     written(path, NUMBERS, numbers(4), codec)
     data = path.read_bytes()
@@ -134,7 +168,9 @@ def test_a_changed_byte_anywhere_never_gives_other_records(tmp_path: Path, codec
         try:
             with ContainerReader(bad) as reader:
                 assert (reader.stream, reader.description) == (stream, description)
-                found.extend(record.raw.tobytes() for block in reader.blocks() for record in block.records)
+                found.extend(
+                    record.raw.tobytes() for block in reader.blocks() for record in block.records
+                )
         except (DataError, SchemaError) as error:
             assert "bad.avro" in str(error)
         else:
@@ -156,7 +192,9 @@ def test_a_block_that_would_unpack_to_more_than_the_limit_is_refused(tmp_path: P
         assert len(read(path)) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04zip", b"Obj", b"Obj\x01", b"Obj\x01\x80", b"Obj\x01\x02\x0aavro."])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04zip", b"Obj", b"Obj\x01", b"Obj\x01\x80", b"Obj\x01\x02\x0aavro."]
+)
 def test_what_is_no_container_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "no.avro"
     path.write_bytes(content)
@@ -167,7 +205,11 @@ def test_what_is_no_container_is_refused_with_its_name(tmp_path: Path, content: 
 def test_a_container_of_something_else_is_refused_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "other.avro"
     with path.open("wb") as file:
-        fastavro.writer(file, {"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}]}, [{"a": 1}])
+        fastavro.writer(
+            file,
+            {"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}]},
+            [{"a": 1}],
+        )
     with pytest.raises(SchemaError, match=r"other\.avro.*not a knowledge schema"):
         ContainerReader(path)
 
@@ -197,9 +239,13 @@ def test_two_writers_of_one_file_are_one_too_many(tmp_path: Path) -> None:
 
 
 def test_a_record_of_many_buffers_is_written_whole(tmp_path: Path) -> None:
-    description = Description(tuple(KeySpec(key=f"k{index}", dtype="uint8", shape=(600,)) for index in range(700)))
+    description = Description(
+        tuple(KeySpec(key=f"k{index}", dtype="uint8", shape=(600,)) for index in range(700))
+    )
     random = np.random.default_rng(0)
-    columns: dict[str, list[Column]] = {spec.key: [column_of(spec, 5, random)] for spec in description.specs}
+    columns: dict[str, list[Column]] = {
+        spec.key: [column_of(spec, 5, random)] for spec in description.specs
+    }
     written(tmp_path / "a.avro", description, [columns])
     (record,) = read(tmp_path / "a.avro")
     assert all(same(record.columns[key], column) for key, (column,) in columns.items())

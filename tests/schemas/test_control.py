@@ -15,14 +15,31 @@ from tutelage.schemas.conversation import Message
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary(max_size=8)
+plain = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | texts
+    | st.binary(max_size=8)
+)
 values = st.recursive(
-    plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=12
+    plain,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
 )
 
 
 def said(value: Any) -> Message:
-    return Message(id="id", session="session", reply_to="question", asks=True, run_id="run", seen=7, value=value)
+    return Message(
+        id="id",
+        session="session",
+        reply_to="question",
+        asks=True,
+        run_id="run",
+        seen=7,
+        value=value,
+    )
 
 
 @given(values)
@@ -35,10 +52,14 @@ def test_keys_that_look_like_ours_come_back(key: str) -> None:
     assert decode_control(encode_control(said({key: 0}), "me"), "here").value == {key: 0}
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_, np.complex64, ml_dtypes.bfloat16, np.dtype(">i4")])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.int64, np.bool_, np.complex64, ml_dtypes.bfloat16, np.dtype(">i4")]
+)
 def test_tensors_come_back(dtype: Any) -> None:
     tensor = np.arange(6).astype(dtype).reshape(2, 3)
-    again = decode_control(encode_control(said({"t": [tensor, tensor[:0]]}), "me"), "here").value["t"]
+    again = decode_control(encode_control(said({"t": [tensor, tensor[:0]]}), "me"), "here").value[
+        "t"
+    ]
     assert again[0].dtype == np.dtype(dtype).newbyteorder("<")
     assert np.array_equal(again[0].astype(np.complex128), tensor.astype(np.complex128))
     assert again[1].shape == (0, 3)

@@ -50,7 +50,11 @@ class Post:
 
 
 @given(
-    st.lists(st.sampled_from(["teacher dies", "dies before it answers", "student dies", "nothing"]), min_size=1, max_size=12)
+    st.lists(
+        st.sampled_from(["teacher dies", "dies before it answers", "student dies", "nothing"]),
+        min_size=1,
+        max_size=12,
+    )
 )
 def test_each_round_gets_the_answer_to_its_own_question(faults: list[str]) -> None:
     post = Post()
@@ -94,7 +98,11 @@ def test_an_answer_is_found_among_other_messages_which_stay_for_recv() -> None:
 
 
 def test_two_teachers_that_answer_one_question_give_one_answer() -> None:
-    first, second, student = Conversation(answers_all=True), Conversation(answers_all=True), Conversation(answers_all=False)
+    first, second, student = (
+        Conversation(answers_all=True),
+        Conversation(answers_all=True),
+        Conversation(answers_all=False),
+    )
     question = student.compose(1)
     for offset, teacher in enumerate((first, second)):
         teacher.arrived(question, 0)

@@ -37,7 +37,10 @@ def read_checkpoint(path: Path) -> None:
     assert load_checkpoint(path) == STATE
 
 
-@pytest.fixture(params=[(write_file, read_file), (write_checkpoint, read_checkpoint)], ids=["container file", "checkpoint"])
+@pytest.fixture(
+    params=[(write_file, read_file), (write_checkpoint, read_checkpoint)],
+    ids=["container file", "checkpoint"],
+)
 def kind(request: pytest.FixtureRequest) -> tuple[Callable[[Path], None], Callable[[Path], None]]:
     """How a file of one kind is written and read."""
     found: tuple[Callable[[Path], None], Callable[[Path], None]] = request.param
@@ -73,7 +76,9 @@ def fail_to_open_folders(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(os, "open", opened)
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EPERM])
+@pytest.mark.parametrize(
+    "number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EPERM]
+)
 def test_a_folder_that_cannot_be_synced_is_no_failure(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -92,7 +97,10 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EINVAL])
 def test_a_folder_that_cannot_be_opened_is_no_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: tuple[Callable[[Path], None], ...], number: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: tuple[Callable[[Path], None], ...],
+    number: int,
 ) -> None:
     write, read = kind
     fail_to_open_folders(monkeypatch, number)
@@ -120,7 +128,11 @@ def test_a_file_that_cannot_be_synced_is_whole_and_said_once(
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("folders", [False, True])
 def test_a_disk_that_fails_is_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: tuple[Callable[[Path], None], ...], number: int, folders: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: tuple[Callable[[Path], None], ...],
+    number: int,
+    folders: bool,
 ) -> None:
     write, _ = kind
     fail_to_sync(monkeypatch, number, folders=folders)
@@ -156,7 +168,9 @@ def fail_to_lock(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr("fcntl.flock", flock)
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL])
+@pytest.mark.parametrize(
+    "number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL]
+)
 def test_without_locks_a_file_is_written_with_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
@@ -176,7 +190,11 @@ def test_without_locks_a_file_is_written_with_one_warning(
     ],
 )
 def test_a_lock_that_another_process_has_and_one_that_fails_are_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[TutelageError], words: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    error: type[TutelageError],
+    words: str,
 ) -> None:
     fail_to_lock(monkeypatch, number)
     with pytest.raises(error, match=words):
@@ -185,7 +203,9 @@ def test_a_lock_that_another_process_has_and_one_that_fails_are_told_apart(
     assert partial_path(tmp_path / "a").stat().st_size == 0
 
 
-def test_a_relative_path_needs_a_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_needs_a_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)

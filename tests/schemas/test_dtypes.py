@@ -12,7 +12,19 @@ from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
 from tutelage.schemas.errors import SchemaError
 
 # Quantized dtypes have no meaning without their scale, sub-byte shells and bits no operations at all.
-WITHOUT_DATA = ("quint", "qint", "bits", "bit", "uint1", "uint2", "uint3", "uint4", "uint5", "uint6", "uint7")
+WITHOUT_DATA = (
+    "quint",
+    "qint",
+    "bits",
+    "bit",
+    "uint1",
+    "uint2",
+    "uint3",
+    "uint4",
+    "uint5",
+    "uint6",
+    "uint7",
+)
 SUB_BYTE = ("int1", "int2", "int3", "int4", "int5", "int6", "int7")
 
 
@@ -30,7 +42,9 @@ def test_no_dtype_of_torch_is_forgotten() -> None:
 @pytest.mark.filterwarnings("ignore:.*support is experimental")
 @pytest.mark.parametrize("name", [name for name in DTYPES if hasattr(torch, name)])
 @pytest.mark.parametrize("shape", [(3, 4), (3, 0), (3,), (0, 2)])
-def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(name: str, shape: tuple[int, ...]) -> None:
+def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(
+    name: str, shape: tuple[int, ...]
+) -> None:
     count = int(np.prod(shape)) * DTYPES[name].itemsize
     raw = torch.from_numpy((np.arange(count) % (2 if name == "bool" else 256)).astype(np.uint8))
     dtype = getattr(torch, name)
@@ -49,7 +63,9 @@ def test_big_endian_arrays_are_known_by_their_dtype() -> None:
     assert dtype_of_array(np.arange(3, dtype=">f4"), "here").name == "float32"
 
 
-@pytest.mark.parametrize("array", [np.array(["a"]), np.array([object()]), np.array(["2020-01-01"], "M8[D]")])
+@pytest.mark.parametrize(
+    "array", [np.array(["a"]), np.array([object()]), np.array(["2020-01-01"], "M8[D]")]
+)
 def test_arrays_that_are_no_tensors_are_refused(array: np.ndarray) -> None:
     with pytest.raises(SchemaError, match="here"):
         dtype_of_array(array, "here")

@@ -33,7 +33,9 @@ def test_names_are_those_the_format_promises() -> None:
     assert field_name("") == "k_"
 
 
-@pytest.mark.parametrize("name", ["logits", "k_a-b", "k__u41_", "k__u110000_", "k__uzz_", "k__x", "k_a_b", "run_id"])
+@pytest.mark.parametrize(
+    "name", ["logits", "k_a-b", "k__u41_", "k__u110000_", "k__uzz_", "k__x", "k_a_b", "run_id"]
+)
 def test_a_name_no_key_has_is_refused(name: str) -> None:
     with pytest.raises(SchemaError):
         key_of_field(name)

@@ -34,7 +34,9 @@ COLUMNS: dict[str, list[Column]] = {
     "naïve 鍵": [np.array([True, False, True])],
 }
 HEAD = RecordHead(run_id="golden", pass_index=0, sequence=0, rows=3, generation=1)
-END = RecordHead(run_id="golden", pass_index=0, sequence=1, rows=0, generation=1, end=End(records=1, rows=3))
+END = RecordHead(
+    run_id="golden", pass_index=0, sequence=1, rows=0, generation=1, end=End(records=1, rows=3)
+)
 
 
 def test_a_record_is_encoded_to_the_same_bytes_as_ever() -> None:
@@ -44,7 +46,9 @@ def test_a_record_is_encoded_to_the_same_bytes_as_ever() -> None:
 
 
 def test_the_schema_is_the_same_as_ever() -> None:
-    assert json.loads(schema_of(DESCRIPTION)) == json.loads((GOLDEN / "schema.json").read_text(encoding="utf-8"))
+    assert json.loads(schema_of(DESCRIPTION)) == json.loads(
+        (GOLDEN / "schema.json").read_text(encoding="utf-8")
+    )
 
 
 def test_messages_of_old_are_read() -> None:

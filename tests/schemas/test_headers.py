@@ -8,7 +8,12 @@ import pytest
 from support.streams import NUMBERS, stream_of
 
 from tutelage.schemas.errors import CorruptData, SchemaError, UnsupportedFormat
-from tutelage.schemas.headers import check_description, run_of_headers, stream_headers, stream_of_headers
+from tutelage.schemas.headers import (
+    check_description,
+    run_of_headers,
+    stream_headers,
+    stream_of_headers,
+)
 from tutelage.schemas.record import Description, KeySpec
 
 GOOD = dict(stream_headers(stream_of(), NUMBERS))
@@ -28,7 +33,9 @@ GOOD = dict(stream_headers(stream_of(), NUMBERS))
         ("format", b'"2"', "tutelage.format"),
     ],
 )
-def test_a_header_that_is_wrong_is_named_with_what_is_wrong(name: str, value: bytes | None, words: str) -> None:
+def test_a_header_that_is_wrong_is_named_with_what_is_wrong(
+    name: str, value: bytes | None, words: str
+) -> None:
     with pytest.raises(CorruptData, match="here") as raised:
         stream_of_headers({**GOOD, f"tutelage.{name}": value}, "here")
     assert words in str(raised.value)
@@ -36,7 +43,11 @@ def test_a_header_that_is_wrong_is_named_with_what_is_wrong(name: str, value: by
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [(3, "format 3, written by Tutelage test; this Tutelage reads format 2. Install a newer"), (1, "format 1"), (-1, "again")],
+    [
+        (3, "format 3, written by Tutelage test; this Tutelage reads format 2. Install a newer"),
+        (1, "format 1"),
+        (-1, "again"),
+    ],
 )
 def test_another_version_of_the_format_is_refused_by_name(version: int, words: str) -> None:
     with pytest.raises(UnsupportedFormat, match="here") as raised:
@@ -46,11 +57,20 @@ def test_another_version_of_the_format_is_refused_by_name(version: int, words: s
 
 def test_headers_without_a_format_are_of_format_1() -> None:
     with pytest.raises(UnsupportedFormat, match="format 1"):
-        stream_of_headers({name: value for name, value in GOOD.items() if name != "tutelage.format"}, "here")
+        stream_of_headers(
+            {name: value for name, value in GOOD.items() if name != "tutelage.format"}, "here"
+        )
 
 
 @pytest.mark.parametrize(
-    "change", [{"key": "y"}, {"dtype": "uint64"}, {"dtype": "float64", "wire": "float32"}, {"shape": (1, 1)}, {"shape": (-1,)}]
+    "change",
+    [
+        {"key": "y"},
+        {"dtype": "uint64"},
+        {"dtype": "float64", "wire": "float32"},
+        {"shape": (1, 1)},
+        {"shape": (-1,)},
+    ],
 )
 def test_the_fingerprint_tells_descriptions_apart(change: dict[str, object]) -> None:
     check_description(GOOD, NUMBERS, "here")

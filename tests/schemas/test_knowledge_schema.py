@@ -16,7 +16,10 @@ from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Description, KeySpec, refuse_changes
 
 TWO = Description(
-    (KeySpec(key="2x-1", dtype="int64", shape=(1,)), KeySpec(key="t", dtype="float32", shape=(-1,), wire="float16"))
+    (
+        KeySpec(key="2x-1", dtype="int64", shape=(1,)),
+        KeySpec(key="t", dtype="float32", shape=(-1,), wire="float16"),
+    )
 )
 
 
@@ -78,10 +81,16 @@ def test_a_schema_beyond_the_limit_is_refused_unread() -> None:
 
 
 def test_keys_may_come_and_go_but_not_change() -> None:
-    fewer, more = Description(TWO.specs[:1]), Description((*TWO.specs, KeySpec(key="new", dtype="bool", shape=())))
+    fewer, more = (
+        Description(TWO.specs[:1]),
+        Description((*TWO.specs, KeySpec(key="new", dtype="bool", shape=()))),
+    )
     refuse_changes(TWO, fewer, "here")
     refuse_changes(TWO, more, "here")
-    for other in (KeySpec(key="2x-1", dtype="int32", shape=(1,)), KeySpec(key="2x-1", dtype="int64", shape=(2,))):
+    for other in (
+        KeySpec(key="2x-1", dtype="int32", shape=(1,)),
+        KeySpec(key="2x-1", dtype="int64", shape=(2,)),
+    ):
         with pytest.raises(DescriptionChanged, match=r"here.*2x-1.*int64\[1\]"):
             refuse_changes(TWO, Description((other,)), "here")
 

@@ -28,7 +28,10 @@ def test_what_a_terminal_would_act_on_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-@given(st.text(st.characters()) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "Co"])))
+@given(
+    st.text(st.characters())
+    | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp", "Co"]))
+)
 def test_any_text_becomes_one_line_and_stays_so(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable() and len(shown.splitlines()) <= 1

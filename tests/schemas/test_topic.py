@@ -17,7 +17,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @given(texts, texts, st.integers(1, 99), st.integers(1, 99), st.floats(0, 1e10))
-def test_an_identity_comes_back_from_its_headers(name: str, inputs: str, partitions: int, rows: int, created: float) -> None:
+def test_an_identity_comes_back_from_its_headers(
+    name: str, inputs: str, partitions: int, rows: int, created: float
+) -> None:
     stream = Stream(
         run_id=name, teacher=name, revision="", inputs_fingerprint=inputs, passes=2, partitions=partitions, rows_per_record=rows,
         created=created, version="1",
@@ -27,7 +29,13 @@ def test_an_identity_comes_back_from_its_headers(name: str, inputs: str, partiti
 
 def test_missing_broken_and_absurd_headers_are_refused() -> None:
     good = dict(stream_headers(stream_of(), NUMBERS))
-    for name, value in [("partitions", b"0"), ("partitions", b'"4"'), ("run_id", b"7"), ("passes", b"{"), ("created", None)]:
+    for name, value in [
+        ("partitions", b"0"),
+        ("partitions", b'"4"'),
+        ("run_id", b"7"),
+        ("passes", b"{"),
+        ("created", None),
+    ]:
         with pytest.raises(CorruptData, match="here"):
             stream_of_headers({**good, f"tutelage.{name}": value}, "here")
     with pytest.raises(CorruptData, match="no Tutelage teacher"):

@@ -14,7 +14,10 @@ from tutelage.schemas.varint import decode_long, encode_long
 longs = st.integers(-(2**63), 2**63 - 1)
 
 
-@pytest.mark.parametrize(("value", "encoded"), [(0, "00"), (-1, "01"), (1, "02"), (-64, "7f"), (64, "8001"), (8192, "808001")])
+@pytest.mark.parametrize(
+    ("value", "encoded"),
+    [(0, "00"), (-1, "01"), (1, "02"), (-64, "7f"), (64, "8001"), (8192, "808001")],
+)
 def test_the_specifications_examples(value: int, encoded: str) -> None:
     assert encode_long(value).hex() == encoded
 

@@ -56,7 +56,9 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         self._issued += 1
-        cert_file, key_file = (self._folder / f"{name}-{self._issued}.{kind}" for kind in ("crt", "key"))
+        cert_file, key_file = (
+            self._folder / f"{name}-{self._issued}.{kind}" for kind in ("crt", "key")
+        )
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
             key.private_bytes(

@@ -20,15 +20,22 @@ class Door:
             def _pass(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if self.headers.get("Authorization") not in allowed:
-                    self._answer(401, b'{"error_code": 401, "message": "Unauthorized"}', "application/json")
+                    self._answer(
+                        401, b'{"error_code": 401, "message": "Unauthorized"}', "application/json"
+                    )
                     return
                 kind = self.headers.get("Content-Type", "application/json")
                 request = urllib.request.Request(
-                    base + self.path, data=body or None, method=self.command, headers={"Content-Type": kind}
+                    base + self.path,
+                    data=body or None,
+                    method=self.command,
+                    headers={"Content-Type": kind},
                 )
                 try:
                     with urllib.request.urlopen(request, timeout=10) as answer:
-                        self._answer(answer.status, answer.read(), answer.headers.get("Content-Type", ""))
+                        self._answer(
+                            answer.status, answer.read(), answer.headers.get("Content-Type", "")
+                        )
                 except urllib.error.HTTPError as error:
                     self._answer(error.code, error.read(), error.headers.get("Content-Type", ""))
 

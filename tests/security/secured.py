@@ -6,7 +6,14 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, AdminClient, ResourcePatternType, ResourceType
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
 from security.authority import Authority
 from security.tokens import AUDIENCE, ISSUER, Tokens
 from support.brokers import HOST, Broker
@@ -40,7 +47,11 @@ class Secured:
     def mutual_tls(self, name: str, *, expired: bool = False) -> dict[str, str]:
         """Options to speak TLS as somebody."""
         certificate, key = self.authority.issue(name, expired=expired)
-        return {**self.tls(), "ssl.certificate.location": str(certificate), "ssl.key.location": str(key)}
+        return {
+            **self.tls(),
+            "ssl.certificate.location": str(certificate),
+            "ssl.key.location": str(key),
+        }
 
     def scram(self, user: str, password: str | None = None) -> dict[str, str]:
         """Options to come in by name and password."""
@@ -64,11 +75,19 @@ class Secured:
             "sasl.oauthbearer.token.endpoint.url": self.tokens.url,
         }
 
-    def allow(self, user: str, kind: ResourceType, name: str, *operations: AclOperation, prefixed: bool = False) -> None:
+    def allow(
+        self,
+        user: str,
+        kind: ResourceType,
+        name: str,
+        *operations: AclOperation,
+        prefixed: bool = False,
+    ) -> None:
         """Give a user rights."""
         pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
         acls = [
-            AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW) for operation in operations
+            AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
+            for operation in operations
         ]
         for future in self.admin.create_acls(acls, request_timeout=10).values():
             future.result(15)
@@ -141,7 +160,10 @@ def secured(folder: Path) -> Secured:
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
     }  # fmt: skip
-    users = [f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]" for name, password in PASSWORDS.items()]
+    users = [
+        f"--add-scram=SCRAM-SHA-512=[name={name},password={password}]"
+        for name, password in PASSWORDS.items()
+    ]
     broker = Broker(folder / "broker")
     broker.start(
         properties, list(listeners.values()), format_flags=users,
@@ -152,5 +174,7 @@ def secured(folder: Path) -> Secured:
     quiet = logging.getLogger("security-tests-admin")
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
-    made.admin = AdminClient({"bootstrap.servers": made.address("scram"), **made.scram("admin")}, logger=quiet)
+    made.admin = AdminClient(
+        {"bootstrap.servers": made.address("scram"), **made.scram("admin")}, logger=quiet
+    )
     return made

@@ -31,31 +31,44 @@ BEYOND = (0, -1, 2**31, 2**63, 10**30)
 
 @pytest.mark.parametrize("count", BEYOND)
 @pytest.mark.parametrize("name", ["partitions", "rows_per_record", "passes"])
-def test_counts_in_headers_that_no_stream_has_are_refused_by_name(tmp_path: Path, name: str, count: int) -> None:
+def test_counts_in_headers_that_no_stream_has_are_refused_by_name(
+    tmp_path: Path, name: str, count: int
+) -> None:
     with pytest.raises(CorruptData, match=rf"here: header tutelage\.{name} is {count}"):
         stream_of_headers({**GOOD, f"tutelage.{name}": str(count).encode()}, "here")
     path = claiming(tmp_path / "a.avro", NUMBERS, **{name: count})
     for command in ("inspect", "verify", "learn", "replay"):
-        result = invoke(command, str(path), *(["t", "-b", "127.0.0.1:1"] if command == "replay" else []))
+        result = invoke(
+            command, str(path), *(["t", "-b", "127.0.0.1:1"] if command == "replay" else [])
+        )
         assert (result.code, f"tutelage.{name} is {count}" in result.err) == (5, True), result.err
 
 
 def test_partitions_beyond_the_limit_are_refused_and_within_a_higher_one_read() -> None:
     many = {**GOOD, "tutelage.partitions": b"2000000"}
-    with pytest.raises(CorruptData, match=r"over the limit of 10000; .*Limits\(partitions=2000000\)"):
+    with pytest.raises(
+        CorruptData, match=r"over the limit of 10000; .*Limits\(partitions=2000000\)"
+    ):
         stream_of_headers(many, "here")
     assert stream_of_headers(many, "here", Limits(partitions=2_000_000)).partitions == 2_000_000
 
 
-def test_a_run_with_more_partitions_than_its_topic_is_refused_before_any_of_them_is_asked_for() -> None:
+def test_a_run_with_more_partitions_than_its_topic_is_refused_before_any_of_them_is_asked_for() -> (
+    None
+):
     stream = stream_of(partitions=9999)
     run: Any = FoundRun(stream=stream, message=None)  # type: ignore[arg-type]
-    with pytest.raises(TopicIdentityError, match="topic t has 4 partitions, run run of teacher 't' was written to 9999"):
+    with pytest.raises(
+        TopicIdentityError,
+        match="topic t has 4 partitions, run run of teacher 't' was written to 9999",
+    ):
         TopicRuns(KafkaConnection("127.0.0.1:1"), "t").starts(run, 4)
 
 
 @pytest.mark.parametrize("created", ["1e300", "253402300800", "-1e300", "1" + "0" * 300])
-def test_a_run_begun_beyond_time_is_refused_and_never_the_newest(tmp_path: Path, created: str) -> None:
+def test_a_run_begun_beyond_time_is_refused_and_never_the_newest(
+    tmp_path: Path, created: str
+) -> None:
     headers = {**GOOD, "tutelage.created": created.encode()}
     with pytest.raises(CorruptData, match=r"here: header tutelage\.created"):
         stream_of_headers(headers, "here")
@@ -64,7 +77,9 @@ def test_a_run_begun_beyond_time_is_refused_and_never_the_newest(tmp_path: Path,
     assert invoke("inspect", str(path)).code == 5
 
 
-def test_a_replay_of_many_partitions_is_asked_about_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_of_many_partitions_is_asked_about_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = claiming(tmp_path / "a.avro", NUMBERS, partitions=5000)
     there = [0]
     monkeypatch.setattr(KafkaTopic, "partitions", lambda self: there[0])
@@ -91,7 +106,9 @@ def test_a_replay_of_many_partitions_is_asked_about_first(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("offset", [2**63, 10**30, -(10**30)])
-def test_numbers_beyond_64_bits_in_a_checkpoint_are_refused_wherever_they_are_used(tmp_path: Path, offset: int) -> None:
+def test_numbers_beyond_64_bits_in_a_checkpoint_are_refused_wherever_they_are_used(
+    tmp_path: Path, offset: int
+) -> None:
     with Teacher(FileSink(tmp_path / "a.avro")) as teacher:
         teacher.write({"x": np.arange(64)})
 
@@ -105,7 +122,10 @@ def test_numbers_beyond_64_bits_in_a_checkpoint_are_refused_wherever_they_are_us
         next(first.knowledge(4))
         state = first.state_dict()
     for name in ("offsets", "sequence", "row", "pass_index"):
-        position = {**state["sources"][0]["position"], name: [offset] if name == "offsets" else offset}
+        position = {
+            **state["sources"][0]["position"],
+            name: [offset] if name == "offsets" else offset,
+        }
         changed = {**state, "sources": [{**state["sources"][0], "position": position}]}
         with student() as second:
             second.load_state_dict(changed)
@@ -123,8 +143,15 @@ def test_what_takes_a_checkpoint_s_or_source_s_place_is_refused_without_waiting(
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
         for _ in range(2):
-            for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/zero"), Path("/dev/ptmx")):
-                with pytest.raises(ConfigurationError, match="a pipe, a socket or a device|a folder or a device"):
+            for path in (
+                tmp_path / "pipe",
+                tmp_path / "socket",
+                Path("/dev/zero"),
+                Path("/dev/ptmx"),
+            ):
+                with pytest.raises(
+                    ConfigurationError, match="a pipe, a socket or a device|a folder or a device"
+                ):
                     load_checkpoint(path)
                 with pytest.raises(ConfigurationError, match="a pipe, a socket or a device"):
                     FileSource(path).open(0)

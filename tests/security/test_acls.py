@@ -16,7 +16,13 @@ from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.errors import AccessDenied, TutelageError
 from tutelage.transport.registry import LocalRegistry
 
-TEACHER = (AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS, AclOperation.CREATE)
+TEACHER = (
+    AclOperation.WRITE,
+    AclOperation.READ,
+    AclOperation.DESCRIBE,
+    AclOperation.DESCRIBE_CONFIGS,
+    AclOperation.CREATE,
+)
 STUDENT = (AclOperation.READ, AclOperation.DESCRIBE)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "security.md"
@@ -91,7 +97,9 @@ def test_a_teacher_starts_again_with_its_rights(house: House) -> None:
     teacher.write({"x": torch.arange(10)})
     teacher.end_pass()
     teacher.close()
-    with Teacher(KafkaSink("own-2", **house.kafka("teacher1")), passes=2, rows_per_record=5) as teacher:
+    with Teacher(
+        KafkaSink("own-2", **house.kafka("teacher1")), passes=2, rows_per_record=5
+    ) as teacher:
         for _ in range(2):
             teacher.write({"x": torch.arange(10)})
             teacher.end_pass()
@@ -112,19 +120,27 @@ def test_a_student_and_a_stranger_write_nothing(house: House, user: str) -> None
         house.teach("own-empty", user, create=False)
     # And not by going around us either.
     failed: list[Any] = []
-    producer = Producer({"bootstrap.servers": house.locked.address("scram"), **house.locked.scram(user)})
-    producer.produce("own-1", b"forged", partition=0, on_delivery=lambda error, message: failed.append(error))
+    producer = Producer(
+        {"bootstrap.servers": house.locked.address("scram"), **house.locked.scram(user)}
+    )
+    producer.produce(
+        "own-1", b"forged", partition=0, on_delivery=lambda error, message: failed.append(error)
+    )
     assert producer.flush(20) == 0 and "authorization failed" in str(failed[0])
     producer.close()
 
 
-@pytest.mark.parametrize(("user", "topic"), [("stranger", "own-1"), ("student", "other-1"), ("stranger", "nowhere")])
+@pytest.mark.parametrize(
+    ("user", "topic"), [("stranger", "own-1"), ("student", "other-1"), ("stranger", "nowhere")]
+)
 def test_nobody_reads_what_is_not_his_to_read(house: House, user: str, topic: str) -> None:
     with pytest.raises(AccessDenied, match="(?i)authorization failed.*docs/security.md"):
         house.learn(topic, user)
 
 
-def test_a_student_commits_to_its_own_group_only(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_student_commits_to_its_own_group_only(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     assert house.learn("own-1", "student", group="somebody-elses") == list(range(10))
     assert "was not committed" in caplog.text and "somebody-elses" in caplog.text
 
@@ -147,10 +163,17 @@ def test_rights_that_are_taken_away_end_a_student_that_reads(house: House, locke
 
 
 def test_a_transactional_teacher_needs_a_right_of_its_own(house: House, locked: Secured) -> None:
-    with pytest.raises(AccessDenied, match="Transactional Id authorization failed|authorization failed"):
+    with pytest.raises(
+        AccessDenied, match="Transactional Id authorization failed|authorization failed"
+    ):
         house.teach("own-transactional", "teacher1", transactional=True)
     locked.allow(
-        "teacher1", ResourceType.TRANSACTIONAL_ID, "tutelage.own", AclOperation.WRITE, AclOperation.DESCRIBE, prefixed=True
+        "teacher1",
+        ResourceType.TRANSACTIONAL_ID,
+        "tutelage.own",
+        AclOperation.WRITE,
+        AclOperation.DESCRIBE,
+        prefixed=True,
     )
     house.teach("own-transactional", "teacher1", transactional=True)
     assert house.learn("own-transactional", "student") == list(range(10))
@@ -159,7 +182,14 @@ def test_a_transactional_teacher_needs_a_right_of_its_own(house: House, locked: 
 def test_who_may_not_read_settings_is_told_that_they_are_not_checked(
     house: House, locked: Secured, caplog: pytest.LogCaptureFixture
 ) -> None:
-    locked.allow("teacher1", ResourceType.TOPIC, "unseen-1", AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE)
+    locked.allow(
+        "teacher1",
+        ResourceType.TOPIC,
+        "unseen-1",
+        AclOperation.WRITE,
+        AclOperation.READ,
+        AclOperation.DESCRIBE,
+    )
     with pytest.raises(AccessDenied, match="creating topic"):
         house.teach("unseen-1", "teacher1")
     locked.admin.create_topics([NewTopic("unseen-1", 1, 1)])["unseen-1"].result(20)

@@ -42,7 +42,12 @@ class Listed(Source):
 
     def open(self, timeout_s: float) -> StreamInfo:
         stream = stream_of(partitions=len(self._arrivals), rows_per_record=1)
-        return StreamInfo(stream=stream, description=NUMBERS, schema=schema_of(NUMBERS), partitions=stream.partitions)
+        return StreamInfo(
+            stream=stream,
+            description=NUMBERS,
+            schema=schema_of(NUMBERS),
+            partitions=stream.partitions,
+        )
 
     def hold(self, partitions: frozenset[int]) -> None:
         self._held = partitions
@@ -66,7 +71,10 @@ def sized(arrivals: list[ConsumedRecord], nbytes: int) -> list[ConsumedRecord]:
     """The arrivals, each as if it had so many bytes."""
     raw = memoryview(bytes(nbytes))
     records = [arrival.record.load() for arrival in arrivals]
-    return [replace(arrival, record=replace(record, raw=raw)) for arrival, record in zip(arrivals, records, strict=True)]
+    return [
+        replace(arrival, record=replace(record, raw=raw))
+        for arrival, record in zip(arrivals, records, strict=True)
+    ]
 
 
 def logs_without_the_first(partitions: int, rows: int) -> list[list[ConsumedRecord]]:
@@ -92,7 +100,11 @@ class Late(Listed):
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         while True:
-            free = [at for at in range(len(self.given)) if at not in self._held and self.given[at] < len(self._arrivals[at])]
+            free = [
+                at
+                for at in range(len(self.given))
+                if at not in self._held and self.given[at] < len(self._arrivals[at])
+            ]
             if not free:
                 yield None
                 continue
@@ -102,7 +114,9 @@ class Late(Listed):
 
 
 @pytest.mark.parametrize("size", [1 << 10, 1 << 20, 40 << 20, 200 << 20])
-def test_partitions_that_come_in_the_worst_order_are_read_to_their_end_whatever_their_records_have(size: int) -> None:
+def test_partitions_that_come_in_the_worst_order_are_read_to_their_end_whatever_their_records_have(
+    size: int,
+) -> None:
     stream = stream_of(partitions=3, rows_per_record=1)
     logs = arrivals_of(partitioned(stream, records_of(stream, 400)))
     source = Late([[*sized(log[:-1], size), log[-1]] for log in logs])
@@ -121,7 +135,9 @@ def test_tiny_records_and_ends_of_passes_count_with_what_is_around_them() -> Non
     for pass_index in range(1000):
         head = replace(end[0], pass_index=pass_index)
         record = replace(arrivals_of([[end[1]]])[0][0].record.load(), head=head)
-        order.push(ConsumedRecord(partition=1, offset=0, next_offset=1, record=record, where="here"))
+        order.push(
+            ConsumedRecord(partition=1, offset=0, next_offset=1, record=record, where="here")
+        )
     assert order.memory_bytes >= 1000 * 1024
 
 
@@ -156,7 +172,9 @@ def memory_topic(stream_partitions: int, rows: int, *, run_id: str = "run") -> M
     stream = stream_of(partitions=stream_partitions, rows_per_record=1, run_id=run_id)
     for partition, bodies in enumerate(partitioned(stream, records_of(stream, rows))):
         for body in bodies:
-            record = StoredRecord(headers=stream_headers(stream, NUMBERS), schema=schema_of(NUMBERS), body=body)
+            record = StoredRecord(
+                headers=stream_headers(stream, NUMBERS), schema=schema_of(NUMBERS), body=body
+            )
             topic.logs[partition].append(record)
     return topic
 
@@ -186,7 +204,9 @@ def test_duplicates_that_never_end_do_not_prolong_a_wait(over: threading.Event) 
     assert not over.is_set(), "the wait lasted as long as duplicates came"
 
 
-def test_records_of_another_run_that_never_end_let_whoever_reads_give_up(over: threading.Event) -> None:
+def test_records_of_another_run_that_never_end_let_whoever_reads_give_up(
+    over: threading.Event,
+) -> None:
     topic, other = memory_topic(1, 3), memory_topic(1, 1, run_id="other").logs[0][0]
     source = MemorySource(topic, run="run")
     source.open(1)
@@ -201,7 +221,9 @@ def test_records_of_another_run_that_never_end_let_whoever_reads_give_up(over: t
 class Slow(Listed):
     """Gives an arrival every so many ticks of a clock that it moves itself, and knows where it is."""
 
-    def __init__(self, arrivals: list[list[ConsumedRecord]], clock: Callable[[float], None]) -> None:
+    def __init__(
+        self, arrivals: list[list[ConsumedRecord]], clock: Callable[[float], None]
+    ) -> None:
         super().__init__(arrivals)
         self._clock = clock
 
@@ -239,7 +261,9 @@ def test_what_lay_there_when_the_wait_began_is_read_to_its_end_however_long_that
 
 
 def test_control_messages_for_others_that_never_end_do_not_prolong_a_wait() -> None:
-    control = KafkaControl(KafkaConnection("127.0.0.1:1"), outbox="o", inbox="i", sender="me", is_teacher=False)
+    control = KafkaControl(
+        KafkaConnection("127.0.0.1:1"), outbox="o", inbox="i", sender="me", is_teacher=False
+    )
     question = Conversation(answers_all=False).compose("mine", asks=True)
     noise = frame(1) + encode_control(replace(question, reply_to="of another"), "them")
 
@@ -262,4 +286,6 @@ def test_control_messages_for_others_that_never_end_do_not_prolong_a_wait() -> N
     control._consumer = flood = Flood()  # type: ignore[assignment]
     with pytest.raises(WaitTimeout, match="a control message from them"):
         control.recv(timeout_s=0.2, frm="them")
-    assert 5 <= flood.offset < 2000, "what is there is read, however short the wait, and what comes later is not waited for"
+    assert 5 <= flood.offset < 2000, (
+        "what is there is read, however short the wait, and what comes later is not waited for"
+    )

@@ -39,7 +39,12 @@ source.close()
 
 def verified(kafka: dict[str, Any], topic: str, folder: Path, **options: object) -> tuple[int, str]:
     """What reading all of a topic takes in memory, and what it ends with."""
-    script = VERIFY.format(topic=topic, bootstrap=kafka["bootstrap_servers"], registry=kafka["registry"], options=options)
+    script = VERIFY.format(
+        topic=topic,
+        bootstrap=kafka["bootstrap_servers"],
+        registry=kafka["registry"],
+        options=options,
+    )
     return peak_growth(script, folder)
 
 
@@ -58,7 +63,9 @@ def test_a_partition_that_lacks_its_record_keeps_a_budget_of_the_others(
     assert growth < 330 * MIB
 
 
-def test_one_batch_at_a_time_bounds_what_is_unpacked(kafka: dict[str, Any], topic_name: Names, tmp_path: Path) -> None:
+def test_one_batch_at_a_time_bounds_what_is_unpacked(
+    kafka: dict[str, Any], topic_name: Names, tmp_path: Path
+) -> None:
     topic = topic_name("zeros")
     Writer(kafka, topic, width=4 * MIB, compression="zstd").write(range(1, 300, 2))
     growth, said = verified(kafka, topic, tmp_path, **{"fetch.message.max.bytes": 1})
@@ -82,17 +89,31 @@ def test_topics_that_teachers_make_hold_no_compressed_batches_unless_the_teacher
     kafka: dict[str, Any], topic_name: Names, tmp_path: Path
 ) -> None:
     settings = {"compression.type": TOPIC_SETTINGS["compression.type"]}
-    bomb = Writer(kafka, topic_name("bomb"), width=300 * MIB, partitions=1, compression="zstd", settings=settings)
+    bomb = Writer(
+        kafka,
+        topic_name("bomb"),
+        width=300 * MIB,
+        partitions=1,
+        compression="zstd",
+        settings=settings,
+    )
     assert bomb.write([0]) == 0, "the broker takes what unpacks to more than max.message.bytes"
     topic = topic_name("zeros")
-    assert Writer(kafka, topic, width=4 * MIB, compression="zstd", settings=settings).write(range(1, 200, 2)) == 100
+    assert (
+        Writer(kafka, topic, width=4 * MIB, compression="zstd", settings=settings).write(
+            range(1, 200, 2)
+        )
+        == 100
+    )
     growth, _ = verified(kafka, topic, tmp_path)
     assert growth < 330 * MIB
     assert stored_as_sent({}) == stored_as_sent({"compression.codec": "none"}) == {}
     assert stored_as_sent({"compression.type": "zstd"}) == {"compression.type": "producer"}
 
 
-def test_duplicates_that_never_end_do_not_prolong_a_verification(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_duplicates_that_never_end_do_not_prolong_a_verification(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic, enough = topic_name("flood"), threading.Event()
     writer = Writer(kafka, topic, width=10)
     writer.write(range(3))
@@ -113,7 +134,9 @@ def test_duplicates_that_never_end_do_not_prolong_a_verification(kafka: dict[str
         thread.join()
 
 
-@pytest.mark.parametrize(("partitions", "kind"), [(2_000_000, CorruptData), (5000, TopicIdentityError)])
+@pytest.mark.parametrize(
+    ("partitions", "kind"), [(2_000_000, CorruptData), (5000, TopicIdentityError)]
+)
 def test_more_partitions_than_the_topic_has_are_asked_of_no_broker(
     kafka: dict[str, Any], topic_name: Names, partitions: int, kind: type[Exception]
 ) -> None:
@@ -137,7 +160,9 @@ def test_a_replay_makes_no_topic_of_thousands_of_partitions_by_itself(
     assert KafkaTopic(KafkaConnection(**kafka), topic).partitions() == 0
 
 
-def test_a_newer_run_begun_beyond_time_does_not_hide_the_one_that_is_there(kafka: dict[str, Any], topic_name: Names) -> None:
+def test_a_newer_run_begun_beyond_time_does_not_hide_the_one_that_is_there(
+    kafka: dict[str, Any], topic_name: Names
+) -> None:
     topic = topic_name("time")
     writer = Writer(kafka, topic, width=1, partitions=1)
     writer.write([0])

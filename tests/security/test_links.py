@@ -36,14 +36,18 @@ def write(path: Path, *, overwrite: bool = False) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("target", ["mine", "not there"])
-def test_a_link_at_the_unfinished_name_is_not_followed(shared: Path, target: str, overwrite: bool) -> None:
+def test_a_link_at_the_unfinished_name_is_not_followed(
+    shared: Path, target: str, overwrite: bool
+) -> None:
     (shared / "t.avro.partial").symlink_to(shared.parent / target)
     with pytest.raises(SinkExists, match=r"t\.avro\.partial is a symbolic link"):
         write(shared / "t.avro", overwrite=overwrite)
     assert not (shared / "t.avro").exists() and not (shared.parent / "not there").exists()
 
 
-def test_another_run_s_file_behind_a_link_at_the_unfinished_name_is_not_continued(shared: Path) -> None:
+def test_another_run_s_file_behind_a_link_at_the_unfinished_name_is_not_continued(
+    shared: Path,
+) -> None:
     teacher = Teacher(FileSink(shared.parent / "other.avro"), rows_per_record=2)
     with pytest.raises(RuntimeError, match="on purpose"), teacher:
         teacher.write({"x": torch.arange(4)})
@@ -67,7 +71,9 @@ def test_an_unfinished_file_of_another_user_in_a_shared_folder_is_refused(shared
 
 
 @needs_root
-def test_a_finished_name_that_another_user_linked_in_a_shared_folder_is_refused(shared: Path) -> None:
+def test_a_finished_name_that_another_user_linked_in_a_shared_folder_is_refused(
+    shared: Path,
+) -> None:
     for name in ("t.avro", "checkpoint.json"):
         link = shared / name
         link.symlink_to(shared.parent / "mine")
@@ -99,7 +105,9 @@ def test_a_checkpoint_s_temporary_name_cannot_be_guessed(shared: Path) -> None:
     assert all(len(name) > len("checkpoint.json..tmp") + 15 for name in names)
 
 
-def test_a_link_at_a_temporary_name_is_not_followed(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_at_a_temporary_name_is_not_followed(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even if the name were guessed."""
     monkeypatch.setattr("secrets.token_hex", lambda nbytes: "guessed")
     (shared / "checkpoint.json.guessed.tmp").symlink_to(shared.parent / "mine")

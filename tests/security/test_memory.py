@@ -50,7 +50,9 @@ print(batches, rows)
 """
 
 
-def test_a_small_file_whose_batch_would_be_padded_to_gigabytes_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_small_file_whose_batch_would_be_padded_to_gigabytes_is_refused_with_what_to_do(
+    tmp_path: Path,
+) -> None:
     path = written(tmp_path / "a.avro", RAGGED, [ragged(32 * MIB, *[0] * 63)], rows_per_record=64)
     assert path.stat().st_size < 8000
     growth, said = peak_growth(READ.format(arguments="", batch_size=64), tmp_path)
@@ -97,30 +99,46 @@ def test_batches_before_one_that_is_too_large_are_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["dense", "ragged"])
-def test_a_batch_of_many_large_rows_is_refused_when_it_passes_the_limit_not_when_it_is_whole(tmp_path: Path, key: str) -> None:
+def test_a_batch_of_many_large_rows_is_refused_when_it_passes_the_limit_not_when_it_is_whole(
+    tmp_path: Path, key: str
+) -> None:
     wide: tuple[int, dict[str, list[Column]]] = (1, {"x": [np.zeros((1, 16 * MIB), np.uint8)]})
     row = wide if key == "dense" else ragged(16 * MIB)
-    written(tmp_path / "a.avro", dense(16 * MIB) if key == "dense" else RAGGED, [row] * 64, rows_per_record=1)
+    written(
+        tmp_path / "a.avro",
+        dense(16 * MIB) if key == "dense" else RAGGED,
+        [row] * 64,
+        rows_per_record=1,
+    )
     assert (tmp_path / "a.avro").stat().st_size < MIB
-    growth, said = peak_growth(READ.format(arguments="limits=Limits(batch_bytes=64 << 20)", batch_size=64), tmp_path)
+    growth, said = peak_growth(
+        READ.format(arguments="limits=Limits(batch_bytes=64 << 20)", batch_size=64), tmp_path
+    )
     assert "BatchTooLarge" in said
     assert growth < 550 * MIB
 
 
-def test_batches_of_any_kind_that_are_within_the_limit_are_read_in_bounded_memory(tmp_path: Path) -> None:
+def test_batches_of_any_kind_that_are_within_the_limit_are_read_in_bounded_memory(
+    tmp_path: Path,
+) -> None:
     """What is read ahead was counted in rows of the first record's size, and merged batches by their number."""
     short = [ragged(*[0] * 64)] * 4
     long = [ragged(MIB, *[0] * 15), ragged(0, 0, 0, 0, MIB, *[0] * 11)] * 60
-    written(tmp_path / "a.avro", RAGGED, [*[ragged(*[0] * 16)] * len(short), *long], rows_per_record=16)
+    written(
+        tmp_path / "a.avro", RAGGED, [*[ragged(*[0] * 16)] * len(short), *long], rows_per_record=16
+    )
     growth, said = peak_growth(
-        READ.format(arguments="prefetch=64, limits=Limits(batch_bytes=64 << 20)", batch_size=16), tmp_path
+        READ.format(arguments="prefetch=64, limits=Limits(batch_bytes=64 << 20)", batch_size=16),
+        tmp_path,
     )
     assert said == f"{len(long) + len(short)} {16 * (len(long) + len(short))}"
     assert growth < 550 * MIB
 
 
 @pytest.mark.parametrize("codec", ["null", "zstandard"])
-def test_a_block_of_very_many_tiny_records_takes_little_more_memory_than_it_has_bytes(tmp_path: Path, codec: str) -> None:
+def test_a_block_of_very_many_tiny_records_takes_little_more_memory_than_it_has_bytes(
+    tmp_path: Path, codec: str
+) -> None:
     count = 100_000
     # One key of a byte and others without any: what the objects around a record take is nearly all there is.
     description = Description((KeySpec(key="x", dtype="bool", shape=()),))
@@ -176,7 +194,10 @@ def test_rows_that_hold_nothing_are_limited_on_both_sides(tmp_path: Path) -> Non
     with pytest.raises(SchemaError, match="smaller rows_per_record"):
         Codec(NOTHING).encode(head, {"x": [np.zeros((2**31 - 1, 0), np.float32)]})
     path = in_one_block(tmp_path / "a.avro", NOTHING, [body], "null")
-    with ContainerReader(path) as reader, pytest.raises(CorruptData, match="rows that hold nothing"):
+    with (
+        ContainerReader(path) as reader,
+        pytest.raises(CorruptData, match="rows that hold nothing"),
+    ):
         for block in reader.stored_blocks():
             assert block.record() is None
             block.records()
@@ -184,9 +205,13 @@ def test_rows_that_hold_nothing_are_limited_on_both_sides(tmp_path: Path) -> Non
 
 def test_rows_that_hold_nothing_count_in_what_is_read_ahead() -> None:
     rows = 1 << 16
-    rebatch = Rebatch(16, description=NOTHING, partitions=1, rows_per_record=rows, position=Position())
+    rebatch = Rebatch(
+        16, description=NOTHING, partitions=1, rows_per_record=rows, position=Position()
+    )
     head = RecordHead(run_id="run", pass_index=0, sequence=0, rows=rows, generation=0)
-    record = Codec(NOTHING).decode(Codec(NOTHING).encode(head, {"x": [np.zeros((rows, 0), np.float32)]}).joined(), "here")
+    record = Codec(NOTHING).decode(
+        Codec(NOTHING).encode(head, {"x": [np.zeros((rows, 0), np.float32)]}).joined(), "here"
+    )
     rebatch.push(ConsumedRecord(partition=0, offset=0, next_offset=1, record=record, where="here"))
     chunks = []
     while (chunk := rebatch.pop()) is not None:

@@ -68,7 +68,9 @@ def until(done: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_idle_connections_neither_exhaust_the_port_nor_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_neither_exhaust_the_port_nor_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # Not by their age: by their number alone.
     monkeypatch.setattr(metrics_server, "_CONNECTION_S", 3600.0)
     with metrics_port() as port, contextlib.ExitStack() as opened:
@@ -254,33 +256,49 @@ def test_a_redirect_to_a_file_is_not_followed(tmp_path: Path) -> None:
 def test_tls_that_trickles_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scraping, "_DEADLINE_S", 0.5)
     # A handshake's record of 16 KiB, of which a byte comes now and then.
-    with raw_server(trickling(b"\x16\x03\x03\x40\x00")) as port, pytest.raises(TransportError, match="not answered within"):
+    with (
+        raw_server(trickling(b"\x16\x03\x03\x40\x00")) as port,
+        pytest.raises(TransportError, match="not answered within"),
+    ):
         scraped(metrics_place(f"https://127.0.0.1:{port}"))
 
 
 def test_numbers_that_are_none_are_passed_over() -> None:
-    page = "".join(f"{ROWS[0]} {value}\n" for value in ("5", "NaN", "+Inf", "1e999", "-Inf", "1.7e308", "-1", "2"))
+    page = "".join(
+        f"{ROWS[0]} {value}\n"
+        for value in ("5", "NaN", "+Inf", "1e999", "-Inf", "1.7e308", "-1", "2")
+    )
     with raw_server(http_answer(page.encode())) as port:
         found = scraped(metrics_place(f"127.0.0.1:{port}"))
     assert found == {ROWS: 7.0}
 
 
 def test_what_is_not_shown_is_not_parsed() -> None:
-    with raw_server(http_answer(PAGE + b"other{" * 10 + b"\n" + b"process_x{" + b"y" * 100_000)) as port:
+    with raw_server(
+        http_answer(PAGE + b"other{" * 10 + b"\n" + b"process_x{" + b"y" * 100_000)
+    ) as port:
         assert scraped(metrics_place(f"127.0.0.1:{port}")) == {ROWS: 5.0}
 
 
 def samples_of(value: float) -> Samples:
     """Every sample that is shown, with this value, of a hostile teacher too."""
-    return {(name, teacher): value for name in scraping._SHOWN for teacher in ("", BAD, f"[/]{BAD}")}
+    return {
+        (name, teacher): value for name in scraping._SHOWN for teacher in ("", BAD, f"[/]{BAD}")
+    }
 
 
 @pytest.mark.parametrize("value", [0.0, 5e-324, 2.0**63])
 def test_no_number_is_too_odd_to_be_shown(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [samples_of(0.0), samples_of(value)]
-    monkeypatch.setattr("tutelage.tools.watch.scraped", lambda place: turns.pop(0) if turns else samples_of(value))
-    monkeypatch.setattr(Watcher, "_topic", lambda self, name, trouble: (_ for _ in ()).throw(TransportError("away")))
-    result = invoke("watch", "t", "--json", "--every", "0.2", "--metrics", "127.0.0.1:1", "-b", "127.0.0.1:1")
+    monkeypatch.setattr(
+        "tutelage.tools.watch.scraped", lambda place: turns.pop(0) if turns else samples_of(value)
+    )
+    monkeypatch.setattr(
+        Watcher, "_topic", lambda self, name, trouble: (_ for _ in ()).throw(TransportError("away"))
+    )
+    result = invoke(
+        "watch", "t", "--json", "--every", "0.2", "--metrics", "127.0.0.1:1", "-b", "127.0.0.1:1"
+    )
     assert result.code == 1
     assert_harmless(result.out + result.err)
     assert json.loads(result.out)["student"] is not None

@@ -17,11 +17,19 @@ from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.registry import HttpRegistry
 
 PASSWORD = "hunter2-4711"
-OPTIONS = {"security.protocol": "SASL_SSL", "sasl.username": "me", "sasl.password": PASSWORD, "ssl.key.pem": PASSWORD}
+OPTIONS = {
+    "security.protocol": "SASL_SSL",
+    "sasl.username": "me",
+    "sasl.password": PASSWORD,
+    "ssl.key.pem": PASSWORD,
+}
 
 
 def registry() -> HttpRegistry:
-    return HttpRegistry(f"https://127.0.0.1:1/?apikey={PASSWORD}", settings={"basic.auth.user.info": f"me:{PASSWORD}"})
+    return HttpRegistry(
+        f"https://127.0.0.1:1/?apikey={PASSWORD}",
+        settings={"basic.auth.user.info": f"me:{PASSWORD}"},
+    )
 
 
 def source() -> KafkaSource:
@@ -40,9 +48,13 @@ def student() -> Student:
         registry,
         lambda: HttpRegistry(f"https://me:{PASSWORD}@127.0.0.1:1"),
         lambda: HttpRegistry("https://127.0.0.1:1", settings={"bearer.auth.token": PASSWORD}),
-        lambda: HttpRegistry("https://127.0.0.1:1", settings={"proxy": f"http://me:{PASSWORD}@127.0.0.1:2"}),
+        lambda: HttpRegistry(
+            "https://127.0.0.1:1", settings={"proxy": f"http://me:{PASSWORD}@127.0.0.1:2"}
+        ),
         lambda: KafkaConnection("127.0.0.1:1", registry=registry(), options=OPTIONS),
-        lambda: KafkaSink("t", bootstrap_servers="127.0.0.1:1", registry=registry(), options=OPTIONS),
+        lambda: KafkaSink(
+            "t", bootstrap_servers="127.0.0.1:1", registry=registry(), options=OPTIONS
+        ),
         source,
         student,
     ],
@@ -58,7 +70,9 @@ def test_a_pickle_holds_no_password(make: Callable[[], Any]) -> None:
 
 def test_what_was_pickled_says_what_it_lacks_when_it_is_used() -> None:
     copied = pickle.loads(pickle.dumps(registry()))  # noqa: S301 - made here
-    with pytest.raises(ConfigurationError, match=r"basic\.auth\.user\.info, the query of its URL is missing"):
+    with pytest.raises(
+        ConfigurationError, match=r"basic\.auth\.user\.info, the query of its URL is missing"
+    ):
         copied.connect()
     connection = pickle.loads(pickle.dumps(source())).connection  # noqa: S301 - made here
     with pytest.raises(ConfigurationError, match=r"sasl\.password, ssl\.key\.pem is missing"):
@@ -66,7 +80,9 @@ def test_what_was_pickled_says_what_it_lacks_when_it_is_used() -> None:
 
 
 def test_what_has_no_secrets_is_pickled_whole() -> None:
-    plain = KafkaConnection("127.0.0.1:1", registry=HttpRegistry("https://127.0.0.1:1"), options={"client.rack": "a"})
+    plain = KafkaConnection(
+        "127.0.0.1:1", registry=HttpRegistry("https://127.0.0.1:1"), options={"client.rack": "a"}
+    )
     copied = pickle.loads(pickle.dumps(plain))  # noqa: S301 - made here
     copied.registry.connect()
     copied.registry.close()

@@ -29,7 +29,11 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def door(authority: Authority, addresses: StackAddresses) -> Iterator[Door]:
     basic = base64.b64encode(f"tutelage:{PASSWORD}".encode()).decode()
-    made = Door(addresses.registry, *authority.issue("registry", host=True), {f"Basic {basic}", f"Bearer {TOKEN}"})
+    made = Door(
+        addresses.registry,
+        *authority.issue("registry", host=True),
+        {f"Basic {basic}", f"Bearer {TOKEN}"},
+    )
     try:
         yield made
     finally:
@@ -38,14 +42,22 @@ def door(authority: Authority, addresses: StackAddresses) -> Iterator[Door]:
 
 @pytest.mark.parametrize("settings", [BASIC, BEARER], ids=["basic", "bearer"])
 def test_who_may_enter_registers_and_reads(
-    settings: dict[str, str], door: Door, authority: Authority, addresses: StackAddresses, request: pytest.FixtureRequest
+    settings: dict[str, str],
+    door: Door,
+    authority: Authority,
+    addresses: StackAddresses,
+    request: pytest.FixtureRequest,
 ) -> None:
     topic = f"door-{request.node.callspec.id}"
     registry = HttpRegistry(door.url, settings={**settings, "ssl.ca.location": str(authority.ca)})
-    with Teacher(KafkaSink(topic, bootstrap_servers=addresses.bootstrap_servers, registry=registry)) as teacher:
+    with Teacher(
+        KafkaSink(topic, bootstrap_servers=addresses.bootstrap_servers, registry=registry)
+    ) as teacher:
         teacher.write({"x": torch.arange(4)})
     student = Student(timeout_s=20)
-    student.register_teacher(KafkaSource(topic, bootstrap_servers=addresses.bootstrap_servers, registry=registry))
+    student.register_teacher(
+        KafkaSource(topic, bootstrap_servers=addresses.bootstrap_servers, registry=registry)
+    )
     with student:
         assert [batch["x"].tolist() for batch in student.knowledge(4)] == [[0, 1, 2, 3]]
     assert PASSWORD not in repr(registry) and TOKEN not in repr(registry)
@@ -60,7 +72,9 @@ def test_who_may_enter_registers_and_reads(
     ],
     ids=["wrong password", "wrong token", "nothing"],
 )
-def test_who_may_not_is_told_so(settings: dict[str, str], words: str, door: Door, authority: Authority) -> None:
+def test_who_may_not_is_told_so(
+    settings: dict[str, str], words: str, door: Door, authority: Authority
+) -> None:
     registry = HttpRegistry(door.url, settings={**settings, "ssl.ca.location": str(authority.ca)})
     with pytest.raises(AccessDenied, match=words) as told:
         registry.prepare("door-value")
@@ -72,7 +86,9 @@ def test_a_registry_nobody_vouches_for_is_not_trusted(door: Door, tmp_path: Path
     other = Authority(tmp_path, "other")
     for settings in ({"ssl.ca.location": str(other.ca)}, {}):
         registry = HttpRegistry(door.url, settings={**BASIC, **settings})
-        with pytest.raises(AccessDenied, match=r"certificate that this client does not trust.*ssl\.ca\.location"):
+        with pytest.raises(
+            AccessDenied, match=r"certificate that this client does not trust.*ssl\.ca\.location"
+        ):
             registry.prepare("door-value")
         registry.close()
 

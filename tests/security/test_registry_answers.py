@@ -38,12 +38,16 @@ def serving() -> Iterator[Serving]:
     ],
     ids=["head", "body", "chunks", "error"],
 )
-def test_an_answer_that_trickles_ends_at_the_deadline(serving: Serving, head: bytes, forever: bytes) -> None:
+def test_an_answer_that_trickles_ends_at_the_deadline(
+    serving: Serving, head: bytes, forever: bytes
+) -> None:
     # Each byte comes well within the timeout of a single read.
     registry = HttpRegistry(serving(trickled(head, forever)), timeout_s=0.3)
     with pytest.raises(RegistryUnavailable, match="did not answer in time to fetch schema 1"):
         registry.schema(1)
-    assert not any(thread.name == "tutelage-registry" and thread.is_alive() for thread in _after_a_read())
+    assert not any(
+        thread.name == "tutelage-registry" and thread.is_alive() for thread in _after_a_read()
+    )
     registry.close()
 
 
@@ -56,7 +60,10 @@ def _after_a_read() -> list[threading.Thread]:
 
 
 def test_a_registry_that_was_too_slow_once_is_asked_anew(serving: Serving) -> None:
-    answers = [trickled(b"HTTP/1.1 200 OK\r\nX-Long: ", b"a"), http_answer(json.dumps({"schema": '"int"'}).encode())]
+    answers = [
+        trickled(b"HTTP/1.1 200 OK\r\nX-Long: ", b"a"),
+        http_answer(json.dumps({"schema": '"int"'}).encode()),
+    ]
     registry = HttpRegistry(serving(lambda connection: answers.pop(0)(connection)), timeout_s=0.3)
     with pytest.raises(RegistryUnavailable, match="did not answer in time"):
         registry.schema(1)
@@ -64,7 +71,9 @@ def test_a_registry_that_was_too_slow_once_is_asked_anew(serving: Serving) -> No
     registry.close()
 
 
-def test_an_answer_without_end_is_not_kept(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_end_is_not_kept(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent = 0
 
     def serve(connection: socket.socket) -> None:
@@ -92,7 +101,9 @@ def test_an_answer_of_the_largest_size_is_read(serving: Serving) -> None:
 
 
 def test_a_compressed_answer_is_not_unpacked(serving: Serving) -> None:
-    registry = HttpRegistry(serving(http_answer(gzip.compress(bytes(64 << 20)), "200 OK", "Content-Encoding: gzip")))
+    registry = HttpRegistry(
+        serving(http_answer(gzip.compress(bytes(64 << 20)), "200 OK", "Content-Encoding: gzip"))
+    )
     with pytest.raises(RegistryUnavailable, match="compressed answer"):
         registry.schema(1)
     registry.close()

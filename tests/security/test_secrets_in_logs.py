@@ -81,5 +81,7 @@ def test_a_traceback_in_a_log_shows_no_secret() -> None:
         f"try: raise ValueError('it was {PASSWORD}')\n"
         "except ValueError: logging.getLogger('somebody.else').exception('no')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert "ValueError: it was ***" in done.stderr and PASSWORD not in done.stderr

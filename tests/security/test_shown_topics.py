@@ -24,10 +24,17 @@ pytestmark = pytest.mark.kafka
 BAD_RUN = f"run{BAD}"
 
 
-def taught(topic: str, kafka: dict[str, Any], *, run_id: str = BAD_RUN, new_run: bool = False) -> None:
+def taught(
+    topic: str, kafka: dict[str, Any], *, run_id: str = BAD_RUN, new_run: bool = False
+) -> None:
     """A pass whose every text is hostile."""
     sink = KafkaSink(topic, partitions=1, **kafka)
-    settings: dict[str, Any] = {"revision": BAD, "inputs_fingerprint": BAD, "run_id": run_id, "new_run": new_run}
+    settings: dict[str, Any] = {
+        "revision": BAD,
+        "inputs_fingerprint": BAD,
+        "run_id": run_id,
+        "new_run": new_run,
+    }
     with Teacher(sink, name=f"teacher{BAD}", rows_per_record=4, **settings) as teacher:
         teacher.write({BAD: torch.arange(8), f"[/]{BAD}": torch.arange(8)})
 
@@ -36,12 +43,16 @@ def copied(source: str, target: str, kafka: dict[str, Any], **headers: Any) -> N
     """The messages of a topic of one partition in another one, with these headers."""
     servers = kafka["bootstrap_servers"]
     KafkaTopic(KafkaConnection(servers), target).create(1)
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "copy", "enable.partition.eof": True})
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "copy", "enable.partition.eof": True}
+    )
     producer = Producer({"bootstrap.servers": servers})
     try:
         consumer.assign([TopicPartition(source, 0, 0)])
         while (message := consumer.poll(30)) is not None and message.error() is None:
-            changed = dict(message.headers() or ()) | {f"tutelage.{name}": json.dumps(one) for name, one in headers.items()}
+            changed = dict(message.headers() or ()) | {
+                f"tutelage.{name}": json.dumps(one) for name, one in headers.items()
+            }
             producer.produce(target, value=message.value(), headers=list(changed.items()))
         assert message is not None and producer.flush(30) == 0
     finally:
@@ -106,7 +117,15 @@ def test_watch_shows_the_partitions_that_a_topic_has(
     taught(first, kafka)
     copied(first, topic, kafka, partitions=claimed)
     result = invoke(
-        "watch", topic, "--json", "--every", "0.2", "-b", kafka["bootstrap_servers"], "--registry", kafka["registry"]
+        "watch",
+        topic,
+        "--json",
+        "--every",
+        "0.2",
+        "-b",
+        kafka["bootstrap_servers"],
+        "--registry",
+        kafka["registry"],
     )
     assert result.code == 1
     view = json.loads(result.out)

@@ -43,36 +43,60 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 def foreign(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process of this user that is no stack's; it works in the folder `home`."""
     (tmp_path / "home").mkdir()
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], cwd=tmp_path / "home") as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], cwd=tmp_path / "home"
+    ) as process:
         yield process
         process.kill()
 
 
 def everything(folder: Path) -> dict[str, bytes | None]:
     """All that lies under a folder, with what files hold."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def say(folder: Path, value: Any) -> None:
     """Write `stack.json`."""
-    (folder / "stack.json").write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    (folder / "stack.json").write_text(
+        value if isinstance(value, str) else json.dumps(value), encoding="utf-8"
+    )
 
 
-def test_down_leaves_what_others_put_into_data_folders_and_removes_all_of_the_stacks(tmp_path: Path) -> None:
+def test_down_leaves_what_others_put_into_data_folders_and_removes_all_of_the_stacks(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "stack"
     keep_stack(folder)
     theirs = [
-        *("thesis.txt", "kafka-1/thesis.txt", "kafka-1/notes-1/thesis.txt", "registry/thesis.txt", "registry/letters-0/a.txt"),
-        *("kafka-2.txt", "kafka-1/teacher1.to-student-0/thesis.log", "registry/my-schemas.mv.db", "logs/kafka-1.log"),
+        *(
+            "thesis.txt",
+            "kafka-1/thesis.txt",
+            "kafka-1/notes-1/thesis.txt",
+            "registry/thesis.txt",
+            "registry/letters-0/a.txt",
+        ),
+        *(
+            "kafka-2.txt",
+            "kafka-1/teacher1.to-student-0/thesis.log",
+            "registry/my-schemas.mv.db",
+            "logs/kafka-1.log",
+        ),
     ]
     for name in theirs:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("theirs", encoding="utf-8")
     assert Stack(folder).down()
-    assert {path: text for path, text in everything(folder).items() if text is not None} == dict.fromkeys(theirs, b"theirs")
+    assert {
+        path: text for path, text in everything(folder).items() if text is not None
+    } == dict.fromkeys(theirs, b"theirs")
 
 
-def test_down_follows_no_link_that_was_planted_in_place_of_what_the_stack_made(tmp_path: Path) -> None:
+def test_down_follows_no_link_that_was_planted_in_place_of_what_the_stack_made(
+    tmp_path: Path,
+) -> None:
     folder, home = tmp_path / "stack", tmp_path / "home"
     keep_stack(folder)
     for name in WRITTEN:
@@ -92,7 +116,9 @@ def test_down_follows_no_link_that_was_planted_in_place_of_what_the_stack_made(t
         (folder / name).symlink_to(target)
     assert Stack(folder).down()
     assert everything(home) == before
-    assert sorted(path.name for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()) == ["kafka-2", "linked-0"]
+    assert sorted(
+        path.name for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
+    ) == ["kafka-2", "linked-0"]
 
 
 @pytest.mark.usefixtures("no_programs")
@@ -102,7 +128,8 @@ def test_up_takes_a_new_or_an_empty_folder_alone_and_closes_it_to_others(tmp_pat
         (tmp_path / name / name).write_text("theirs", encoding="utf-8")
         before = everything(tmp_path / name)
         with pytest.raises(
-            StackError, match=f"{name} holds '{name}' and does not belong to a stack: name a new or an empty folder"
+            StackError,
+            match=f"{name} holds '{name}' and does not belong to a stack: name a new or an empty folder",
         ):
             Stack(tmp_path / name).up()
         assert everything(tmp_path / name) == before
@@ -115,14 +142,17 @@ def test_up_takes_a_new_or_an_empty_folder_alone_and_closes_it_to_others(tmp_pat
 
 @every_use
 @pytest.mark.usefixtures("no_programs")
-def test_a_folder_or_a_file_that_others_can_write_is_not_used(tmp_path: Path, use: Callable[[Stack], object]) -> None:
+def test_a_folder_or_a_file_that_others_can_write_is_not_used(
+    tmp_path: Path, use: Callable[[Stack], object]
+) -> None:
     for open_one, mode in {"": 0o770, "stack.json": 0o606}.items():
         folder = tmp_path / f"open-{mode}"
         keep_stack(folder)
         (folder / open_one).chmod(mode)
         before = everything(folder)
         with pytest.raises(
-            StackError, match=r"others may write to .*open-504|stack\.json is not a file that this user alone may write"
+            StackError,
+            match=r"others may write to .*open-504|stack\.json is not a file that this user alone may write",
         ):
             use(Stack(folder))
         assert everything(folder) == before
@@ -149,7 +179,9 @@ def test_a_folder_or_a_file_of_another_user_is_not_used(
 
 @every_use
 @pytest.mark.usefixtures("no_programs")
-def test_a_stack_file_that_is_a_link_or_a_pipe_is_refused(tmp_path: Path, use: Callable[[Stack], object]) -> None:
+def test_a_stack_file_that_is_a_link_or_a_pipe_is_refused(
+    tmp_path: Path, use: Callable[[Stack], object]
+) -> None:
     for kind in ("link", "pipe"):
         folder = tmp_path / kind
         keep_stack(folder)
@@ -158,19 +190,25 @@ def test_a_stack_file_that_is_a_link_or_a_pipe_is_refused(tmp_path: Path, use: C
             (folder / "stack.json").symlink_to(tmp_path / "elsewhere.json")
         else:
             os.mkfifo(folder / "stack.json", 0o600)
-        with pytest.raises(StackError, match=r"stack\.json (cannot be read, or is a link|is not a file)"):
+        with pytest.raises(
+            StackError, match=r"stack\.json (cannot be read, or is a link|is not a file)"
+        ):
             use(Stack(folder))
         assert all((folder / name).exists() for name in WRITTEN)
 
 
 @every_use
 @pytest.mark.usefixtures("no_programs")
-def test_a_stack_file_of_another_folder_is_refused(tmp_path: Path, use: Callable[[Stack], object]) -> None:
+def test_a_stack_file_of_another_folder_is_refused(
+    tmp_path: Path, use: Callable[[Stack], object]
+) -> None:
     keep_stack(tmp_path / "stack")
     keep_stack(tmp_path / "copy")
     say(tmp_path / "copy", kept_state(tmp_path / "stack"))
     before = everything(tmp_path / "copy")
-    with pytest.raises(StackError, match=f"is of the stack in '{tmp_path / 'stack'}', not of this folder"):
+    with pytest.raises(
+        StackError, match=f"is of the stack in '{tmp_path / 'stack'}', not of this folder"
+    ):
         use(Stack(tmp_path / "copy"))
     assert everything(tmp_path / "copy") == before
 
@@ -221,7 +259,9 @@ FORGED: dict[str, Any] = {
 
 @pytest.mark.parametrize("what", FORGED)
 @pytest.mark.usefixtures("no_programs")
-def test_a_stack_file_that_no_stack_wrote_is_one_error_and_changes_nothing(tmp_path: Path, what: str) -> None:
+def test_a_stack_file_that_no_stack_wrote_is_one_error_and_changes_nothing(
+    tmp_path: Path, what: str
+) -> None:
     folder = tmp_path / "stack"
     forged = FORGED[what]
     if isinstance(forged, dict) and what != "of another program":
@@ -230,23 +270,40 @@ def test_a_stack_file_that_no_stack_wrote_is_one_error_and_changes_nothing(tmp_p
     say(folder, forged)
     before = everything(folder)
     for name, use in USES.items():
-        with pytest.raises(StackError, match=r"stack\.json is (not what a stack writes|of the stack)|larger than any"):
+        with pytest.raises(
+            StackError,
+            match=r"stack\.json is (not what a stack writes|of the stack)|larger than any",
+        ):
             use(Stack(folder))
         assert everything(folder) == before, name
     done = invoke("stack", "down", "--folder", str(folder))
-    assert done.code == StackError.exit_code and done.err.startswith("error: ") and "Traceback" not in done.err
+    assert (
+        done.code == StackError.exit_code
+        and done.err.startswith("error: ")
+        and "Traceback" not in done.err
+    )
     assert done.err.count("\n") == 1 and "\x1b" not in done.err
 
 
 @every_use
 @pytest.mark.usefixtures("no_programs")
-def test_a_stack_file_of_an_earlier_version_is_refused_with_what_to_do(tmp_path: Path, use: Callable[[Stack], object]) -> None:
+def test_a_stack_file_of_an_earlier_version_is_refused_with_what_to_do(
+    tmp_path: Path, use: Callable[[Stack], object]
+) -> None:
     folder, ran = tmp_path / "stack", tmp_path / "ran"
     keep_stack(folder)
-    entry = {"pid": 2, "created": 0.0, "port": 1, "command": ["/bin/touch", str(ran)], "environment": {}}
+    entry = {
+        "pid": 2,
+        "created": 0.0,
+        "port": 1,
+        "command": ["/bin/touch", str(ran)],
+        "environment": {},
+    }
     addresses = {"bootstrap_servers": "127.0.0.1:1", "registry": "http://127.0.0.1:1"}
     say(folder, {"addresses": addresses, "complete": True, "processes": {"kafka-1": entry}})
-    with pytest.raises(StackError, match=r"earlier version .* holds commands .*`tutelage stack down`"):
+    with pytest.raises(
+        StackError, match=r"earlier version .* holds commands .*`tutelage stack down`"
+    ):
         use(Stack(folder))
     assert not ran.exists()
 
@@ -263,7 +320,10 @@ def test_a_process_that_a_forged_file_names_is_left_alone(
     created = psutil.Process(foreign.pid).create_time()
     say(folder, kept_state(folder, started={"kafka-1": {"pid": foreign.pid, "created": created}}))
     before = everything(folder)
-    with pytest.raises(StackError, match=f"process {foreign.pid} is kafka-1 of this stack, and it is another program"):
+    with pytest.raises(
+        StackError,
+        match=f"process {foreign.pid} is kafka-1 of this stack, and it is another program",
+    ):
         use(Stack(folder))
     assert everything(folder) == before and foreign.poll() is None
 
@@ -273,11 +333,20 @@ def test_a_broker_of_another_folder_is_left_alone(tmp_path: Path) -> None:
     keep_stack(folder)
     other.mkdir()
     # The command line of a broker, but not where this stack's work.
-    command = [sys.executable, "-c", "import time; time.sleep(600)", "kafka.Kafka", str(folder / "kafka-1.properties")]
+    command = [
+        sys.executable,
+        "-c",
+        "import time; time.sleep(600)",
+        "kafka.Kafka",
+        str(folder / "kafka-1.properties"),
+    ]
     with subprocess.Popen(command, cwd=other) as process:
         try:
             created = psutil.Process(process.pid).create_time()
-            say(folder, kept_state(folder, started={"kafka-1": {"pid": process.pid, "created": created}}))
+            say(
+                folder,
+                kept_state(folder, started={"kafka-1": {"pid": process.pid, "created": created}}),
+            )
             for use in USES.values():
                 with pytest.raises(StackError, match="it is another program"):
                     use(Stack(folder))
@@ -289,10 +358,19 @@ def test_a_broker_of_another_folder_is_left_alone(tmp_path: Path) -> None:
 def test_the_stacks_own_process_is_known_and_ended(tmp_path: Path) -> None:
     folder = tmp_path / "stack"
     keep_stack(folder)
-    command = [sys.executable, "-c", "import time; time.sleep(600)", "kafka.Kafka", str(folder / "kafka-1.properties")]
+    command = [
+        sys.executable,
+        "-c",
+        "import time; time.sleep(600)",
+        "kafka.Kafka",
+        str(folder / "kafka-1.properties"),
+    ]
     with subprocess.Popen(command, cwd=folder) as process:
         created = psutil.Process(process.pid).create_time()
-        say(folder, kept_state(folder, started={"kafka-1": {"pid": process.pid, "created": created}}))
+        say(
+            folder,
+            kept_state(folder, started={"kafka-1": {"pid": process.pid, "created": created}}),
+        )
         assert Stack(folder).down()
         assert process.wait(20) == -15 and not folder.exists()
 
@@ -319,9 +397,14 @@ def test_settings_and_commands_are_built_anew_and_not_taken_from_the_folder(
     stack.restart("registry")
     stack.stop()
     place = BrokerPlace(port=1, controller=1, advertised=1)
-    assert (folder / "kafka-1.properties").read_text() == launches.broker_properties(0, [place], folder / "kafka-1")
+    assert (folder / "kafka-1.properties").read_text() == launches.broker_properties(
+        0, [place], folder / "kafka-1"
+    )
     said = ran.read_text().splitlines()
-    assert [line.split()[-1] for line in said] == [str(folder / "kafka-1.properties"), str(home / "quarkus-run.jar")]
+    assert [line.split()[-1] for line in said] == [
+        str(folder / "kafka-1.properties"),
+        str(home / "quarkus-run.jar"),
+    ]
     assert not list(home.iterdir())
     (folder / "registry.log").unlink()
     (folder / "registry.log").symlink_to(home / "registry.log")

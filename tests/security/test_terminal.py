@@ -61,10 +61,19 @@ NO_BROKER = ("-b", "127.0.0.1:1", "-X", "socket.timeout.ms=1000")
         ("stack", "stop", "--folder", "FOLDER/FILE"),
     ],
 )
-def test_no_command_prints_what_acts_on_a_terminal(tmp_path: Path, arguments: tuple[str, ...], whole: bool) -> None:
+def test_no_command_prints_what_acts_on_a_terminal(
+    tmp_path: Path, arguments: tuple[str, ...], whole: bool
+) -> None:
     path = hostile_file(tmp_path, whole=whole)
-    other = hostile_file(tmp_path, f"other{BAD_NAME}", stream=dataclasses.replace(STREAM, inputs_fingerprint="others"))
-    typed = [one.replace("FILE", str(path)).replace("OTHER", str(other)).replace("FOLDER", str(tmp_path)) for one in arguments]
+    other = hostile_file(
+        tmp_path,
+        f"other{BAD_NAME}",
+        stream=dataclasses.replace(STREAM, inputs_fingerprint="others"),
+    )
+    typed = [
+        one.replace("FILE", str(path)).replace("OTHER", str(other)).replace("FOLDER", str(tmp_path))
+        for one in arguments
+    ]
     result = invoke(*typed)
     assert result.out or result.err
     assert_harmless(result.out + result.err)
@@ -76,7 +85,12 @@ def test_only_what_was_asked_for_fails(tmp_path: Path) -> None:
     """Hostile text is no reason to refuse a file: it is read like any other."""
     path = str(hostile_file(tmp_path))
     plot = ("--plot", str(tmp_path / "plot.png"))
-    for command in (("inspect", path, *plot), ("learn", path), ("verify", path), ("repair", path, f"{tmp_path}/r.avro")):
+    for command in (
+        ("inspect", path, *plot),
+        ("learn", path),
+        ("verify", path),
+        ("repair", path, f"{tmp_path}/r.avro"),
+    ):
         result = invoke(*command)
         assert result.code == 0, result.err
     assert (tmp_path / "plot.png").stat().st_size > 0
@@ -85,7 +99,13 @@ def test_only_what_was_asked_for_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [("verify", "a", "FILE"), ("FILE",), ("inspect", "--FILE"), ("learn", "--rows", "FILE"), ("verify", "a", "--json=FILE")],
+    [
+        ("verify", "a", "FILE"),
+        ("FILE",),
+        ("inspect", "--FILE"),
+        ("learn", "--rows", "FILE"),
+        ("verify", "a", "--json=FILE"),
+    ],
 )
 def test_what_was_typed_wrongly_is_shown_harmlessly(wrong: tuple[str, ...]) -> None:
     # A shell's pattern puts names of files there that somebody else chose.
@@ -138,14 +158,18 @@ def test_logs_are_harmless(tmp_path: Path, verbose: str) -> None:
     assert_harmless(ran.stdout + ran.stderr)
 
 
-def test_log_records_and_tracebacks_hold_no_line_of_somebody_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_records_and_tracebacks_hold_no_line_of_somebody_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     try:
         try:
             raise KeyError(BAD)
         except KeyError as error:
             raise ValueError(BAD) from error
     except ValueError:
-        record = logging.LogRecord("x", logging.WARNING, __file__, 1, "met %s", (BAD,), sys.exc_info())
+        record = logging.LogRecord(
+            "x", logging.WARNING, __file__, 1, "met %s", (BAD,), sys.exc_info()
+        )
         assert_harmless(LogFormat("%(message)s").format(record))
         say_traceback(*sys.exc_info())
     printed = capsys.readouterr().err
@@ -158,14 +182,18 @@ def test_a_line_break_of_a_value_is_no_line_of_ours(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"one\ntwo\\n{FORGED}\n"
 
 
-def test_a_table_s_cells_are_no_markup_and_no_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_s_cells_are_no_markup_and_no_control_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     table = Table(title="[bold]title")
     table.add_column("[/nothing]")
     table.add_row("[link=http://evil]x[/link] :smile: \x1b[2J\x9b")
     draw(table, line(BAD))
     printed = capsys.readouterr().out
     assert (
-        "[bold]title" in printed and "[/nothing]" in printed and "[link=http://evil]x[/link] :smile: \\x1b[2J\\x9b" in printed
+        "[bold]title" in printed
+        and "[/nothing]" in printed
+        and "[link=http://evil]x[/link] :smile: \\x1b[2J\\x9b" in printed
     )
     assert_harmless(printed)
 
@@ -196,10 +224,16 @@ def test_what_a_registry_answers_is_harmless() -> None:
 def hostile_view() -> View:
     """A view of a topic, a group and a student whose every text is hostile."""
     part = PartitionView(first=0, read=3, end=10, rate=2.5)
-    topic = TopicView(topic=BAD, teacher=BAD, passes=1, rows_per_record=4, partitions=[part], quiet_s=61.0)
+    topic = TopicView(
+        topic=BAD, teacher=BAD, passes=1, rows_per_record=4, partitions=[part], quiet_s=61.0
+    )
     student = StudentView(starved=0.9, waits={BAD: 0.8, f"[/]{BAD}": 0.8}, checkpoint_s=1e308)
     return View(
-        topics=[topic, TopicView(topic=f"[/]{BAD}")], student=student, trouble=[BAD, f"[/]{BAD}"], group=BAD, groups=[BAD]
+        topics=[topic, TopicView(topic=f"[/]{BAD}")],
+        student=student,
+        trouble=[BAD, f"[/]{BAD}"],
+        group=BAD,
+        groups=[BAD],
     )
 
 
@@ -221,7 +255,10 @@ async def _looked_at(view: View) -> str:
             await pilot.pause(0.05)
         screen.notify(str(TutelageError(BAD)), title="x", markup=False)
         await pilot.pause(0.1)
-        lines = ["".join(segment.text for segment in strip) for strip in screen.screen._compositor.render_strips()]
+        lines = [
+            "".join(segment.text for segment in strip)
+            for strip in screen.screen._compositor.render_strips()
+        ]
         await pilot.press("q")
     assert screen.return_code == 0
     return "\n".join(lines)
@@ -253,9 +290,19 @@ def test_no_date_is_too_odd_to_be_shown(tmp_path: Path, created: float) -> None:
 
 
 def test_one_place_alone_writes_to_the_terminal() -> None:
-    folders = [Path(tutelage.cli.__file__).resolve().parent, Path(tutelage.deploy.local.__file__).resolve().parent]
+    folders = [
+        Path(tutelage.cli.__file__).resolve().parent,
+        Path(tutelage.deploy.local.__file__).resolve().parent,
+    ]
     writers = (
-        *("print", "typer.echo", "typer.secho", "click.echo", "sys.stdout.write", "sys.stderr.write"),
+        *(
+            "print",
+            "typer.echo",
+            "typer.secho",
+            "click.echo",
+            "sys.stdout.write",
+            "sys.stderr.write",
+        ),
         *("Console", "rich.print", "os.write", "traceback.print_exc", "traceback.print_exception"),
     )
     found = [

@@ -60,7 +60,11 @@ class Served:
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
             session.get(f"{self.home}{path}", headers=headers, allow_redirects=False) as answer,
         ):
-            return answer.status, dict(answer.headers), (await answer.read()).decode(errors="replace")
+            return (
+                answer.status,
+                dict(answer.headers),
+                (await answer.read()).decode(errors="replace"),
+            )
 
     @property
     def cookie(self) -> str:
@@ -72,7 +76,9 @@ class Served:
     def children(self) -> list[psutil.Process]:
         """The processes that draw."""
         return [
-            one for one in psutil.Process(self.process.pid).children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE
+            one
+            for one in psutil.Process(self.process.pid).children(recursive=True)
+            if one.status() != psutil.STATUS_ZOMBIE
         ]
 
     def end(self, how: int = signal.SIGTERM) -> tuple[str, str]:
@@ -95,11 +101,15 @@ def served() -> Iterator[Served]:
         made.end()
 
 
-def in_a_session(served: Served, use: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, None]]) -> None:
+def in_a_session(
+    served: Served, use: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, None]]
+) -> None:
     """Run with a client that has the cookie."""
 
     async def used() -> None:
-        async with aiohttp.ClientSession(headers={"Cookie": cookie}, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with aiohttp.ClientSession(
+            headers={"Cookie": cookie}, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
             await use(session)
         # Connections are closed by the loop, once more around.
         await asyncio.sleep(0.1)
@@ -122,7 +132,10 @@ def test_the_printed_address_is_let_in_and_holds_nothing_from_elsewhere(served: 
         assert served.get("".join(path), Cookie=served.cookie)[0] == 200, path
 
 
-@pytest.mark.parametrize("path", ["/", "/static/js/textual.js", "/static/css/xterm.css", "/static/", "/download/x", "/ws"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/static/js/textual.js", "/static/css/xterm.css", "/static/", "/download/x", "/ws"],
+)
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -138,9 +151,11 @@ def test_the_printed_address_is_let_in_and_holds_nothing_from_elsewhere(served: 
     ],
 )
 def test_nobody_else_is_let_in(served: Served, path: str, attempt: str) -> None:
-    query = {"no token": "", "another cookie": "", "another token": f"?token={served.token[:-1]}_"}.get(
-        attempt, f"?token={served.token}"
-    )
+    query = {
+        "no token": "",
+        "another cookie": "",
+        "another token": f"?token={served.token[:-1]}_",
+    }.get(attempt, f"?token={served.token}")
     headers = {"Cookie": served.cookie}
     if attempt in ("no token", "another token"):
         headers = {}
@@ -161,7 +176,15 @@ def test_nobody_else_is_let_in(served: Served, path: str, attempt: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", [None, "http://evil.example", "null", "http://localhost:PORT", "https://127.0.0.1:PORT", "http://127.0.0.1:1"]
+    "origin",
+    [
+        None,
+        "http://evil.example",
+        "null",
+        "http://localhost:PORT",
+        "https://127.0.0.1:PORT",
+        "http://127.0.0.1:1",
+    ],
 )
 def test_no_page_elsewhere_opens_the_screen(served: Served, origin: str | None) -> None:
     async def tried(session: aiohttp.ClientSession) -> None:
@@ -174,9 +197,14 @@ def test_no_page_elsewhere_opens_the_screen(served: Served, origin: str | None) 
     assert not served.children()
 
 
-async def screens(served: Served, session: aiohttp.ClientSession, count: int) -> list[aiohttp.ClientWebSocketResponse]:
+async def screens(
+    served: Served, session: aiohttp.ClientSession, count: int
+) -> list[aiohttp.ClientWebSocketResponse]:
     """So many screens, each drawing."""
-    opened = [await session.ws_connect(served.socket, headers={"Origin": served.home}) for _ in range(count)]
+    opened = [
+        await session.ws_connect(served.socket, headers={"Origin": served.home})
+        for _ in range(count)
+    ]
     for one in opened:
         assert b"\x1b[" in await one.receive_bytes(timeout=120)
     return opened
@@ -203,7 +231,10 @@ def test_few_screens_are_open_at_once_and_each_ends_with_its_browser(served: Ser
         opened[1]._response.close()
         await opened[2].send_str('{"no": "list"}')
         await until(lambda: len(served.children()) == 1)
-        assert (await opened[2].receive(timeout=30)).type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.CLOSE)
+        assert (await opened[2].receive(timeout=30)).type in (
+            aiohttp.WSMsgType.BINARY,
+            aiohttp.WSMsgType.CLOSE,
+        )
         again = await screens(served, session, 1)
         for one in (*opened[2:], *again):
             await one.close()
@@ -223,10 +254,19 @@ def test_all_processes_end_with_the_server(how: int) -> None:
             assert len(processes) == 2
             for one in processes:
                 # Neither the token nor a shell.
-                assert served.token not in " ".join(one.cmdline()) + " ".join(one.environ().values())
+                assert served.token not in " ".join(one.cmdline()) + " ".join(
+                    one.environ().values()
+                )
                 assert "sh" not in one.name().split("/")[-1].split(".")
             served.process.send_signal(how)
-            await until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes))
+            await until(
+                lambda: (
+                    not any(
+                        one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+                        for one in processes
+                    )
+                )
+            )
             for each in opened:
                 await each.close()
 
@@ -237,16 +277,26 @@ def test_all_processes_end_with_the_server(how: int) -> None:
 
 
 def test_only_this_machine_can_connect(served: Served) -> None:
-    listening = [one for one in psutil.Process(served.process.pid).net_connections() if one.status == psutil.CONN_LISTEN]
+    listening = [
+        one
+        for one in psutil.Process(served.process.pid).net_connections()
+        if one.status == psutil.CONN_LISTEN
+    ]
     assert [(one.laddr.ip, one.laddr.port) for one in listening] == [("127.0.0.1", served.port)]
 
 
 def test_a_port_that_is_taken_is_one_line(served: Served) -> None:
     ran = subprocess.run(
-        [TUTELAGE, "watch", "t", "--web", "--web-port", str(served.port)], capture_output=True, text=True, timeout=60
+        [TUTELAGE, "watch", "t", "--web", "--web-port", str(served.port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ran.returncode == 2
-    assert ran.stderr.startswith(f"error: --web-port {served.port}: cannot listen there") and ran.stderr.count("\n") == 1
+    assert (
+        ran.stderr.startswith(f"error: --web-port {served.port}: cannot listen there")
+        and ran.stderr.count("\n") == 1
+    )
 
 
 def test_the_command_of_a_screen_is_run_without_a_shell(tmp_path: Path) -> None:
@@ -262,11 +312,17 @@ def test_the_command_of_a_screen_is_run_without_a_shell(tmp_path: Path) -> None:
         assert found is not None
 
         async def used() -> None:
-            async with aiohttp.ClientSession(headers={"Cookie": f"tutelage_watch_{port}={found[1]}"}) as session:
-                socket = await session.ws_connect(f"ws://127.0.0.1:{port}/ws", headers={"Origin": f"http://127.0.0.1:{port}"})
+            async with aiohttp.ClientSession(
+                headers={"Cookie": f"tutelage_watch_{port}={found[1]}"}
+            ) as session:
+                socket = await session.ws_connect(
+                    f"ws://127.0.0.1:{port}/ws", headers={"Origin": f"http://127.0.0.1:{port}"}
+                )
                 assert b"\x1b[" in await socket.receive_bytes(timeout=120)
                 child = psutil.Process(served.pid).children(recursive=True)
-                assert len(child) == 1 and f"$(touch {forged}); touch {forged} #" in child[0].cmdline()
+                assert (
+                    len(child) == 1 and f"$(touch {forged}); touch {forged} #" in child[0].cmdline()
+                )
                 await socket.close()
 
         asyncio.run(used())

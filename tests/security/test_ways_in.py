@@ -71,16 +71,32 @@ def bad_ways(locked: Secured) -> dict[str, tuple[str, Callable[[], Mapping[str, 
 def test_who_has_what_it_takes_teaches_and_learns(locked: Secured, way: str) -> None:
     listener, user, options = good_ways(locked)[way]
     topic = f"way-{listener}"
-    rights = (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.DESCRIBE_CONFIGS, AclOperation.CREATE)
+    rights = (
+        AclOperation.READ,
+        AclOperation.WRITE,
+        AclOperation.DESCRIBE,
+        AclOperation.DESCRIBE_CONFIGS,
+        AclOperation.CREATE,
+    )
     locked.allow(user, ResourceType.TOPIC, topic, *rights)
     registry = LocalRegistry()
-    with Teacher(KafkaSink(topic, bootstrap_servers=locked.address(listener), registry=registry, options=options)) as teacher:
+    with Teacher(
+        KafkaSink(
+            topic, bootstrap_servers=locked.address(listener), registry=registry, options=options
+        )
+    ) as teacher:
         teacher.write({"x": torch.arange(10)})
     student = Student(timeout_s=20)
-    student.register_teacher(KafkaSource(topic, bootstrap_servers=locked.address(listener), registry=registry, options=options))
+    student.register_teacher(
+        KafkaSource(
+            topic, bootstrap_servers=locked.address(listener), registry=registry, options=options
+        )
+    )
     with student:
         assert [batch["x"].tolist() for batch in student.knowledge(10)] == [list(range(10))]
-    assert not any(secret in repr(thing) for secret in SECRETS for thing in (teacher, teacher.sink, student))
+    assert not any(
+        secret in repr(thing) for secret in SECRETS for thing in (teacher, teacher.sink, student)
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,12 +105,18 @@ def test_who_has_what_it_takes_teaches_and_learns(locked: Secured, way: str) -> 
         *((way, READ) for way in WORDS),
         *(
             (way, WRITE)
-            for way in ("SCRAM with a wrong password", "plaintext where TLS is spoken", "OAuth with an expired token")
+            for way in (
+                "SCRAM with a wrong password",
+                "plaintext where TLS is spoken",
+                "OAuth with an expired token",
+            )
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
-def test_who_has_not_is_told_so_and_no_secret_is_shown(locked: Secured, way: str, command: list[str], tmp_path: Path) -> None:
+def test_who_has_not_is_told_so_and_no_secret_is_shown(
+    locked: Secured, way: str, command: list[str], tmp_path: Path
+) -> None:
     listener, options = bad_ways(locked)[way]
     locked.tokens.lifetime_s = -60 if "expired token" in way else 300
     given = {name: value for name, value in options().items() if name != "sasl.password"}
@@ -106,7 +128,9 @@ def test_who_has_not_is_told_so_and_no_secret_is_shown(locked: Secured, way: str
         given["sasl.password"] = f"@{tmp_path / 'password'}"
     file.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
     file.chmod(0o600)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TUTELAGE_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("TUTELAGE_")
+    }
     began = subprocess.Popen(
         [TUTELAGE, "-vv", *command, "-b", locked.address(listener), "-F", str(file)],
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -127,7 +151,14 @@ def test_a_crash_shows_no_secret(locked: Secured, tmp_path: Path) -> None:
         "def model(batch):\n    raise ZeroDivisionError('of the model')\n"
         "lesson = Lesson(model=model, inputs=[[1]], name='crash')\n"
     )
-    locked.allow("teacher1", ResourceType.TOPIC, "crash", AclOperation.WRITE, AclOperation.DESCRIBE, AclOperation.CREATE)
+    locked.allow(
+        "teacher1",
+        ResourceType.TOPIC,
+        "crash",
+        AclOperation.WRITE,
+        AclOperation.DESCRIBE,
+        AclOperation.CREATE,
+    )
     options = locked.scram("teacher1")
     file = tmp_path / "client.properties"
     file.write_text("".join(f"{name}={value}\n" for name, value in options.items()))
@@ -140,7 +171,12 @@ def test_a_crash_shows_no_secret(locked: Secured, tmp_path: Path) -> None:
         "with Teacher(sink) as teacher:\n    print(teacher, sink, sink._connection)\n    teacher.serve(crash.lesson.model, crash.lesson.inputs)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-X", "dev", "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1 and "ZeroDivisionError: of the model" in done.stderr, done.stderr
     assert not any(secret in done.stdout + done.stderr for secret in SECRETS)

@@ -27,13 +27,22 @@ class Tokens:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 scheme, _, encoded = self.headers.get("Authorization", "").partition(" ")
-                client, _, secret = base64.b64decode(encoded).decode().partition(":") if scheme == "Basic" else ("", "", "")
+                client, _, secret = (
+                    base64.b64decode(encoded).decode().partition(":")
+                    if scheme == "Basic"
+                    else ("", "", "")
+                )
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 if secrets.get(client) != secret:
                     self._answer(401, {"error": "invalid_client"})
                     return
                 self._answer(
-                    200, {"access_token": tokens.token(client), "token_type": "Bearer", "expires_in": tokens.lifetime_s}
+                    200,
+                    {
+                        "access_token": tokens.token(client),
+                        "token_type": "Bearer",
+                        "expires_in": tokens.lifetime_s,
+                    },
                 )
 
             def _answer(self, status: int, value: dict[str, Any]) -> None:
@@ -60,7 +69,13 @@ class Tokens:
     def token(self, subject: str) -> str:
         """A token of a client."""
         now = int(time.time())
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now - 600, "exp": now + self.lifetime_s}
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": subject,
+            "iat": now - 600,
+            "exp": now + self.lifetime_s,
+        }
         return jwt.encode({"alg": "RS256", "kid": "test"}, claims, self._key)
 
     def close(self) -> None:

@@ -39,7 +39,11 @@ def _wrapped(owner: Any, name: str, change: Callable[..., Any]) -> Plant:
 def _accept_duplicates(right: Any, self: Order, arrival: ConsumedRecord) -> None:
     head, partition = arrival.record.head, arrival.partition
     pass_index, expected = self._expected[partition]
-    if (head.pass_index, head.end, head.sequence) == (pass_index, None, expected - self._partitions) and head.generation:
+    if (head.pass_index, head.end, head.sequence) == (
+        pass_index,
+        None,
+        expected - self._partitions,
+    ) and head.generation:
         self._expected[partition] = (pass_index, head.sequence)
         right(self, arrival)
         self._expected[partition] = (pass_index, expected)
@@ -120,7 +124,9 @@ def _memory_used_twice(right: Any, self: Filling, capacity: int) -> None:
 
 def _offset_behind(right: Any, saved: Mapping[str, Any], *args: Any) -> Position:
     found: Position = right(saved, *args)
-    return replace(found, offsets=tuple(offset + 1 if offset > 0 else offset for offset in found.offsets))
+    return replace(
+        found, offsets=tuple(offset + 1 if offset > 0 else offset for offset in found.offsets)
+    )
 
 
 def _saved_used_up(right: Any, **values: Any) -> Any:
@@ -130,7 +136,9 @@ def _saved_used_up(right: Any, **values: Any) -> Any:
 def _one_offset_too_far(right: Any, self: Order, end: Any, record: Any) -> Any:
     found = right(self, end, record)
     after = found.next_pass
-    return replace(found, next_pass=replace(after, offsets=tuple(offset + 1 for offset in after.offsets)))
+    return replace(
+        found, next_pass=replace(after, offsets=tuple(offset + 1 for offset in after.offsets))
+    )
 
 
 def _saved_row_lost(right: Any, *args: Any) -> Any:
@@ -169,7 +177,9 @@ BUGS: dict[str, tuple[Plant, st.SearchStrategy[Schedule], Callable[[Schedule], N
 }  # fmt: skip
 
 
-def _run(schedules: st.SearchStrategy[Schedule], check: Callable[[Schedule], None], count: int) -> None:
+def _run(
+    schedules: st.SearchStrategy[Schedule], check: Callable[[Schedule], None], count: int
+) -> None:
     merge_of.cache_clear()
     settings(
         max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
@@ -187,5 +197,9 @@ def test_the_simulation_catches_a_planted_bug(bug: str, monkeypatch: pytest.Monk
 
 def test_offsets_that_lag_behind_are_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state that holds each partition's last offset in place of the next only has a record read again, which is dropped uncounted."""
-    _wrapped(rebatch, "_Step", lambda right, **values: right(**{**values, "next_offset": values["offset"]}))(monkeypatch)
+    _wrapped(
+        rebatch,
+        "_Step",
+        lambda right, **values: right(**{**values, "next_offset": values["offset"]}),
+    )(monkeypatch)
     _run(restarted, check_whole, 300)

@@ -28,13 +28,17 @@ def test_a_student_killed_anywhere_goes_on_with_the_same_batches(schedule: Sched
 
 @given(interrupted)
 @settings(max_examples=examples(1500), deadline=None, suppress_health_check=QUICK)
-def test_of_a_stream_that_stops_what_is_whole_comes_and_then_the_student_waits(schedule: Schedule) -> None:
+def test_of_a_stream_that_stops_what_is_whole_comes_and_then_the_student_waits(
+    schedule: Schedule,
+) -> None:
     check_interrupted(schedule)
 
 
 @given(damaged)
 @settings(max_examples=examples(1500), deadline=None, suppress_health_check=QUICK)
-def test_a_record_that_is_missing_or_altered_is_an_error_and_never_a_wrong_batch(schedule: Schedule) -> None:
+def test_a_record_that_is_missing_or_altered_is_an_error_and_never_a_wrong_batch(
+    schedule: Schedule,
+) -> None:
     check_damaged(schedule)
 
 

@@ -67,9 +67,13 @@ def bomb(folder: Path, codec: str, nbytes: int, count: int = 1) -> Path:
     """A file whose one block unpacks to so many zeros, and says that it holds `count` records."""
     good = header_of(folder)
     payload = b"".join(compress(codec, [bytes(nbytes)]))
-    header = Header(metadata={**good.metadata, "avro.codec": codec.encode()}, sync=good.sync, nbytes=0)
+    header = Header(
+        metadata={**good.metadata, "avro.codec": codec.encode()}, sync=good.sync, nbytes=0
+    )
     path = folder / "bomb.avro"
-    path.write_bytes(header_bytes(header) + encode_long(count) + encode_long(len(payload)) + payload + good.sync)
+    path.write_bytes(
+        header_bytes(header) + encode_long(count) + encode_long(len(payload)) + payload + good.sync
+    )
     return path
 
 

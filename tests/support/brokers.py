@@ -54,7 +54,9 @@ class Broker:
         """Format its data and start it; AssertionError with what it said if it does not listen."""
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "server.properties"
-        file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()), encoding="utf-8")
+        file.write_text(
+            "".join(f"{key}={value}\n" for key, value in properties.items()), encoding="utf-8"
+        )
         with as_file(files("tutelage.deploy.local").joinpath("log4j.properties")) as logging:
             shutil.copy(logging, self.folder / "log4j.properties")
         launch = [

@@ -25,7 +25,12 @@ Document = dict[str, Any]
 KUBERNETES, STRIMZI, KEDA = "1.37.0", "1.2.0", "2.21.0"
 KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.8.2"
 KUBECONFORM = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
-_STRIMZI_KINDS = {"Kafka": "kafka", "KafkaNodePool": "nodepool", "KafkaTopic": "topic", "KafkaUser": "user"}
+_STRIMZI_KINDS = {
+    "Kafka": "kafka",
+    "KafkaNodePool": "nodepool",
+    "KafkaTopic": "topic",
+    "KafkaUser": "user",
+}
 _TIMEOUT_S = 600
 
 
@@ -51,12 +56,22 @@ class Manifests(list[Document]):
 
     def pods(self) -> dict[str, Document]:
         """Pod templates, by what makes them."""
-        found = {each["metadata"]["name"]: each["spec"]["template"] for each in self.of("Job", "Deployment")}
-        return found | {each["metadata"]["name"]: each["spec"]["jobTargetRef"]["template"] for each in self.of("ScaledJob")}
+        found = {
+            each["metadata"]["name"]: each["spec"]["template"]
+            for each in self.of("Job", "Deployment")
+        }
+        return found | {
+            each["metadata"]["name"]: each["spec"]["jobTargetRef"]["template"]
+            for each in self.of("ScaledJob")
+        }
 
     def commands(self) -> dict[str, list[str]]:
         """Command lines of ours, without the word tutelage, by what runs them."""
-        mains = {name: pod["spec"]["containers"][0] for name, pod in self.pods().items() if name != "registry"}
+        mains = {
+            name: pod["spec"]["containers"][0]
+            for name, pod in self.pods().items()
+            if name != "registry"
+        }
         assert all(main["command"] == ["tutelage"] for main in mains.values())
         return {name: main["args"] for name, main in mains.items()}
 
@@ -68,7 +83,11 @@ class Manifests(list[Document]):
     def mounted(self, name: str, folder: str) -> tuple[str, str]:
         """What lies in a folder of a pod, as kind and name."""
         spec = self.pods()[name]["spec"]
-        (volume,) = (each["name"] for each in spec["containers"][0]["volumeMounts"] if each["mountPath"] == folder)
+        (volume,) = (
+            each["name"]
+            for each in spec["containers"][0]["volumeMounts"]
+            if each["mountPath"] == folder
+        )
         (source,) = (each for each in spec["volumes"] if each["name"] == volume)
         kind, value = next((kind, value) for kind, value in source.items() if kind != "name")
         return kind, value.get("name") or value.get("secretName") or value["claimName"]
@@ -76,11 +95,15 @@ class Manifests(list[Document]):
 
 def references(at: Any) -> Iterator[tuple[str, str, str]]:
     """Every key of a ConfigMap or Secret that is named anywhere."""
-    for key, value in at.items() if isinstance(at, dict) else enumerate(at) if isinstance(at, list) else ():
+    for key, value in (
+        at.items() if isinstance(at, dict) else enumerate(at) if isinstance(at, list) else ()
+    ):
         if key in ("configMapKeyRef", "secretKeyRef"):
             yield key.removesuffix("KeyRef"), value["name"], value["key"]
         elif key in ("configMapTargetRef", "secretTargetRef"):
-            yield from ((key.removesuffix("TargetRef"), each["name"], each["key"]) for each in value)
+            yield from (
+                (key.removesuffix("TargetRef"), each["name"], each["key"]) for each in value
+            )
         elif key == "secret" and "items" in value:
             yield from (("secret", value["secretName"], each["key"]) for each in value["items"])
         yield from references(value)
@@ -120,7 +143,10 @@ def strict(schema: Any) -> Any:
     if "properties" in schema:
         # Names of fields, not words of the schema: one may be called `properties` itself.
         made["properties"] = {name: strict(value) for name, value in schema["properties"].items()}
-        if not schema.get("x-kubernetes-preserve-unknown-fields") and schema.get("type") == "object":
+        if (
+            not schema.get("x-kubernetes-preserve-unknown-fields")
+            and schema.get("type") == "object"
+        ):
             made.setdefault("additionalProperties", False)
     return made
 
@@ -137,7 +163,9 @@ def _schemas() -> Path:
                 definition = yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]
                 for each in definition["versions"]:
                     name = f"{definition['names']['kind'].lower()}-{definition['group'].split('.')[0]}-{each['name']}.json"
-                    (staged / name).write_text(json.dumps(strict(each["schema"]["openAPIV3Schema"])), encoding="utf-8")
+                    (staged / name).write_text(
+                        json.dumps(strict(each["schema"]["openAPIV3Schema"])), encoding="utf-8"
+                    )
             try:
                 os.rename(staged, target)
             except OSError:
@@ -150,13 +178,21 @@ def _kubernetes(target: Path) -> None:
     try:
         there = version("kubernetes-validate")
     except PackageNotFoundError as error:
-        raise MissingTool(f"the package kubernetes-validate {KUBERNETES} is not installed: pip install -e '.[dev]'") from error
+        raise MissingTool(
+            f"the package kubernetes-validate {KUBERNETES} is not installed: pip install -e '.[dev]'"
+        ) from error
     if there != KUBERNETES:
-        raise MissingTool(f"kubernetes-validate {there} is installed; Kubernetes' schemas are wanted of {KUBERNETES}")
+        raise MissingTool(
+            f"kubernetes-validate {there} is installed; Kubernetes' schemas are wanted of {KUBERNETES}"
+        )
     # Not imported: it is the files that are wanted.
     spec = find_spec("kubernetes_validate")
     assert spec is not None and spec.origin is not None
-    found = list((Path(spec.origin).parent / "kubernetes-json-schema" / f"v{KUBERNETES}-local-strict").glob("*.json"))
+    found = list(
+        (Path(spec.origin).parent / "kubernetes-json-schema" / f"v{KUBERNETES}-local-strict").glob(
+            "*.json"
+        )
+    )
     assert found, spec.origin
     for file in found:
         schema = json.loads(file.read_text(encoding="utf-8"))
@@ -180,15 +216,32 @@ def _beside(schema: Any) -> Any:
 
 def _strimzi(folder: Path) -> list[Path]:
     try:
-        jars = [maven_artifact(f"io.strimzi:{name}:{STRIMZI}", f"Strimzi's {name}", JARS) for name in ("crd-generator", "api")]
+        jars = [
+            maven_artifact(f"io.strimzi:{name}:{STRIMZI}", f"Strimzi's {name}", JARS)
+            for name in ("crd-generator", "api")
+        ]
         java = find_java()
     except StackError as error:
         raise MissingTool(str(error)) from error
     files = {kind: folder / f"{kind.lower()}.yaml" for kind in _STRIMZI_KINDS}
-    wanted = [f"io.strimzi.api.kafka.model.{_STRIMZI_KINDS[kind]}.{kind}={file}" for kind, file in files.items()]
-    versions = ["--target-kube", "1.16+", "--crd-api-version", "v1", "--api-versions", "v1", "--storage-version", "v1"]
+    wanted = [
+        f"io.strimzi.api.kafka.model.{_STRIMZI_KINDS[kind]}.{kind}={file}"
+        for kind, file in files.items()
+    ]
+    versions = [
+        "--target-kube",
+        "1.16+",
+        "--crd-api-version",
+        "v1",
+        "--api-versions",
+        "v1",
+        "--storage-version",
+        "v1",
+    ]
     classes = os.pathsep.join(f"{jar}/*" for jar in jars)
-    _said([java, "-cp", classes, "io.strimzi.crdgenerator.CrdGenerator", *versions, "--yaml", *wanted])
+    _said(
+        [java, "-cp", classes, "io.strimzi.crdgenerator.CrdGenerator", *versions, "--yaml", *wanted]
+    )
     return list(files.values())
 
 

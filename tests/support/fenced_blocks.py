@@ -83,7 +83,9 @@ def _marks(comments: list[str]) -> dict[str, str]:
     for comment in comments:
         match = _COMMENT.fullmatch(comment.strip())
         assert match is not None, comment
-        name, _, value = match[1].partition("\n") if match[1].startswith("setup") else match[1].partition(":")
+        name, _, value = (
+            match[1].partition("\n") if match[1].startswith("setup") else match[1].partition(":")
+        )
         found[name.strip()] = value.strip() if name.strip() != "setup" else value
     return found
 
@@ -94,7 +96,11 @@ class PageRun:
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
         here = str(Path(sys.executable).parent)
-        self._environment = {**environment, "PATH": f"{here}:{environment.get('PATH', '')}", "COLUMNS": "100"}
+        self._environment = {
+            **environment,
+            "PATH": f"{here}:{environment.get('PATH', '')}",
+            "COLUMNS": "100",
+        }
         self._names: dict[str, Any] = {"__name__": "__docs__"}
         self._printed = ""
 
@@ -121,12 +127,16 @@ class PageRun:
         )  # fmt: skip
         self._printed = done.stdout
         wanted = int(block.marks.get("exit", "0"))
-        assert done.returncode == wanted, f"{block.where} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == wanted, (
+            f"{block.where} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
 
     def _compare(self, block: Block) -> None:
         printed = [_MEASURED.sub("", line).rstrip() for line in self._printed.splitlines()]
         for line in block.text.splitlines():
-            assert _MEASURED.sub("", line).rstrip() in printed, f"{block.where}: {line!r} is not printed:\n{self._printed}"
+            assert _MEASURED.sub("", line).rstrip() in printed, (
+                f"{block.where}: {line!r} is not printed:\n{self._printed}"
+            )
 
 
 def environment_of(addresses: Any = None) -> dict[str, str]:

@@ -59,7 +59,10 @@ def refuse_other(record: Record, known: Mapping[RecordHead, Record]) -> None:
 def message_target(name: str, description: Description, seeds: Sequence[bytes]) -> Target:
     """Kafka's messages: a frame and one record."""
     codec = Codec(description)
-    known = {record.head: record for record in (codec.decode(unframe(seed, "seed")[1], "seed") for seed in seeds)}
+    known = {
+        record.head: record
+        for record in (codec.decode(unframe(seed, "seed")[1], "seed") for seed in seeds)
+    }
 
     def check(data: bytes, folder: Path) -> None:
         schema_id, body = unframe(data, "fuzz")
@@ -72,21 +75,30 @@ def message_target(name: str, description: Description, seeds: Sequence[bytes]) 
 def payload_target(name: str, description: Description) -> Target:
     """A block's payload of several records; the first byte is their count, which is as untrusted."""
     codec, bodies = Codec(description), [one.joined() for one in records(description)]
-    known = {one.head: codec.decode(body, "seed") for one, body in zip(records(description), bodies, strict=True)}
+    known = {
+        one.head: codec.decode(body, "seed")
+        for one, body in zip(records(description), bodies, strict=True)
+    }
 
     def check(data: bytes, folder: Path) -> None:
         if data:
             for record in codec.decode_each(memoryview(data)[1:], data[0], "fuzz"):
                 refuse_other(record, known)
 
-    return Target(name=name, seeds=[bytes((4,)) + b"".join(bodies), bytes((1,)) + bodies[0]], check=check)
+    return Target(
+        name=name, seeds=[bytes((4,)) + b"".join(bodies), bytes((1,)) + bodies[0]], check=check
+    )
 
 
 def in_order(found: Iterator[Record], stream: Stream) -> Iterator[Record]:
     """The records that an order lets through, so that a block that stands twice counts once."""
     order = Order(stream, stream.partitions, Position())
     for offset, record in enumerate(found):
-        order.push(ConsumedRecord(partition=0, offset=offset, next_offset=offset + 1, record=record, where="fuzz"))
+        order.push(
+            ConsumedRecord(
+                partition=0, offset=offset, next_offset=offset + 1, record=record, where="fuzz"
+            )
+        )
         while (item := order.pop()) is not None:
             if isinstance(item, PassEnd):
                 return
@@ -119,7 +131,9 @@ def file_target(name: str, data: bytes) -> Target:
     return Target(name=name, seeds=[data], check=check)
 
 
-def read_to_its_place(reader: ContainerReader, block: StoredBlock, known: Mapping[RecordHead, Record]) -> None:
+def read_to_its_place(
+    reader: ContainerReader, block: StoredBlock, known: Mapping[RecordHead, Record]
+) -> None:
     """Read a block's record straight to where it is wanted, or all of it where that cannot be."""
     stored = block.record()
     if stored is None:
@@ -147,7 +161,9 @@ def _refuse_unlike_json(value: Any) -> None:
         assert all(isinstance(key, str) for key in value)
         _refuse_unlike_json(list(value.values()))
     else:
-        assert value is None or isinstance(value, (bool, int, float, str, bytes, np.ndarray)), type(value)
+        assert value is None or isinstance(value, (bool, int, float, str, bytes, np.ndarray)), type(
+            value
+        )
 
 
 def _schema(data: bytes, folder: Path) -> None:
@@ -157,8 +173,12 @@ def _schema(data: bytes, folder: Path) -> None:
 
 
 def _headers(data: bytes, folder: Path) -> None:
-    headers = [(name, value) for name, _, value in (line.partition(b"=") for line in data.split(b"\n"))]
-    stream = stream_of_headers([(name.decode("utf-8", "replace"), value) for name, value in headers], "fuzz")
+    headers = [
+        (name, value) for name, _, value in (line.partition(b"=") for line in data.split(b"\n"))
+    ]
+    stream = stream_of_headers(
+        [(name.decode("utf-8", "replace"), value) for name, value in headers], "fuzz"
+    )
     # As text: a number that is none is not equal to itself.
     assert repr(stream_of_headers(stream_headers(stream, DENSE), "fuzz")) == repr(stream)
 
@@ -197,23 +217,40 @@ def _targets() -> Iterator[Target]:
         yield file_target(f"file-{codec}", container(description, codec))
         yield file_target(f"golden-{codec}", (GOLDEN / f"{codec}.avro").read_bytes())
     golden = description_of((GOLDEN / "schema.json").read_text(encoding="utf-8"), "golden")
-    yield message_target("golden-message", golden, [(GOLDEN / name).read_bytes() for name in ("record.bin", "end.bin")])
+    yield message_target(
+        "golden-message",
+        golden,
+        [(GOLDEN / name).read_bytes() for name in ("record.bin", "end.bin")],
+    )
     controls: list[Any] = [
         {"a": [1, 2.5, None, "ü"], "$b": b"xy"},
         [np.arange(6, dtype=np.int16).reshape(2, 3), {"t": np.float32(2)}],
     ]
     yield Target(
         name="control",
-        seeds=[encode_control(Conversation(answers_all=True).compose(value), "me") for value in controls],
+        seeds=[
+            encode_control(Conversation(answers_all=True).compose(value), "me")
+            for value in controls
+        ],
         check=_control,
     )
-    yield Target(name="schema", seeds=[schema_of(one).encode() for one in (DENSE, MIXED, golden)], check=_schema)
-    headers = b"\n".join(name.encode() + b"=" + value for name, value in stream_headers(STREAM, DENSE))
+    yield Target(
+        name="schema",
+        seeds=[schema_of(one).encode() for one in (DENSE, MIXED, golden)],
+        check=_schema,
+    )
+    headers = b"\n".join(
+        name.encode() + b"=" + value for name, value in stream_headers(STREAM, DENSE)
+    )
     yield Target(name="headers", seeds=[headers], check=_headers)
     state = state_at(POSITIONS)
     yield Target(name="checkpoint", seeds=[checkpoint_of(state)], check=_checkpoint)
     yield Target(name="state", seeds=[json.dumps(state).encode()], check=_state)
-    yield Target(name="name", seeds=[field_name(key).encode() for key in ("2x-1", "naïve 鍵", "_", "", "\0")], check=_name)
+    yield Target(
+        name="name",
+        seeds=[field_name(key).encode() for key in ("2x-1", "naïve 鍵", "_", "", "\0")],
+        check=_name,
+    )
 
 
 TARGETS = {target.name: target for target in _targets()}

@@ -32,7 +32,9 @@ STREAM = Stream(
 DESCRIPTION = Description(tuple(KeySpec(key=key, dtype="float32", shape=(2,)) for key in KEYS))
 
 
-def hostile_file(folder: Path, name: str = BAD_NAME, *, whole: bool = True, stream: Stream = STREAM) -> Path:
+def hostile_file(
+    folder: Path, name: str = BAD_NAME, *, whole: bool = True, stream: Stream = STREAM
+) -> Path:
     """A file whose every text is hostile; without its end where it is not to be whole."""
     path = folder / name
     writer = ContainerWriter.create(path, stream, DESCRIPTION, "null")

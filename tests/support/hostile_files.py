@@ -19,9 +19,18 @@ from tutelage.schemas.varint import encode_long
 Rows = Iterable[tuple[int, dict[str, list[Column]]]]
 
 
-def written(path: Path, description: Description, records: Rows, *, rows_per_record: int, codec: str = "zstandard") -> Path:
+def written(
+    path: Path,
+    description: Description,
+    records: Rows,
+    *,
+    rows_per_record: int,
+    codec: str = "zstandard",
+) -> Path:
     """A whole file of these records, each given as its rows and its columns."""
-    writer = ContainerWriter.create(path, stream_of(rows_per_record=rows_per_record), description, codec)
+    writer = ContainerWriter.create(
+        path, stream_of(rows_per_record=rows_per_record), description, codec
+    )
     encoder, sequence, total = Codec(description), 0, 0
     for rows, columns in records:
         head = RecordHead(run_id="run", pass_index=0, sequence=sequence, rows=rows, generation=0)
@@ -42,7 +51,13 @@ def in_one_block(path: Path, description: Description, bodies: list[bytes], code
     with ContainerReader(path) as reader:
         header = reader.header
     payload = b"".join(bodies) if codec == "null" else b"".join(compress(codec, [b"".join(bodies)]))
-    path.write_bytes(header_bytes(header) + encode_long(len(bodies)) + encode_long(len(payload)) + payload + header.sync)
+    path.write_bytes(
+        header_bytes(header)
+        + encode_long(len(bodies))
+        + encode_long(len(payload))
+        + payload
+        + header.sync
+    )
     return path
 
 
@@ -54,12 +69,18 @@ def claiming(path: Path, description: Description, **claims: object) -> Path:
         header = reader.header
     stream: Stream = replace(stream_of(), **claims)  # type: ignore[arg-type]
     fields = dict(stream_headers(stream, description))
-    metadata = {**header.metadata, **fields, "tutelage.checksum": identity_checksum(stream, description)}
+    metadata = {
+        **header.metadata,
+        **fields,
+        "tutelage.checksum": identity_checksum(stream, description),
+    }
     path.write_bytes(header_bytes(Header(metadata=metadata, sync=header.sync, nbytes=0)))
     return path
 
 
-def tiny_bodies(description: Description, columns: dict[str, list[Column]], count: int) -> Iterator[bytes]:
+def tiny_bodies(
+    description: Description, columns: dict[str, list[Column]], count: int
+) -> Iterator[bytes]:
     """Records of one row each, as alike as numbers and checksums let them be."""
     codec = Codec(description)
     for sequence in range(count):

@@ -33,9 +33,13 @@ class Writer:
         self._partitions = partitions
         self._width = width
         KafkaTopic(KafkaConnection(**kafka), topic).create(
-            partitions, replication=1, settings={"max.message.bytes": str(16 << 20), **(settings or {})}
+            partitions,
+            replication=1,
+            settings={"max.message.bytes": str(16 << 20), **(settings or {})},
         )
-        self._description = description = Description((KeySpec(key="x", dtype="uint8", shape=(width,)),))
+        self._description = description = Description(
+            (KeySpec(key="x", dtype="uint8", shape=(width,)),)
+        )
         stream = stream_of(partitions=partitions, rows_per_record=1, run_id=topic)
         self._stream = replace(stream, created=round(time.time() - 60, 3))
         registry = HttpRegistry(kafka["registry"])
@@ -66,7 +70,9 @@ class Writer:
             row = np.zeros((1, self._width), np.uint8)
             if seed is not None:
                 row = np.random.default_rng(seed).integers(0, 256, row.shape, np.uint8)
-            head = RecordHead(run_id=self._topic, pass_index=0, sequence=sequence, rows=1, generation=0)
+            head = RecordHead(
+                run_id=self._topic, pass_index=0, sequence=sequence, rows=1, generation=0
+            )
             body = self._codec.encode(head, {"x": [row]}).joined()
             self._producer.produce(
                 self._topic, value=self._frame + body, headers=headers, partition=sequence % self._partitions,

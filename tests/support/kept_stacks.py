@@ -51,4 +51,6 @@ def keep_stack(folder: Path, port: int = 1, **changed: Any) -> None:
     for name in WRITTEN:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    (folder / "stack.json").write_text(json.dumps(kept_state(folder, port, **changed)), encoding="utf-8")
+    (folder / "stack.json").write_text(
+        json.dumps(kept_state(folder, port, **changed)), encoding="utf-8"
+    )

@@ -52,4 +52,6 @@ def same(one: Column, other: Column) -> bool:
             and np.array_equal(one.lengths, other.lengths)
             and same(one.values, other.values)
         )
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return (
+        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    )

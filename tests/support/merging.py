@@ -21,7 +21,9 @@ def aligned_of(columns: list[dict[str, Column]], rows: int, cut: int = 0) -> Ali
         chunk = Chunk(
             rows=rows,
             trail=Trail(start=Position(), steps=()),
-            dense={key: column for key, column in teacher.items() if not isinstance(column, Ragged)},
+            dense={
+                key: column for key, column in teacher.items() if not isinstance(column, Ragged)
+            },
             ragged={
                 key: [(start, column.rows(start, stop)) for start, stop in bounds]
                 for key, column in teacher.items()
@@ -39,15 +41,22 @@ def merged(merge: Merge, aligned: Aligned) -> Batch:
     return batch
 
 
-def merge_of(strategy: Any, *arrays: Any, dtypes: list[str] | None = None, wire: str = "", **options: Any) -> torch.Tensor:
+def merge_of(
+    strategy: Any, *arrays: Any, dtypes: list[str] | None = None, wire: str = "", **options: Any
+) -> torch.Tensor:
     """Key k of teachers with these arrays, merged."""
     names = dtypes or [str(array.dtype) for array in arrays]
     descriptions = [
         Description((KeySpec(key="k", dtype=name, shape=array.shape[1:], wire=wire),))
         for name, array in zip(names, arrays, strict=True)
     ]
-    merge = Merge([f"t{index}" for index in range(len(arrays))], descriptions, {"k": strategy}, **options)
+    merge = Merge(
+        [f"t{index}" for index in range(len(arrays))], descriptions, {"k": strategy}, **options
+    )
     batch = merged(merge, aligned_of([{"k": array} for array in arrays], len(arrays[0])))
     spec = merge.description["k"]
-    assert (spec.dtype, spec.shape) == (str(batch["k"].dtype).removeprefix("torch."), tuple(batch["k"].shape[1:]))
+    assert (spec.dtype, spec.shape) == (
+        str(batch["k"].dtype).removeprefix("torch."),
+        tuple(batch["k"].shape[1:]),
+    )
     return batch["k"]

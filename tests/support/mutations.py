@@ -7,7 +7,24 @@ from collections.abc import Callable, Sequence
 
 from tutelage.schemas.varint import encode_long
 
-_NUMBERS = (0, -1, 1, 63, 64, 127, 128, 2**15, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53, 2**62, 2**63 - 1, -(2**63))
+_NUMBERS = (
+    0,
+    -1,
+    1,
+    63,
+    64,
+    127,
+    128,
+    2**15,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32,
+    2**53,
+    2**62,
+    2**63 - 1,
+    -(2**63),
+)
 _TOKENS = (
     b"null", b"true", b"-1", b"1e999", b"NaN", b"-Infinity", b"1.5", b"[]", b"{}", b'""', b'"x"', b"\\ud800", b"\\u0000", b'"',
     b"9" * 40, b"[[[[[[", b",", b":", b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\x80", b"_u0_", b"_ud800_", b"__", b"k_",
@@ -38,7 +55,9 @@ def _cut_out(data: bytearray, chooser: random.Random, others: Sequence[bytes]) -
 
 def _insert(data: bytearray, chooser: random.Random, others: Sequence[bytes]) -> None:
     at = chooser.randint(0, len(data))
-    data[at:at] = chooser.choice((chooser.randbytes(chooser.randint(1, 8)), bytes(chooser.randint(1, 300)), _ENDLESS))
+    data[at:at] = chooser.choice(
+        (chooser.randbytes(chooser.randint(1, 8)), bytes(chooser.randint(1, 300)), _ENDLESS)
+    )
 
 
 def _token(data: bytearray, chooser: random.Random, others: Sequence[bytes]) -> None:

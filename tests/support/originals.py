@@ -36,11 +36,17 @@ def columns_of(description: Description, rows: int, first: int) -> dict[str, lis
         if spec.ragged:
             lengths = np.arange(first, first + rows) % 3
             count = int(lengths.sum())
-            values = np.arange(count * math.prod(spec.inner)).reshape(count, *spec.inner) + 17 * first
+            values = (
+                np.arange(count * math.prod(spec.inner)).reshape(count, *spec.inner) + 17 * first
+            )
             columns[spec.key] = [Ragged(values.astype(spec.storage.storage), lengths)]
         else:
             size = rows * math.prod(spec.shape)
-            columns[spec.key] = [(np.arange(size) + 31 * first).astype(spec.storage.storage).reshape(rows, *spec.shape)]
+            columns[spec.key] = [
+                (np.arange(size) + 31 * first)
+                .astype(spec.storage.storage)
+                .reshape(rows, *spec.shape)
+            ]
     return columns
 
 
@@ -49,10 +55,14 @@ def records(description: Description) -> tuple[Encoded, ...]:
     """A pass of three records and its end."""
     codec, made = Codec(description), []
     for sequence, rows in enumerate(_ROWS):
-        head = RecordHead(run_id="run", pass_index=0, sequence=sequence, rows=rows, generation=sequence % 2)
+        head = RecordHead(
+            run_id="run", pass_index=0, sequence=sequence, rows=rows, generation=sequence % 2
+        )
         made.append(codec.encode(head, columns_of(description, rows, 3 * sequence)))
     end = End(records=len(_ROWS), rows=sum(_ROWS))
-    head = RecordHead(run_id="run", pass_index=0, sequence=len(_ROWS), rows=0, generation=0, end=end)
+    head = RecordHead(
+        run_id="run", pass_index=0, sequence=len(_ROWS), rows=0, generation=0, end=end
+    )
     return (*made, codec.encode(head, {}))
 
 

@@ -45,7 +45,9 @@ def heads_of(schedule: Schedule, index: int) -> list[list[RecordHead]]:
     return partitions
 
 
-def written(schedule: Schedule, heads: list[RecordHead], chooser: random.Random) -> list[RecordHead]:
+def written(
+    schedule: Schedule, heads: list[RecordHead], chooser: random.Random
+) -> list[RecordHead]:
     """A partition's log: its records as writers wrote them who died and came back, and others who did not know they were dead."""
     if not schedule.rewrites and not schedule.zombies:
         return heads
@@ -67,7 +69,9 @@ def written(schedule: Schedule, heads: list[RecordHead], chooser: random.Random)
     return log
 
 
-def arrivals_in(schedule: Schedule, index: int, partition: int, log: list[RecordHead]) -> list[ConsumedRecord]:
+def arrivals_in(
+    schedule: Schedule, index: int, partition: int, log: list[RecordHead]
+) -> list[ConsumedRecord]:
     """A partition's log as a source gives it."""
     size, found = schedule.teachers[index].rows_per_record, []
     for at, head in enumerate(log):
@@ -102,7 +106,9 @@ def logs_of(schedule: Schedule) -> list[Logs]:
     ]
 
 
-def _damage(schedule: Schedule, heads: list[list[list[RecordHead]]], chooser: random.Random) -> None:
+def _damage(
+    schedule: Schedule, heads: list[list[list[RecordHead]]], chooser: random.Random
+) -> None:
     """Do to one record, and so to every copy that is written of it, what the schedule says."""
     index = chooser.randrange(len(heads))
     partitions = heads[index]
@@ -137,7 +143,11 @@ def altered(head: RecordHead, damage: str, partitions: int) -> RecordHead:
     if damage == "shorter":
         return replace(head, rows=head.rows - 1)
     if head.end is not None and damage == "end records":
-        return replace(head, sequence=head.sequence + 1, end=End(records=head.end.records + 1, rows=head.end.rows))
+        return replace(
+            head,
+            sequence=head.sequence + 1,
+            end=End(records=head.end.records + 1, rows=head.end.rows),
+        )
     if head.end is not None:
         return replace(head, end=End(records=head.end.records, rows=head.end.rows + 1))
     return replace(head, sequence=head.sequence + partitions)

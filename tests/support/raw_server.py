@@ -35,9 +35,20 @@ def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
             accepting.join(timeout=10)
 
 
-def http_answer(body: bytes, status: str = "200 OK", *headers: str) -> Callable[[socket.socket], None]:
+def http_answer(
+    body: bytes, status: str = "200 OK", *headers: str
+) -> Callable[[socket.socket], None]:
     """Answers one request with this, and closes the connection."""
-    head = "\r\n".join((f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""))
+    head = "\r\n".join(
+        (
+            f"HTTP/1.1 {status}",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *headers,
+            "",
+            "",
+        )
+    )
 
     def answer(connection: socket.socket) -> None:
         connection.recv(65536)

@@ -33,9 +33,21 @@ def make_secrets(folder: Path, names: str | None = None) -> Path:
     kubectl = folder / "kubectl"
     kubectl.write_text(_KUBECTL, encoding="utf-8")
     kubectl.chmod(0o700)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "SECRETS": str(secrets), "TMPDIR": str(folder)}
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "SECRETS": str(secrets),
+        "TMPDIR": str(folder),
+    }
     if names is not None:
         environment["NAMES"] = names
-    done = subprocess.run(["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["bash", str(SCRIPT)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return secrets

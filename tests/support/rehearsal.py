@@ -56,7 +56,9 @@ class Ledger:
 class Desk:
     """One teacher's records on their way to the aligner, from a position on."""
 
-    def __init__(self, schedule: Schedule, index: int, opened: StreamInfo, logs: Logs, position: Position) -> None:
+    def __init__(
+        self, schedule: Schedule, index: int, opened: StreamInfo, logs: Logs, position: Position
+    ) -> None:
         self.order = Order(opened.stream, opened.partitions, position)
         self.rebatch = Rebatch(
             schedule.batch_size,
@@ -170,14 +172,27 @@ class Rehearsal:
         self._place = place
         positions = place.of(len(self._sources))
         self._desks = [
-            Desk(self.schedule, index, opened, self._logs[index], positions[index]) for index, opened in enumerate(self._opened)
+            Desk(self.schedule, index, opened, self._logs[index], positions[index])
+            for index, opened in enumerate(self._opened)
         ]
         names = [opened.stream.teacher for opened in self._opened]
-        self._align = Align(names, self.schedule.batch_size, positions, first_row=place.rows, truncate=self.schedule.truncate)
+        self._align = Align(
+            names,
+            self.schedule.batch_size,
+            positions,
+            first_row=place.rows,
+            truncate=self.schedule.truncate,
+        )
 
     def _save(self) -> None:
-        self._place.batch_size, self._place.drop_last = self.schedule.batch_size, self.schedule.drop_last
-        self._saved = json.dumps(state_of(self._place, self._sources, self._opened, SETTINGS)), len(self.delivered)
+        self._place.batch_size, self._place.drop_last = (
+            self.schedule.batch_size,
+            self.schedule.drop_last,
+        )
+        self._saved = (
+            json.dumps(state_of(self._place, self._sources, self._opened, SETTINGS)),
+            len(self.delivered),
+        )
 
     def _kill(self) -> None:
         self._audit()
@@ -186,7 +201,9 @@ class Rehearsal:
         del self.delivered[delivered:]
         place = place_of(json.loads(state), self._sources, self._opened, SETTINGS)
         place.refuse_unlike(self.schedule.batch_size, self.schedule.drop_last, None)
-        assert json.dumps(state_of(place, self._sources, self._opened, SETTINGS)) == state, self.schedule
+        assert json.dumps(state_of(place, self._sources, self._opened, SETTINGS)) == state, (
+            self.schedule
+        )
         self._begin(place)
 
     def _deliver(self) -> bool:
@@ -207,7 +224,9 @@ class Rehearsal:
             rows = merged.batches.rows
             for index, batch in enumerate(merged.batches):
                 self._place.batches += 1
-                self._place.rows += min(self.schedule.batch_size, rows - index * self.schedule.batch_size)
+                self._place.rows += min(
+                    self.schedule.batch_size, rows - index * self.schedule.batch_size
+                )
                 self._place.merged, self._place.index = merged, index
                 self.delivered.append(batch)
                 if self._restarts and self._chooser.randrange(100) < self.schedule.saves:
@@ -237,6 +256,12 @@ class Rehearsal:
         for desk in self._desks:
             order, ledger = desk.order, desk.ledger
             counted = (order.duplicates, order.zombies)
-            assert counted == (ledger.duplicates, ledger.zombies), f"{counted} were counted in {self.schedule}"
-            assert desk.taken <= ledger.records, f"{desk.taken} records of {ledger.records} came out in {self.schedule}"
-            assert (order.pending_bytes == 0) == (desk.taken == ledger.records), f"records were dropped in {self.schedule}"
+            assert counted == (ledger.duplicates, ledger.zombies), (
+                f"{counted} were counted in {self.schedule}"
+            )
+            assert desk.taken <= ledger.records, (
+                f"{desk.taken} records of {ledger.records} came out in {self.schedule}"
+            )
+            assert (order.pending_bytes == 0) == (desk.taken == ledger.records), (
+                f"records were dropped in {self.schedule}"
+            )

@@ -18,7 +18,9 @@ def rows_of(batches: Any) -> Rows:
     return [{key: values.tolist() for key, values in batch.items()} for batch in batches]
 
 
-def assert_resumes_anywhere(make: Callable[[], Student], batch_size: int, *, drop_last: bool = False, passes: int = 1) -> Rows:
+def assert_resumes_anywhere(
+    make: Callable[[], Student], batch_size: int, *, drop_last: bool = False, passes: int = 1
+) -> Rows:
     """Compare every way of stopping and resuming with the run that was not stopped; returns that run's batches."""
     with make() as student:
         whole = [rows_of(student.knowledge(batch_size, drop_last=drop_last)) for _ in range(passes)]
@@ -36,7 +38,10 @@ def assert_resumes_anywhere(make: Callable[[], Student], batch_size: int, *, dro
                 assert student.state_dict() == state
                 rest = rows_of(student.knowledge(batch_size, drop_last=drop_last))
                 assert rest == whole[pass_index][taken:], (pass_index, taken)
-                later = [rows_of(student.knowledge(batch_size, drop_last=drop_last)) for _ in range(pass_index + 1, passes)]
+                later = [
+                    rows_of(student.knowledge(batch_size, drop_last=drop_last))
+                    for _ in range(pass_index + 1, passes)
+                ]
                 assert later == whole[pass_index + 1 :]
     return [batch for one in whole for batch in one]
 

@@ -26,7 +26,9 @@ def opened_of(partitions: int) -> tuple[MemorySource, StreamInfo]:
     """A source, and what it found."""
     source = MemorySource(MemoryTopic(name="topic", partitions=partitions))
     stream = stream_of(partitions=partitions, rows_per_record=3)
-    return source, StreamInfo(stream=stream, description=DENSE, schema=schema_of(DENSE), partitions=partitions)
+    return source, StreamInfo(
+        stream=stream, description=DENSE, schema=schema_of(DENSE), partitions=partitions
+    )
 
 
 SETTINGS = {"merge": {"x": "mean"}, "sample_id": None, "on_length_mismatch": "error"}
@@ -34,7 +36,9 @@ SETTINGS = {"merge": {"x": "mean"}, "sample_id": None, "on_length_mismatch": "er
 
 def state_at(positions: Sequence[Position]) -> dict[str, Any]:
     """The state of a student of sources with as many partitions as their positions have offsets, two batches of 4 delivered."""
-    sources, opened = zip(*(opened_of(len(position.offsets)) for position in positions), strict=True)
+    sources, opened = zip(
+        *(opened_of(len(position.offsets)) for position in positions), strict=True
+    )
     place = Place(batches=2, rows=8, positions=tuple(positions), batch_size=4, drop_last=False)
     state: dict[str, Any] = json.loads(json.dumps(state_of(place, sources, opened, SETTINGS)))
     return state
@@ -50,7 +54,9 @@ def checkpoint_of(state: Mapping[str, Any]) -> bytes:
 
 def place_in(state: Mapping[str, Any]) -> None:
     """Restore a state of `POSITIONS`. ImplausiblePlace if no student can be there."""
-    sources, opened = zip(*(opened_of(len(position.offsets)) for position in POSITIONS), strict=True)
+    sources, opened = zip(
+        *(opened_of(len(position.offsets)) for position in POSITIONS), strict=True
+    )
     refuse_implausible(place_of(state, sources, opened, SETTINGS), opened)
 
 
@@ -61,7 +67,15 @@ def refuse_implausible(place: Place, opened: Sequence[StreamInfo]) -> None:
     """ImplausiblePlace if a student of such streams cannot have been there."""
     numbers = [place.pass_index, place.batches, place.rows]
     for position, found in zip(place.of(len(opened)), opened, strict=True):
-        numbers += [position.pass_index, position.sequence, position.row, *(offset + 1 for offset in position.offsets)]
-        alike = position.row < found.stream.rows_per_record and len(position.offsets) in (0, found.partitions)
+        numbers += [
+            position.pass_index,
+            position.sequence,
+            position.row,
+            *(offset + 1 for offset in position.offsets),
+        ]
+        alike = position.row < found.stream.rows_per_record and len(position.offsets) in (
+            0,
+            found.partitions,
+        )
         if not alike or min(numbers) < 0:
             raise ImplausiblePlace(str(place))

@@ -19,7 +19,17 @@ from tutelage.schemas.codec import Codec
 from tutelage.schemas.record import Column, Description, KeySpec, Ragged, Record, RecordHead, Stream
 
 MERGES = ("sum", "first", "stack", "concat", "max", "mean")
-DAMAGES = ("removed", "run", "later", "earlier", "next pass", "partition", "end records", "end rows", "shorter")
+DAMAGES = (
+    "removed",
+    "run",
+    "later",
+    "earlier",
+    "next pass",
+    "partition",
+    "end records",
+    "end rows",
+    "shorter",
+)
 
 Batches = list[dict[str, list[Any]]]
 
@@ -93,7 +103,9 @@ healthy = st.builds(
     zombies=percents,
     seed=st.integers(0, 2**32 - 1),
 )
-restarted = st.builds(replace, healthy, restarts=st.integers(1, 4), saves=st.sampled_from((20, 60, 100)))
+restarted = st.builds(
+    replace, healthy, restarts=st.integers(1, 4), saves=st.sampled_from((20, 60, 100))
+)
 interrupted = st.builds(replace, healthy, restarts=st.integers(0, 2), cut=st.integers(1, 6))
 damaged = st.builds(replace, healthy, rows=st.integers(1, 24), damage=st.sampled_from(DAMAGES))
 
@@ -103,7 +115,12 @@ def unequal(draw: st.DrawFn) -> Schedule:
     """Teachers of different length, to be truncated or refused, students killed meanwhile."""
     first, second = draw(taught), replace(draw(taught), more_rows=draw(st.integers(1, 9)))
     teachers = (first, second) if draw(st.booleans()) else (second, first)
-    return replace(draw(healthy), teachers=teachers, truncate=draw(st.booleans()), restarts=draw(st.integers(0, 2)))
+    return replace(
+        draw(healthy),
+        teachers=teachers,
+        truncate=draw(st.booleans()),
+        restarts=draw(st.integers(0, 2)),
+    )
 
 
 def description_of_teacher(index: int, *, ragged: bool) -> Description:
@@ -139,7 +156,9 @@ def _tokens(pass_index: int, row: int) -> list[int]:
     return [100 * row + place + 1 for place in range((row + pass_index) % 3)]
 
 
-def columns_of(teacher: int, pass_index: int, start: int, stop: int, *, ragged: bool) -> dict[str, list[Column]]:
+def columns_of(
+    teacher: int, pass_index: int, start: int, stop: int, *, ragged: bool
+) -> dict[str, list[Column]]:
     """A record's columns."""
     rows = range(start, stop)
     x = np.array([_x(teacher, pass_index, row) for row in rows], np.int64)
@@ -159,7 +178,11 @@ def columns_of(teacher: int, pass_index: int, start: int, stop: int, *, ragged: 
 def record_of(teacher: int, ragged: bool, head: RecordHead, start: int) -> Record:
     """The record with that head, through the codec and back; its rows begin at row `start` of the pass."""
     codec = Codec(description_of_teacher(teacher, ragged=ragged))
-    columns = {} if head.end else columns_of(teacher, head.pass_index, start, start + head.rows, ragged=ragged)
+    columns = (
+        {}
+        if head.end
+        else columns_of(teacher, head.pass_index, start, start + head.rows, ragged=ragged)
+    )
     return codec.decode(codec.encode(head, columns).joined(), "simulation")
 
 
@@ -193,5 +216,9 @@ def _merged(merge: str, values: list[int]) -> list[Any]:
         return values[:1]
     if merge == "stack":
         return [[value] for value in values]
-    results: dict[str, list[Any]] = {"sum": [sum(values)], "max": [max(values)], "mean": [sum(values) / len(values)]}
+    results: dict[str, list[Any]] = {
+        "sum": [sum(values)],
+        "max": [max(values)],
+        "mean": [sum(values) / len(values)],
+    }
     return results.get(merge, values)

@@ -14,7 +14,12 @@ NUMBERS = Description((KeySpec(key="x", dtype="int64", shape=(1,)),))
 
 
 def stream_of(
-    *, partitions: int = 1, rows_per_record: int = 4, passes: int = 1, run_id: str = "run", teacher: str = "t"
+    *,
+    partitions: int = 1,
+    rows_per_record: int = 4,
+    passes: int = 1,
+    run_id: str = "run",
+    teacher: str = "t",
 ) -> Stream:
     """An identity with what the test cares about."""
     return Stream(
@@ -41,7 +46,11 @@ def records_of(
     for sequence in range(0 if not end_only else count, count):
         numbers = np.arange(sequence * size, min(rows, (sequence + 1) * size)) + 1000 * pass_index
         head = RecordHead(
-            run_id=stream.run_id, pass_index=pass_index, sequence=sequence, rows=len(numbers), generation=generation
+            run_id=stream.run_id,
+            pass_index=pass_index,
+            sequence=sequence,
+            rows=len(numbers),
+            generation=generation,
         )
         made.append((head, codec.encode(head, {"x": [numbers.reshape(-1, 1)]}).joined()))
     head = RecordHead(
@@ -60,12 +69,16 @@ def partitioned(stream: Stream, records: Iterable[tuple[RecordHead, bytes]]) -> 
     """The bodies as they lie in each partition of the stream's topic."""
     logs: list[list[bytes]] = [[] for _ in range(stream.partitions)]
     for head, body in records:
-        for partition in range(stream.partitions) if head.end else (head.sequence % stream.partitions,):
+        for partition in (
+            range(stream.partitions) if head.end else (head.sequence % stream.partitions,)
+        ):
             logs[partition].append(body)
     return logs
 
 
-def arrivals_of(logs: Sequence[Sequence[bytes]], start: Sequence[int] | None = None) -> list[list[ConsumedRecord]]:
+def arrivals_of(
+    logs: Sequence[Sequence[bytes]], start: Sequence[int] | None = None
+) -> list[list[ConsumedRecord]]:
     """The arrivals of each partition, from the given offsets on."""
     codec = Codec(NUMBERS)
     first = start or [0] * len(logs)

@@ -31,7 +31,9 @@ def teach(sink: Sink, rows: int = 20, *, passes: int = 1, **options: Any) -> Non
 def read(topic: MemoryTopic, passes: int = 1) -> list[int]:
     """All x of a topic."""
     with student_of(topic) as student:
-        return [int(x) for _ in range(passes) for batch in student.knowledge(64) for x in batch["x"]]
+        return [
+            int(x) for _ in range(passes) for batch in student.knowledge(64) for x in batch["x"]
+        ]
 
 
 def student_of(*topics: MemoryTopic, **options: Any) -> Student:

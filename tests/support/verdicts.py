@@ -28,7 +28,9 @@ def refuse_wrong(rehearsal: Rehearsal, *, whole: int | None = None) -> None:
         same = batch == wanted and list(batch) == list(wanted)
         assert same, f"batch {index} is {batch}, not {wanted}, in {rehearsal.schedule}"
     wanted_count = len(expected) if whole is None else whole
-    assert len(found) == wanted_count, f"{len(found)} batches came, not {wanted_count}, in {rehearsal.schedule}"
+    assert len(found) == wanted_count, (
+        f"{len(found)} batches came, not {wanted_count}, in {rehearsal.schedule}"
+    )
 
 
 def check_whole(schedule: Schedule) -> None:
@@ -58,7 +60,11 @@ def _whole_batches(schedule: Schedule) -> int:
         rows, ended = schedule.rows, True
         for index, taught in enumerate(schedule.teachers):
             here = {
-                (arrival.partition, arrival.record.head.sequence, arrival.record.head.end is not None)
+                (
+                    arrival.partition,
+                    arrival.record.head.sequence,
+                    arrival.record.head.end is not None,
+                )
                 for log in logs[index]
                 for arrival in log
                 if arrival.record.head.pass_index == pass_index
@@ -68,7 +74,9 @@ def _whole_batches(schedule: Schedule) -> int:
             while there < count and (there % taught.partitions, there, False) in here:
                 there += 1
             rows = min(rows, there * taught.rows_per_record)
-            ended &= there == count and all((partition, count, True) in here for partition in range(taught.partitions))
+            ended &= there == count and all(
+                (partition, count, True) in here for partition in range(taught.partitions)
+            )
         found += rows // size
         if not ended:
             break
@@ -84,7 +92,9 @@ def check_damaged(schedule: Schedule) -> None:
     except DataError:
         rehearsal.give_what_is_whole()
     else:
-        raise AssertionError(f"nobody noticed what is wrong: finished {rehearsal.finished} in {schedule}")
+        raise AssertionError(
+            f"nobody noticed what is wrong: finished {rehearsal.finished} in {schedule}"
+        )
     refuse_wrong(rehearsal, whole=len(rehearsal.delivered))
 
 

@@ -56,14 +56,19 @@ class Watched:
 
     def samples(self, port: int) -> list[Sample]:
         """What Prometheus would get from a port."""
-        return [sample for family in text_string_to_metric_families(asked(port, "/metrics")[1]) for sample in family.samples]
+        return [
+            sample
+            for family in text_string_to_metric_families(asked(port, "/metrics")[1])
+            for sample in family.samples
+        ]
 
     def value(self, port: int, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels."""
         found = [
             sample.value
             for sample in self.samples(port)
-            if sample.name == name and all(sample.labels.get(label) == value for label, value in labels.items())
+            if sample.name == name
+            and all(sample.labels.get(label) == value for label, value in labels.items())
         ]
         assert found, f"no {name} with {labels}"
         return sum(found)
@@ -91,7 +96,14 @@ def watched_run(environment: dict[str, str], topic: str, folder: Path) -> Iterat
          "--checkpoint", "state.json", "--checkpoint-every", "5", "--metrics-port", str(run.student)],
     )  # fmt: skip
     processes = [
-        subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for command in commands
     ]
     try:

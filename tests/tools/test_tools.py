@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tutelage import DataError, FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, SinkExists, Teacher
+from tutelage import (
+    DataError,
+    FileSink,
+    FileSource,
+    MemorySink,
+    MemorySource,
+    MemoryTopic,
+    SinkExists,
+    Teacher,
+)
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.record import Record
 from tutelage.tools import Counts, inspect, record, repair, replay, verify
@@ -22,7 +31,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_topic_is_recorded_and_replayed_byte_for_byte(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_topic_is_recorded_and_replayed_byte_for_byte(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: list[int] = []
     topic = MemoryTopic()
     replayed = replay(file, MemorySink(topic), progress=lambda counts: seen.append(counts.records))
@@ -30,7 +41,9 @@ def test_a_topic_is_recorded_and_replayed_byte_for_byte(file: Path, tmp_path: Pa
     assert seen == [1, 2, 3, 3, 4, 5, 6, 6]
     recorded = record(MemorySource(topic), tmp_path / "b.avro")
     assert recorded == Counts(passes=2, records=6, rows=20, nbytes=replayed.nbytes)
-    assert [record.raw for record in _records(file)] == [record.raw for record in _records(tmp_path / "b.avro")]
+    assert [record.raw for record in _records(file)] == [
+        record.raw for record in _records(tmp_path / "b.avro")
+    ]
     with pytest.raises(SinkExists, match="holds all of this run"):
         record(MemorySource(topic), tmp_path / "b.avro")
     assert capsys.readouterr() == ("", "")
@@ -41,7 +54,9 @@ def _records(file: Path) -> list[Record]:
         return [record for block in reader.blocks() for record in block.records]
 
 
-def test_what_is_whole_is_verified_and_what_is_not_is_counted_up_to_there(file: Path, tmp_path: Path) -> None:
+def test_what_is_whole_is_verified_and_what_is_not_is_counted_up_to_there(
+    file: Path, tmp_path: Path
+) -> None:
     found = verify(FileSource(file))
     assert (found.counts.rows, found.stream.passes) == (20, 2)
     cut = tmp_path / "cut.avro"

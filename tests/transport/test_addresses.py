@@ -72,7 +72,9 @@ def test_brokers_are_one_text_or_several(given: Any, expected: str) -> None:
         ([("a", 1)], "holds a tuple"),
     ],
 )
-@pytest.mark.parametrize("holder", [KafkaSink, KafkaSource, KafkaConnection], ids=lambda holder: holder.__name__)
+@pytest.mark.parametrize(
+    "holder", [KafkaSink, KafkaSource, KafkaConnection], ids=lambda holder: holder.__name__
+)
 def test_what_names_no_broker_is_refused_at_the_call(holder: Any, given: Any, words: str) -> None:
     arguments = {"registry": LocalRegistry(), "bootstrap_servers": given}
     with pytest.raises(ConfigurationError, match=f"argument bootstrap_servers .*{words}"):
@@ -86,7 +88,9 @@ def test_a_password_among_the_brokers_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("holder", [KafkaSink, KafkaSource], ids=lambda holder: holder.__name__)
-def test_what_is_not_given_comes_from_the_environment(holder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_given_comes_from_the_environment(
+    holder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def places(**arguments: Any) -> tuple[str, str]:
         made = holder("t", **arguments)._connection
         return made.where, repr(made.registry)
@@ -95,21 +99,37 @@ def test_what_is_not_given_comes_from_the_environment(holder: Any, monkeypatch: 
     assert places() == (default, f"HttpRegistry('{DEFAULT_REGISTRY}')")
     monkeypatch.setenv(BOOTSTRAP_VARIABLE, "env:1,env:2")
     monkeypatch.setenv(REGISTRY_VARIABLE, "http://env:8081")
-    assert places() == ("env:1,env:2 (environment variable TUTELAGE_BOOTSTRAP_SERVER)", "HttpRegistry('http://env:8081')")
-    assert places(bootstrap_servers=["given:1"], registry="http://given")[0] == "given:1 (argument bootstrap_servers)"
-    assert places(bootstrap_servers="given:1", registry="http://given")[1] == "HttpRegistry('http://given')"
+    assert places() == (
+        "env:1,env:2 (environment variable TUTELAGE_BOOTSTRAP_SERVER)",
+        "HttpRegistry('http://env:8081')",
+    )
+    assert (
+        places(bootstrap_servers=["given:1"], registry="http://given")[0]
+        == "given:1 (argument bootstrap_servers)"
+    )
+    assert (
+        places(bootstrap_servers="given:1", registry="http://given")[1]
+        == "HttpRegistry('http://given')"
+    )
     # Set and empty is not set, as for the command line.
     monkeypatch.setenv(BOOTSTRAP_VARIABLE, "")
     assert places()[0] == default
 
 
-def test_a_wrong_address_in_the_environment_is_named_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_address_in_the_environment_is_named_as_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(BOOTSTRAP_VARIABLE, ":9092")
-    with pytest.raises(ConfigurationError, match="environment variable TUTELAGE_BOOTSTRAP_SERVER has the entry ':9092'"):
+    with pytest.raises(
+        ConfigurationError,
+        match="environment variable TUTELAGE_BOOTSTRAP_SERVER has the entry ':9092'",
+    ):
         KafkaSink("t")
     monkeypatch.setenv(BOOTSTRAP_VARIABLE, "a:1")
     monkeypatch.setenv(REGISTRY_VARIABLE, "localhost:8081")
-    with pytest.raises(ConfigurationError, match="environment variable TUTELAGE_REGISTRY is not a URL"):
+    with pytest.raises(
+        ConfigurationError, match="environment variable TUTELAGE_REGISTRY is not a URL"
+    ):
         KafkaSource("t")
 
 
@@ -118,10 +138,14 @@ def test_errors_say_who_named_the_address(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(BOOTSTRAP_VARIABLE, "127.0.0.1:1")
     monkeypatch.setenv(REGISTRY_VARIABLE, "http://127.0.0.1:1")
     connection = KafkaConnection()
-    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 \(environment variable TUTELAGE_BOOTSTRAP_SERVER\)"):
+    with pytest.raises(
+        BrokerUnavailable,
+        match=r"127\.0\.0\.1:1 \(environment variable TUTELAGE_BOOTSTRAP_SERVER\)",
+    ):
         connection.metadata(connection.admin(), "looking")
     with pytest.raises(
-        RegistryUnavailable, match=r"127\.0\.0\.1:1'\) \(environment variable TUTELAGE_REGISTRY\) cannot be reached"
+        RegistryUnavailable,
+        match=r"127\.0\.0\.1:1'\) \(environment variable TUTELAGE_REGISTRY\) cannot be reached",
     ):
         connection.registry.prepare("t-value")
 
@@ -130,10 +154,15 @@ def test_an_option_that_names_the_brokers_is_the_address() -> None:
     made = KafkaConnection(options={"bootstrap.servers": "a:1", "linger.ms": 3})
     assert made.where == "a:1 (options['bootstrap.servers'])"
     assert KafkaConnection(options={"metadata.broker.list": "b:1"}).bootstrap_servers == "b:1"
-    for also in ({"bootstrap_servers": "b:1"}, {"options": {"bootstrap.servers": "a:1", "metadata.broker.list": "b:1"}}):
+    for also in (
+        {"bootstrap_servers": "b:1"},
+        {"options": {"bootstrap.servers": "a:1", "metadata.broker.list": "b:1"}},
+    ):
         with pytest.raises(ConfigurationError, match="give one of them"):
             KafkaConnection(**{"options": {"bootstrap.servers": "a:1"}, **also})  # type: ignore[arg-type]  # made of parts
-    with pytest.raises(ConfigurationError, match=r"options\['bootstrap\.servers'\] has the entry ':1'"):
+    with pytest.raises(
+        ConfigurationError, match=r"options\['bootstrap\.servers'\] has the entry ':1'"
+    ):
         KafkaConnection(options={"bootstrap.servers": ":1"})
 
 
@@ -162,7 +191,9 @@ def test_a_copy_of_an_address_keeps_who_named_it() -> None:
     ],
 )
 @pytest.mark.parametrize("holder", [KafkaSink, KafkaSource], ids=lambda holder: holder.__name__)
-def test_arguments_of_a_wrong_kind_are_refused_at_the_call(holder: Any, arguments: dict[str, Any], words: str) -> None:
+def test_arguments_of_a_wrong_kind_are_refused_at_the_call(
+    holder: Any, arguments: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigurationError, match=words):
         holder(**{"topic": "t", **arguments})
 
@@ -173,8 +204,14 @@ def test_arguments_of_a_wrong_kind_are_refused_at_the_call(holder: Any, argument
         *({"partitions": value} for value in (0, -1, 2.0, True, "4")),
         *({"replication": value} for value in (0, -2, 1.0, "3")),
         *({"create": value} for value in ("false", None, 0)),
-        *({"topic_settings": value} for value in ("a=b", ["a"], {"retention.ms": None}, {"retention.ms": [1]}, {3: "a"})),
-        *({"delivery_timeout_s": value} for value in (0, -1, float("nan"), float("inf"), "60", True)),
+        *(
+            {"topic_settings": value}
+            for value in ("a=b", ["a"], {"retention.ms": None}, {"retention.ms": [1]}, {3: "a"})
+        ),
+        *(
+            {"delivery_timeout_s": value}
+            for value in (0, -1, float("nan"), float("inf"), "60", True)
+        ),
         *({"max_ahead": value, "student_group": "g"} for value in (0, 1.5, True, "8")),
         *({"max_ahead": 8, "student_group": value} for value in ("", 3)),
         {"max_ahead": 8},
@@ -190,7 +227,11 @@ def test_arguments_of_a_sink_are_checked_at_the_call(wrong: dict[str, Any]) -> N
 
 
 def test_settings_of_a_topic_may_be_numbers() -> None:
-    settings: dict[str, Any] = {"retention.ms": 1000, "unclean.leader.election.enable": False, "cleanup.policy": "delete"}
+    settings: dict[str, Any] = {
+        "retention.ms": 1000,
+        "unclean.leader.election.enable": False,
+        "cleanup.policy": "delete",
+    }
     assert KafkaSink("t", topic_settings=settings)._topic_settings == {
         "retention.ms": "1000",
         "unclean.leader.election.enable": "false",

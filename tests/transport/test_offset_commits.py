@@ -32,7 +32,9 @@ class Brokers:
 
     def consumer(self, name: str, settings: dict[str, Any]) -> Brokers:
         self.closed = False
-        self.answer: Callable[[KafkaError | None, list[TopicPartition]], None] = settings["on_commit"]
+        self.answer: Callable[[KafkaError | None, list[TopicPartition]], None] = settings[
+            "on_commit"
+        ]
         return self
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
@@ -53,7 +55,11 @@ class Brokers:
             self.have |= {part.partition: part.offset for part in done}
             # As the client says it: no error of the whole unless all failed.
             said = [
-                SimpleNamespace(partition=part.partition, offset=part.offset, error=None if part in done else error)
+                SimpleNamespace(
+                    partition=part.partition,
+                    offset=part.offset,
+                    error=None if part in done else error,
+                )
                 for part in parts
             ]
             self.answer(None, cast("Any", said))
@@ -71,7 +77,9 @@ class Brokers:
 @given(
     st.lists(st.integers(0, 99), min_size=1, max_size=8),
     st.booleans(),
-    st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["done", "refused", "partly"])), max_size=20),
+    st.lists(
+        st.tuples(st.integers(0, 7), st.sampled_from(["done", "refused", "partly"])), max_size=20
+    ),
     st.integers(0, 3),
     st.booleans(),
 )

@@ -18,7 +18,9 @@ READER, OTHER = [TopicPartition("t", 0, 5)], [TopicPartition("u", 0, 5)]
 class Cluster:
     """A connection and its admin client, with groups and what they say of themselves."""
 
-    def __init__(self, groups: dict[str, list[TopicPartition] | Exception], silent: bool = False) -> None:
+    def __init__(
+        self, groups: dict[str, list[TopicPartition] | Exception], silent: bool = False
+    ) -> None:
         self.groups, self.silent = groups, silent
 
     def admin(self) -> Cluster:
@@ -32,12 +34,22 @@ class Cluster:
 
     def list_consumer_groups(self, request_timeout: float) -> Future[Any]:
         errors = [TransportError("broker 2 is away")] if self.silent else []
-        return of(SimpleNamespace(valid=[SimpleNamespace(group_id=name) for name in self.groups], errors=errors))
+        return of(
+            SimpleNamespace(
+                valid=[SimpleNamespace(group_id=name) for name in self.groups], errors=errors
+            )
+        )
 
-    def list_consumer_group_offsets(self, wanted: list[Any], request_timeout: float) -> dict[str, Future[Any]]:
+    def list_consumer_group_offsets(
+        self, wanted: list[Any], request_timeout: float
+    ) -> dict[str, Future[Any]]:
         (asked,) = wanted
         said = self.groups[asked.group_id]
-        return {asked.group_id: of(said if isinstance(said, Exception) else SimpleNamespace(topic_partitions=said))}
+        return {
+            asked.group_id: of(
+                said if isinstance(said, Exception) else SimpleNamespace(topic_partitions=said)
+            )
+        }
 
 
 def of(value: Any) -> Future[Any]:
@@ -58,11 +70,23 @@ def of(value: Any) -> Future[Any]:
         ({"a": READER, "b": AccessDenied("not yours")}, False, "a", [], 0, None),
         ({"a": READER, "b": TransportError("moves")}, False, None, [], 0, "moves"),
         ({"a": READER}, True, None, [], 0, "broker 2 is away"),
-        ({"a": READER, **{f"g{number}": OTHER for number in range(200)}}, False, None, [], 201, None),
+        (
+            {"a": READER, **{f"g{number}": OTHER for number in range(200)}},
+            False,
+            None,
+            [],
+            201,
+            None,
+        ),
     ],
 )
 def test_the_only_one_is_shown_and_doubt_is_said(
-    groups: dict[str, Any], silent: bool, name: str | None, others: list[str], too_many: int, trouble: str | None
+    groups: dict[str, Any],
+    silent: bool,
+    name: str | None,
+    others: list[str],
+    too_many: int,
+    trouble: str | None,
 ) -> None:
     cluster = Cluster(groups, silent)
     found = ReadingGroup(cast("Any", cluster), ["t"], None)
@@ -80,6 +104,11 @@ def test_a_group_that_was_named_is_the_one() -> None:
     named.look_for()
     assert named.name == "mine"
     assert named.committed("t", 2) == [None, None]
-    assert ReadingGroup(cast("Any", Cluster({"a": READER})), ["t"], "a").committed("t", 2) == [5, None]
+    assert ReadingGroup(cast("Any", Cluster({"a": READER})), ["t"], "a").committed("t", 2) == [
+        5,
+        None,
+    ]
     with pytest.raises(TransportError, match="moves"):
-        ReadingGroup(cast("Any", Cluster({"a": TransportError("moves")})), ["t"], "a").committed("t", 1)
+        ReadingGroup(cast("Any", Cluster({"a": TransportError("moves")})), ["t"], "a").committed(
+            "t", 1
+        )

@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from tutelage.schemas.errors import AccessDenied, ConfigurationError, RegistryUnavailable, SchemaError, TutelageError
+from tutelage.schemas.errors import (
+    AccessDenied,
+    ConfigurationError,
+    RegistryUnavailable,
+    SchemaError,
+    TutelageError,
+)
 from tutelage.transport.proxies import proxy_of
 from tutelage.transport.registry import HttpRegistry
 from tutelage.transport.registry_url import parsed_url
@@ -37,7 +43,9 @@ class FakeServer:
         class Handler(BaseHTTPRequestHandler):
             def _answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                outer.asked.append((self.command, self.path, self.headers.get("Authorization") or ""))
+                outer.asked.append(
+                    (self.command, self.path, self.headers.get("Authorization") or "")
+                )
                 status, body = outer.answer(self.path)
                 self.send_response(status)
                 self.send_header("Location", self.path)
@@ -86,7 +94,9 @@ def failed(registry: HttpRegistry, kind: type[TutelageError] = TutelageError) ->
     return "".join(traceback.format_exception(told.value))
 
 
-def test_a_query_goes_along_with_every_request_and_shows_nowhere(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_query_goes_along_with_every_request_and_shows_nowhere(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     server.answer = lambda path: (200, b'{"id": 7}' if "normalize" in path else b"[]")
     registry = HttpRegistry(f"http://{server.address}/apis/?apikey={QUOTED}&tenant=a,b")
@@ -95,7 +105,10 @@ def test_a_query_goes_along_with_every_request_and_shows_nowhere(server: FakeSer
     registry.close()
     query = f"apikey={QUOTED}&tenant=a,b"
     paths = [path for _, path, _ in server.asked]
-    assert [path.partition("?")[0] for path in paths] == ["/apis/config/t-value", *["/apis/subjects/t-value/versions"] * 2]
+    assert [path.partition("?")[0] for path in paths] == [
+        "/apis/config/t-value",
+        *["/apis/subjects/t-value/versions"] * 2,
+    ]
     assert paths[0].endswith(f"?{query}")
     # What the client asks by itself stays.
     assert paths[1].endswith(f"deleted=false&deleted_only=false&offset=0&limit=-1&{query}")
@@ -106,10 +119,18 @@ def test_a_query_goes_along_with_every_request_and_shows_nowhere(server: FakeSer
     assert not any(spelling in caplog.text for spelling in SPELLINGS)
 
 
-def test_a_user_in_the_url_logs_in_and_shows_nowhere(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_user_in_the_url_logs_in_and_shows_nowhere(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
-    server.answer = lambda path: (500, f"not for me:{SECRET}, nor {SPELLINGS[2]} or {QUOTED}".encode())
-    said = failed(HttpRegistry(f"http://me:{QUOTED}@{server.address}", settings={"max.retries": 0}), RegistryUnavailable)
+    server.answer = lambda path: (
+        500,
+        f"not for me:{SECRET}, nor {SPELLINGS[2]} or {QUOTED}".encode(),
+    )
+    said = failed(
+        HttpRegistry(f"http://me:{QUOTED}@{server.address}", settings={"max.retries": 0}),
+        RegistryUnavailable,
+    )
     assert {header for _, _, header in server.asked} == {f"Basic {SPELLINGS[2]}"}
     assert "HTTP 500" in said
     assert not any(spelling in said + caplog.text for spelling in SPELLINGS)
@@ -121,24 +142,38 @@ def test_what_answers_with_the_secret_does_not_make_it_show(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server.answer = lambda path: (status, f"<html>no way to {path}</html>".encode())
-    said = failed(HttpRegistry(f"http://{server.address}/?apikey={QUOTED}", settings={"max.retries": 0}))
-    server.answer = lambda path: (status, json.dumps({"error_code": 40901, "message": f"no way to {path}, {SECRET}"}).encode())
+    said = failed(
+        HttpRegistry(f"http://{server.address}/?apikey={QUOTED}", settings={"max.retries": 0})
+    )
+    server.answer = lambda path: (
+        status,
+        json.dumps({"error_code": 40901, "message": f"no way to {path}, {SECRET}"}).encode(),
+    )
     if status >= 400:
-        said += failed(HttpRegistry(f"http://{server.address}/?apikey={QUOTED}", settings={"max.retries": 0}))
+        said += failed(
+            HttpRegistry(f"http://{server.address}/?apikey={QUOTED}", settings={"max.retries": 0})
+        )
     assert server.asked
     assert not any(spelling in said + caplog.text for spelling in SPELLINGS)
 
 
-def test_a_registry_that_is_away_is_named_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_registry_that_is_away_is_named_without_its_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.DEBUG)
     said = failed(
-        HttpRegistry(f"http://me:{QUOTED}@127.0.0.1:1/apis?token={QUOTED}", settings={"max.retries": 0}), RegistryUnavailable
+        HttpRegistry(
+            f"http://me:{QUOTED}@127.0.0.1:1/apis?token={QUOTED}", settings={"max.retries": 0}
+        ),
+        RegistryUnavailable,
     )
     assert "HttpRegistry('http://127.0.0.1:1/apis') cannot be reached" in said
     assert not any(spelling in said + caplog.text for spelling in SPELLINGS)
 
 
-def test_secrets_of_a_copy_stay_hidden(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_of_a_copy_stay_hidden(
+    server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
     """A DataLoader's worker gets a copy."""
     caplog.set_level(logging.DEBUG)
     again = copy.deepcopy(HttpRegistry(f"http://{server.address}?key={QUOTED}"))
@@ -168,7 +203,9 @@ def test_secrets_of_a_copy_stay_hidden(server: FakeServer, caplog: pytest.LogCap
 def test_a_url_that_is_refused_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigurationError, match="the registry's URL") as told:
         HttpRegistry(url)
-    assert not any(spelling in "".join(traceback.format_exception(told.value)) for spelling in SPELLINGS)
+    assert not any(
+        spelling in "".join(traceback.format_exception(told.value)) for spelling in SPELLINGS
+    )
 
 
 def test_a_user_is_named_once() -> None:
@@ -180,7 +217,10 @@ def test_a_user_is_named_once() -> None:
 def test_several_places_of_one_registry_keep_their_own_queries() -> None:
     parts = parsed_url("http://a:1?k=hunter2, https://b/apis?k=4711")
     assert parts.shown == "http://a:1,https://b/apis"
-    assert (parts.query_of("http://a:1/subjects"), parts.query_of("https://b/apis/subjects")) == ("k=hunter2", "k=4711")
+    assert (parts.query_of("http://a:1/subjects"), parts.query_of("https://b/apis/subjects")) == (
+        "k=hunter2",
+        "k=4711",
+    )
     assert "hunter2" not in repr(parts)
 
 
@@ -203,11 +243,20 @@ def test_arguments_of_a_registry_are_checked_at_the_call(wrong: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    "answer", [(200, b"<html>hello</html>"), (404, b"<html>no</html>"), (302, b""), (200, b'"odd"'), (400, b"[]")]
+    "answer",
+    [
+        (200, b"<html>hello</html>"),
+        (404, b"<html>no</html>"),
+        (302, b""),
+        (200, b'"odd"'),
+        (400, b"[]"),
+    ],
 )
 def test_what_answers_and_is_no_registry_is_called_that(answer: Answer, server: FakeServer) -> None:
     server.answer = lambda path: answer
-    said = failed(HttpRegistry(f"http://{server.address}", auto_register=False), RegistryUnavailable)
+    said = failed(
+        HttpRegistry(f"http://{server.address}", auto_register=False), RegistryUnavailable
+    )
     assert "what answered is no registry" in said
     assert "with its path?" in said
 
@@ -242,7 +291,10 @@ def test_a_proxy_that_answers_oddly_is_named_without_its_password(
     monkeypatch.setenv("HTTP_PROXY", f"http://me:{QUOTED}@{server.address}")
     server.answer = lambda path: answer
     said = failed(HttpRegistry("http://registry.example:8081", settings={"max.retries": 0}), kind)
-    assert f"through the proxy {server.address}, which HTTP_PROXY names; NO_PROXY=registry.example" in said
+    assert (
+        f"through the proxy {server.address}, which HTTP_PROXY names; NO_PROXY=registry.example"
+        in said
+    )
     assert server.asked[0][1].startswith("http://registry.example:8081/")
     assert not any(spelling in said + caplog.text for spelling in SPELLINGS)
 
@@ -258,24 +310,42 @@ def test_a_proxy_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch
         assert f"through the proxy 127.0.0.1:1, which {name.upper()} names" in said
         assert not any(spelling in said for spelling in SPELLINGS)
         monkeypatch.delenv(name)
-    said = failed(HttpRegistry("http://r.example", settings={"max.retries": 0, "proxy": f"http://me:{QUOTED}@127.0.0.1:1"}))
-    assert "through the proxy 127.0.0.1:1, which schema.registry.proxy names; is it the right one?" in said
+    said = failed(
+        HttpRegistry(
+            "http://r.example",
+            settings={"max.retries": 0, "proxy": f"http://me:{QUOTED}@127.0.0.1:1"},
+        )
+    )
+    assert (
+        "through the proxy 127.0.0.1:1, which schema.registry.proxy names; is it the right one?"
+        in said
+    )
     assert not any(spelling in said for spelling in SPELLINGS)
 
 
-def test_a_proxy_that_is_no_address_is_one_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for proxy in (f"http://me:{QUOTED}@proxy:port", f"ftp://me:{QUOTED}@proxy:1", f"socks5://me:{QUOTED}@proxy:1"):
+def test_a_proxy_that_is_no_address_is_one_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for proxy in (
+        f"http://me:{QUOTED}@proxy:port",
+        f"ftp://me:{QUOTED}@proxy:1",
+        f"socks5://me:{QUOTED}@proxy:1",
+    ):
         monkeypatch.setenv("HTTP_PROXY", proxy)
         said = failed(HttpRegistry("http://registry.example", settings={"max.retries": 0}))
         assert "through the proxy proxy:" in said
         assert not any(spelling in said for spelling in SPELLINGS)
 
 
-def test_a_proxy_that_does_not_apply_is_not_named(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_does_not_apply_is_not_named(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.1")
     server.answer = lambda path: (502, b"bad gateway")
-    assert "proxy" not in failed(HttpRegistry(f"http://{server.address}", settings={"max.retries": 0}), RegistryUnavailable)
+    assert "proxy" not in failed(
+        HttpRegistry(f"http://{server.address}", settings={"max.retries": 0}), RegistryUnavailable
+    )
     assert server.asked
 
 

@@ -53,21 +53,28 @@ def looked(check: IdentityCheck) -> None:
 
 @pytest.mark.parametrize("ask", [IdentityCheck.check, looked])
 @pytest.mark.parametrize("answers", [("mine",), ("", "mine"), ("", "", "", "mine")])
-def test_a_broker_that_has_not_heard_of_the_topic_is_asked_again(ask: Any, answers: tuple[str, ...]) -> None:
+def test_a_broker_that_has_not_heard_of_the_topic_is_asked_again(
+    ask: Any, answers: tuple[str, ...]
+) -> None:
     ask(check_of(*answers))
 
 
 @pytest.mark.parametrize("ask", [IdentityCheck.check, looked])
 @pytest.mark.parametrize(
-    ("answers", "words"), [(("",), "was deleted"), (("other",), "was recreated"), (("", "", "other"), "was recreated")]
+    ("answers", "words"),
+    [(("",), "was deleted"), (("other",), "was recreated"), (("", "", "other"), "was recreated")],
 )
-def test_a_topic_that_is_gone_or_another_is_said(ask: Any, answers: tuple[str, ...], words: str) -> None:
+def test_a_topic_that_is_gone_or_another_is_said(
+    ask: Any, answers: tuple[str, ...], words: str
+) -> None:
     with pytest.raises(TopicIdentityError, match=f"topic t {words} while it was read. Begin anew"):
         ask(check_of(*answers))
 
 
 def test_what_is_not_known_yet_is_waited_for_within_the_wait() -> None:
     answers: list[dict[str, str]] = [{}, {}, {"topic_id": "mine"}]
-    assert once_known(lambda: answers.pop(0), Wait("topic t", timeout_s=5, log=log)) == {"topic_id": "mine"}
+    assert once_known(lambda: answers.pop(0), Wait("topic t", timeout_s=5, log=log)) == {
+        "topic_id": "mine"
+    }
     with pytest.raises(WaitTimeout, match="topic t"):
         once_known(dict, Wait("topic t", timeout_s=0.2, log=log))

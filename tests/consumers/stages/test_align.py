@@ -21,7 +21,12 @@ def items_of(rows: int, size: int, batch_size: int, chunk_bytes: int = 0) -> lis
     stream = stream_of(rows_per_record=size)
     order = Order(stream, 1, Position())
     rebatch = Rebatch(
-        batch_size, description=NUMBERS, partitions=1, rows_per_record=size, position=Position(), chunk_bytes=chunk_bytes
+        batch_size,
+        description=NUMBERS,
+        partitions=1,
+        rows_per_record=size,
+        position=Position(),
+        chunk_bytes=chunk_bytes,
     )
     for arrival in arrivals_of(partitioned(stream, records_of(stream, rows)))[0]:
         order.push(arrival)
@@ -34,7 +39,9 @@ def items_of(rows: int, size: int, batch_size: int, chunk_bytes: int = 0) -> lis
     return [*found, rebatch.end]
 
 
-def drawn(align: Align, given: Sequence[list[Chunk | PassEnd]], batch_size: int) -> list[list[list[int]]]:
+def drawn(
+    align: Align, given: Sequence[list[Chunk | PassEnd]], batch_size: int
+) -> list[list[list[int]]]:
     """Each batch's numbers, teacher by teacher, chunks being handed over only when they are asked for."""
     queues = [list(items) for items in given]
     found: list[list[list[int]]] = []
@@ -54,13 +61,23 @@ def drawn(align: Align, given: Sequence[list[Chunk | PassEnd]], batch_size: int)
 chunk_sizes = st.integers(0, 300)
 
 
-@given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 5), st.integers(1, 5), chunk_sizes, chunk_sizes)
+@given(
+    st.integers(1, 30),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    chunk_sizes,
+    chunk_sizes,
+)
 def test_every_batch_has_the_same_rows_of_all(
     rows: int, batch_size: int, size1: int, size2: int, chunk1: int, chunk2: int
 ) -> None:
     given_ = [items_of(rows, size1, batch_size, chunk1), items_of(rows, size2, batch_size, chunk2)]
     found = drawn(Align(["a", "b"], batch_size, [Position()] * 2), given_, batch_size)
-    assert found == [[list(range(start, min(start + batch_size, rows)))] * 2 for start in range(0, rows, batch_size)]
+    assert found == [
+        [list(range(start, min(start + batch_size, rows)))] * 2
+        for start in range(0, rows, batch_size)
+    ]
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 9), chunk_sizes, chunk_sizes)
@@ -70,7 +87,9 @@ def test_different_lengths_are_an_error_or_truncated_when_asked(
     shorter = min(rows1, rows2)
     given_ = [items_of(rows1, 4, batch_size, chunk1), items_of(rows2, 3, batch_size, chunk2)]
     truncating = Align(["a", "b"], batch_size, [Position()] * 2, truncate=True)
-    assert [n for batch in drawn(truncating, given_, batch_size) for n in batch[1]] == list(range(shorter))
+    assert [n for batch in drawn(truncating, given_, batch_size) for n in batch[1]] == list(
+        range(shorter)
+    )
     strict = Align(["a", "b"], batch_size, [Position()] * 2)
     if rows1 == rows2:
         drawn(strict, given_, batch_size)

@@ -72,7 +72,9 @@ def test_ragged_batches_may_be_changed_in_place_too(tmp_path: Path) -> None:
             batch["r"].requires_grad_().sum().backward()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn", "bool", "int64", "uint16", "complex128"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", "float8_e4m3fn", "bool", "int64", "uint16", "complex128"]
+)
 def test_whatever_can_be_done_to_a_tensor_of_its_own_can_be_done_to_a_batchs(dtype: str) -> None:
     column = torch.arange(24).reshape(12, 2).to(getattr(torch, dtype))
     before = column.clone()

@@ -22,7 +22,11 @@ def test_batches_that_are_kept_stay_what_they_were(
     width = 4096
     rows = np.arange(len(keep) * 4)
     with Teacher(FileSink(path), rows_per_record=3) as teacher:
-        teacher.serve(lambda x: {"x": x[:, None].expand(-1, width).to(torch.float32)}, torch.from_numpy(rows), batch_size=4)
+        teacher.serve(
+            lambda x: {"x": x[:, None].expand(-1, width).to(torch.float32)},
+            torch.from_numpy(rows),
+            batch_size=4,
+        )
     student = Student({"x": "mean"} if merged else None)
     student.register_teacher(FileSource(path))
     if merged:
@@ -35,7 +39,9 @@ def test_batches_that_are_kept_stay_what_they_were(
                 kept.append((index, batch["x"]))
             del batch
     for index, tensor in kept:
-        wanted = torch.arange(4 * index, 4 * index + 4, dtype=torch.float32)[:, None].expand(-1, width)
+        wanted = torch.arange(4 * index, 4 * index + 4, dtype=torch.float32)[:, None].expand(
+            -1, width
+        )
         assert torch.equal(tensor, wanted)
 
 

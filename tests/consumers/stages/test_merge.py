@@ -24,7 +24,9 @@ WAYS = ["sum", "mean", "max", "min", "stack", "concat", "weighted_mean:1,2"]
 
 @pytest.mark.filterwarnings("ignore:.*support is experimental")
 @given(descriptions(), st.integers(1, 6), st.integers(0, 6), st.integers(0, 999))
-def test_what_one_teacher_has_arrives_bit_for_bit(description: Description, rows: int, cut: int, seed: int) -> None:
+def test_what_one_teacher_has_arrives_bit_for_bit(
+    description: Description, rows: int, cut: int, seed: int
+) -> None:
     if any(not hasattr(torch, spec.dtype) for spec in description.specs):
         return
     random = np.random.default_rng(seed)
@@ -42,7 +44,9 @@ def test_what_one_teacher_has_arrives_bit_for_bit(description: Description, rows
 
 
 @given(st.integers(1, 150), st.integers(1, 9), st.integers(0, 99), st.sampled_from([*WAYS, sum]))
-def test_batches_merged_together_are_those_merged_alone(rows: int, batch_size: int, seed: int, strategy: Any) -> None:
+def test_batches_merged_together_are_those_merged_alone(
+    rows: int, batch_size: int, seed: int, strategy: Any
+) -> None:
     random = np.random.default_rng(seed)
     lengths = random.integers(0, 3, rows)
     columns: list[dict[str, Column]] = [
@@ -58,9 +62,16 @@ def test_batches_merged_together_are_those_merged_alone(rows: int, batch_size: i
             KeySpec(key="r", dtype="float32", shape=(-1,)),
         )
     )
-    merge = Merge(["a", "b"], [description] * 2, {"k": strategy, "r": "mean"}, ragged=RaggedFormat(padded=False))
+    merge = Merge(
+        ["a", "b"],
+        [description] * 2,
+        {"k": strategy, "r": "mean"},
+        ragged=RaggedFormat(padded=False),
+    )
     together = list(merge.batches(aligned_of(columns, rows, batch_size), batch_size))
-    assert [len(batch["k"]) for batch in together] == [min(batch_size, rows - at) for at in range(0, rows, batch_size)]
+    assert [len(batch["k"]) for batch in together] == [
+        min(batch_size, rows - at) for at in range(0, rows, batch_size)
+    ]
     for index, batch in enumerate(together):
         start, stop = index * batch_size, min(rows, (index + 1) * batch_size)
         alone = [
@@ -82,7 +93,10 @@ def test_a_function_cannot_write_into_what_a_teacher_gave() -> None:
 
 def test_half_precision_is_decoded_before_it_is_added() -> None:
     big = np.array([[40000.0], [60000.0]], np.float16)
-    assert merge_of("sum", big, big, dtypes=["float32"] * 2, wire="float16").flatten().tolist() == [80000, 120000]
+    assert merge_of("sum", big, big, dtypes=["float32"] * 2, wire="float16").flatten().tolist() == [
+        80000,
+        120000,
+    ]
     assert merge_of("mean", big, big).flatten().tolist() == [40000, 60000]
 
 
@@ -154,7 +168,11 @@ def test_arithmetic_is_in_double_for_double_and_in_64_bits_for_integers() -> Non
 @pytest.mark.parametrize(
     ("strategies", "specs", "message"),
     [
-        ({}, [("int8", ()), ("int8", ())], r"'k' comes from t0 \(int8\[\]\) and t1.*--merge 'k'=mean|'k' comes from t0"),
+        (
+            {},
+            [("int8", ()), ("int8", ())],
+            r"'k' comes from t0 \(int8\[\]\) and t1.*--merge 'k'=mean|'k' comes from t0",
+        ),
         ({"k": "median"}, [("int8", ()), ("int8", ())], "no merge strategy"),
         ({"k": "mean:1"}, [("int8", ()), ("int8", ())], "no merge strategy"),
         ({"k": "weighted_mean"}, [("int8", ()), ("int8", ())], "no merge strategy"),
@@ -163,16 +181,36 @@ def test_arithmetic_is_in_double_for_double_and_in_64_bits_for_integers() -> Non
         ({"k": "weighted_mean:1"}, [("int8", ()), ("int8", ())], "2 teachers, but has 1 weights"),
         ({"k": "mean"}, [("int8", (2,)), ("int8", (3,))], "same shape"),
         ({"k": "concat"}, [("int8", ()), ("int8", ())], "use stack"),
-        ({"k": "max"}, [("complex64", ()), ("complex64", ())], "cannot be calculated for complex64"),
-        ({"k": "sum"}, [("float4_e2m1fn_x2", ()), ("float4_e2m1fn_x2", ())], "cannot be calculated"),
+        (
+            {"k": "max"},
+            [("complex64", ()), ("complex64", ())],
+            "cannot be calculated for complex64",
+        ),
+        (
+            {"k": "sum"},
+            [("float4_e2m1fn_x2", ()), ("float4_e2m1fn_x2", ())],
+            "cannot be calculated",
+        ),
         ({"k": "sum"}, [("uint64", ()), ("int64", ())], "cannot be calculated for uint64"),
-        ({"other": "sum"}, [("int8", ()), ("int16", ())], "no teacher has key 'other'|say how to merge"),
+        (
+            {"other": "sum"},
+            [("int8", ()), ("int16", ())],
+            "no teacher has key 'other'|say how to merge",
+        ),
         ({"k": "stack"}, [("int8", (-1,)), ("int8", (-1,))], "ragged"),
-        ({"k": lambda tensors: tensors[0].reshape(3, 7)}, [("int8", ()), ("int8", ())], "failed on a row of zeros"),
+        (
+            {"k": lambda tensors: tensors[0].reshape(3, 7)},
+            [("int8", ()), ("int8", ())],
+            "failed on a row of zeros",
+        ),
     ],
 )
-def test_a_merge_that_cannot_be_is_refused_before_any_batch(strategies: Any, specs: Any, message: str) -> None:
-    descriptions = [Description((KeySpec(key="k", dtype=dtype, shape=shape),)) for dtype, shape in specs]
+def test_a_merge_that_cannot_be_is_refused_before_any_batch(
+    strategies: Any, specs: Any, message: str
+) -> None:
+    descriptions = [
+        Description((KeySpec(key="k", dtype=dtype, shape=shape),)) for dtype, shape in specs
+    ]
     with pytest.raises(MergeError, match=message):
         Merge(["t0", "t1"], descriptions, strategies)
 
@@ -189,7 +227,9 @@ def test_sample_ids_are_compared_row_by_row() -> None:
 
 @pytest.mark.parametrize("lacking", [0, 1, 2])
 def test_a_teacher_without_the_sample_id_is_named_before_any_batch(lacking: int) -> None:
-    whole = Description((KeySpec(key="id", dtype="int64", shape=()), KeySpec(key="y", dtype="int8", shape=())))
+    whole = Description(
+        (KeySpec(key="id", dtype="int64", shape=()), KeySpec(key="y", dtype="int8", shape=()))
+    )
     without = Description((KeySpec(key="y", dtype="int8", shape=()),))
     found = [without if index == lacking else whole for index in range(3)]
     with pytest.raises(MergeError, match=f"^t{lacking} has no key 'id', the sample id"):
@@ -228,16 +268,23 @@ def test_the_advice_for_integers_without_a_common_dtype_is_one_that_works() -> N
     for strategy in ("stack", "sum", "max", "weighted_mean:1,2"):
         with pytest.raises(MergeError, match="for uint64 beside int64: .* use first or a function"):
             merge_of(strategy, one, other)
-    with pytest.raises(MergeError, match="mean cannot be calculated for uint64; use first or stack, or a function"):
+    with pytest.raises(
+        MergeError, match="mean cannot be calculated for uint64; use first or stack, or a function"
+    ):
         merge_of("mean", one, one)
 
 
 def ragged_batch(options: RaggedFormat | None, *columns: Ragged, strategies: Any = None) -> Batch:
     description = Description((KeySpec(key="r", dtype="float32", shape=(-1,)),))
     merge = Merge(
-        [f"t{index}" for index in range(len(columns))], [description] * len(columns), strategies or {}, ragged=options
+        [f"t{index}" for index in range(len(columns))],
+        [description] * len(columns),
+        strategies or {},
+        ragged=options,
     )
-    return merged(merge, aligned_of([{"r": column} for column in columns], len(columns[0].lengths), 1))
+    return merged(
+        merge, aligned_of([{"r": column} for column in columns], len(columns[0].lengths), 1)
+    )
 
 
 def test_ragged_rows_are_padded_on_the_side_and_with_the_value_asked_for() -> None:
@@ -259,15 +306,21 @@ def test_ragged_rows_are_merged_where_their_lengths_agree() -> None:
 
 
 def test_keys_keep_the_order_of_registration() -> None:
-    one = Description((KeySpec(key="x", dtype="int8", shape=()), KeySpec(key="r", dtype="int8", shape=())))
-    two = Description((KeySpec(key="y", dtype="int8", shape=()), KeySpec(key="r", dtype="int8", shape=())))
+    one = Description(
+        (KeySpec(key="x", dtype="int8", shape=()), KeySpec(key="r", dtype="int8", shape=()))
+    )
+    two = Description(
+        (KeySpec(key="y", dtype="int8", shape=()), KeySpec(key="r", dtype="int8", shape=()))
+    )
     assert list(Merge(["a", "b"], [one, two], {"r": "sum"}).description) == ["x", "r", "y"]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("strategy", ["mean", "first"])
-def test_pinned_batches_are_not_written_over_while_they_are_copied_to_the_gpu(strategy: str) -> None:
+def test_pinned_batches_are_not_written_over_while_they_are_copied_to_the_gpu(
+    strategy: str,
+) -> None:
     stream = torch.cuda.Stream()
     found = []
     for value in range(8):
@@ -301,16 +354,22 @@ def test_the_mean_of_large_integers_does_not_wrap_and_their_sum_is_refused() -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*support is experimental")
-@pytest.mark.parametrize("dtype", ["uint16", "uint64", "float8_e8m0fnu", "complex32", "float4_e2m1fn_x2", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["uint16", "uint64", "float8_e8m0fnu", "complex32", "float4_e2m1fn_x2", "bfloat16"]
+)
 def test_every_dtype_can_be_padded_and_stacked(dtype: str) -> None:
     if not hasattr(torch, dtype):
         pytest.skip(f"this torch has no {dtype}")
     storage = KeySpec(key="r", dtype=dtype, shape=()).storage.storage
     values = np.arange(3 * storage.itemsize, dtype=np.uint8).view(storage)
     ragged = Description((KeySpec(key="r", dtype=dtype, shape=(-1,)),))
-    padded = merged(Merge(["t"], [ragged], {}), aligned_of([{"r": Ragged(values, np.array([2, 1]))}], 2))["r"]
+    padded = merged(
+        Merge(["t"], [ragged], {}), aligned_of([{"r": Ragged(values, np.array([2, 1]))}], 2)
+    )["r"]
     assert bytes_of(padded).tobytes() == values.tobytes() + b"\0" * storage.itemsize
     dense = Description((KeySpec(key="r", dtype=dtype, shape=()),))
-    stacked = merged(Merge(["a", "b"], [dense] * 2, {"r": "stack"}), aligned_of([{"r": values}] * 2, 3))["r"]
+    stacked = merged(
+        Merge(["a", "b"], [dense] * 2, {"r": "stack"}), aligned_of([{"r": values}] * 2, 3)
+    )["r"]
     assert stacked.shape == (3, 2)
     assert bytes_of(stacked[:, 1]).tobytes() == values.tobytes()

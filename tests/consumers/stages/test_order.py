@@ -16,7 +16,10 @@ from tutelage.schemas.record import Stream
 
 
 def run(
-    stream: Stream, arrivals: list[list[ConsumedRecord]], seed: int, position: Position | None = None
+    stream: Stream,
+    arrivals: list[list[ConsumedRecord]],
+    seed: int,
+    position: Position | None = None,
 ) -> tuple[list[int], Order]:
     """Feed partitions interleaved at random; the numbers that come out (-1 for the end of a pass)."""
     order = Order(stream, stream.partitions, position or Position())
@@ -26,21 +29,35 @@ def run(
     while any(queues):
         order.push(chooser.choice([queue for queue in queues if queue]).pop(0))
         while (item := order.pop()) is not None:
-            found += [-1] if isinstance(item, PassEnd) else numbers_in(item.record.load().columns["x"])
+            found += (
+                [-1] if isinstance(item, PassEnd) else numbers_in(item.record.load().columns["x"])
+            )
     return found, order
 
 
-@given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 60), st.integers(0, 999), st.integers(1, 3))
-def test_any_interleaving_gives_the_same_stream(partitions: int, size: int, rows: int, seed: int, passes: int) -> None:
+@given(
+    st.integers(1, 8), st.integers(1, 5), st.integers(1, 60), st.integers(0, 999), st.integers(1, 3)
+)
+def test_any_interleaving_gives_the_same_stream(
+    partitions: int, size: int, rows: int, seed: int, passes: int
+) -> None:
     stream = stream_of(partitions=partitions, rows_per_record=size, passes=passes)
-    records = [record for index in range(passes) for record in records_of(stream, rows, pass_index=index)]
+    records = [
+        record for index in range(passes) for record in records_of(stream, rows, pass_index=index)
+    ]
     found, order = run(stream, arrivals_of(partitioned(stream, records)), seed)
-    assert found == [number for index in range(passes) for number in [*range(1000 * index, 1000 * index + rows), -1]]
+    assert found == [
+        number
+        for index in range(passes)
+        for number in [*range(1000 * index, 1000 * index + rows), -1]
+    ]
     assert (order.duplicates, order.zombies, order.pending_bytes) == (0, 0, 0)
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 999), st.data())
-def test_restarted_writers_and_zombies_never_show(partitions: int, rows: int, seed: int, data: st.DataObject) -> None:
+def test_restarted_writers_and_zombies_never_show(
+    partitions: int, rows: int, seed: int, data: st.DataObject
+) -> None:
     """Each partition holds the run in sequence; after any record, earlier ones may stand again, of any generation."""
     stream = stream_of(partitions=partitions, rows_per_record=3)
     logs: list[list[bytes]] = []
@@ -60,25 +77,33 @@ def test_restarted_writers_and_zombies_never_show(partitions: int, rows: int, se
 
 
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 999), st.data())
-def test_a_missing_record_is_a_gap_named_by_its_place(partitions: int, rows: int, seed: int, data: st.DataObject) -> None:
+def test_a_missing_record_is_a_gap_named_by_its_place(
+    partitions: int, rows: int, seed: int, data: st.DataObject
+) -> None:
     stream = stream_of(partitions=partitions, rows_per_record=3)
     logs = partitioned(stream, records_of(stream, rows))
     records = -(-rows // 3)
     missing = data.draw(st.integers(0, records - 1))
     del logs[missing % partitions][missing // partitions]
-    with pytest.raises(SequenceGap, match=rf"partition {missing % partitions}, offset \d+.*record {missing} "):
+    with pytest.raises(
+        SequenceGap, match=rf"partition {missing % partitions}, offset \d+.*record {missing} "
+    ):
         run(stream, arrivals_of(logs), seed)
 
 
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 99), st.data())
-def test_reading_goes_on_from_any_position(partitions: int, rows: int, seed: int, data: st.DataObject) -> None:
+def test_reading_goes_on_from_any_position(
+    partitions: int, rows: int, seed: int, data: st.DataObject
+) -> None:
     stream = stream_of(partitions=partitions, rows_per_record=2)
     logs = partitioned(stream, records_of(stream, rows))
     sequence = data.draw(st.integers(0, -(-rows // 2)))
     # Offsets may lag behind the sequence: what is read again is dropped without being counted as written twice.
     used = [len(range(partition, sequence, partitions)) for partition in range(partitions)]
     offsets = tuple(data.draw(st.integers(0, count)) for count in used)
-    found, order = run(stream, arrivals_of(logs, offsets), seed, Position(sequence=sequence, offsets=offsets))
+    found, order = run(
+        stream, arrivals_of(logs, offsets), seed, Position(sequence=sequence, offsets=offsets)
+    )
     assert found == [*range(2 * sequence, rows), -1]
     assert order.duplicates == 0
 
@@ -114,14 +139,22 @@ def test_a_pass_ends_only_when_every_partition_says_so() -> None:
 
 
 @given(st.integers(1, 8), st.integers(1, 60), st.integers(0, 999), st.integers(1, 3))
-def test_what_must_come_next_is_never_among_the_others(partitions: int, rows: int, seed: int, passes: int) -> None:
+def test_what_must_come_next_is_never_among_the_others(
+    partitions: int, rows: int, seed: int, passes: int
+) -> None:
     """A source that is held by turns, with any lead before, always gets to the end; the order says which partition it needs."""
     stream = stream_of(partitions=partitions, rows_per_record=3, passes=passes)
-    records = [record for index in range(passes) for record in records_of(stream, rows, pass_index=index)]
+    records = [
+        record for index in range(passes) for record in records_of(stream, rows, pass_index=index)
+    ]
     queues = arrivals_of(partitioned(stream, records))
     order, chooser, ends = Order(stream, partitions, Position()), random.Random(seed), 0
     while ends < passes:
-        free = [partition for partition in range(partitions) if queues[partition] and chooser.random() < 0.3]
+        free = [
+            partition
+            for partition in range(partitions)
+            if queues[partition] and chooser.random() < 0.3
+        ]
         needed = [partition for partition in range(partitions) if partition not in order.others()]
         awaited, _ = order.waiting_for
         assert awaited in needed

@@ -23,7 +23,9 @@ from tutelage.schemas.record import Stream
 ROW_BYTES = 8
 
 
-def rebatch_of(stream: Stream, batch_size: int, position: Position, chunk_bytes: int = 0) -> Rebatch:
+def rebatch_of(
+    stream: Stream, batch_size: int, position: Position, chunk_bytes: int = 0
+) -> Rebatch:
     return Rebatch(
         batch_size,
         description=NUMBERS,
@@ -35,7 +37,13 @@ def rebatch_of(stream: Stream, batch_size: int, position: Position, chunk_bytes:
 
 
 def chunks_of(
-    stream: Stream, arrivals: list[ConsumedRecord], batch_size: int, position: Position, *, chunk_bytes: int = 0, flush: int = 0
+    stream: Stream,
+    arrivals: list[ConsumedRecord],
+    batch_size: int,
+    position: Position,
+    *,
+    chunk_bytes: int = 0,
+    flush: int = 0,
 ) -> list[Chunk]:
     """All chunks from a position on, as a source, an order and a rebatch give them; flushed after every so many records."""
     order = Order(stream, stream.partitions, position)
@@ -66,17 +74,33 @@ def numbers(chunks: list[Chunk]) -> list[int]:
     return [number for chunk in chunks for number in numbers_in(chunk.dense["x"])]
 
 
-@given(st.integers(1, 4), st.integers(1, 7), st.integers(1, 40), st.integers(1, 12), st.integers(0, 400), st.integers(0, 3))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 7),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(0, 400),
+    st.integers(0, 3),
+)
 def test_chunks_are_whole_batches_in_order_and_every_position_gives_the_rest(
     partitions: int, size: int, rows: int, batch_size: int, chunk_bytes: int, flush: int
 ) -> None:
     stream = stream_of(partitions=partitions, rows_per_record=size, passes=2)
     records = [*records_of(stream, rows), *records_of(stream, rows, pass_index=1)]
     logs = partitioned(stream, records)
-    whole = chunks_of(stream, from_logs(logs, Position()), batch_size, Position(), chunk_bytes=chunk_bytes, flush=flush)
+    whole = chunks_of(
+        stream,
+        from_logs(logs, Position()),
+        batch_size,
+        Position(),
+        chunk_bytes=chunk_bytes,
+        flush=flush,
+    )
     assert numbers(whole) == list(range(rows))
     assert all(chunk.rows % batch_size == 0 for chunk in whole[:-1])
-    assert [one.trail.after(one.rows) for one in whole[:-1]] == [other.trail.start for _, other in pairwise(whole)]
+    assert [one.trail.after(one.rows) for one in whole[:-1]] == [
+        other.trail.start for _, other in pairwise(whole)
+    ]
     before = 0
     for chunk in whole:
         for row in {*range(0, chunk.rows, batch_size), chunk.rows}:
@@ -86,21 +110,39 @@ def test_chunks_are_whole_batches_in_order_and_every_position_gives_the_rest(
         before += chunk.rows
 
 
-@given(st.integers(1, 7), st.integers(1, 40), st.integers(1, 12), st.integers(0, 400), st.integers(0, 3))
+@given(
+    st.integers(1, 7),
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(0, 400),
+    st.integers(0, 3),
+)
 def test_what_is_read_straight_from_a_file_is_what_is_read_record_by_record(
-    tmp_path_factory: pytest.TempPathFactory, size: int, rows: int, batch_size: int, chunk_bytes: int, flush: int
+    tmp_path_factory: pytest.TempPathFactory,
+    size: int,
+    rows: int,
+    batch_size: int,
+    chunk_bytes: int,
+    flush: int,
 ) -> None:
     path = tmp_path_factory.mktemp("rebatch") / "a.avro"
     stream = stream_of(rows_per_record=size)
     write(path, stream, rows)
     source = FileSource(path)
     arrivals = read(source)
-    assert all(isinstance(arrival.record, StoredRecord) == (arrival.record.head.end is None) for arrival in arrivals)
-    chunks = chunks_of(stream, arrivals, batch_size, Position(), chunk_bytes=chunk_bytes, flush=flush)
+    assert all(
+        isinstance(arrival.record, StoredRecord) == (arrival.record.head.end is None)
+        for arrival in arrivals
+    )
+    chunks = chunks_of(
+        stream, arrivals, batch_size, Position(), chunk_bytes=chunk_bytes, flush=flush
+    )
     assert numbers(chunks) == list(range(rows))
     position = chunks[0].trail.after(min(batch_size, chunks[0].rows))
     rest = read(source, position)
-    assert numbers(chunks_of(stream, rest, batch_size, position)) == list(range(min(batch_size, rows), rows))
+    assert numbers(chunks_of(stream, rest, batch_size, position)) == list(
+        range(min(batch_size, rows), rows)
+    )
     source.close()
 
 
@@ -119,7 +161,9 @@ def test_a_chunk_that_cannot_be_read_says_how_much_of_it_is_whole(tmp_path: Path
     rebatch.flush()
     chunk = rebatch.pop()
     assert chunk is not None
-    with pytest.raises(CorruptData, match=f"byte {arrivals[2].offset}: record 2 of pass 0 fails its checksum"):
+    with pytest.raises(
+        CorruptData, match=f"byte {arrivals[2].offset}: record 2 of pass 0 fails its checksum"
+    ):
         chunk.load()
     assert chunk.whole_rows == 8
     assert numbers_in(chunk.dense["x"])[:8] == list(range(8))

@@ -37,9 +37,13 @@ class FullOnce:
 
 
 @pytest.fixture(params=[0, 7], ids=["nothing of it", "a part of it"])
-def full_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def full_once(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], None]:
     """Have the disk be full once, at a certain block (the header is the first)."""
-    return lambda at: monkeypatch.setattr("tutelage.schemas.container_writer.os.writev", FullOnce(at, request.param))
+    return lambda at: monkeypatch.setattr(
+        "tutelage.schemas.container_writer.os.writev", FullOnce(at, request.param)
+    )
 
 
 def serve(path: Path) -> None:
@@ -61,7 +65,9 @@ def learned(path: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("at", [2, 4, 9])
-def test_a_full_disk_ends_the_run_and_leaves_what_is_whole(tmp_path: Path, full_once: Callable[[int], None], at: int) -> None:
+def test_a_full_disk_ends_the_run_and_leaves_what_is_whole(
+    tmp_path: Path, full_once: Callable[[int], None], at: int
+) -> None:
     path = tmp_path / "a.avro"
     full_once(at)
     with pytest.raises(TransportError, match="No space left"):
@@ -118,8 +124,12 @@ def test_a_file_with_a_gap_is_not_continued(tmp_path: Path) -> None:
         blocks = list(reader.blocks())
     data = path.read_bytes()
     path.unlink()
-    partial_path(path).write_bytes(data[: blocks[2].offset] + data[blocks[3].offset : blocks[6].offset])
-    with pytest.raises(SinkExists, match="record 3 of pass 0 follows where record 2 of pass 0 must"):
+    partial_path(path).write_bytes(
+        data[: blocks[2].offset] + data[blocks[3].offset : blocks[6].offset]
+    )
+    with pytest.raises(
+        SinkExists, match="record 3 of pass 0 follows where record 2 of pass 0 must"
+    ):
         serve(path)
 
 
@@ -145,7 +155,10 @@ def test_a_file_is_finished_where_it_was_begun_wherever_the_program_goes(
     begun.mkdir()
     other.mkdir()
     # Another run, of a program that was stopped there.
-    with contextlib.suppress(KeyboardInterrupt), Teacher(FileSink(other / "a.avro"), rows_per_record=4) as teacher:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Teacher(FileSink(other / "a.avro"), rows_per_record=4) as teacher,
+    ):
         teacher.write(numbers_from(1000))
         raise KeyboardInterrupt
     before = partial_path(other / "a.avro").read_bytes()
@@ -190,7 +203,10 @@ def test_a_name_that_somebody_else_takes_meanwhile_is_kept_unless_it_may_be_over
 ) -> None:
     path = tmp_path / "a.avro"
     if begun:
-        with contextlib.suppress(KeyboardInterrupt), Teacher(FileSink(path), rows_per_record=4) as teacher:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Teacher(FileSink(path), rows_per_record=4) as teacher,
+        ):
             teacher.write(numbers_from(0))
             raise KeyboardInterrupt
     teacher = Teacher(FileSink(path, overwrite=overwrite), rows_per_record=4)
@@ -209,7 +225,9 @@ def test_a_name_that_somebody_else_takes_meanwhile_is_kept_unless_it_may_be_over
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_name_that_is_a_link_stays_one_and_the_file_lies_where_it_points(tmp_path: Path, overwrite: bool) -> None:
+def test_a_name_that_is_a_link_stays_one_and_the_file_lies_where_it_points(
+    tmp_path: Path, overwrite: bool
+) -> None:
     (tmp_path / "large disk").mkdir()
     link, target = tmp_path / "a.avro", tmp_path / "large disk" / "b.avro"
     link.symlink_to(target)
@@ -249,7 +267,9 @@ def test_what_is_no_file_is_not_written_over(tmp_path: Path, place: str) -> None
         ("a.avro", {"overwrite": "false"}), ("a.avro", {"overwrite": 1}), ("a.avro", {"overwrite": None}),
     ],
 )  # fmt: skip
-def test_arguments_of_a_wrong_kind_are_refused_at_the_call(path: Any, options: dict[str, Any]) -> None:
+def test_arguments_of_a_wrong_kind_are_refused_at_the_call(
+    path: Any, options: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigurationError, match="path|codec|overwrite"):
         FileSink(path, **options)
 
@@ -261,7 +281,9 @@ def test_arguments_of_a_wrong_kind_are_refused_at_the_call(path: Any, options: d
         ("a.avro", {"verify": "no"}), ("a.avro", {"verify": 0}), ("a.avro", {"limits": None}), ("a.avro", {"limits": 5}),
     ],
 )  # fmt: skip
-def test_a_source_refuses_arguments_of_a_wrong_kind_at_the_call(path: Any, options: dict[str, Any]) -> None:
+def test_a_source_refuses_arguments_of_a_wrong_kind_at_the_call(
+    path: Any, options: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigurationError, match="path|verify|limits"):
         FileSource(path, **options)
 
@@ -274,14 +296,18 @@ def test_a_file_s_name_that_is_no_text_still_names_a_teacher(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"), [(4, "rows_per_record=2 would fit; or "), (1, "rows_per_record=1 does not fit either")]
+    ("rows", "words"),
+    [(4, "rows_per_record=2 would fit; or "), (1, "rows_per_record=1 does not fit either")],
 )
 def test_a_record_that_is_too_large_says_what_would_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, words: str
 ) -> None:
     monkeypatch.setattr(FileSink, "max_record_bytes", 3000 if rows > 1 else 500)
     with (
-        pytest.raises(RecordTooLarge, match=r"a\.avro, record 0 of pass 0: its .* bytes are more than .*" + words) as raised,
+        pytest.raises(
+            RecordTooLarge,
+            match=r"a\.avro, record 0 of pass 0: its .* bytes are more than .*" + words,
+        ) as raised,
         Teacher(FileSink(tmp_path / "a.avro"), rows_per_record=rows) as teacher,
     ):
         teacher.write({"x": torch.zeros(4, 256)})

@@ -61,7 +61,10 @@ class Wrapper(torch.Tensor):
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "None": (None, "is None.*return only the keys"),
-    "masked array": (np.ma.masked_array(np.zeros(3), [True, False, False]), r"masked array.*filled"),
+    "masked array": (
+        np.ma.masked_array(np.zeros(3), [True, False, False]),
+        r"masked array.*filled",
+    ),
     "masked array without a mask": (np.ma.masked_array(np.zeros(3)), "masked array"),
     "meta": (torch.zeros(2, 3, device="meta"), "meta device"),
     "fake": (fake(), "FakeTensor"),
@@ -73,7 +76,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "dates": (np.array(["2020-01-01"], "datetime64[D]"), "cannot be carried"),
     "texts": (np.array(["a"]), "cannot be carried"),
     "structured": (np.zeros(2, [("a", "i4"), ("b", "f4")]), "cannot be carried"),
-    "record array": (np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]), "cannot be carried"),
+    "record array": (
+        np.rec.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]),
+        "cannot be carried",
+    ),
     "array of another class": (np.zeros(2).view(OtherArray), "OtherArray"),
     "long double": (np.zeros(2, np.longdouble), "cannot be carried"),
     "numbers": ([1, 2], "'k' is a list"),
@@ -81,7 +87,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a number": (3.0, "'k' is a float"),
     "a dict": ({"a": torch.zeros(2)}, "'k' is a dict"),
     "a module's cache": (object(), "lambda batch"),
-    "layers": (tuple(torch.zeros(4, 6) for _ in range(4)), r"tuple of 4 tensors.*ragged_keys=\['k'\].*torch.stack"),
+    "layers": (
+        tuple(torch.zeros(4, 6) for _ in range(4)),
+        r"tuple of 4 tensors.*ragged_keys=\['k'\].*torch.stack",
+    ),
     "columns": ([torch.zeros(4), torch.zeros(4)], "list of 2 tensors"),
     "arrays": ([np.zeros(4), np.zeros(3)], "list of 2 tensors"),
 }
@@ -99,7 +108,9 @@ def test_what_cannot_be_carried_is_refused_with_its_key_and_a_remedy(kind: str) 
     promised = start_transfer({"k": torch.zeros(2, 3)}, PLAIN).description
     for first in (0, 200):
         with pytest.raises(SchemaError, match="'k'"), Teacher(MemorySink(MemoryTopic())) as teacher:
-            teacher.serve(lambda index: {"k": value if index >= 0 else torch.zeros(2, 3)}, range(-first, 100))
+            teacher.serve(
+                lambda index: {"k": value if index >= 0 else torch.zeros(2, 3)}, range(-first, 100)
+            )
     for group in ([{"k": value}], [{"k": value}] * 2, [{"k": torch.zeros(2, 3)}, {"k": value}]):
         if kind == "freed" and len(group) > 1:
             # Refused where the model returns it.
@@ -163,7 +174,10 @@ def test_a_memory_map_is_carried(tmp_path: Path) -> None:
 
 
 def rows_of(*values: Any) -> list[Any]:
-    return [value if isinstance(value, (torch.Tensor, np.ndarray)) else torch.tensor(value) for value in values]
+    return [
+        value if isinstance(value, (torch.Tensor, np.ndarray)) else torch.tensor(value)
+        for value in values
+    ]
 
 
 def test_ragged_rows_of_different_dtypes_are_refused_and_empty_rows_add_nothing() -> None:
@@ -174,7 +188,10 @@ def test_ragged_rows_of_different_dtypes_are_refused_and_empty_rows_add_nothing(
         torch.tensor([1.0], dtype=torch.float16),
         torch.tensor([True]),
     ):
-        with pytest.raises(SchemaError, match=f"'k'.*{str(other.dtype)[6:]}.*int64|'k'.*int64.*{str(other.dtype)[6:]}"):
+        with pytest.raises(
+            SchemaError,
+            match=f"'k'.*{str(other.dtype)[6:]}.*int64|'k'.*int64.*{str(other.dtype)[6:]}",
+        ):
             arrived(rows_of([big], other), DECLARED)
     with pytest.raises(SchemaError, match=r"'k'.*float64.*int64"):
         arrived([np.array([big]), np.array([1.5])], DECLARED)
@@ -198,9 +215,15 @@ def test_ragged_rows_of_different_dtypes_are_refused_and_empty_rows_add_nothing(
 
 
 def test_empty_rows_have_the_dtype_and_shape_that_was_promised() -> None:
-    promised = start_transfer({"k": [torch.zeros(2, 4, dtype=torch.bfloat16)]}, DECLARED).description
+    promised = start_transfer(
+        {"k": [torch.zeros(2, 4, dtype=torch.bfloat16)]}, DECLARED
+    ).description
     found = arrived([torch.tensor([]), torch.tensor([])], DECLARED, promised)
-    assert (found.values.shape, found.values.dtype.name, found.lengths.tolist()) == ((0, 4), "bfloat16", [0, 0])
+    assert (found.values.shape, found.values.dtype.name, found.lengths.tolist()) == (
+        (0, 4),
+        "bfloat16",
+        [0, 0],
+    )
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -209,7 +232,11 @@ def test_a_batch_of_no_rows_is_a_batch_of_no_rows(ragged: bool, served: bool) ->
     def batch(*rows: int) -> Any:
         if not rows:
             return {"x": []}
-        return {"x": [torch.full((index % 3,), index) for index in rows] if ragged else torch.tensor(rows)}
+        return {
+            "x": [torch.full((index % 3,), index) for index in rows]
+            if ragged
+            else torch.tensor(rows)
+        }
 
     batches = [batch(), batch(1, 2), batch(), batch(4), batch()]
     topic = MemoryTopic()
@@ -221,7 +248,9 @@ def test_a_batch_of_no_rows_is_a_batch_of_no_rows(ragged: bool, served: bool) ->
                 teacher.write(one)
     with student_of(topic) as student:
         (found,) = student.knowledge(9)
-    assert (found["x.lengths"] if ragged else found["x"]).tolist() == ([1, 2, 1] if ragged else [1, 2, 4])
+    assert (found["x.lengths"] if ragged else found["x"]).tolist() == (
+        [1, 2, 1] if ragged else [1, 2, 4]
+    )
 
 
 def test_no_rows_beside_rows_are_refused() -> None:
@@ -241,9 +270,15 @@ def test_a_promise_of_plain_rows_is_not_kept_by_a_list() -> None:
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_and_ragged_need_no_declaration() -> None:
     rows = [torch.arange(2), torch.arange(3)]
-    for value in (torch.nested.nested_tensor(rows), torch.nested.nested_tensor(rows, layout=torch.jagged)):
+    for value in (
+        torch.nested.nested_tensor(rows),
+        torch.nested.nested_tensor(rows, layout=torch.jagged),
+    ):
         assert arrived(value).values.tolist() == [0, 1, 0, 1, 2]
-    for values, message in ((np.ma.masked_array(np.zeros(3)), "masked"), (torch.zeros(3, device="meta"), "meta")):
+    for values, message in (
+        (np.ma.masked_array(np.zeros(3)), "masked"),
+        (torch.zeros(3, device="meta"), "meta"),
+    ):
         with pytest.raises(SchemaError, match=f"'k'.*{message}"):
             arrived(Ragged(values, np.array([1, 2])))  # type: ignore[arg-type]
 
@@ -279,7 +314,11 @@ def test_keys_are_texts() -> None:
         with pytest.raises(SchemaError, match="no text"):
             start_transfer({key: torch.zeros(1)}, PLAIN)
         with pytest.raises((SchemaError, DescriptionChanged), match="no text"):
-            start_transfer({key: torch.zeros(1)}, PLAIN, start_transfer({"k": torch.zeros(1)}, PLAIN).description)
+            start_transfer(
+                {key: torch.zeros(1)},
+                PLAIN,
+                start_transfer({"k": torch.zeros(1)}, PLAIN).description,
+            )
 
 
 @pytest.mark.parametrize(
@@ -298,5 +337,8 @@ def test_a_value_that_does_not_fit_is_an_error_whose_advice_fits_the_dtypes(
 ) -> None:
     tensor = torch.tensor([value], dtype=getattr(torch, dtype))
     with pytest.raises(SchemaError, match=f"'k'.*does not fit {wire}.*{advice}") as caught:
-        arrived(tensor.numpy() if numpy else tensor, WireOptions(encodings={"k": wire}, ragged=frozenset()))
+        arrived(
+            tensor.numpy() if numpy else tensor,
+            WireOptions(encodings={"k": wire}, ragged=frozenset()),
+        )
     assert never is None or never not in str(caught.value)

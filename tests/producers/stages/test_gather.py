@@ -16,17 +16,25 @@ def numbers(record: RecordRows) -> list[int]:
 
 def batches_of(sizes: list[int]) -> list[dict[str, Column]]:
     starts = np.cumsum([0, *sizes])
-    return [{"x": np.arange(start, start + size)} for start, size in zip(starts, sizes, strict=False)]
+    return [
+        {"x": np.arange(start, start + size)} for start, size in zip(starts, sizes, strict=False)
+    ]
 
 
 @given(st.integers(1, 9), st.lists(st.integers(0, 20), max_size=12), st.integers(0, 5))
 def test_record_s_holds_rows_sR_to_s_plus_1_R(size: int, sizes: list[int], skipped: int) -> None:
     gather = Gather(size, skip_rows=skipped * size)
-    records = [record for batch, rows in zip(batches_of(sizes), sizes, strict=True) for record in gather.add(batch, rows)]
+    records = [
+        record
+        for batch, rows in zip(batches_of(sizes), sizes, strict=True)
+        for record in gather.add(batch, rows)
+    ]
     records += gather.finish()
     total = sum(sizes)
     assert gather.rows == total
-    expected = [list(range(start, min(start + size, total))) for start in range(skipped * size, total, size)]
+    expected = [
+        list(range(start, min(start + size, total))) for start in range(skipped * size, total, size)
+    ]
     assert [numbers(record) for record in records] == expected
     assert [record.sequence for record in records] == list(range(skipped, skipped + len(expected)))
     assert [record.rows for record in records] == [len(rows) for rows in expected]

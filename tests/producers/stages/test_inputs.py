@@ -15,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from tutelage.producers.stages.inputs import Inputs, ReadAhead, from_sample_lists, from_samples, rows_in
+from tutelage.producers.stages.inputs import (
+    Inputs,
+    ReadAhead,
+    from_sample_lists,
+    from_samples,
+    rows_in,
+)
 from tutelage.schemas.errors import ConfigurationError
 
 
@@ -53,7 +59,9 @@ def test_samples_and_sample_lists_are_collated() -> None:
         (iter([1]), {"passes": 2}, "read once"),
     ],
 )
-def test_inputs_that_cannot_work_are_refused_at_once(inputs: Any, arguments: dict[str, Any], message: str) -> None:
+def test_inputs_that_cannot_work_are_refused_at_once(
+    inputs: Any, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Inputs(inputs, **arguments)
 

@@ -134,7 +134,12 @@ def items_of(batch: Any) -> list[Any]:
     if isinstance(batch, (list, tuple, deque)):
         return [one for item in batch for one in items_of(item)]
     names = [*getattr(batch, "__dict__", {}), *getattr(type(batch), "__slots__", ())]
-    return [one for name in names if not isinstance(batch, (str, int)) for one in items_of(getattr(batch, name))]
+    return [
+        one
+        for name in names
+        if not isinstance(batch, (str, int))
+        for one in items_of(getattr(batch, name))
+    ]
 
 
 MOVED: dict[str, Any] = {
@@ -168,7 +173,9 @@ def test_a_batch_is_moved_in_its_own_structure(kind: str) -> None:
     before = [(item.device.type, item.shape) for item in items_of(batch)]
     found = moved(batch, META)
     assert type(found) is type(batch)
-    assert [(item.device.type, item.shape) for item in items_of(found)] == [("meta", shape) for _, shape in before]
+    assert [(item.device.type, item.shape) for item in items_of(found)] == [
+        ("meta", shape) for _, shape in before
+    ]
     if kind != "object that moves itself":
         assert [item.device.type for item in items_of(batch)] == [device for device, _ in before]
     for name in ("required", "name", "encodings", "label", "default_factory", "maxlen"):
@@ -254,5 +261,7 @@ class PointsToRows(SimpleNamespace):
         ({"x": torch.zeros(4), "note": "text"}, None),
     ],
 )
-def test_rows_are_never_taken_from_something_that_may_be_something_else(batch: Any, rows: int | None) -> None:
+def test_rows_are_never_taken_from_something_that_may_be_something_else(
+    batch: Any, rows: int | None
+) -> None:
     assert rows_in(batch) == rows

@@ -41,7 +41,9 @@ def settings() -> dict[str, Any]:
 AROUND: dict[str, Any] = {
     "nothing": contextlib.nullcontext,
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "autocast to another dtype without its cache": lambda: torch.autocast("cpu", dtype=torch.float16, cache_enabled=False),
+    "autocast to another dtype without its cache": lambda: torch.autocast(
+        "cpu", dtype=torch.float16, cache_enabled=False
+    ),
     "a default device": lambda: torch.device("meta"),
     "inference mode": torch.inference_mode,
     "no gradients": torch.no_grad,
@@ -152,9 +154,13 @@ def test_a_connection_that_the_inputs_open_serves_all_passes(database: Path) -> 
     assert read(topic, passes=2) == [*range(9)] * 2
 
 
-def test_a_connection_of_the_callers_thread_is_named_with_the_remedy_and_read_there_if_asked(database: Path) -> None:
+def test_a_connection_of_the_callers_thread_is_named_with_the_remedy_and_read_there_if_asked(
+    database: Path,
+) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        with pytest.raises(ConfigurationError, match=r"thread of their own.*read_ahead=False") as caught:
+        with pytest.raises(
+            ConfigurationError, match=r"thread of their own.*read_ahead=False"
+        ) as caught:
             serve(lambda batch: {"x": batch}, rows_of(connection))
         assert isinstance(caught.value.__cause__, sqlite3.ProgrammingError)
         topic = serve(lambda batch: {"x": batch}, rows_of(connection), read_ahead=False)
@@ -172,7 +178,11 @@ class Cached(torch.nn.Module):
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()
-        self.lin, self.lazy, self.norm = torch.nn.Linear(4, 4), torch.nn.LazyLinear(4), torch.nn.BatchNorm1d(4)
+        self.lin, self.lazy, self.norm = (
+            torch.nn.Linear(4, 4),
+            torch.nn.LazyLinear(4),
+            torch.nn.BatchNorm1d(4),
+        )
         self.cache: torch.Tensor | None = None
         self.fails = fails
 
@@ -194,7 +204,9 @@ def test_a_module_comes_back_as_it_was_and_can_be_trained(fails: bool) -> None:
     model.fails = False
     model.eval()(torch.rand(3, 4))
     assert model.cache is not None
-    assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers(), model.cache))
+    assert not any(
+        tensor.is_inference() for tensor in (*model.parameters(), *model.buffers(), model.cache)
+    )
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(torch.rand(3, 4))["x"].square().sum().backward()
@@ -280,18 +292,33 @@ class Computed(torch.nn.Module):
         return {"x": x}
 
 
-@pytest.mark.parametrize("kind", [Lock, Computed, lambda: torch.nn.Sequential(torch.nn.LazyLinear(3))])
-def test_a_module_that_cannot_be_copied_to_several_devices_is_refused_with_the_way_out(kind: Any) -> None:
+@pytest.mark.parametrize(
+    "kind", [Lock, Computed, lambda: torch.nn.Sequential(torch.nn.LazyLinear(3))]
+)
+def test_a_module_that_cannot_be_copied_to_several_devices_is_refused_with_the_way_out(
+    kind: Any,
+) -> None:
     model = kind()
     with pytest.raises(ConfigurationError, match="one module per device"):
         serve(model, [torch.zeros(1, dtype=torch.int64)], devices=["cpu", "cpu"])
     assert model.training
     if kind is Lock:
-        assert read(serve([Lock(), Lock()], [torch.zeros(1, dtype=torch.int64)] * 3, devices=["cpu", "cpu"])) == [0] * 3
+        assert (
+            read(
+                serve(
+                    [Lock(), Lock()],
+                    [torch.zeros(1, dtype=torch.int64)] * 3,
+                    devices=["cpu", "cpu"],
+                )
+            )
+            == [0] * 3
+        )
 
 
 def test_a_module_that_cannot_be_put_on_its_device_comes_back_as_it_was() -> None:
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")).train()
+    module = torch.nn.Sequential(
+        torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")
+    ).train()
     module[0].eval()
     with pytest.raises(NotImplementedError), Teacher(MemorySink(MemoryTopic())) as teacher:
         teacher.serve(module, [torch.ones(2, 2)], devices=["cpu"])

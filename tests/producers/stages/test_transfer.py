@@ -19,12 +19,18 @@ def described(knowledge: Any, options: WireOptions = PLAIN) -> str:
     return str(start_transfer(knowledge, options).description)
 
 
-def columns(knowledge: Any, options: WireOptions = PLAIN, promised: Description | None = None) -> Any:
+def columns(
+    knowledge: Any, options: WireOptions = PLAIN, promised: Description | None = None
+) -> Any:
     return start_transfer(knowledge, options, promised).columns()
 
 
 def test_a_description_follows_from_the_first_batch() -> None:
-    knowledge = {"a": torch.zeros(2, 3), "b": np.zeros(2, np.int16), "c": [torch.zeros(1, 4), torch.zeros(3, 4)]}
+    knowledge = {
+        "a": torch.zeros(2, 3),
+        "b": np.zeros(2, np.int16),
+        "c": [torch.zeros(1, 4), torch.zeros(3, 4)],
+    }
     options = WireOptions(encodings="", ragged=frozenset({"c"}))
     assert described(knowledge, options) == "'a': float32[3], 'b': int16[], 'c': float32[-1, 4]"
 
@@ -50,7 +56,10 @@ def test_ragged_rows_come_in_three_ways() -> None:
     wanted = ([1, 2, 3], [2, 1])
     declared = WireOptions(encodings="", ragged=frozenset({"r"}))
     assert columns({"r": rows}, declared)["r"].values.tolist() == wanted[0]
-    ways: list[Any] = [Ragged(np.array([1, 2, 3]), np.array([2, 1])), torch.nested.nested_tensor(rows)]
+    ways: list[Any] = [
+        Ragged(np.array([1, 2, 3]), np.array([2, 1])),
+        torch.nested.nested_tensor(rows),
+    ]
     ways.append(torch.nested.nested_tensor(rows, layout=torch.jagged))
     for way in ways:
         found = columns({"r": way})["r"]
@@ -69,7 +78,8 @@ def test_a_declared_ragged_key_takes_padded_batches_of_any_width() -> None:
 def test_half_precision_on_the_wire_keeps_the_models_dtype_in_the_description(wire: str) -> None:
     for values in (torch.tensor([[1.5]]), np.array([[1.5]], np.float32)):
         batch = start_transfer(
-            {"k": values, "i": torch.zeros(1, dtype=torch.int8)}, WireOptions(encodings=wire, ragged=frozenset())
+            {"k": values, "i": torch.zeros(1, dtype=torch.int8)},
+            WireOptions(encodings=wire, ragged=frozenset()),
         )
         spec = batch.description["k"]
         assert (spec.dtype, spec.wire, batch.description["i"].wire) == ("float32", wire, "int8")
@@ -107,7 +117,10 @@ def test_what_is_no_knowledge_is_refused_with_its_key(knowledge: Any, message: s
 @pytest.mark.parametrize(
     ("knowledge", "message"),
     [
-        ({"a": torch.zeros(1, 2, dtype=torch.float64)}, r"'a' was float32\[2\] and became float64\[2\]"),
+        (
+            {"a": torch.zeros(1, 2, dtype=torch.float64)},
+            r"'a' was float32\[2\] and became float64\[2\]",
+        ),
         ({"a": torch.zeros(1, 3)}, r"'a' was float32\[2\] and became float32\[3\].*ragged"),
         ({"a": torch.zeros(1, 2), "b": torch.zeros(1)}, "keys differ between batches"),
         ({"b": torch.zeros(1)}, "keys differ between batches"),
