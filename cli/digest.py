@@ -18,7 +18,7 @@ class Digest:
 
     def add(self, batch: dict[str, torch.Tensor]) -> None:
         """Take a batch in."""
-        from tutelage.consumers.stages.torch_view import bytes_of
+        from tutelage.consumers.stages.torch_view import tensor_bytes
 
         for key, values in batch.items():
             digest = self._keys.get(key)
@@ -26,7 +26,7 @@ class Digest:
                 digest = self._keys[key] = xxhash.xxh3_128(
                     f"{key}\0{values.dtype}\0{tuple(values.shape[1:])}".encode()
                 )
-            digest.update(bytes_of(values).data)
+            digest.update(tensor_bytes(values).data)
 
     def hexdigest(self) -> str:
         """The digest so far, as 32 hexadecimal digits."""

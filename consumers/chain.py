@@ -196,7 +196,7 @@ class MergeStage:
         if not isinstance(aligned, Aligned):
             return aligned
         began = time.perf_counter()
-        rows, nbytes = self._merge.measured(aligned, self._size)
+        rows, nbytes = self._merge.measure(aligned, self._size)
         aligned, self._rest = aligned.split(rows)
         batches = self._merge.batches(aligned, self._size)
         self._stats.merge_s += time.perf_counter() - began

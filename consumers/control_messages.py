@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) -> None:
     """Send a value to all teachers, or to those with these numbers; teachers of files are passed over with a warning."""
-    from tutelage.consumers.stages.torch_view import without_torch
+    from tutelage.consumers.stages.torch_view import tensors_to_arrays
 
     if teachers is not None and (
         isinstance(teachers, (str, bytes)) or not isinstance(teachers, Iterable)
@@ -29,16 +29,16 @@ def send(sources: Sequence[Source], value: Any, teachers: Sequence[int] | None) 
         list(sources) if teachers is None else [numbered(sources, index) for index in teachers]
     ):
         if source.online:
-            source.send(without_torch(value))
+            source.send(tensors_to_arrays(value))
         else:
             log.warning("%s is a file: the message is not sent to its teacher", source.name)
 
 
 def ask(sources: Sequence[Source], value: Any, teacher: int, timeout_s: float) -> Any:
     """Send a value to the teacher with that number and return its answer. WaitTimeout if none comes in time."""
-    from tutelage.consumers.stages.torch_view import without_torch
+    from tutelage.consumers.stages.torch_view import tensors_to_arrays
 
-    return numbered(sources, teacher).ask(without_torch(value), timeout_s)
+    return numbered(sources, teacher).ask(tensors_to_arrays(value), timeout_s)
 
 
 def numbered(sources: Sequence[Source], index: Any) -> Source:

@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.consumers.chain import PassOptions
 from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.rebatch import CHUNK_BYTES
-from tutelage.consumers.stages.strategies import MergeStrategy, parsed
+from tutelage.consumers.stages.strategies import MergeStrategy, parse_strategy
 from tutelage.schemas.arguments import flag, one_of, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.limits import Limits, checked_limits
@@ -58,7 +58,7 @@ class Settings:
         }
         for key, strategy in strategies.items():
             # Whether teachers have the key is known later; a misspelt strategy is known now.
-            parsed(key, strategy)
+            parse_strategy(key, strategy)
         if ragged is not None and not isinstance(ragged, RaggedFormat):
             raise ConfigurationError(f"ragged_format is {ragged!r}; it must be RaggedFormat(...)")
         return cls(

@@ -1,1 +1,1 @@
-"""Where a student's records come from: a Kafka topic, a file, memory."""
+"""Where a student's records come from: a Kafka topic, a file or memory."""

@@ -1,7 +1,7 @@
-"""Where a stream comes from: the seam between fetching records and putting them in order.
+"""The `Source` interface, and the types that sources return.
 
-A source gives records as they lie in each partition, duplicates included. `stages/order.py` puts
-them in order.
+A source yields the records of one stream as they lie in each partition, duplicates included. It
+does not put them in order or merge partitions: `stages/order.py` does.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from tutelage.schemas.record import Description, Record, Stream
 log = logging.getLogger(__name__)
 
 
-# Memory for the objects around a record's bytes and around each of its columns. With tiny records
-# they are nearly all that a record takes.
+# Memory for the Python objects of a record and of each of its columns. Tiny records take little
+# else.
 _RECORD_BYTES = 1 << 10
 _COLUMN_BYTES = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConsumedRecord:
-    """A record as it lies in its partition.
+    """A record, and where it lies in its partition.
 
     Args:
         partition: Its partition.
-        offset: Reading from here gives the record again.
-        next_offset: Reading from here gives what follows it.
-        record: The record; one of a file may still be in the file.
-        where: Its place in words, for messages.
+        offset: The offset at which reading gives this record again.
+        next_offset: The offset at which reading gives the next record.
+        record: The record. The tensors of a record from a file may still be in the file.
+        where: Its source, partition and offset in words, for messages.
         decode_s: Seconds that decoding it took.
     """
 
@@ -53,25 +53,25 @@ class ConsumedRecord:
 
     @property
     def memory_bytes(self) -> int:
-        """Approximate memory that it takes; next to nothing if it is still in its file."""
+        """The approximate memory that it takes. Small if its tensors are still in a file."""
         if isinstance(self.record, StoredRecord):
             return _RECORD_BYTES
         return self.record.nbytes + _RECORD_BYTES + _COLUMN_BYTES * len(self.record.columns)
 
     def loaded(self) -> ConsumedRecord:
-        """The same record in memory, its checksum verified."""
+        """Return the same record in memory, with its checksum verified."""
         return replace(self, record=self.record.load())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamInfo:
-    """What a source found of a stream.
+    """What a source knows about its stream once it is open.
 
     Args:
-        stream: The run: who wrote it, and how it is cut into records.
+        stream: The run: who wrote it, and how it is divided into records.
         description: Key -> dtype and row shape.
-        schema: The Avro schema's text.
-        partitions: In how many partitions the records lie here.
+        schema: The Avro schema as JSON text.
+        partitions: The number of partitions in which this source has the records.
     """
 
     stream: Stream
@@ -81,62 +81,64 @@ class StreamInfo:
 
 
 class Source(ABC):
-    """Reads one teacher's stream. Derive from it to read from a place of your own.
+    """Reads one teacher's stream. Derive from it to read from another kind of storage.
 
-    A student calls `connect` when it starts, `choose_run` if it goes on from a checkpoint, `open`
-    once the stream is needed, `read` for each pass, and `close` at the end. A source holds nothing
-    before `open`, so that it can be pickled to DataLoader workers.
+    A student calls `connect` when it starts, `choose_run` if it resumes from a checkpoint, `open`
+    once it needs the stream, `read` for each pass, and `close` at the end. A source holds no
+    clients or open files before `open`, so that it can be pickled to DataLoader workers.
 
-    Guarantee: every record of every partition comes in offset order, none twice and none skipped,
-    or an error is raised.
+    Guarantee: the records of a partition come in offset order, none twice and none skipped, or an
+    error is raised.
     """
 
-    #: Records of other runs that lay among those of this one: written by a teacher that was thought dead. They were passed over.
+    #: Records of other runs that lay between the records of this run and were skipped. A teacher
+    #: that was thought dead wrote them.
     stale_records: int = 0
-    #: Bytes worth reading ahead where that is less than the student's budget; 0 where more is better.
+    #: The number of bytes worth reading ahead, if it is less than the student's budget. 0 means
+    #: that the whole budget is useful.
     ahead_bytes: int = 0
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What people call it: a topic or a file. Used in messages."""
+        """The topic or file, as messages name it."""
 
     @property
     def label(self) -> str:
-        """Its name alone, without what kind of place it is: the label of metrics."""
+        """The name without the kind of source, for the labels of metrics."""
         return self.name.removeprefix("topic ")
 
     def is_same(self, other: Source) -> bool:
-        """Say whether another source reads the same stream.
+        """Return whether another source reads the same stream.
 
         Args:
             other: The other source.
 
         Returns:
-            True if it does.
+            True if both read the same stream.
         """
         return self is other or repr(self) == repr(other)
 
     def ends(self) -> Sequence[tuple[int, int]]:
-        """Return each partition's first offset and its end, as last seen.
+        """Return each partition's first offset and end offset, as last seen.
 
-        Never waits; safe in any thread.
+        Never waits. Safe in any thread.
 
         Returns:
-            One pair a partition; empty if they are not known.
+            One pair per partition; empty if the offsets are not known.
         """
         return ()
 
     def connect(self) -> None:
-        """Load what reading takes, without waiting for anything.
+        """Prepare for reading, without waiting for anything.
 
         Raises:
-            ConfigurationError: The place cannot exist, such as a file that is missing.
+            ConfigurationError: The source cannot exist, such as a file that is missing.
         """
         return
 
     def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
-        """Read the run that a checkpoint was taken of, unless another was asked for.
+        """Read the run that a checkpoint was taken from, unless the user named another run.
 
         Called before `open`.
 
@@ -154,12 +156,12 @@ class Source(ABC):
             timeout_s: How long to wait, in seconds.
 
         Returns:
-            Who wrote the stream, what its records hold, and in how many partitions they lie.
+            Who wrote the stream, what its records hold, and the number of its partitions.
 
         Raises:
             WaitTimeout: No record came in time.
-            DataError: What is there is no stream, or is damaged.
-            TransportError: It could not be reached.
+            DataError: The data are damaged, or are not a stream.
+            TransportError: The source could not be reached.
         """
 
     @abstractmethod
@@ -171,8 +173,8 @@ class Source(ABC):
                 from.
 
         Yields:
-            A record with its partition and offset; None each time nothing of the stream came for
-            a moment.
+            A record with its partition and offset, or None whenever no record of the stream came
+            for a moment.
 
         Raises:
             DataError: Data are wrong or missing; the message says where.
@@ -180,26 +182,28 @@ class Source(ABC):
         """
 
     def hold(self, partitions: frozenset[int]) -> None:
-        """Fetch nothing from some partitions for now: too many of their records wait.
+        """Pause these partitions, because too many of their records are waiting; resume all others.
 
-        A new `read` holds none.
+        A new `read` starts with no partition paused.
 
         Args:
-            partitions: The partitions to leave alone.
+            partitions: The partitions to pause.
         """
         return
 
     def reached(self) -> Sequence[tuple[int, int]]:
-        """Return how far `read` has come in each partition. Waits for nothing; for the thread that reads.
+        """Return how far `read` has come in each partition.
+
+        Never waits. Only for the thread that reads.
 
         Returns:
-            For each partition the next offset, and its end when that was last heard of; zeros where
-            nothing is known.
+            For each partition the next offset, and the partition's end as of the last fetch. Zeros
+            where an offset is not known.
         """
         return ()
 
     def explain(self, error: TutelageError) -> TutelageError:
-        """Find the cause of an error that ended the reading, such as a topic that was recreated.
+        """Find the cause of an error that ended reading, such as a topic that was recreated.
 
         Args:
             error: The error.
@@ -210,29 +214,29 @@ class Source(ABC):
         return error
 
     def identity(self) -> Mapping[str, str]:
-        """Return what must be the same for a position to be valid, besides the run.
+        """Return what must be unchanged, besides the run, for a position to be valid.
 
         Returns:
-            Names and values, such as the ids of cluster and topic; kept in checkpoints.
+            Names and values, such as the ids of cluster and topic. They are kept in checkpoints.
         """
         return {}
 
     @property
     def commits(self) -> bool:
-        """Whether somebody watches how far the student has come."""
+        """Whether the student's progress is to be committed, for a consumer group."""
         return False
 
     def commit(self, position: Position) -> None:
-        """Tell whoever watches how far the student has come.
+        """Commit the student's progress.
 
         Args:
-            position: Where reading would go on.
+            position: The position from which reading would continue.
         """
         return
 
     @property
     def online(self) -> bool:
-        """Whether a teacher may be there to talk to."""
+        """Whether control messages can be exchanged with the teacher."""
         return False
 
     def send(self, value: Any) -> None:
@@ -242,9 +246,9 @@ class Source(ABC):
             value: A JSON-like value that may hold arrays and bytes.
 
         Raises:
-            ConfigurationError: The teacher is not there to talk to, as with a file.
+            ConfigurationError: The source has no control channel; a file has none.
         """
-        raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
+        raise self._no_control_channel()
 
     def recv(self, timeout_s: float) -> Any:
         """Return the teacher's next control message.
@@ -256,10 +260,10 @@ class Source(ABC):
             The value that was sent.
 
         Raises:
-            ConfigurationError: The teacher is not there to talk to, as with a file.
+            ConfigurationError: The source has no control channel; a file has none.
             WaitTimeout: No message came in time.
         """
-        raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
+        raise self._no_control_channel()
 
     def ask(self, value: Any, timeout_s: float) -> Any:
         """Send a control message and return the teacher's answer to it.
@@ -272,11 +276,17 @@ class Source(ABC):
             The answer.
 
         Raises:
-            ConfigurationError: The teacher is not there to talk to, as with a file.
+            ConfigurationError: The source has no control channel; a file has none.
             WaitTimeout: No answer came in time.
         """
-        raise ConfigurationError(f"{self.name} is a file: its teacher is not there to talk to")
+        raise self._no_control_channel()
+
+    def _no_control_channel(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.name} has no control channel to its teacher: control messages need a topic, "
+            "not a file"
+        )
 
     @abstractmethod
     def close(self) -> None:
-        """Release everything. `open` may be called again. May be called twice."""
+        """Release everything. May be called twice; `open` may be called again."""

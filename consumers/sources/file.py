@@ -1,4 +1,4 @@
-"""An Avro container file -> records, as far as the file is whole."""
+"""An Avro container file -> its records, up to where the file is cut or damaged."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedDa
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
 from tutelage.schemas.record import Record
 
-# Blocks that are being unpacked at once, by as many threads as there are processors up to this.
-_UNPACKING = 4
-# A block that unpacks to more than this is not unpacked ahead of its turn. Records have about 4 MB.
+# The number of blocks decompressed at once, by as many threads as there are processors, at most
+# this many.
+_BLOCKS_AT_ONCE = 4
+# A block that decompresses to more than this is not decompressed ahead. Records have about 4 MB.
 _AHEAD_BYTES = 64 << 20
 
 
 class FileSource(Source):
-    """Reads an Avro container file, written by a `FileSink`, recorded from a topic, or by others.
+    """Reads an Avro container file that a `FileSink`, `tutelage record` or another program wrote.
 
-    Guarantee: what is read is what was written. Where the file is cut or changed, an error names
-    file, block and byte, behind the records before it.
+    Guarantee: what is read is what was written. If the file is cut or changed, the records before
+    that place are read, and then an error names file, block and byte.
 
     Args:
-        path: The file. A relative path is fixed now; a later `os.chdir` does not move it.
+        path: The file. A relative path is made absolute at once, so a later `os.chdir` does not
+            change it.
         verify: Whether to check the checksum of every record.
         limits: How large records, schemas and shapes may be.
 
@@ -46,8 +48,8 @@ class FileSource(Source):
     def __init__(
         self, path: str | os.PathLike[str], *, verify: bool = True, limits: Limits = DEFAULT_LIMITS
     ) -> None:
-        # The path as it was given is for messages; what it names must not change with the working directory.
         self._path = absolute_path("path", path)
+        # The path as it was given, for messages.
         self._name = os.fspath(path)
         self._verify = flag("verify", verify)
         self._limits = checked_limits(limits)
@@ -65,28 +67,29 @@ class FileSource(Source):
 
     @property
     def path(self) -> Path:
-        """Where the file lies: an absolute path."""
+        """The file's absolute path."""
         return self._path
 
     def connect(self) -> None:
-        # A file that is not there is said at once, not after a wait for another teacher's topic.
-        self._refuse_missing()
+        # A missing file is an error at once, not after the wait for another teacher's topic.
+        self._check_exists()
 
     def open(self, timeout_s: float) -> StreamInfo:
-        reader = self._opened()
+        reader = self._open_reader()
         return StreamInfo(
             stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1
         )
 
-    def _opened(self) -> ContainerReader:
+    def _open_reader(self) -> ContainerReader:
         if self._reader is None:
-            self._refuse_missing()
+            self._check_exists()
             self._reader = ContainerReader(
                 self._path, verify=self._verify, limits=self._limits, name=self._name
             )
         return self._reader
 
-    def _refuse_missing(self) -> None:
+    def _check_exists(self) -> None:
+        """Raise ConfigurationError if there is no file."""
         if not os.path.lexists(self._path):
             partial = partial_path(Path(self._name))
             hint = (
@@ -97,7 +100,7 @@ class FileSource(Source):
             raise ConfigurationError(f"there is no file {self._name}{hint}")
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
-        reader = self._opened()
+        reader = self._open_reader()
         offset = position.offsets[0] if position.offsets and position.offsets[0] >= 0 else None
         last = (
             f"record {position.sequence - 1} of pass {position.pass_index}"
@@ -105,7 +108,7 @@ class FileSource(Source):
             else "its header"
         )
         at = offset
-        for block, records in _in_order(reader, offset):
+        for block, records in _blocks_in_order(reader, offset):
             for index, record in enumerate(records, start=1):
                 final = index == block.count
                 last = str(record.head)
@@ -117,9 +120,11 @@ class FileSource(Source):
                     where=block.where,
                 )
             at = block.next_offset
+        end = at if at is not None else reader.header.nbytes
         raise TruncatedData(
-            f"{self._name} ends at byte {at if at is not None else reader.header.nbytes} after {last}, before the end of the run "
-            f"({reader.stream.passes} passes): its teacher was interrupted; start it again to go on, or `tutelage verify` it"
+            f"{self._name} ends at byte {end} after {last}, before the end of the run "
+            f"({reader.stream.passes} passes): its teacher was interrupted; start it again to go "
+            "on, or `tutelage verify` it"
         )
 
     def close(self) -> None:
@@ -128,37 +133,37 @@ class FileSource(Source):
             self._reader = None
 
 
-def _in_order(
+def _blocks_in_order(
     reader: ContainerReader, offset: int | None
 ) -> Iterator[tuple[StoredBlock, Iterable[Record | StoredRecord]]]:
-    """Each block and its records: still in the file where they can be read straight to their place, else read and checked."""
+    """Yield each block with its records: left in the file if uncompressed, else read and checked."""
     if reader.header.codec == "null":
         for block in reader.stored_blocks(offset):
             stored = block.record()
             yield block, [stored] if stored is not None else block.each()
         return
-    unpacking: deque[tuple[StoredBlock, Future[Iterator[Record] | None]]] = deque()
+    pending: deque[tuple[StoredBlock, Future[Iterator[Record] | None]]] = deque()
     threads = ThreadPoolExecutor(
-        min(_UNPACKING, os.cpu_count() or 1), thread_name_prefix="tutelage-unpack"
+        min(_BLOCKS_AT_ONCE, os.cpu_count() or 1), thread_name_prefix="tutelage-unpack"
     )
     try:
         blocks = reader.stored_blocks(offset)
         failed: BaseException | None = None
         while True:
-            while len(unpacking) < _UNPACKING and failed is None:
+            while len(pending) < _BLOCKS_AT_ONCE and failed is None:
                 try:
                     block = next(blocks)
                 except StopIteration:
                     break
-                except Exception as error:  # behind the blocks that come before
+                except Exception as error:  # raised below, after the blocks before it
                     failed = error
                     break
-                unpacking.append((block, threads.submit(_unpacked_ahead, block)))
-            if not unpacking:
+                pending.append((block, threads.submit(_decompressed_ahead, block)))
+            if not pending:
                 if failed is not None:
                     raise failed
                 return
-            block, future = unpacking.popleft()
+            block, future = pending.popleft()
             ahead = future.result()
             # The future would keep the block's memory while its records are used.
             del future
@@ -168,10 +173,10 @@ def _in_order(
         threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _unpacked_ahead(block: StoredBlock) -> Iterator[Record] | None:
-    """A block's records, the first of them decoded already; None if the block is to be unpacked when it is its turn.
+def _decompressed_ahead(block: StoredBlock) -> Iterator[Record] | None:
+    """Return a block's records, or None for a block that must be decompressed in its turn.
 
-    That is so where it is large, since several are unpacked at once, and where it is broken.
+    That is a large block, because several are decompressed at once, or a broken one.
     """
     try:
         records = block.each(_AHEAD_BYTES)

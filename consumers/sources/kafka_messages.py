@@ -1,4 +1,8 @@
-"""Messages of a topic -> arrivals of one run: other runs' messages are told apart by their headers, before anything is decoded."""
+"""Kafka messages -> the records of one run.
+
+Messages of other runs are recognized by their headers, before anything is decoded. Knows nothing of
+offsets to read from, or of consumers.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,17 @@ _FIXED_FIELDS = ("run_id", "partitions", "rows_per_record")
 class RunMessages:
     """Decodes the messages of one run.
 
-    Guarantee: what it decodes is of the run, by the schema that its teacher wrote it with, or an error is raised.
+    Guarantee: every decoded record belongs to the run and matches the schema that its teacher
+    registered, or an error is raised.
+
+    Args:
+        connection: How Kafka and the registry are reached.
+        topic: The topic's name, for messages.
+        found: The run, and one of its messages.
+        limits: How large records, schemas and shapes may be.
+
+    Raises:
+        SchemaError: The schema is not one of Tutelage's, or not the one that the headers name.
     """
 
     def __init__(
@@ -44,14 +58,15 @@ class RunMessages:
         self._topic = topic
         self._limits = limits
         self._tracing = tracing_of(topic, connection.client_id)
+        # The id of a newer run, once a message of it came.
         self._newer = ""
         self.stream = found.stream
-        # Behind those that say who wrote it, others may add some to each record: a trace's, for one.
+        # Other programs may append headers to a record, such as a trace's; these come before them.
         self._headers: list[Any] = [
             header for header in message.headers() or () if header[0].startswith(HEADER_PREFIX)
         ]
         schema_id, _ = unframe(message.value(), where)
-        #: The writer's schema, and what it says.
+        #: The writer's schema, as JSON text.
         self.schema = self._registry.schema(schema_id)
         self.description = description_of(
             self.schema, f"schema {schema_id} of topic {topic}", limits
@@ -62,11 +77,15 @@ class RunMessages:
 
     @property
     def followed(self) -> bool:
-        """Whether a message of a newer run was seen."""
+        """Whether a message of a newer run came."""
         return bool(self._newer)
 
     def is_of_older_run(self, message: Message) -> bool | None:
-        """Whether a message belongs to an older run than this one; None if it belongs to this one. A newer run is said once."""
+        """Return whether a message of another run belongs to an older one.
+
+        Returns None for a message to decode: one of this run, or one that names no run. The first
+        message of a newer run logs a warning.
+        """
         headers: list[Any] = list(message.headers() or ())
         if headers[: len(self._headers)] == self._headers:
             return None
@@ -76,19 +95,23 @@ class RunMessages:
         if run[1] > self.stream.created and run[0] != self._newer:
             self._newer = run[0]
             log.warning(
-                "topic %s: run %s has begun behind %s, which is still read",
+                "topic %s: run %s has begun after %s, which is still being read",
                 self._topic,
                 printable(run[0]),
                 self.stream,
             )
         return run[1] <= self.stream.created
 
-    def arrival(self, message: Message) -> ConsumedRecord:
-        """The record in a message of this run. DataError or SchemaError if it is not one of it."""
+    def decode(self, message: Message) -> ConsumedRecord:
+        """Decode the record in a message of this run.
+
+        Raises:
+            DataError, SchemaError: The message is damaged, or does not fit the run.
+        """
         partition, offset = message.partition(), message.offset()
-        assert partition is not None and offset is not None, "a message that was read has a place"
+        assert partition is not None and offset is not None, "a consumed message has both"
         where = f"topic {self._topic}, partition {partition}, offset {offset}"
-        # A list, whatever the type hints say.
+        # The client gives a list, although its type hints allow a dict.
         headers: list[Any] = list(message.headers() or ())
         if headers[: len(self._headers)] != self._headers:
             self._check_headers(headers, where)
@@ -116,8 +139,9 @@ class RunMessages:
         for field in _FIXED_FIELDS:
             if getattr(theirs, field) != getattr(self.stream, field):
                 raise RunMismatch(
-                    f"{where}: {field} is {getattr(theirs, field)!r}, but the student reads {self.stream} with "
-                    f"{getattr(self.stream, field)!r}; that is fixed when a run begins"
+                    f"{where}: {field} is {getattr(theirs, field)!r}, but the student reads "
+                    f"{self.stream} with {getattr(self.stream, field)!r}; that is fixed when a run "
+                    "begins"
                 )
         check_description(headers, self.description, where)
 
@@ -127,6 +151,7 @@ class RunMessages:
         )
         if theirs != self.description:
             raise RunMismatch(
-                f"{where}: the schema changed in the middle of a run, from {self.description} to {theirs}"
+                f"{where}: the schema changed in the middle of a run, from {self.description} to "
+                f"{theirs}"
             )
         self._schema_ids.add(schema_id)

@@ -1,4 +1,4 @@
-"""A `MemoryTopic` -> records, in the process that writes it: for tests of one process."""
+"""A `MemoryTopic` -> its records, in the process that writes it. For tests without a broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _POLL_S = 0.005
 class MemorySource(Source):
     """Reads a run from a `MemoryTopic`, for tests in one process.
 
-    Guarantee: as for a topic of a broker. Records of other runs are passed over and counted.
+    Guarantee: the same as for a topic on a broker. Records of other runs are skipped and counted.
 
     Args:
         topic: The topic to read.
@@ -49,7 +49,7 @@ class MemorySource(Source):
         return self._topic.name
 
     def is_same(self, other: Source) -> bool:
-        # Topics in memory have no address: two of the same name are two.
+        # Two memory topics may have the same name, so they are compared by identity.
         return isinstance(other, MemorySource) and self._topic is other._topic
 
     @property
@@ -65,11 +65,14 @@ class MemorySource(Source):
             return self._opened
         what = "the first record" if self._run is None else f"the first record of run {self._run}"
         wait = Wait(f"{what} of memory topic {self.name!r}", timeout_s=timeout_s, log=log)
-        while (stream := self._chosen()) is None:
+        while (stream := self._find_run()) is None:
             wait.tick()
             time.sleep(_POLL_S)
         schema = next(
-            each.schema for log in self._topic.logs for each in log if each.run_id == stream.run_id
+            entry.schema
+            for entries in self._topic.logs
+            for entry in entries
+            if entry.run_id == stream.run_id
         )
         description = description_of(schema, self.name)
         self._control.conversation.run_id = stream.run_id
@@ -78,9 +81,11 @@ class MemorySource(Source):
         )
         return self._opened
 
-    def _chosen(self) -> Stream | None:
+    def _find_run(self) -> Stream | None:
+        """The run to read, or None if it is not there yet."""
         named = next((run for run in self._topic.runs() if run.run_id == self._run), None)
-        # The checkpoint's run may be missing. `place_of` compares it with the run that is there and raises.
+        # If a checkpoint's run is missing, the newest run is opened, and `from_state_dict` raises
+        # when it compares the two.
         return named or (self._topic.newest_run() if self._run is None or self._resumes else None)
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
@@ -98,7 +103,8 @@ class MemorySource(Source):
                     offsets[partition] += 1
                     came = True
                     if entries[offset].run_id != opened.stream.run_id:
-                        # Before the run's first record it is an older run; behind it, a writer that was thought dead.
+                        # Before the run's first record it is of an older run, as expected. After
+                        # it, a writer that was thought dead wrote it.
                         self.stale_records += begun[partition]
                         continue
                     begun[partition] = True

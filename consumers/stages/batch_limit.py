@@ -1,11 +1,14 @@
-"""The error for a batch that would exceed the memory limit. It is raised before the memory is taken. Pure."""
+"""The error for a batch that would exceed the memory limit, raised before the memory is taken.
+
+No I/O, threads or clocks.
+"""
 
 from __future__ import annotations
 
 from tutelage.schemas.errors import BatchTooLarge
 
 
-def too_large(
+def batch_too_large(
     key: str,
     *,
     rows: int,
@@ -16,7 +19,7 @@ def too_large(
     enough: int,
     padded: bool = False,
 ) -> BatchTooLarge:
-    """Build the error, with every remedy.
+    """Return the error, whose message names every remedy.
 
     Args:
         key: The key that takes the most memory.
@@ -29,13 +32,14 @@ def too_large(
         padded: Whether the rows would be padded to the longest.
     """
     ragged = f", the longest of {longest:,} elements," if longest is not None else ""
-    ways = ["ask for a smaller batch size (--batch-size)"]
+    padding = " once padded" if padded else ""
+    remedies = ["ask for a smaller batch size (--batch-size)"]
     if padded:
-        ways.append("for values without padding (RaggedFormat(padded=False))")
-    ways.append(
+        remedies.append("for values without padding (RaggedFormat(padded=False))")
+    remedies.append(
         f"or allow more: Student(limits=Limits(batch_bytes={enough})), --batch-bytes {enough}"
     )
     return BatchTooLarge(
-        f"key {key!r}: {rows:,} rows of a batch{ragged} take {nbytes:,} bytes{' once padded' if padded else ''}, and all keys {total:,}; "
-        f"the limit batch_bytes is {limit:,}. {', '.join(ways)}"
+        f"key {key!r}: {rows:,} rows of a batch{ragged} take {nbytes:,} bytes{padding}, and all "
+        f"keys {total:,}; the limit batch_bytes is {limit:,}. {', '.join(remedies)}"
     )

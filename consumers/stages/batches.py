@@ -1,4 +1,4 @@
-"""Merged rows of many batches -> one dict of tensors a batch."""
+"""Merged rows of many batches -> one dict of tensors per batch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ from itertools import chain, repeat
 
 import torch
 
-from tutelage.consumers.stages.torch_view import carried
+from tutelage.consumers.stages.torch_view import bit_view
 
 Batch = dict[str, torch.Tensor]
-_CUT_AT_ONCE = 64
-# What numpy has too.
-_NUMPYS = {
+# Python's garbage collector visits each tensor that lives for a while and, once there are many,
+# everything else that lives. Batches are therefore cut when they are needed, this many at a time.
+_BATCHES_AT_ONCE = 64
+# The dtypes that numpy has too.
+_NUMPY_DTYPES = {
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64,
     torch.complex64, torch.complex128,
 }  # fmt: skip
 
 
 class Batches:
-    """Merged batches; iterated over, each becomes a dict of key -> tensor [rows, ...] over a part of the memory they were merged in.
+    """Batches that were merged together. Iterating gives each as a dict of key -> tensor.
 
-    Guarantee: what is done in place to a tensor of one batch shows in no other, neither in values nor in what autograd knows of it.
+    The tensors, `[rows, ...]`, are parts of the memory in which the rows were merged.
 
-    They are cut by the dozen, when it is their turn: Python's garbage collector looks at every tensor that lives for a while, and then,
-    once they are many, at all else that lives.
+    Guarantee: changing a tensor of one batch in place affects no other batch, neither its values
+    nor what autograd knows of it.
+
+    Args:
+        columns: Key -> the tensor of all rows, or a list with one tensor per batch.
+        rows: The number of rows of all batches.
+        batch_size: Rows in a batch. The last batch may have fewer.
+        pinned: Whether the columns are in pinned memory.
     """
 
     def __init__(
@@ -45,45 +53,43 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         keys = list(self._columns)
-        cuts = [self._cut(column) for column in self._columns.values()]
-        for first in range(0, len(self), _CUT_AT_ONCE):
-            last = min(len(self), first + _CUT_AT_ONCE)
-            yield from map(
-                dict, map(zip, repeat(keys), zip(*(cut(first, last) for cut in cuts), strict=True))
-            )
+        cutters = [self._cutter(column) for column in self._columns.values()]
+        for first in range(0, len(self), _BATCHES_AT_ONCE):
+            last = min(len(self), first + _BATCHES_AT_ONCE)
+            tensors = zip(*(cut(first, last) for cut in cutters), strict=True)
+            yield from map(dict, map(zip, repeat(keys), tensors))
 
-    def _cut(
+    def _cutter(
         self, column: torch.Tensor | list[torch.Tensor]
     ) -> Callable[[int, int], Iterable[torch.Tensor]]:
-        """What makes a column's batches from one number up to another.
+        """Return a function that gives a column's tensors of batches `first` to `last`.
 
-        Views of one tensor have one version counter, and refuse `detach_`. Tensors made of numpy arrays have their own, and memory that
-        ends with the batch, so that one that is saved, shared or resized takes no other along.
+        Views of one tensor would share a version counter and refuse `detach_`. Tensors made from
+        numpy arrays have their own counter and storage, so saving, sharing or resizing one does not
+        affect the others.
         """
         size, rows = self.batch_size, self.rows
         if isinstance(column, list):
-            # They may be views, of memory that is theirs alone.
+            # These may be views, but of memory that no other batch uses. `data` detaches them.
             return lambda first, last: [each.data for each in column[first:last]]
         if self._pinned:
-            # Torch must find its block behind a copy to the GPU, or would give it out again too early: parts of one, but not views.
+            # After a copy to the GPU torch must find the block of pinned memory that a tensor is
+            # part of, or it would reuse the block too early. Hence parts of one tensor's storage,
+            # but not views of it.
             return lambda first, last: torch.unsafe_split_with_sizes(
                 column[first * size : last * size],
                 [min(size, rows - at * size) for at in range(first, last)],
             )
-        numpys = column.dtype in _NUMPYS
-        elements, whole, dtype = (
-            (column if numpys else carried(column)).numpy(),
-            rows // size,
-            column.dtype,
-        )
-        # Going through an array of whole batches is faster than slicing each.
-        stacked, rest = (
-            elements[: whole * size].reshape(whole, size, *elements.shape[1:]),
-            elements[whole * size : rows],
-        )
+        in_numpy = column.dtype in _NUMPY_DTYPES
+        elements = (column if in_numpy else bit_view(column)).numpy()
+        whole, dtype = rows // size, column.dtype
+        # Iterating over an array of whole batches is faster than slicing each of them.
+        stacked = elements[: whole * size].reshape(whole, size, *elements.shape[1:])
+        rest = elements[whole * size : rows]
 
         def cut(first: int, last: int) -> Iterable[torch.Tensor]:
-            made = map(torch.from_numpy, chain(stacked[first:last], [rest] if last > whole else ()))
-            return made if numpys else [each.view(dtype).data for each in made]
+            arrays = chain(stacked[first:last], [rest] if last > whole else ())
+            tensors = map(torch.from_numpy, arrays)
+            return tensors if in_numpy else [each.view(dtype).data for each in tensors]
 
         return cut

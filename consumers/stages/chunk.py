@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tutelage.consumers.position import ResumeIndex
-from tutelage.consumers.stages.filling import cut
+from tutelage.consumers.stages.column_buffer import slice_pieces
 from tutelage.schemas.record import Array, Ragged
 
 
@@ -54,4 +54,4 @@ class Chunk:
 
     def ragged_rows(self, key: str, start: int, stop: int) -> list[Ragged]:
         """The rows `start` to `stop` of a ragged key, as pieces."""
-        return [rows for _, rows in cut(self.ragged[key], start, stop)]
+        return [rows for _, rows in slice_pieces(self.ragged[key], start, stop)]

@@ -7,8 +7,8 @@ import time
 
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
-from tutelage.consumers.stages.awaiting import Awaiting
 from tutelage.consumers.stages.order import Order, PassEnd
+from tutelage.consumers.stages.record_wait import RecordWait
 from tutelage.consumers.stages.stage import MOMENT_S
 from tutelage.consumers.stats import StreamStats
 from tutelage.schemas.errors import TruncatedData, TutelageError
@@ -54,10 +54,10 @@ class OrderStage:
         self._stats = stats if stats is not None else StreamStats()
         self._dropped_before = (self._stats.duplicates, self._stats.zombies)
         self._stale_before = source.stale_records
-        self._awaiting: Awaiting | None = None
+        self._wait: RecordWait | None = None
         if timeout_s is not None:
             hint = "its teacher has not finished; started again, it goes on"
-            self._awaiting = Awaiting(source, self.order, timeout_s=timeout_s, log=log, hint=hint)
+            self._wait = RecordWait(source, self.order, timeout_s=timeout_s, log=log, hint=hint)
 
     @property
     def zombies(self) -> int:
@@ -86,14 +86,14 @@ class OrderStage:
         while (item := self.order.pop()) is None:
             # Only now is it known which partition the stream waits for.
             self._pause_or_resume()
-            if self._awaiting is not None:
-                self._awaiting.tick(quiet=quiet)
+            if self._wait is not None:
+                self._wait.tick(quiet=quiet)
             try:
                 consumed = next(self._records)
             except StopIteration:
                 raise self._ended_early() from None
             if consumed is None:
-                if self._awaiting is None:
+                if self._wait is None:
                     return None
                 quiet = True
                 continue
@@ -102,10 +102,10 @@ class OrderStage:
             now = time.perf_counter()
             self._count(consumed, now - began)
             quiet, until = False, until or now + MOMENT_S
-            if now > until and self._awaiting is None:
+            if now > until and self._wait is None:
                 return self.order.pop()
-        if self._awaiting is not None:
-            self._awaiting.came()
+        if self._wait is not None:
+            self._wait.end()
         return item
 
     def _ended_early(self) -> TruncatedData:

@@ -1,4 +1,4 @@
-"""Ragged keys: how their rows are given, and the memory operations for that."""
+"""Ragged keys: the format in which their rows are given, and the copies that it needs."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.consumers.stages.overflow import limits
-from tutelage.consumers.stages.strategies import torch_dtype
-from tutelage.consumers.stages.torch_view import carried, carrier_of
+from tutelage.consumers.stages.overflow import dtype_range
+from tutelage.consumers.stages.torch_view import bit_view, bits_dtype, torch_dtype
 from tutelage.schemas.arguments import flag, text
 from tutelage.schemas.codec import as_bytes
 from tutelage.schemas.dtypes import DTYPES
 from tutelage.schemas.errors import ConfigurationError, MergeError
 from tutelage.schemas.record import Array
 
-# Rows of so many elements are copied one by one: 64 rows of up to 4,096 float32 in 0.27 ms, with a mask in 0.76 ms.
-_LONG = 512
+# Rows with at least this many elements are copied one by one: 64 rows of up to 4,096 float32 take
+# 0.27 ms, with a mask 0.76 ms.
+_LONG_ROW = 512
 
 PadValue = bool | int | float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RaggedFormat:
-    """How ragged keys are given: keys whose rows differ in length.
+    """The format of ragged keys, whose rows differ in length.
 
-    Padded, a key is a tensor `[rows, longest, ...]`, and its lengths come as int64 `[rows]` under
-    `KEY.lengths`. Not padded, it is a tensor `[sum of lengths, ...]`, with the same lengths.
+    A padded key is a tensor `[rows, longest, ...]`, and its lengths come as int64 `[rows]` under
+    `KEY.lengths`. An unpadded key is a tensor `[sum of lengths, ...]`, with the same lengths.
 
     Args:
-        padded: Pad rows to the longest of their batch. False gives their values one behind the
-            other.
-        pad_value: What rows are padded with: a number for all keys, or a mapping of key to number,
-            with 0 for keys it does not name. Must fit the key's dtype.
-        pad_left: Pad on the left.
+        padded: Whether to pad rows to the longest of their batch. If not, their values are
+            concatenated.
+        pad_value: The number that rows are padded with, for all keys, or a mapping of key to
+            number, with 0 for keys that it does not name. Must fit the key's dtype.
+        pad_left: Whether to pad on the left.
 
     Raises:
-        ConfigurationError: An argument has the wrong type. A value that its key's dtype cannot hold
-            is a MergeError when the streams open.
+        ConfigurationError: An argument has the wrong type. A pad value that does not fit its key's
+            dtype raises MergeError when the streams are opened.
     """
 
     padded: bool = True
@@ -62,7 +62,7 @@ class RaggedFormat:
         object.__setattr__(self, "pad_value", value)
 
     def value_of(self, key: str) -> PadValue:
-        """Return what a key's rows are padded with.
+        """Return the number with which a key's rows are padded.
 
         Args:
             key: The key.
@@ -86,35 +86,36 @@ class RaggedFormat:
         )
         return {"padded": self.padded, "pad_value": plain, "pad_left": self.pad_left}
 
-    def refuse_unfit(self, dtypes: Mapping[str, str], keys: Sequence[str]) -> None:
-        """Check that every pad value fits its key, and that every key it names is ragged.
+    def check_pad_values(self, dtypes: Mapping[str, str], keys: Sequence[str]) -> None:
+        """Check that every pad value fits its key's dtype, and that every named key is ragged.
 
         Args:
-            dtypes: The dtypes of the ragged keys.
+            dtypes: Ragged key -> dtype.
             keys: All keys.
 
         Raises:
-            MergeError: A value does not fit, or its key is not ragged or not there.
+            MergeError: A value does not fit, or a named key is not ragged or does not exist.
         """
         if not self.padded:
             return
         for key in self.pad_value if isinstance(self.pad_value, Mapping) else ():
             if key not in dtypes:
                 what = "is not ragged" if key in keys else "no teacher has"
+                ragged = ", ".join(map(repr, dtypes)) or "none"
                 raise MergeError(
-                    f"pad_value names key {key!r}, which {what}; the ragged keys are {', '.join(map(repr, dtypes)) or 'none'}"
+                    f"pad_value names key {key!r}, which {what}; the ragged keys are {ragged}"
                 )
         for key, dtype in dtypes.items():
             value = self.value_of(key)
             if value and not _fits(value, dtype):
                 raise MergeError(
-                    f"key {key!r} is {dtype}, which cannot hold the pad value {value!r}; choose one that fits, such as "
-                    f"RaggedFormat(pad_value={{{key!r}: 0}})"
+                    f"key {key!r} is {dtype}, which cannot hold the pad value {value!r}; choose one "
+                    f"that fits, such as RaggedFormat(pad_value={{{key!r}: 0}})"
                 )
 
 
 def _number(name: str, value: Any) -> PadValue:
-    """A number as Python's own, whatever library it comes from."""
+    """Convert a number of any library to Python's type."""
     if isinstance(value, (np.ndarray, torch.Tensor, np.generic)) and value.ndim == 0:
         value = value.item()
     if isinstance(value, (bool, int, float)):
@@ -129,62 +130,68 @@ def _plain(value: PadValue) -> PadValue | str:
 
 
 def _fits(value: PadValue, dtype: str) -> bool:
-    """Whether elements of a dtype can be that value, rounded at most as the dtype rounds."""
-    kind, torchs = DTYPES[dtype].kind, torch_dtype(dtype)
+    """Whether a dtype can hold a value, rounded no more than the dtype rounds."""
+    kind, element_dtype = DTYPES[dtype].kind, torch_dtype(dtype)
     if kind == "opaque":
         return False
-    low, high = limits(torchs)
+    low, high = dtype_range(element_dtype)
     if kind in ("bool", "int"):
         return math.isfinite(value) and value == int(value) and low <= value <= high
     if math.isfinite(value):
         return low <= value <= high
-    element = float(_element(value, torchs).to(torch.complex128).real.item())
+    element = float(_element(value, element_dtype).to(torch.complex128).real.item())
     return math.isnan(element) if math.isnan(value) else element == value
 
 
 def _element(value: PadValue, dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of one element."""
+    """A tensor `[1]` of a value."""
     if dtype == torch.uint64:
         return torch.from_numpy(np.array([int(value)], np.uint64))
     return torch.tensor([value]).to(dtype)
 
 
-def padded(
+def pad_rows(
     values: torch.Tensor, lengths: torch.Tensor, value: PadValue, *, left: bool
 ) -> torch.Tensor:
-    """Rows that lie one behind the other -> [rows, longest, ...], filled up with a value.
+    """Pad concatenated rows to the longest of them.
 
     Args:
-        values: The elements of all rows, [elements, ...].
-        lengths: How many each row has.
-        value: One that fits the dtype.
-        left: Whether to fill up on the left.
+        values: The elements of all rows, `[sum of lengths, ...]`.
+        lengths: The elements of each row, int64 `[rows]`.
+        value: The number to pad with; must fit the dtype.
+        left: Whether to pad on the left.
+
+    Returns:
+        A tensor `[rows, longest, ...]` of the same dtype.
     """
     longest = int(lengths.max()) if len(lengths) else 0
     shape = (len(lengths), longest, *values.shape[1:])
     if value:
-        out = carried(_element(value, values.dtype)).expand(shape).clone().view(values.dtype)
+        out = bit_view(_element(value, values.dtype)).expand(shape).clone().view(values.dtype)
     else:
-        out = torch.zeros(shape, dtype=carrier_of(values.dtype)).view(values.dtype)
-    if longest * math.prod(values.shape[1:]) >= _LONG:
-        # A mask of all places, and the numbers of those that are used, would take as much again as the rows.
-        rows, start = carried(values), 0
-        for row, length in zip(carried(out), lengths.tolist(), strict=True):
+        out = torch.zeros(shape, dtype=bits_dtype(values.dtype)).view(values.dtype)
+    if longest * math.prod(values.shape[1:]) >= _LONG_ROW:
+        # A mask of all elements, and the indices that torch makes of it, would take as much memory
+        # again as the rows.
+        rows, start = bit_view(values), 0
+        for row, length in zip(bit_view(out), lengths.tolist(), strict=True):
             row[longest - length if left else 0 : longest if left else length] = rows[
                 start : start + length
             ]
             start += length
         return out
-    places = torch.arange(longest)
-    used = places >= longest - lengths[:, None] if left else places < lengths[:, None]
-    # As integers of their width: torch cannot index all dtypes that it can hold.
-    carried(out)[used] = carried(values)
+    columns = torch.arange(longest)
+    used = columns >= longest - lengths[:, None] if left else columns < lengths[:, None]
+    bit_view(out)[used] = bit_view(values)
     return out
 
 
-def joined(arrays: Sequence[Array]) -> Array:
-    """The arrays one behind the other, in memory of their own; as bytes, because numpy is slow with dtypes that are not its own."""
-    joined = np.empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
-    if joined.size:
-        np.concatenate([as_bytes(array) for array in arrays], out=as_bytes(joined))
-    return joined
+def concatenate(arrays: Sequence[Array]) -> Array:
+    """Concatenate arrays in new memory.
+
+    They are copied as bytes, because numpy is slow with dtypes that are not its own.
+    """
+    whole = np.empty((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+    if whole.size:
+        np.concatenate([as_bytes(array) for array in arrays], out=as_bytes(whole))
+    return whole

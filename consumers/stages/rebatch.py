@@ -14,9 +14,9 @@ from functools import partial
 
 from tutelage.consumers.position import Position, RecordSpan, ResumeIndex
 from tutelage.consumers.sources.base import ConsumedRecord
-from tutelage.consumers.stages.batch_limit import too_large
+from tutelage.consumers.stages.batch_limit import batch_too_large
 from tutelage.consumers.stages.chunk import Chunk
-from tutelage.consumers.stages.filling import Filling
+from tutelage.consumers.stages.column_buffer import ColumnBuffer
 from tutelage.consumers.stages.order import PassEnd
 from tutelage.schemas.errors import BatchTooLarge
 from tutelage.schemas.limits import DEFAULT_LIMITS
@@ -64,7 +64,7 @@ class Rebatch:
         self._limit = batch_bytes
         self._position = replace(position, offsets=position.offsets or (BEGINNING,) * partitions)
         self._skip = position.row
-        self._columns = [Filling(spec) for spec in description.specs]
+        self._columns = [ColumnBuffer(spec) for spec in description.specs]
         self._row_bytes = sum(column.row_bytes for column in self._columns)
         self._ragged_keys = sum(column.ragged for column in self._columns)
         # The chunk that is being filled: its batches, the rows it has memory for, the rows it has,
@@ -118,7 +118,7 @@ class Rebatch:
         first, filled = self._filled - start, self._filled + stop - start
         if targets is not None:
             for column, places in zip(self._columns, targets, strict=True):
-                places.append(column.place(self._filled, filled))
+                places.append(column.writable(self._filled, filled))
         else:
             record = item.record.load()
             for column in self._columns:
@@ -168,7 +168,7 @@ class Rebatch:
             if self._ragged_keys:
                 self._held_bytes = sum(span.held for span in self._spans)
                 for column in self._columns:
-                    column.forget(stop)
+                    column.release(stop)
         if self._filled == self._given == self._batches * self._size:
             self._capacity = 0
 
@@ -186,7 +186,7 @@ class Rebatch:
                 column.key: column.pieces(start, stop) for column in self._columns if column.ragged
             },
             reads=[(row - start, read) for row, read in self._reads if row < stop],
-            nbytes=sum(column.nbytes_of(start, stop) for column in self._columns),
+            nbytes=sum(column.nbytes(start, stop) for column in self._columns),
             memory_bytes=(stop - start) * self._row_bytes
             + sum(span.held + _SPAN_BYTES for span in spans)
             + _SPAN_BYTES * len(self._columns),
@@ -206,7 +206,7 @@ class Rebatch:
             if not self._capacity:
                 raise self._too_large(1)
         for column in self._columns:
-            column.begin(self._capacity)
+            column.allocate(self._capacity)
 
     def _grow(self) -> None:
         """Double the memory of a batch that is too large to take it all at once."""
@@ -236,12 +236,12 @@ class Rebatch:
     def _too_large(self, rows: int) -> BatchTooLarge:
         start = self._given
         sizes = [
-            column.row_bytes * rows or column.nbytes_of(start, self._filled)
+            column.row_bytes * rows or column.nbytes(start, self._filled)
             for column in self._columns
         ]
         most = max(range(len(sizes)), key=sizes.__getitem__)
         total = rows * self._row_bytes + self._held_bytes
-        return too_large(
+        return batch_too_large(
             self._columns[most].key,
             rows=rows,
             longest=self._columns[most].longest(start, self._filled),

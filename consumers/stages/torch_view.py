@@ -1,4 +1,4 @@
-"""Numpy columns -> torch tensors over the same memory, for every dtype that travels."""
+"""Numpy columns -> torch tensors over the same memory, and back, for every dtype that travels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.consumers.stages.strategies import torch_dtype
 from tutelage.schemas.dtypes import DTYPES
+from tutelage.schemas.errors import MergeError
 from tutelage.schemas.record import Array
 
-_CARRIERS = {
+# Bytes of an element -> numpy's and torch's dtype in which elements of this size are moved.
+_BIT_DTYPES = {
     1: (np.uint8, torch.uint8),
     2: (np.int16, torch.int16),
     4: (np.int32, torch.int32),
@@ -21,63 +22,77 @@ _CARRIERS = {
 }
 _WIDEST = (np.complex128, torch.complex128)
 
-# Kafka hands out immutable bytes, and torch warns once a process that it cannot mark a tensor so. These views are only ever copied
-# from; the warning is spent here, before anybody's warnings-as-errors can trip over it.
+# Kafka's messages are immutable bytes, and torch warns, once per process, that a tensor cannot be
+# read-only. These views are only copied from. The warning is triggered here, where it is ignored,
+# so that it cannot fail a program that turns warnings into errors.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.from_numpy(np.frombuffer(b"\0", np.uint8))
 
 
-class WireView:
-    """How one key's columns are looked at: made once a key, used for every piece of every batch.
+def torch_dtype(name: str) -> torch.dtype:
+    """Return torch's dtype of that name. MergeError if this torch has none."""
+    dtype: Any = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise MergeError(f"this torch ({torch.__version__}) has no dtype {name}; a newer one has")
+    return dtype
 
-    `inner` is the shape behind the rows, `dtype` torch's dtype on the wire, `carrier` one of the same width that can be copied
-    whatever the elements mean.
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a torch dtype, without `torch.`."""
+    return str(dtype).removeprefix("torch.")
+
+
+class ColumnView:
+    """Views the arrays of one key as tensors. Made once per key, and used for all of its arrays.
+
+    Args:
+        wire: The wire dtype.
+        inner: The shape of one row.
     """
 
-    __slots__ = ("_storage", "carrier", "dtype", "inner")
+    __slots__ = ("_numpy_dtype", "_torch_dtype", "dtype", "inner")
 
-    def __init__(self, dtype: str, inner: Sequence[int] = ()) -> None:
-        self._storage: Any
-        self._storage, self.carrier = _CARRIERS.get(DTYPES[dtype].itemsize, _WIDEST)
-        self.dtype = torch_dtype(dtype)
+    def __init__(self, wire: str, inner: Sequence[int] = ()) -> None:
+        self._numpy_dtype: Any
+        self._numpy_dtype, self._torch_dtype = _BIT_DTYPES.get(DTYPES[wire].itemsize, _WIDEST)
+        self.dtype = torch_dtype(wire)
         self.inner = tuple(inner)
 
-    def raw(self, array: Array) -> torch.Tensor:
-        """The array's elements in the carrier."""
-        if self.carrier is torch.complex128 and array.ctypes.data % 16:
-            # Records are not aligned, and torch's complex128 must be: anything else is a crash.
+    def tensor(self, array: Array) -> torch.Tensor:
+        """The array as a tensor of the wire dtype, over the same memory."""
+        if self._torch_dtype is torch.complex128 and array.ctypes.data % 16:
+            # Records are not aligned, but torch crashes on an unaligned complex128.
             array = array.copy()
-        return torch.from_numpy(array.view(self._storage))
-
-    def view(self, array: Array) -> torch.Tensor:
-        """The array as a tensor of its dtype."""
-        return self.raw(array).view(self.dtype)
+        return torch.from_numpy(array.view(self._numpy_dtype)).view(self.dtype)
 
 
-def carrier_of(dtype: torch.dtype) -> torch.dtype:
-    """An integer dtype of the same width (complex128 for itself): enough to move elements, whatever they mean."""
-    return _CARRIERS.get(dtype.itemsize, _WIDEST)[1]
+def bits_dtype(dtype: torch.dtype) -> torch.dtype:
+    """An integer dtype of the same size (complex128 for itself), which torch can copy and index.
+
+    Torch can hold dtypes for which it does not implement these operations.
+    """
+    return _BIT_DTYPES.get(dtype.itemsize, _WIDEST)[1]
 
 
-def carried(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor in a dtype of the same width that can be copied whatever the elements mean."""
-    return tensor.view(carrier_of(tensor.dtype))
+def bit_view(tensor: torch.Tensor) -> torch.Tensor:
+    """A view of the tensor in its `bits_dtype`."""
+    return tensor.view(bits_dtype(tensor.dtype))
 
 
-def bytes_of(tensor: torch.Tensor) -> Array:
-    """A tensor's elements in order, as a flat uint8 array; a view where it is contiguous and on the CPU."""
+def tensor_bytes(tensor: torch.Tensor) -> Array:
+    """A tensor's elements as a flat uint8 array; a view if it is contiguous and on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return np.asarray(flat.view(carrier_of(tensor.dtype)).numpy().view(np.uint8))
+    return np.asarray(bit_view(flat).numpy().view(np.uint8))
 
 
-def without_torch(value: Any) -> Any:
-    """A control message with its torch tensors as numpy arrays."""
+def tensors_to_arrays(value: Any) -> Any:
+    """A control message with numpy arrays in place of its torch tensors."""
     if isinstance(value, torch.Tensor):
-        storage = DTYPES[str(value.dtype).removeprefix("torch.")].storage
-        return bytes_of(value).view(storage).reshape(value.shape)
+        storage = DTYPES[dtype_name(value.dtype)].storage
+        return tensor_bytes(value).view(storage).reshape(value.shape)
     if isinstance(value, dict):
-        return {key: without_torch(item) for key, item in value.items()}
+        return {key: tensors_to_arrays(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_torch(item) for item in value]
+        return [tensors_to_arrays(item) for item in value]
     return value

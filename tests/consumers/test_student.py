@@ -217,7 +217,7 @@ def test_messages_go_both_ways_in_order(
         assert student.recv(1, timeout_s=1) == [1, None, "two"]
         with pytest.raises(WaitTimeout, match="control message"):
             student.recv(1, timeout_s=0.1)
-        with pytest.raises(ConfigurationError, match="is a file"):
+        with pytest.raises(ConfigurationError, match="has no control channel"):
             student.recv(2)
 
 

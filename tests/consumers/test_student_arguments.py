@@ -271,12 +271,12 @@ def test_a_pad_value_that_does_not_fit_its_key_is_refused_when_the_streams_open(
 def test_pad_values_of_every_dtype_arrive_or_are_refused(
     dtype: str, fits: list[Any], unfit: list[Any]
 ) -> None:
-    from tutelage.consumers.stages.ragged import padded as fill
+    from tutelage.consumers.stages.ragged import pad_rows
 
     kind = getattr(torch, dtype)
     for value in [0, *fits]:
-        RaggedFormat(pad_value=value).refuse_unfit({"r": dtype}, ["r"])
-        out = fill(
+        RaggedFormat(pad_value=value).check_pad_values({"r": dtype}, ["r"])
+        out = pad_rows(
             torch.zeros(1, dtype=torch.uint8).new_zeros(16).view(kind)[:1],
             torch.tensor([1, 0]),
             value,
@@ -292,7 +292,7 @@ def test_pad_values_of_every_dtype_arrive_or_are_refused(
             assert out[1].tolist() == [value]
     for value in unfit:
         with pytest.raises(MergeError, match="cannot hold the pad value"):
-            RaggedFormat(pad_value=value).refuse_unfit({"r": dtype}, ["r"])
+            RaggedFormat(pad_value=value).check_pad_values({"r": dtype}, ["r"])
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_23_a_newer_run_begins(running: Cluster, outcome: Outcome, tmp_path: Pat
     assert code == 0, err
     running.same(running.learn(topic, tmp_path), outcome)
     until(
-        lambda: "run tue has begun behind run mon" in reader.said(),
+        lambda: "run tue has begun after run mon" in reader.said(),
         "the older run's student to say that a newer began",
         60,
     )

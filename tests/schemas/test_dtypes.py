@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.consumers.stages.torch_view import WireView, bytes_of
+from tutelage.consumers.stages.torch_view import ColumnView, tensor_bytes
 from tutelage.producers.stages.transfer import WireOptions, start_transfer
 from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
 from tutelage.schemas.errors import SchemaError
@@ -53,10 +53,10 @@ def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(
     column = batch.columns()["k"]
     assert isinstance(column, np.ndarray)
     assert column.dtype == DTYPES[name].storage
-    again = WireView(name).view(column)
+    again = ColumnView(name).tensor(column)
     assert again.dtype == dtype
     assert again.shape == tensor.shape
-    assert bytes_of(again).tobytes() == raw.numpy().tobytes()
+    assert tensor_bytes(again).tobytes() == raw.numpy().tobytes()
 
 
 def test_big_endian_arrays_are_known_by_their_dtype() -> None:

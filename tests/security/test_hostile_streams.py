@@ -242,7 +242,7 @@ def test_what_lay_there_when_the_wait_began_is_read_to_its_end_however_long_that
     monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     now = [0.0]
-    for module in ("tutelage.consumers.stages.awaiting.time", "tutelage.transport.waiting.time"):
+    for module in ("tutelage.consumers.stages.record_wait.time", "tutelage.transport.waiting.time"):
         monkeypatch.setattr(f"{module}.monotonic", lambda: now[0])
 
     def pass_by(seconds: float) -> None:

@@ -18,7 +18,7 @@ from tutelage.consumers.position import Position, ResumeIndex
 from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages import align, order, rebatch
 from tutelage.consumers.stages.align import Align, Aligned, AlignedEnd
-from tutelage.consumers.stages.filling import Filling
+from tutelage.consumers.stages.column_buffer import ColumnBuffer
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.order import Order
 from tutelage.consumers.stages.rebatch import Rebatch
@@ -118,7 +118,7 @@ def _wrong_order(right: Any, self: Merge, plan: Any, arrays: Any) -> Any:
     return right(self, plan, arrays[::-1])
 
 
-def _memory_used_twice(right: Any, self: Filling, capacity: int) -> None:
+def _memory_used_twice(right: Any, self: ColumnBuffer, capacity: int) -> None:
     right(self, capacity)
     if not self.ragged:
         kept: dict[int, Any] = self.__dict__.setdefault("_planted", {})
@@ -174,7 +174,7 @@ BUGS: dict[str, tuple[Plant, st.SearchStrategy[Schedule], Callable[[Schedule], N
     "align swaps the shares": (_wrapped(Align, "pop", _swap_shares), healthy, check_whole),
     "align takes a share a row late": (_wrapped(align._Queue, "take", _a_row_late), healthy, check_whole),
     "merge takes the teachers in the wrong order": (_wrapped(Merge, "_merged", _wrong_order), healthy, check_whole),
-    "rebatch uses memory again that is held": (_wrapped(Filling, "begin", _memory_used_twice), healthy, check_whole),
+    "rebatch uses memory again that is held": (_wrapped(ColumnBuffer, "allocate", _memory_used_twice), healthy, check_whole),
     "checkpoint holds the offset behind": (_wrapped(resume_state, "_restored_position", _offset_behind), restarted, check_whole),
     "checkpoint loses the row": (_wrapped(resume_state, "_source_values", _saved_row_lost), restarted, check_whole),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from support.merging import aligned_of, merge_of, merged
 from support.resume import tensors_equal
 
 from tutelage.consumers.stages.merge import Batch, Merge, RaggedFormat
-from tutelage.consumers.stages.torch_view import bytes_of
+from tutelage.consumers.stages.torch_view import tensor_bytes
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.record import Column, Description, KeySpec, Ragged
 
@@ -37,7 +37,7 @@ def test_what_one_teacher_has_arrives_bit_for_bit(
     batch = merged(merge, aligned_of([columns], rows, cut))
     for key, column in columns.items():
         values = column.values if isinstance(column, Ragged) else column
-        assert bytes_of(batch[key]).tobytes() == values.tobytes()
+        assert tensor_bytes(batch[key]).tobytes() == values.tobytes()
         assert tuple(batch[key].shape) == values.shape
         if isinstance(column, Ragged):
             assert batch[f"{key}.lengths"].tolist() == column.lengths.tolist()
@@ -366,10 +366,10 @@ def test_every_dtype_can_be_padded_and_stacked(dtype: str) -> None:
     padded = merged(
         Merge(["t"], [ragged], {}), aligned_of([{"r": Ragged(values, np.array([2, 1]))}], 2)
     )["r"]
-    assert bytes_of(padded).tobytes() == values.tobytes() + b"\0" * storage.itemsize
+    assert tensor_bytes(padded).tobytes() == values.tobytes() + b"\0" * storage.itemsize
     dense = Description((KeySpec(key="r", dtype=dtype, shape=()),))
     stacked = merged(
         Merge(["a", "b"], [dense] * 2, {"r": "stack"}), aligned_of([{"r": values}] * 2, 3)
     )["r"]
     assert stacked.shape == (3, 2)
-    assert bytes_of(stacked[:, 1]).tobytes() == values.tobytes()
+    assert tensor_bytes(stacked[:, 1]).tobytes() == values.tobytes()

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.merging import merge_of
 
-from tutelage.consumers.stages.overflow import limits
-from tutelage.consumers.stages.strategies import parsed
+from tutelage.consumers.stages.overflow import dtype_range
+from tutelage.consumers.stages.strategies import parse_strategy
 from tutelage.schemas.errors import MergeError
 
 FLOATS = [
@@ -189,7 +189,7 @@ def test_where_nothing_overflows_the_bits_are_those_of_plain_arithmetic(
     random = np.random.default_rng(seed)
     one, other = (random.standard_normal((64, 3)).astype(np.float32) for _ in range(2))
     first, second = torch.from_numpy(one), torch.from_numpy(other)
-    weights = parsed("k", strategy).weights
+    weights = parse_strategy("k", strategy).weights
     if weights:
         expected = first.mul(weights[0]).add_(second, alpha=weights[1]).div_(sum(weights))
     else:
@@ -250,7 +250,7 @@ def test_weights_that_nothing_can_be_calculated_with_are_refused(
     weights: str, message: str
 ) -> None:
     with pytest.raises(MergeError, match=message):
-        parsed("k", f"weighted_mean:{weights}")
+        parse_strategy("k", f"weighted_mean:{weights}")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_weights_of_any_size_weigh(weights: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_what_rounds_to_the_largest_number_fits_and_what_is_beyond_does_not(dtype: str) -> None:
-    low, high = limits(getattr(torch, dtype))
+    low, high = dtype_range(getattr(torch, dtype))
     most = float(torch.finfo(getattr(torch, dtype)).max)
     wide = torch.tensor(
         [low, high], dtype=torch.float64 if dtype in ("float32", "float64") else torch.float32

@@ -1,4 +1,4 @@
-"""The wait for the next record of a stream. Only that record, or progress towards it, prevents WaitTimeout."""
+"""The wait for the next record of a stream: only this record, or progress towards it, prolongs it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ from tutelage.consumers.stages.order import Order
 from tutelage.transport.waiting import Wait
 
 # Records arrive up to 100,000 times a second; the read position is checked less often.
-_LOOK_EVERY_S = 0.1
-# A timeout below this only applies when nothing arrives, so that existing records are always read.
+_CHECK_EVERY_S = 0.1
+# A timeout below this applies only when nothing arrives, so that existing records are always read.
 _SHORTEST_S = 1.0
 
 
-class Awaiting:
+class RecordWait:
     """Times the wait for the next record of an `Order`, whatever else arrives.
 
     Duplicates and records of other partitions do not prolong the wait. Reading the records that
     were in the partitions when the wait began does, because the next record may follow them. That
     amount is fixed, so the wait ends even if somebody writes faster than this reads.
+
+    Args:
+        source: The source of the records.
+        order: Knows which record must come next.
+        timeout_s: How long to wait, in seconds.
+        log: Where warnings about a long wait go.
+        hint: What to do about a timeout, for the message.
     """
 
     def __init__(
@@ -31,30 +38,33 @@ class Awaiting:
         self._timeout_s = timeout_s
         self._log = log
         self._hint = hint
-        self._awaits = False
-        self._look_at = 0.0
+        self._waits = False
+        self._next_check_s = 0.0
         self._what: tuple[int, str] = (-1, "")
         self._wait: Wait | None = None
         # The end of each partition when the wait began, and how much was read up to these ends.
         self._ends: list[int] = []
         self._read = 0
 
-    def came(self) -> None:
+    def end(self) -> None:
         """Note that the next record has arrived."""
-        self._awaits = False
+        self._waits = False
 
     def tick(self, *, quiet: bool) -> None:
-        """Check the time. Called for every other record, and with `quiet` when nothing came for a moment.
+        """Check the time. Called for every other record, and when nothing came for a moment.
+
+        Args:
+            quiet: Whether nothing came for a moment.
 
         Raises:
             WaitTimeout: The record did not come in time; the message names it.
         """
         now = time.monotonic()
-        if not self._awaits:
-            self._awaits, self._wait, self._look_at = True, None, now + _LOOK_EVERY_S
-        if now < self._look_at and not quiet:
+        if not self._waits:
+            self._waits, self._wait, self._next_check_s = True, None, now + _CHECK_EVERY_S
+        if now < self._next_check_s and not quiet:
             return
-        self._look_at = now + _LOOK_EVERY_S
+        self._next_check_s = now + _CHECK_EVERY_S
         what = self._order.waiting_for
         if self._wait is None or what != self._what:
             self._what, self._ends = what, []
@@ -67,12 +77,12 @@ class Awaiting:
             self._wait.tick()
 
     def _read_now(self) -> int:
-        """How much was read of the records that were there when the wait began."""
-        places = self._source.reached()
+        """How many of the records were read that were there when the wait began."""
+        reached = self._source.reached()
         # The end of a partition that was not fetched yet becomes known later.
-        known = self._ends or [0] * len(places)
-        self._ends = [end or now for end, (_, now) in zip(known, places, strict=False)]
-        return sum(min(at, end) for (at, _), end in zip(places, self._ends, strict=False))
+        known = self._ends or [0] * len(reached)
+        self._ends = [end or now for end, (_, now) in zip(known, reached, strict=False)]
+        return sum(min(at, end) for (at, _), end in zip(reached, self._ends, strict=False))
 
     def _new_wait(self) -> Wait:
         partition, what = self._what

@@ -1,4 +1,7 @@
-"""The memory that merged batches will take, calculated from the lengths of ragged rows. Pure."""
+"""The memory that merged batches will take, calculated from the lengths of ragged rows.
+
+No I/O, threads or clocks.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,42 @@ from collections.abc import Sequence
 import numpy as np
 
 from tutelage.consumers.stages.align import Aligned
-from tutelage.consumers.stages.batch_limit import too_large
-from tutelage.consumers.stages.planning import KeyPlan
-from tutelage.consumers.stages.strategies import torch_dtype
+from tutelage.consumers.stages.batch_limit import batch_too_large
+from tutelage.consumers.stages.key_plan import KeyPlan
+from tutelage.consumers.stages.torch_view import torch_dtype
 from tutelage.schemas.record import Array
 
-# The most memory of ragged batches that are merged at once. Padding may multiply what was read.
-_TOGETHER_BYTES = 64 << 20
+# The most memory that ragged batches which are merged at once may take. Padding may multiply the
+# bytes that were read.
+_MERGED_AT_ONCE_BYTES = 64 << 20
 _LENGTH_BYTES = 8
 
 
-class Sizes:
-    """Calculates the sizes of batches before they are merged."""
+class BatchSizes:
+    """Calculates the sizes of batches before they are merged.
 
-    def __init__(self, keys: Sequence[KeyPlan], *, batch_bytes: int, padded: bool) -> None:
+    Args:
+        plans: How each key is merged.
+        batch_bytes: The memory that one batch may take.
+        padded: Whether ragged rows are padded to the longest of their batch.
+    """
+
+    def __init__(self, plans: Sequence[KeyPlan], *, batch_bytes: int, padded: bool) -> None:
         self._limit = batch_bytes
         self._padded = padded
-        self._ragged = [plan for plan in keys if plan.result.ragged]
-        self._dense = [plan for plan in keys if not plan.result.ragged]
+        self._ragged = [plan for plan in plans if plan.result.ragged]
+        self._dense = [plan for plan in plans if not plan.result.ragged]
         self._dense_row_bytes = sum(map(_element_bytes, self._dense))
 
-    def measured(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
-        """How many rows to merge at once (whole batches), and the bytes that the result takes.
+    def measure(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
+        """Decide how many rows to merge at once.
+
+        Args:
+            aligned: The rows that are there.
+            batch_size: Rows in a batch.
+
+        Returns:
+            The number of rows, which are whole batches, and the bytes of the merged batches.
 
         Raises:
             BatchTooLarge: The first batch alone exceeds the limit.
@@ -42,7 +59,7 @@ class Sizes:
         starts = np.arange(0, aligned.rows, batch_size)
         counts = np.diff(starts, append=aligned.rows)
         longest = {plan.key: self._longest(plan, aligned, starts) for plan in self._ragged}
-        # Floating point does not overflow here, and the last digits of gigabytes do not matter.
+        # Floats do not overflow here, and rounding errors do not matter at this size.
         totals = counts * float(self._dense_row_bytes)
         for plan in self._ragged:
             totals += self._ragged_bytes(plan, longest[plan.key], counts)
@@ -52,15 +69,15 @@ class Sizes:
                 int(counts[0]),
                 {key: int(each[0]) for key, each in longest.items()},
             )
-        together = np.cumsum(totals)
-        fit = max(1, int(np.searchsorted(together, _TOGETHER_BYTES, side="right")))
-        # A later batch that is too large raises when it is the first one.
+        cumulated = np.cumsum(totals)
+        fit = max(1, int(np.searchsorted(cumulated, _MERGED_AT_ONCE_BYTES, side="right")))
+        # A later batch that is too large raises once it is the first one.
         large = np.flatnonzero(totals > self._limit)
         fit = min(fit, int(large[0])) if len(large) else fit
-        return min(aligned.rows, fit * batch_size), int(together[fit - 1])
+        return min(aligned.rows, fit * batch_size), int(cumulated[fit - 1])
 
     def _longest(self, plan: KeyPlan, aligned: Aligned, starts: Array) -> Array:
-        """For each batch the elements of its longest row; without padding, of all its rows."""
+        """Per batch, the elements of its longest row; without padding, of all its rows."""
         pieces = aligned.shares[plan.teachers[0]].ragged(plan.key, 0, aligned.rows)
         lengths = np.concatenate([piece.lengths for piece in pieces])
         found: Array = (np.maximum if self._padded else np.add).reduceat(lengths, starts)
@@ -78,7 +95,7 @@ class Sizes:
                 longest[plan.key] * _element_bytes(plan) * (rows if self._padded else 1)
             )
         key = max(sizes, key=lambda each: sizes[each])
-        return too_large(
+        return batch_too_large(
             key,
             rows=rows,
             longest=longest.get(key) if self._padded else None,

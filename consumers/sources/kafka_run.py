@@ -1,0 +1,167 @@
+"""Waits for a topic and for a run in it, and decides at which offsets reading begins.
+
+Enters: a topic, the choice of a run, a position. Leaves: an `OpenRun`, and a reader that is
+assigned to the right offsets. It decodes no records.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import StreamInfo
+from tutelage.consumers.sources.kafka_messages import RunMessages
+from tutelage.schemas.errors import TopicIdentityError, TransportError
+from tutelage.schemas.limits import Limits
+from tutelage.schemas.topic import BEGINNING
+from tutelage.transport.beginnings import Beginnings, where_to_begin
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.partition_reader import Message, PartitionReader
+from tutelage.transport.run_choice import RunChoice
+from tutelage.transport.runs import unlike
+from tutelage.transport.topic_admin import KafkaTopic, is_outage, through_outages
+from tutelage.transport.waiting import Wait
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+
+
+@dataclass(kw_only=True, slots=True)
+class OpenRun:
+    """A run that was found in its topic.
+
+    Args:
+        info: The stream, as `Source.open` returns it.
+        messages: Decodes the run's messages.
+        lows: Per partition of the topic, the first offset that the broker had.
+        begins: Per partition of the topic, an offset at or before the run's first record.
+        first: The message that was fetched while the run was looked for, if reading the run from
+            its beginning continues right after it.
+    """
+
+    info: StreamInfo
+    messages: RunMessages
+    lows: list[int]
+    begins: list[int]
+    first: Message | None
+
+    def take_first(self) -> Message | None:
+        """Return `first`, once: the reader is at the message after it only until it is used."""
+        first, self.first = self.first, None
+        return first
+
+    def offsets_of(self, position: Position) -> tuple[int, ...]:
+        """The offset to read from in each partition; BEGINNING where no record was used."""
+        return position.offsets or (BEGINNING,) * self.info.partitions
+
+
+def wait_for_partitions(admin: KafkaTopic, wait: Wait) -> int:
+    """Wait for a topic to appear, and return the number of its partitions.
+
+    Raises:
+        WaitTimeout: It did not appear in time.
+        AccessDenied: It exists, but access is denied, so waiting would be in vain.
+    """
+    while not (partitions := through_outages(admin.partitions, wait)):
+        through_outages(admin.refuse_hidden, wait)
+        wait.tick()
+        time.sleep(_POLL_S)
+    return partitions
+
+
+class RunFinder:
+    """Finds the run to read, and assigns the reader to its offsets.
+
+    Args:
+        connection: How Kafka is reached.
+        topic: The topic's name.
+        admin: Asks about the topic.
+        reader: Fetches its messages.
+        limits: How large records, schemas and shapes may be.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        admin: KafkaTopic,
+        reader: PartitionReader,
+        limits: Limits,
+    ) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._admin = admin
+        self._reader = reader
+        self._limits = limits
+
+    def find(
+        self, choice: RunChoice, identity: Mapping[str, str], *, partitions: int, timeout_s: float
+    ) -> OpenRun:
+        """Wait for the run's first record, and return the run.
+
+        Args:
+            choice: Which run to read.
+            identity: The ids of cluster and topic.
+            partitions: The number of the topic's partitions.
+            timeout_s: How long to wait, in seconds.
+
+        Raises:
+            WaitTimeout: The run did not appear in time.
+            RetentionLoss: A checkpoint's run is no longer in the topic.
+            TopicIdentityError: The topic has fewer partitions than the run.
+        """
+        wait = Wait(choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?")
+        lows = through_outages(lambda: self._admin.first_offsets(partitions), wait)
+        ends = through_outages(lambda: self._admin.end_offsets(partitions), wait)
+        self._reader.begin(self._admin, lows)
+        first = self._reader.first(wait)
+        found = choice.find(first, alone=ends == lows, identity=identity, wait=wait)
+        stream = found.stream
+        # Otherwise the run begins elsewhere, or partitions were added to the topic after the run
+        # began, which are not to be read.
+        is_first = found.message is first and stream.partitions >= partitions
+        begins = lows if found.message is first else choice.begins(found, partitions, wait)
+        if stream.partitions > partitions:
+            raise TopicIdentityError(unlike(self._topic, partitions, stream))
+        messages = RunMessages(self._connection, self._topic, found, self._limits)
+        return OpenRun(
+            info=StreamInfo(
+                stream=stream,
+                description=messages.description,
+                schema=messages.schema,
+                partitions=stream.partitions,
+            ),
+            messages=messages,
+            lows=lows,
+            begins=begins,
+            first=first if is_first else None,
+        )
+
+    def assign(self, run: OpenRun, position: Position) -> Beginnings | None:
+        """Assign a new consumer to the offsets of a position.
+
+        Returns:
+            The partitions that are read from the run's first record, or None if no broker answers
+            just now.
+
+        Raises:
+            TopicIdentityError: A partition ends before the position.
+            RetentionLoss: The broker deleted the record that the position says comes next.
+        """
+        partitions = run.info.partitions
+        try:
+            lows = self._admin.first_offsets(partitions)
+            highs = self._admin.end_offsets(partitions)
+        except TransportError as error:
+            if is_outage(error):
+                return None
+            raise
+        offsets, guesses = where_to_begin(
+            self._topic, run.offsets_of(position), lows=lows, highs=highs, begins=run.begins
+        )
+        self._reader.begin(self._admin, offsets)
+        return Beginnings(lows, guesses)
