@@ -1,1 +1,4 @@
-"""Students: Kafka topic, file or memory -> ordered, aligned, merged batches of torch tensors. `Student` is what users hold."""
+"""Students: streams in Kafka topics, files or memory -> merged batches of torch tensors.
+
+Users work with `Student`; everything else is reached through it.
+"""

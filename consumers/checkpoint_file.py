@@ -1,4 +1,7 @@
-"""A student's state in one JSON file: written atomically, versioned. What is in it is for `place.py`."""
+"""A student's state <-> a JSON file with a version and a checksum, written atomically.
+
+What the state means is known to `resume_state.py`, not here.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,28 @@ from tutelage.schemas.disk import file_path, new_file, open_to_read, sync_file, 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 VERSION = 2
-# Room for the offsets of a million partitions. What JSON becomes in memory may be twenty times as large.
+# Enough for the offsets of a million partitions. Parsed JSON may take twenty times as much memory.
 _MOST_BYTES = 16 << 20
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a student's state: the file is the old or the new one, never half of either, whatever dies.
+    """Write a student's state to a file.
+
+    Guarantee: whatever is killed meanwhile, the file is either the old or the new checkpoint, and
+    complete.
+
+    Args:
+        path: The file.
+        state: JSON-like values.
 
     Raises:
-        ConfigurationError: The file cannot be written, or the state holds what JSON cannot; nothing is left behind, and an older
-            checkpoint stays as it is.
+        ConfigurationError: The file cannot be written, or the state cannot be written as JSON. No
+            temporary file is left, and an older checkpoint is unchanged.
     """
     target, name = file_path("checkpoint", path), os.fspath(path)
     try:
-        # As it will be read: what becomes another value in JSON would fail its checksum.
+        # Converted to JSON and back, because the checksum must be that of the values as they will
+        # be read.
         plain = json.loads(json.dumps(dict(state), default=_number, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
@@ -59,12 +70,12 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
         sync_folder(target.parent)
     except OSError as error:
         raise ConfigurationError(
-            f"checkpoint {name} cannot be kept for good: {error.strerror}"
+            f"checkpoint {name} was written, but cannot be synced to disk: {error.strerror}"
         ) from error
 
 
 def _number(value: Any) -> int | float:
-    """A number of another library, such as numpy's, as one of Python's. TypeError for anything else."""
+    """Convert a number of another library, such as numpy's; TypeError for anything else."""
     try:
         return operator.index(value)
     except TypeError:
@@ -74,7 +85,18 @@ def _number(value: Any) -> int | float:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The state a checkpoint holds. ConfigurationError if there is none, CorruptData if the file is no checkpoint."""
+    """Read the state from a checkpoint.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The state that was written.
+
+    Raises:
+        ConfigurationError: The file does not exist or cannot be read.
+        CorruptData: The file is not a checkpoint.
+    """
     target, name = file_path("checkpoint", path), f"checkpoint {os.fspath(path)}"
     try:
         with open(open_to_read(target, name), "rb") as file:
@@ -92,13 +114,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CorruptData(f"{path} is not a checkpoint of version {VERSION} (it has {found!r:.80})")
     if state.pop("checksum", None) != _checksum(state):
         raise CorruptData(
-            f"{path} fails its checksum: it was changed after it was written; begin without it, or from an older one"
+            f"{path} fails its checksum: it was changed after it was written; begin without it, or "
+            "from an older one"
         )
     return state
 
 
 def _checksum(state: Mapping[str, Any]) -> str:
-    """xxh3-64, in hexadecimal, of the state as JSON with sorted keys and no spaces."""
+    """The xxh3-64, in hexadecimal, of the state as JSON with sorted keys and no spaces."""
     return xxhash.xxh3_64_hexdigest(
         json.dumps(state, sort_keys=True, separators=(",", ":")).encode()
     )

@@ -1,4 +1,7 @@
-"""Whether teachers' streams belong together: as many passes, the same inputs. Pure."""
+"""Checks that teachers' streams belong together: the same number of passes and the same inputs.
+
+No I/O, threads or clocks.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,35 @@ from tutelage.schemas.errors import LengthMismatch, RunMismatch
 
 
 def check_streams(opened: Sequence[StreamInfo], *, allow_other_inputs: bool) -> None:
-    """LengthMismatch where streams differ in passes; RunMismatch where teachers read different inputs, unless that is allowed."""
-    passes = {found.stream.passes for found in opened}
-    if len(passes) > 1:
-        said = ", ".join(f"{found.stream.teacher} writes {found.stream.passes}" for found in opened)
+    """Check that streams may be merged.
+
+    Args:
+        opened: What each source found.
+        allow_other_inputs: Whether the fingerprints of the teachers' inputs may differ.
+
+    Raises:
+        LengthMismatch: The teachers write different numbers of passes.
+        RunMismatch: The teachers read different inputs.
+    """
+    streams = [found.stream for found in opened]
+    if len({stream.passes for stream in streams}) > 1:
+        passes = ", ".join(f"{stream.teacher} writes {stream.passes}" for stream in streams)
         raise LengthMismatch(
-            f"the teachers differ in passes: {said}; start them with the same number"
+            f"the teachers differ in passes: {passes}; start them with the same number"
         )
-    prints = {
-        found.stream.inputs_fingerprint for found in opened if found.stream.inputs_fingerprint
-    }
-    if len(prints) > 1 and not allow_other_inputs:
-        said = ", ".join(
-            f"{found.stream.teacher} read {found.stream.inputs_fingerprint!r}"
-            for found in opened
-            if found.stream.inputs_fingerprint
+    known = [stream for stream in streams if stream.inputs_fingerprint]
+    if len({stream.inputs_fingerprint for stream in known}) > 1 and not allow_other_inputs:
+        inputs = ", ".join(
+            f"{stream.teacher} read {stream.inputs_fingerprint!r}" for stream in known
         )
         raise RunMismatch(
-            f"the teachers read different inputs: {said}; merge them all the same with allow_other_inputs=True"
+            f"the teachers read different inputs: {inputs}; merge them all the same with "
+            "allow_other_inputs=True"
         )
 
 
 def display_names(opened: Sequence[StreamInfo]) -> list[str]:
-    """The teachers' names; numbered where two have the same."""
+    """Return the teachers' names, with a number added to each name that several teachers have."""
     names = [found.stream.teacher for found in opened]
     return [
         f"{name} ({index})" if names.count(name) > 1 else name for index, name in enumerate(names)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tutelage.consumers.stages.batches import Batch
-from tutelage.consumers.worker_epochs import InWorker
+from tutelage.consumers.worker_epochs import WorkerPass
 
 if TYPE_CHECKING:
     from tutelage.consumers.delivery import KnowledgeIterator
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 class KnowledgeDataset(IterableDataset[Batch]):
     """A student's merged batches as a torch `IterableDataset`.
 
-    Give it to `DataLoader(dataset, batch_size=None)`. `Student.dataset` makes one. No worker is
-    needed: the student reads ahead in threads. With workers the first one reads; more are of no
-    use.
+    Pass it to `DataLoader(dataset, batch_size=None)`. `Student.dataset` creates one. No worker is
+    needed, because the student reads ahead in threads. With workers, only the first one reads; more
+    have no effect.
 
     Guarantee: with any number of workers the loader gives the same batches in the same order as
-    `Student.knowledge`, epoch after epoch. An epoch that was left early is given again from its
-    beginning; it counts as read once its last batch has come to the main process.
+    `Student.knowledge`, epoch after epoch. An epoch that was left early is repeated from its
+    beginning. An epoch is complete once its last batch has arrived in the main process.
 
-    While workers read, the student in the main process does not know where they are: what asks it
-    raises ConfigurationError.
+    While workers read, the student in the main process does not know their position: properties and
+    methods that need it raise ConfigurationError.
 
     Args:
-        student: The student; started before the first iteration.
+        student: The student; must be started before the first iteration.
         batch_size: Rows in a batch.
-        drop_last: Leave out a last batch that is shorter.
+        drop_last: Whether to leave out a last batch that is shorter.
 
     Raises:
         ConfigurationError: While iterating, as for `Student.knowledge`.
@@ -45,19 +45,19 @@ class KnowledgeDataset(IterableDataset[Batch]):
         self._batch_size = batch_size
         self._drop_last = drop_last
         self._loaded = False
-        self._in_worker: InWorker | None = None
+        self._worker_pass: WorkerPass | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         if worker is None:
-            return _WhenAsked(self._student, self._batch_size, self._drop_last)
+            return _LazyPass(self._student, self._batch_size, self._drop_last)
         if worker.id:
             return iter(())
-        if self._in_worker is not None:
-            # A worker that stays begins an epoch before it lets go of the one before.
-            self._in_worker.close()
+        if self._worker_pass is not None:
+            # A persistent worker begins an epoch before it drops the iterator of the last one.
+            self._worker_pass.close()
         loaded, self._loaded = self._loaded, False
-        self._in_worker = InWorker(
+        self._worker_pass = WorkerPass(
             partial(
                 self._student.knowledge_in_worker,
                 self._batch_size,
@@ -65,13 +65,13 @@ class KnowledgeDataset(IterableDataset[Batch]):
                 loaded=loaded,
             )
         )
-        return self._in_worker
+        return self._worker_pass
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the student's state behind the last batch, as torchdata's StatefulDataLoader asks.
+        """Return the student's state behind the last batch, for torchdata's StatefulDataLoader.
 
         Returns:
-            JSON-like values; empty in a worker that reads nothing.
+            JSON-like values; empty in a worker that does not read.
 
         Raises:
             ConfigurationError: The student is not started, or workers read and this is the main
@@ -80,28 +80,30 @@ class KnowledgeDataset(IterableDataset[Batch]):
         return self._student.state_dict() if _reads_here() else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state.
+        """Resume from a state.
 
         Args:
             state: What `state_dict` returned.
 
         Raises:
             ConfigurationError: The number of teachers differs.
-            CorruptData: It is no student's state.
+            CorruptData: It is not a student's state.
         """
         if _reads_here():
             self._student.load_state_dict(state)
-            # In the main process the student is moved; in a worker only this copy, for the epoch that it begins.
+            # In the main process this moves the student. In a worker it moves only the copy there,
+            # for the epoch that it begins.
             self._loaded = get_worker_info() is not None
 
 
 def _reads_here() -> bool:
+    """Whether this is the main process or the worker that reads."""
     worker = get_worker_info()
     return worker is None or not worker.id
 
 
-class _WhenAsked(Iterator[Batch]):
-    """A pass of a student that is begun when its first batch is asked for."""
+class _LazyPass(Iterator[Batch]):
+    """A pass of a student that begins when its first batch is requested."""
 
     def __init__(self, student: Student, batch_size: int, drop_last: bool) -> None:
         self._student = student
@@ -118,7 +120,7 @@ class _WhenAsked(Iterator[Batch]):
         return next(self._batches)
 
     def close(self) -> None:
-        """End the pass, as leaving its loop does."""
+        """End the pass and its threads."""
         self._closed = True
         if self._batches is not None:
             self._batches.close()

@@ -134,68 +134,69 @@ class Delivery:
 
 
 class KnowledgeIterator(Iterator[Batch]):
-    """The batches of one pass, which `Student.knowledge` returns.
+    """An iterator over the batches of one pass, as `Student.knowledge` returns it.
 
-    The pass begins with the first batch that is asked for.
+    The pass begins when the first batch is requested.
 
-    Guarantee: nothing but the end of the pass, or `close`, ends the iteration. After WaitTimeout
-    the next call goes on waiting; after any other error it raises that error again. `close`, or
-    letting go of it, ends the threads.
+    Guarantee: only the end of the pass, or `close`, ends the iteration. After WaitTimeout the next
+    call continues to wait. After any other error the next call raises the same error again.
+    `close`, or dropping the last reference, ends the threads.
 
     Args:
-        begin: Starts the pass when its first batch is asked for; `Student.knowledge` gives it.
+        begin: Starts the pass when its first batch is requested; `Student.knowledge` provides it.
 
     Raises:
-        MergeError, DataError, WaitTimeout: While iterating, as `Student.knowledge` says.
+        MergeError, DataError, WaitTimeout: While iterating, as for `Student.knowledge`.
     """
 
-    __slots__ = ("_begin", "_closed", "_delivery", "_error", "_give")
+    __slots__ = ("_begin", "_closed", "_delivery", "_error", "_next_batch")
 
     def __init__(self, begin: Callable[[], Delivery]) -> None:
         self._begin = begin
         self._delivery: Delivery | None = None
-        self._give: Callable[[], Batch] | None = None
+        self._next_batch: Callable[[], Batch] | None = None
         self._error: BaseException | None = None
         self._closed = False
 
     def __next__(self) -> Batch:
-        if self._give is None:
-            self._give = self._giving()
+        if self._next_batch is None:
+            self._next_batch = self._start()
         try:
-            return self._give()
+            return self._next_batch()
         except StopIteration:
             self.close()
             raise
         except WaitTimeout:
-            # The generator is used up by the exception, the pass is not.
-            self._give = None
+            # The exception ended the generator, but not the pass: the next call starts another.
+            self._next_batch = None
             raise
         except BaseException as error:
             self._error = error
             self._release()
             raise
 
-    def _giving(self) -> Callable[[], Batch]:
+    def _start(self) -> Callable[[], Batch]:
         if self._error is not None:
             if isinstance(self._error, Exception):
                 raise self._error
             raise ConfigurationError(
-                "this iteration was interrupted; begin another with knowledge()"
+                "this iteration was interrupted; start another with knowledge()"
             ) from self._error
         if self._closed:
             raise StopIteration
         if self._delivery is None:
             self._delivery = self._begin()
-        # Nothing that is kept here may refer back to this object: letting go of it must end its threads at once.
+        # Nothing that is kept here may refer back to this object, so that dropping its last
+        # reference ends its threads at once.
         return self._delivery.batches().__next__
 
     def _release(self) -> None:
-        self._give = None
+        self._next_batch = None
         if self._delivery is not None:
             self._delivery.close()
 
     def close(self) -> None:
-        """End the iteration and its threads, as leaving its loop does. May be called twice."""
+        """End the iteration and its threads. May be called twice."""
         self._closed = True
         self._release()
 

@@ -1,4 +1,4 @@
-"""What can be asked of a student while it reads, from any thread and without waiting."""
+"""The properties of a student that can be read at any time, from any thread, without waiting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from tutelage.transport.waiting import Activity, Status
 
 
 class Inspection:
-    """The part of `Student` that answers. What only DataLoader workers know is a ConfigurationError, never a zero."""
+    """The part of `Student` that reports its state.
+
+    Guarantee: a number that only DataLoader workers know raises ConfigurationError; it is never
+    reported as zero.
+    """
 
     _sources: list[Source]
     _started: bool
@@ -32,36 +36,39 @@ class Inspection:
                 if self._started
                 else "not started"
             )
-        return f"Student(of {', '.join(source.name for source in self._sources) or 'no teachers'}; {state})"
+        teachers = ", ".join(source.name for source in self._sources) or "no teachers"
+        return f"Student(of {teachers}; {state})"
 
     @property
     def stats(self) -> StudentStats:
-        """Batches and rows given so far, and where the time went.
+        """Counts of batches and rows, and where the time was spent.
 
         Raises:
-            ConfigurationError: DataLoader workers have read, so that this process does not know.
+            ConfigurationError: DataLoader workers have read, so this process does not know.
         """
         self._keeper.check_known_here("stats", ever=True)
         return self._stats
 
     @property
     def stream_stats(self) -> list[StreamStats]:
-        """What came from each teacher, in the order of registration.
+        """Counts of each teacher's records and rows, in the order of registration.
 
         Raises:
-            ConfigurationError: DataLoader workers have read, so that this process does not know.
+            ConfigurationError: DataLoader workers have read, so this process does not know.
         """
         self._keeper.check_known_here("stream_stats", ever=True)
         return self._stream_stats
 
     @property
     def read_by_workers(self) -> bool:
-        """Whether DataLoader workers read, so that only they know where the student is."""
+        """Whether DataLoader workers read, so only they know where the student is."""
         return self._keeper.is_read_by_workers
 
     @property
     def queue_size(self) -> int:
-        """Merged batches that can be taken now without waiting (Pantheon's `get_knowledge_qsize`).
+        """The number of batches that can be taken without waiting.
+
+        Pantheon calls it `get_knowledge_qsize`.
 
         Raises:
             ConfigurationError: DataLoader workers read.
@@ -72,7 +79,7 @@ class Inspection:
 
     @property
     def dropped(self) -> list[dict[str, int]]:
-        """Per teacher, the records dropped in this pass: `duplicates` and `zombies`.
+        """Per teacher, the number of records dropped in this pass: `duplicates` and `zombies`.
 
         Raises:
             ConfigurationError: DataLoader workers read.
@@ -83,7 +90,7 @@ class Inspection:
 
     @property
     def pass_index(self) -> int:
-        """The pass that is read, or comes next, from 0.
+        """The number of the pass that is being read, or is next, from 0.
 
         Raises:
             ConfigurationError: DataLoader workers read.
@@ -93,16 +100,16 @@ class Inspection:
 
     @property
     def activity(self) -> Activity:
-        """What the student does right now, in words and seconds. Safe in any thread."""
+        """What the student is doing now, and for how many seconds. Safe in any thread."""
         if self.read_by_workers:
             return Activity(doing="read by DataLoader workers", seconds=0.0)
         return self._doing.activity
 
     def stream_statuses(self) -> list[StreamStatus]:
-        """Return how each teacher's stream stands. Safe in any thread; never waits.
+        """Return the status of each teacher's stream. Safe in any thread; never waits.
 
         Returns:
-            One entry a teacher, in the order of registration; none before the streams are open.
+            One entry per teacher, in the order of registration; empty before the streams are open.
         """
         opened, chain = self._opened, self._chain
         if opened is None or self._keeper.was_read_by_workers:
@@ -118,7 +125,7 @@ class Inspection:
 
     @property
     def batches_delivered(self) -> int:
-        """Batches given in this pass, including those before a resume.
+        """The number of batches given in this pass, including those before a resume.
 
         Raises:
             ConfigurationError: DataLoader workers read.

@@ -1,7 +1,8 @@
-"""A student's metrics for Prometheus, collected when somebody looks: counting costs the student nothing.
+"""A student's metrics for Prometheus, collected when they are scraped, at no cost to the student.
 
-`prometheus_client.REGISTRY.register(StudentMetrics(student))` and `start_http_server(port, addr="127.0.0.1")` in a program of your own;
-`tutelage learn --metrics-port` does it with health checks. Names and units are Prometheus' base units (docs/reference/metrics.md).
+In a program of your own, call `prometheus_client.REGISTRY.register(StudentMetrics(student))` and
+`start_http_server(port, addr="127.0.0.1")`. `tutelage learn --metrics-port` serves them with health
+checks. Names and units follow Prometheus (docs/reference/metrics.md).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PARTITION = (*_TEACHER, "partition")
 
 
 class StudentMetrics(Collector):
-    """Collects what a student and its teachers' streams came to, and how far behind it is.
+    """Collects the counts, times and lag of a student and its teachers' streams.
 
     Args:
         student: The student; started or not.
@@ -32,36 +33,37 @@ class StudentMetrics(Collector):
         self._student = student
 
     def describe(self) -> Iterable[Metric]:
-        # Told without looking: what there is to collect depends on teachers that may not be there yet.
+        # Empty, because the metrics depend on teachers that may not be there yet.
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now; none where DataLoader workers read, which alone know them."""
+        """Yield the metrics as they are now; none if DataLoader workers read the student."""
         try:
             _ = self._student.stats
         except ConfigurationError:
             return
-        yield from self._of_student()
+        yield from self._student_metrics()
         stream_statuses = self._student.stream_statuses()
-        yield from _of_teachers(stream_statuses)
-        yield from _of_partitions(stream_statuses)
+        yield from _teacher_metrics(stream_statuses)
+        yield from _partition_metrics(stream_statuses)
 
-    def _of_student(self) -> Iterator[Metric]:
+    def _student_metrics(self) -> Iterator[Metric]:
         student, stats = self._student, self._student.stats
         for name, help_text, value in (
             ("delivered_batches", "Batches given to the training loop.", stats.batches),
             ("delivered_rows", "Rows given to the training loop.", stats.rows),
             ("starved_seconds", "Time the training loop waited for batches.", stats.starved_s),
-            ("training_seconds", "Time the training loop took between batches.", stats.training_s),
-            ("merge_seconds", "Time aligning and merging took.", stats.merge_s),
+            ("training_seconds", "Time the training loop spent between batches.", stats.training_s),
+            ("merge_seconds", "Time spent merging.", stats.merge_s),
         ):
             yield CounterMetricFamily(f"tutelage_consumer_{name}", help_text, value=value)
         activity = student.activity
+        waiting_s = activity.seconds if activity.waiting else 0.0
         for name, help_text, gauge in (
-            ("queue_batches", "Merged batches that are ready to be taken.", student.queue_size),
-            ("pass", "The pass that is read, from 0.", student.pass_index),
-            ("longest_wait_seconds", "The longest that a batch was waited for.", stats.longest_wait_s),
-            ("waiting_seconds", "How long the wait for a teacher that is under way has lasted.", _waiting(activity.seconds, activity.waiting)),
+            ("queue_batches", "Batches that can be taken without waiting.", student.queue_size),
+            ("pass", "The number of the pass that is being read, from 0.", student.pass_index),
+            ("longest_wait_seconds", "The longest wait for a batch.", stats.longest_wait_s),
+            ("waiting_seconds", "How long the current wait for a teacher has lasted; 0 if there is none.", waiting_s),
         ):  # fmt: skip
             yield GaugeMetricFamily(f"tutelage_consumer_{name}", help_text, value=gauge)
         age = GaugeMetricFamily(
@@ -72,21 +74,19 @@ class StudentMetrics(Collector):
         yield age
 
 
-def _waiting(seconds: float, waiting: bool) -> float:
-    return seconds if waiting else 0.0
-
-
-def _of_teachers(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
+def _teacher_metrics(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
     wait = CounterMetricFamily(
         "tutelage_consumer_wait_seconds", "Time merging waited for this teacher.", labels=_TEACHER
     )
     decode = CounterMetricFamily(
         "tutelage_consumer_decode_seconds",
-        "Time checking, decoding and copying took.",
+        "Time spent checking, decoding and copying records.",
         labels=_TEACHER,
     )
     duplicates = CounterMetricFamily(
-        "tutelage_consumer_duplicates", "Records dropped, written twice.", labels=_TEACHER
+        "tutelage_consumer_duplicates",
+        "Records dropped because they were written twice.",
+        labels=_TEACHER,
     )
     zombies = CounterMetricFamily(
         "tutelage_consumer_zombie_records",
@@ -94,7 +94,9 @@ def _of_teachers(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
         labels=_TEACHER,
     )
     queue = GaugeMetricFamily(
-        "tutelage_consumer_queue_bytes", "Bytes of this teacher read ahead.", labels=_TEACHER
+        "tutelage_consumer_queue_bytes",
+        "Bytes of this teacher's rows that were read ahead.",
+        labels=_TEACHER,
     )
     for status in stream_statuses:
         labels, stats = (status.teacher, status.label), status.stats
@@ -106,9 +108,9 @@ def _of_teachers(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
     yield from (wait, decode, duplicates, zombies, queue)
 
 
-def _of_partitions(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
+def _partition_metrics(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
     records = CounterMetricFamily(
-        "tutelage_consumer_records", "Records read, ends not counted.", labels=_PARTITION
+        "tutelage_consumer_records", "Records read; end records are not counted.", labels=_PARTITION
     )
     rows = CounterMetricFamily("tutelage_consumer_rows", "Rows read.", labels=_PARTITION)
     nbytes = CounterMetricFamily(
@@ -116,17 +118,18 @@ def _of_partitions(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
     )
     offset = GaugeMetricFamily(
         "tutelage_consumer_offset",
-        "Where reading would go on behind what was given.",
+        "The offset from which reading would continue behind the batches that were given.",
         labels=_PARTITION,
     )
     lag = GaugeMetricFamily(
         "tutelage_consumer_lag_records",
-        "Records between there and the partition's end.",
+        "Records from that offset to the end of the partition.",
         labels=_PARTITION,
     )
     headroom = GaugeMetricFamily(
         "tutelage_consumer_retention_headroom_records",
-        "Records between there and the first that the broker still has: at 0 the next deletion loses some.",
+        "Records from the first that the broker still has to that offset. At 0 the next deletion "
+        "loses records.",
         labels=_PARTITION,
     )
     for status in stream_statuses:

@@ -1,4 +1,4 @@
-"""What a student was asked for, checked at the call. Pure."""
+"""A student's arguments, checked at the call. No I/O, threads or clocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_BYTES = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A student's arguments; see `Student`."""
+    """A student's arguments, as `Student` documents them."""
 
     strategies: Mapping[str, MergeStrategy]
     sample_id: str | None
@@ -33,7 +33,7 @@ class Settings:
     limits: Limits
 
     @classmethod
-    def checked(
+    def from_arguments(
         cls,
         merge: Any,
         *,
@@ -47,17 +47,23 @@ class Settings:
         pin_memory: Any,
         limits: Any,
     ) -> Settings:
-        """The settings. ConfigurationError for an argument of another kind, MergeError for a strategy that there is not."""
+        """Check the arguments of `Student`.
+
+        Raises:
+            ConfigurationError: An argument has the wrong type or value.
+            MergeError: A strategy does not exist.
+        """
         if merge is not None and not isinstance(merge, Mapping):
             raise ConfigurationError(
-                f"merge is {merge!r}; it must be a mapping of keys to strategies, such as {{'logits': 'mean'}}"
+                f"merge is {merge!r}; it must be a mapping of keys to strategies, such as "
+                "{'logits': 'mean'}"
             )
         strategies = {
             text("a key in merge", key, empty=True): strategy
             for key, strategy in (merge or {}).items()
         }
         for key, strategy in strategies.items():
-            # Whether teachers have the key is known later; a misspelt strategy is known now.
+            # Whether teachers have the key is known later, but a misspelt strategy is an error now.
             parse_strategy(key, strategy)
         if ragged is not None and not isinstance(ragged, RaggedFormat):
             raise ConfigurationError(f"ragged_format is {ragged!r}; it must be RaggedFormat(...)")
@@ -82,7 +88,7 @@ class Settings:
         return self.on_length_mismatch == "truncate"
 
     def options(self, batch_size: int, *, drop_last: bool, own_memory: bool) -> PassOptions:
-        """What one pass is read with."""
+        """The options of one pass."""
         return PassOptions(
             batch_size=batch_size,
             drop_last=drop_last,
@@ -94,7 +100,10 @@ class Settings:
         )
 
     def plain(self) -> dict[str, Any]:
-        """What the batches depend on besides the streams, as JSON values, for checkpoints; a merge function is known by its name alone."""
+        """Return the settings on which the batches depend, as JSON values, for checkpoints.
+
+        A merge function is identified by its name only.
+        """
         return {
             "merge": {key: _name(strategy) for key, strategy in sorted(self.strategies.items())},
             "sample_id": self.sample_id,

@@ -41,7 +41,7 @@ class StateKeeper:
     @property
     def is_read_by_workers(self) -> bool:
         """Whether DataLoader workers read, so that only they know where the student is."""
-        if self._epochs is not None and self._epochs.here().any and get_worker_info() is None:
+        if self._epochs is not None and self._epochs.here().has_begun and get_worker_info() is None:
             self._workers_have_read = True
             return True
         return False
@@ -83,8 +83,8 @@ class StateKeeper:
     def enter_worker(self, *, loaded: bool) -> WorkerEpochs:
         """In a DataLoader worker: go to where the next epoch begins, unless it loaded a state."""
         epochs = self.epochs
-        epochs.refuse_others()
-        if epochs.any and not loaded:
+        epochs.check_current()
+        if epochs.has_begun and not loaded:
             self.progress.go_to(epochs.state)
             self.saved = None
         self._in_worker = True
@@ -99,7 +99,7 @@ class StateKeeper:
             if self.is_read_by_workers:
                 self.progress.go_to(self._epochs.state)
                 self.saved = None
-            self._epochs.moved()
+            self._epochs.reset()
 
     def load(self, state: Any, teachers: int) -> None:
         """Go on from a state.

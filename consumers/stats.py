@@ -1,6 +1,6 @@
-"""What a student and each of its teachers came to, counted as it happens: plain numbers, for metrics and screens.
+"""Counts and times of a student and of its teachers' streams, for metrics and screens.
 
-Each number is written by one thread and only grows; whoever reads one sees it as it was a moment ago.
+Each number is written by one thread and only grows. A reader in another thread sees a recent value.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ def _per_partition() -> defaultdict[int, int]:
 
 @dataclass(kw_only=True, slots=True)
 class StreamStats:
-    """One teacher's stream since the student was made, every pass of it: by partition where that says more.
+    """Counts of one teacher's stream, over all passes since the student was created.
 
-    `wait_s` is the time in which batches could not be merged for want of this teacher's rows, in seconds; `decode_s` that of
-    checking, decoding and copying records, `load_s` that of reading records from a file to where they belong.
+    Args:
+        records: Records read, per partition; end records are not counted.
+        rows: Rows read, per partition.
+        nbytes: Bytes of Avro read, per partition.
+        duplicates: Records that were dropped because they were written twice.
+        zombies: Records of a writer that was thought dead.
+        wait_s: Seconds in which batches could not be merged because this teacher's rows were
+            missing.
+        decode_s: Seconds spent checking, decoding and copying records.
+        load_s: Seconds spent reading rows from a file into the memory of batches.
     """
 
     records: defaultdict[int, int] = field(default_factory=_per_partition)
@@ -39,10 +47,16 @@ class StreamStats:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamStatus:
-    """How one teacher's stream stands right now.
+    """The status of one teacher's stream at a moment.
 
-    `offsets` is where reading would go on in each partition, behind the batches that were given (BEGINNING where nothing was);
-    `ends` each partition's first offset and its end, as last seen. Both are empty where they are not known.
+    Args:
+        teacher: The teacher's name, numbered if several teachers have it.
+        label: The topic or file, as the label of metrics.
+        stats: The stream's counts.
+        offsets: Per partition, the offset from which reading would continue behind the batches that
+            were given; BEGINNING where nothing was given. Empty if not known.
+        ends: Per partition, the first offset and the end, as last seen. Empty if not known.
+        queued_bytes: Bytes of rows that were read and are not merged yet.
     """
 
     teacher: str
@@ -60,7 +74,18 @@ def stream_statuses(
     positions: Sequence[Position],
     queued_bytes: Sequence[int],
 ) -> list[StreamStatus]:
-    """How each of a student's streams stands."""
+    """Return the status of each of a student's streams.
+
+    Args:
+        opened: What each source found.
+        sources: The sources.
+        stats: Each stream's counts.
+        positions: Per stream, the position behind the batches that were given.
+        queued_bytes: Per stream, the bytes that were read and are not merged yet.
+
+    Returns:
+        One status per stream.
+    """
     return [
         StreamStatus(
             teacher=name,
@@ -77,30 +102,39 @@ def stream_statuses(
 
 
 class StudentStats:
-    """What was given to the training loop since the student was made, and where the time went, in seconds.
+    """Counts of what the training loop was given since the student was created, and times.
 
-    `starved_s` is the time the loop waited for batches, `training_s` what it took between them; the time of batches that came together
-    is counted together. `saved` is when the last checkpoint was written, in seconds since the epoch.
+    Args:
+        progress: Counts the batches and rows.
     """
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or Progress()
+        #: Seconds that the training loop waited for batches.
         self.starved_s = 0.0
+        #: Seconds that the training loop took between batches. The time of batches that were merged
+        #: together is added at once.
         self.training_s = 0.0
+        #: Seconds spent merging.
         self.merge_s = 0.0
+        #: The longest wait for a batch, in seconds.
         self.longest_wait_s = 0.0
+        #: When the last checkpoint was written, in seconds since the epoch.
         self.saved: float | None = None
 
     def __repr__(self) -> str:
         batches, rows = self._progress.totals
-        return f"StudentStats({batches} batches of {rows} rows; starved {self.starved_s:.1f} s, training {self.training_s:.1f} s)"
+        return (
+            f"StudentStats({batches} batches of {rows} rows; starved {self.starved_s:.1f} s, "
+            f"training {self.training_s:.1f} s)"
+        )
 
     @property
     def batches(self) -> int:
-        """Batches that were given."""
+        """The number of batches that were given."""
         return self._progress.totals[0]
 
     @property
     def rows(self) -> int:
-        """Rows of the batches that were given."""
+        """The number of rows in the batches that were given."""
         return self._progress.totals[1]

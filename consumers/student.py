@@ -16,7 +16,7 @@ from tutelage.consumers.commits import Commits
 from tutelage.consumers.control_messages import ControlMessages
 from tutelage.consumers.delivery import Delivery, KnowledgeIterator
 from tutelage.consumers.inspection import Inspection
-from tutelage.consumers.opening import open_all
+from tutelage.consumers.open_streams import open_streams
 from tutelage.consumers.resume_state import ResumeState
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source, StreamInfo
@@ -83,7 +83,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
         pin_memory: bool = False,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self._settings = Settings.checked(
+        self._settings = Settings.from_arguments(
             merge, sample_id=sample_id, on_length_mismatch=on_length_mismatch, allow_other_inputs=allow_other_inputs, ragged=ragged_format,
             timeout_s=timeout_s, prefetch=prefetch, budget_bytes=budget_bytes, pin_memory=pin_memory, limits=limits,
         )  # fmt: skip
@@ -215,7 +215,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
         batch_size = whole_number("batch_size", batch_size)
         drop_last, own_memory = flag("drop_last", drop_last), flag("own_memory", own_memory)
         pass_index = None if pass_index is None else whole_number("pass_index", pass_index, least=0)
-        self._refuse_unstarted()
+        self._check_started()
         self._refuse_second()
         if pass_index is None:
             self._keeper.check_no_worker()
@@ -289,12 +289,12 @@ class Student(Checkpoints, ControlMessages, Inspection):
         return replace(state, batch_size=batch_size, drop_last=drop_last)
 
     def _merging(self) -> Merge:
-        self._refuse_unstarted()
+        self._check_started()
         if self._pid != os.getpid():
             # In a forked DataLoader worker: the threads stayed in the parent, and sources open their own clients.
             self._pid, self._opened, self._chain, self._delivery = os.getpid(), None, None, None
         if self._opened is None or self._merge is None:
-            self._opened, self._merge = open_all(
+            self._opened, self._merge = open_streams(
                 self._sources, self._settings, self._doing, self._keeper.saved
             )
         return self._merge

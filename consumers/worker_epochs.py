@@ -1,7 +1,8 @@
-"""What DataLoader workers read of a student, noted where the main process and every worker see it.
+"""What DataLoader workers have read of a student, in memory that all processes share.
 
-A DataLoader starts its workers with copies of the student, and anew for each epoch. Without notes each copy would begin where the first
-did. The first worker reads and gives all batches; the others end at once, since each of them would have to read the whole stream.
+A DataLoader starts its workers with copies of the student, and starts them again for each epoch.
+Without shared notes each copy would begin where the first one did. The first worker reads and gives
+all batches. The others end at once, because each of them would have to read the whole stream.
 """
 
 from __future__ import annotations
@@ -26,115 +27,134 @@ from tutelage.consumers.resume_state import ResumeState
 from tutelage.consumers.stages.batches import Batch
 from tutelage.schemas.errors import ConfigurationError
 
-# Notes, all of them 64-bit integers: how often the main process moved the student; the main process; the epoch that was begun last (0:
-# none since the student was moved) and its pass; whether its worker has read it to its end; batches the worker sent; batches that came.
-_GENERATION, _OWNER, _EPOCH, _PASS, _ENDED, _SENT, _CAME = range(7)
-# Then the positions at which that pass begins, and at which the next one does, each behind their count (0: not known).
+# The shared notes are 64-bit integers at these indices: how often the main process moved the
+# student; the id of the main process; the id of the last epoch that began (0 if none did since the
+# student was moved); its pass; whether its worker read it to the end; batches the worker sent;
+# batches that arrived.
+_MOVES, _OWNER, _EPOCH, _PASS, _ENDED, _SENT, _ARRIVED = range(7)
+# They are followed by the positions at which this pass begins, and at which the next one does. Each
+# list is preceded by its length (0 if the positions are not known).
 _BEGAN, _ROOM = 7, 2048
-_FOLLOWING = _BEGAN + _ROOM
+_NEXT = _BEGAN + _ROOM
 
-# A batch is on its way in a millisecond, unless somebody keeps it and sends something else instead.
-_SETTLES_WITHIN_S = 1.0
-# Between the queue from which torch takes a batch and whoever asked for it.
+# A batch is sent within a millisecond, unless a program keeps it and sends something else instead.
+_SENT_WITHIN_S = 1.0
+# The number of stack frames to search, from the queue where torch receives a batch to its caller.
 _FRAMES = 8
 
+# Token -> notes, for batches that arrive in the main process.
 _in_this_process: weakref.WeakValueDictionary[int, WorkerEpochs] = weakref.WeakValueDictionary()
 
 
 class WorkerEpochs:
-    """Notes of the epochs that workers read, in shared memory.
+    """Shared notes of the epochs that workers read.
 
-    Guarantee: the next epoch reads the pass after one whose batches all came to the main process, and the same pass again after one
-    that was left early. The student's place in the main process counts as long as no worker has begun since it was set.
+    Guarantee: after an epoch whose batches all arrived in the main process, the next epoch reads
+    the next pass. After an epoch that was left early, the same pass is read again. A position that
+    the main process set is used until a worker begins an epoch from it.
     """
 
     def __init__(self) -> None:
-        self._own(torch.zeros(_FOLLOWING + _ROOM, dtype=torch.int64))
+        self._own(torch.zeros(_NEXT + _ROOM, dtype=torch.int64))
 
+    # The last batch that the worker created.
     _last: weakref.ref[WorkerBatch] | None = None
 
     def _own(self, notes: torch.Tensor) -> None:
+        """Copy notes to new shared memory that belongs to this process."""
         self._shared: torch.Tensor = notes.clone().share_memory_()  # type: ignore[no-untyped-call]
         self._notes = self._shared.numpy()
         self._notes[_OWNER] = os.getpid()
         self._token = secrets.randbits(62)
-        self._generation = int(self._notes[_GENERATION])
+        self._moves = int(self._notes[_MOVES])
         _in_this_process[self._token] = self
 
     def __getstate__(self) -> tuple[torch.Tensor, int, int]:
-        return self._shared, self._token, self._generation
+        return self._shared, self._token, self._moves
 
     def __setstate__(self, state: tuple[torch.Tensor, int, int]) -> None:
-        self._shared, self._token, self._generation = state
+        self._shared, self._token, self._moves = state
         if not self._shared.is_shared():  # type: ignore[no-untyped-call]
-            # Copied, and not handed to a worker: from now on it has a life of its own.
+            # The student was copied, not passed to a worker, so the copy gets notes of its own.
             self._own(self._shared)
         self._notes = self._shared.numpy()
         _in_this_process[self._token] = self
 
     def here(self) -> WorkerEpochs:
-        """These notes, or in another process than the one that made them, which is no worker, a copy of its own."""
+        """Return these notes; copied first if this process is neither their owner nor a worker."""
         if self._notes[_OWNER] != os.getpid() and get_worker_info() is None:
             self._own(self._shared)
         return self
 
     @property
-    def any(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether workers have begun an epoch since the main process set the student's state."""
         return bool(self._notes[_EPOCH])
 
     @property
     def state(self) -> ResumeState:
         """Where the next epoch begins."""
-        read = self._notes[_ENDED] and self._notes[_SENT] == self._notes[_CAME]
-        positions = self._positions(_FOLLOWING if read else _BEGAN)
+        complete = self._notes[_ENDED] and self._notes[_SENT] == self._notes[_ARRIVED]
+        positions = self._read_positions(_NEXT if complete else _BEGAN)
         return ResumeState(
-            pass_index=int(self._notes[_PASS]) + bool(read), began=positions, positions=positions
+            pass_index=int(self._notes[_PASS]) + bool(complete),
+            began=positions,
+            positions=positions,
         )
 
-    def moved(self) -> None:
-        """The main process set the student's place: workers that were started before have another."""
-        self._generation += 1
-        self._notes[_GENERATION] = self._generation
+    def reset(self) -> None:
+        """Note that the main process moved the student, so earlier workers are out of date."""
+        self._moves += 1
+        self._notes[_MOVES] = self._moves
         self._notes[_EPOCH] = 0
 
-    def refuse_others(self) -> None:
-        """In a worker: ConfigurationError if its copy of the student is not that of the process that started it."""
+    def check_current(self) -> None:
+        """Check, in a worker, that its copy of the student is up to date.
+
+        Raises:
+            ConfigurationError: The worker belongs to another process, or the student was moved
+                since the worker was started.
+        """
         parent = multiprocessing.parent_process()
         if parent is None or parent.pid != self._notes[_OWNER]:
             raise ConfigurationError(
-                "this DataLoader was made in another process than its dataset; call student.dataset() in the process that makes the DataLoader"
+                "this DataLoader was made in another process than its dataset; call "
+                "student.dataset() in the process that makes the DataLoader"
             )
-        if self._generation != self._notes[_GENERATION]:
+        if self._moves != self._notes[_MOVES]:
             raise ConfigurationError(
-                "the student went elsewhere (load, load_state_dict or knowledge in the main process) after these DataLoader workers were "
-                "started, so they are at another place; make a new DataLoader, or leave persistent_workers out"
+                "the student was moved (by load, load_state_dict or knowledge in the main process) "
+                "after these DataLoader workers were started, so they are at another position; "
+                "make a new DataLoader, or leave persistent_workers out"
             )
 
     def begin(self, state: ResumeState) -> int:
-        """In a worker: begin an epoch at a place; returns its number."""
+        """Begin an epoch at a state, in a worker; returns the epoch's id."""
         self._notes[_EPOCH] = 0
         self._notes[_PASS] = state.pass_index
-        self._notes[_ENDED] = self._notes[_SENT] = self._notes[_CAME] = self._notes[_FOLLOWING] = 0
-        self._note(_BEGAN, state.began)
+        self._notes[_ENDED] = self._notes[_SENT] = self._notes[_ARRIVED] = self._notes[_NEXT] = 0
+        self._write_positions(_BEGAN, state.began)
         epoch = 1 + secrets.randbits(62)
         self._notes[_EPOCH] = epoch
         return epoch
 
-    def end(self, epoch: int, following: ResumeState) -> None:
-        """In a worker: the epoch's pass was read to its end, and the next one begins there."""
-        self._settle()
+    def end(self, epoch: int, next_pass: ResumeState) -> None:
+        """Note, in a worker, that a pass was read to its end, and where the next one begins."""
+        self._wait_until_sent()
         if self._notes[_EPOCH] == epoch:
-            self._note(_FOLLOWING, following.positions)
+            self._write_positions(_NEXT, next_pass.positions)
             self._notes[_ENDED] = 1
 
-    def made(self, batch: WorkerBatch) -> None:
-        """In a worker: a batch is to be sent."""
+    def created(self, batch: WorkerBatch) -> None:
+        """Note, in a worker, that a batch will be sent."""
         self._last = weakref.ref(batch)
 
-    def _settle(self) -> None:
-        """Wait until the last batch is on its way, which is up to a thread of torch's, or thrown away; not for long if it is kept."""
-        until_s = time.monotonic() + _SETTLES_WITHIN_S
+    def _wait_until_sent(self) -> None:
+        """Wait until a thread of torch's has sent the last batch, or the batch was dropped.
+
+        A batch that the program keeps is not waited for long.
+        """
+        until_s = time.monotonic() + _SENT_WITHIN_S
         while self._last is not None and (batch := self._last()) is not None and not batch.is_sent:
             del batch
             if time.monotonic() > until_s:
@@ -142,15 +162,15 @@ class WorkerEpochs:
             time.sleep(0.001)
 
     def sent(self, epoch: int) -> int:
-        """In a worker: a batch is on its way. Returns what finds these notes in the main process."""
+        """Count a batch that a worker sends. Returns the token of these notes."""
         self._notes[_SENT] += self._notes[_EPOCH] == epoch
         return self._token
 
-    def came(self, epoch: int) -> None:
-        """In the main process: a batch has come."""
-        self._notes[_CAME] += self._notes[_EPOCH] == epoch
+    def arrived(self, epoch: int) -> None:
+        """Count a batch that arrived in the main process."""
+        self._notes[_ARRIVED] += self._notes[_EPOCH] == epoch
 
-    def _note(self, at: int, positions: Sequence[Position] | None) -> None:
+    def _write_positions(self, at: int, positions: Sequence[Position] | None) -> None:
         numbers = [
             number
             for each in positions or ()
@@ -166,10 +186,10 @@ class WorkerEpochs:
             self._notes[at + 1 : at + 1 + len(numbers)] = numbers
             self._notes[at] = len(positions)
         else:
-            # Not known: reading begins at the run's first record and passes over earlier passes.
+            # Not known: reading begins at the run's first record and skips earlier passes.
             self._notes[at] = 0
 
-    def _positions(self, at: int) -> tuple[Position, ...] | None:
+    def _read_positions(self, at: int) -> tuple[Position, ...] | None:
         count, numbers = int(self._notes[at]), iter(self._notes[at + 1 : at + _ROOM].tolist())
         found = []
         for _ in range(count):
@@ -182,13 +202,13 @@ class WorkerEpochs:
 
 
 class WorkerBatch(Batch):
-    """A batch in a worker, which becomes a plain dict in the main process and is counted there."""
+    """A batch in a worker. In the main process it becomes a plain dict, and is counted."""
 
     def __init__(self, batch: Batch, epochs: WorkerEpochs, epoch: int) -> None:
         super().__init__(batch)
         self._epochs, self._epoch = epochs, epoch
         self.is_sent = False
-        epochs.made(self)
+        epochs.created(self)
 
     def __copy__(self) -> WorkerBatch:
         return WorkerBatch(self, self._epochs, self._epoch)
@@ -196,13 +216,17 @@ class WorkerBatch(Batch):
     def __reduce__(self) -> tuple[Any, ...]:
         token = self._epochs.sent(self._epoch)
         self.is_sent = True
-        return _come, (dict(self), token, self._epoch)
+        return _receive, (dict(self), token, self._epoch)
 
 
-class InWorker(Iterator[Batch]):
-    """A pass of a student, read in a worker and noted for the epoch behind it.
+class WorkerPass(Iterator[Batch]):
+    """A pass of a student that is read in a worker and noted for the next epoch.
 
-    What cannot be begun raises at the first batch: torch hands on no other error of a worker that stays for the next epoch.
+    If the pass cannot begin, the error is raised at the first batch, because torch passes on no
+    other error from a persistent worker.
+
+    Args:
+        begin: Starts the pass.
     """
 
     def __init__(self, begin: Callable[[], tuple[Iterator[Batch], Progress, WorkerEpochs]]) -> None:
@@ -211,7 +235,7 @@ class InWorker(Iterator[Batch]):
         try:
             self._batches, self._progress, self._epochs = begin()
             self._epoch = self._epochs.begin(self._progress.state)
-        except Exception as error:  # whatever it is, the main process must hear of it
+        except Exception as error:  # the main process must see it, whatever it is
             self._error = error
 
     def __next__(self) -> Batch:
@@ -224,20 +248,24 @@ class InWorker(Iterator[Batch]):
             raise
 
     def close(self) -> None:
-        """End the pass, as leaving its loop does."""
+        """End the pass and its threads."""
         if isinstance(self._batches, KnowledgeIterator):
             self._batches.close()
 
 
-def _come(batch: Batch, token: int, epoch: int) -> Batch:
+def _receive(batch: Batch, token: int, epoch: int) -> Batch:
+    """Count a batch that was unpickled in the main process."""
     epochs = _in_this_process.get(token)
-    if epochs is not None and not _is_thrown_away():
-        epochs.came(epoch)
+    if epochs is not None and not _is_discarded():
+        epochs.arrived(epoch)
     return batch
 
 
-def _is_thrown_away() -> bool:
-    """Whether torch takes a batch from its queue only to get rid of it: an epoch begins, and workers stay that had sent more of the last."""
+def _is_discarded() -> bool:
+    """Whether torch receives a batch only to discard it.
+
+    It does so when an epoch begins and persistent workers had sent more batches of the last one.
+    """
     frame: FrameType | None = sys._getframe(2)
     for _ in range(_FRAMES):
         if frame is None:

@@ -136,7 +136,7 @@ class FileSource(Source):
 def _blocks_in_order(
     reader: ContainerReader, offset: int | None
 ) -> Iterator[tuple[StoredBlock, Iterable[Record | StoredRecord]]]:
-    """Yield each block with its records: left in the file if uncompressed, else read and checked."""
+    """Yield each block with its records: still in the file if uncompressed, else decoded."""
     if reader.header.codec == "null":
         for block in reader.stored_blocks(offset):
             stored = block.record()

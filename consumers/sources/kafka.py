@@ -53,9 +53,9 @@ _INHERITED: list[Any] = []
 
 
 class KafkaSource(Source):
-    """Reads a run from a Kafka topic that a `KafkaSink` writes. Waits for the topic and its records.
+    """Reads a run from a Kafka topic that a `KafkaSink` writes.
 
-    Records of other runs are skipped. Where reading continues never depends on a consumer group.
+    It waits for the topic and its records. Records of other runs are skipped. Where reading continues never depends on a consumer group.
 
     Guarantee: records that are gone (retention, a recreated topic) raise RetentionLoss or
     TopicIdentityError; none is skipped.

@@ -155,8 +155,8 @@ def _check_ids(key: str, names: Sequence[str], specs: Sequence[KeySpec], who: st
         return
     if 0 in specs[0].shape:
         raise MergeError(
-            f"the sample id {key!r} has rows of shape {list(specs[0].shape)}, which hold nothing to "
-            "compare"
+            f"the sample id {key!r} has rows of shape {list(specs[0].shape)}, which hold nothing "
+            "to compare"
         )
     for name, spec in zip(names, specs, strict=True):
         if spec.wire != spec.dtype:

@@ -1,7 +1,7 @@
 """Aligned rows of several teachers -> merged batches of torch tensors.
 
-Many batches are merged at once and then cut, so that a batch costs little more than the cut. Keys of
-one teacher are passed on without a copy. No I/O, threads or clocks.
+Many batches are merged at once and then cut, so that a batch costs little more than the cut. Keys
+of one teacher are passed on without a copy. No I/O, threads or clocks.
 """
 
 from __future__ import annotations
@@ -92,13 +92,13 @@ class Merge:
         for plan in self._plans:
             if plan.result.ragged and plan.key + LENGTHS_SUFFIX in known:
                 raise MergeError(
-                    f"the lengths of key {plan.key!r} would be {plan.key + LENGTHS_SUFFIX!r}, which "
-                    "is a key already"
+                    f"the lengths of key {plan.key!r} would be {plan.key + LENGTHS_SUFFIX!r}, "
+                    "which is a key already"
                 )
 
     @property
     def passes_through(self) -> bool:
-        """Whether batches are exactly what the teachers wrote, and nothing is calculated or copied."""
+        """Whether batches are what the teachers wrote, and nothing is calculated or copied."""
         return not self._pin_memory and all(
             plan.strategy.name == "first"
             and plan.specs[0].wire == plan.result.dtype

@@ -42,8 +42,8 @@ def recompute_overflowed(
 ) -> int | None:
     """Correct the elements of a total that are not finite although the result is.
 
-    These elements are calculated from values scaled by a power of two, so that no intermediate value
-    overflows. Where a value is NaN or infinite, torch's total stays as it is.
+    These elements are calculated from values scaled by a power of two, so that no intermediate
+    value overflows. Where a value is NaN or infinite, torch's total stays as it is.
 
     Args:
         total: `sum(weights * values) / divisor` in the accumulator's dtype; changed in place.
@@ -78,16 +78,16 @@ def recompute_overflowed(
         scaled.div_(divisor)
         fits = np.isfinite(scaled.numpy())
         if parts == 2:
-            # Torch's complex arithmetic mixes the parts, so a number is replaced only if both of its
-            # parts can be calculated again.
+            # Torch's complex arithmetic mixes the parts, so a number is replaced only if both of
+            # its parts can be calculated again.
             overflowed = np.repeat(overflowed.reshape(-1, 2).any(1), 2)
             fits = np.repeat(fits.reshape(-1, 2).all(1), 2)
         overflowed &= fits
         if not overflowed.any():
             continue
         if within:
-            # A rounding error may move a mean out of its dtype's range. The mean of equal values, as
-            # in masks, must be that value.
+            # A rounding error may move a mean out of its dtype's range. The mean of equal values,
+            # as in masks, must be that value.
             least = reduce(torch.minimum, parts_of_values).mul(scale)
             most = reduce(torch.maximum, parts_of_values).mul(scale)
             torch.minimum(torch.maximum(scaled, least, out=scaled), most, out=scaled)

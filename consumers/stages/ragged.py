@@ -109,8 +109,8 @@ class RaggedFormat:
             value = self.value_of(key)
             if value and not _fits(value, dtype):
                 raise MergeError(
-                    f"key {key!r} is {dtype}, which cannot hold the pad value {value!r}; choose one "
-                    f"that fits, such as RaggedFormat(pad_value={{{key!r}: 0}})"
+                    f"key {key!r} is {dtype}, which cannot hold the pad value {value!r}; choose "
+                    f"one that fits, such as RaggedFormat(pad_value={{{key!r}: 0}})"
                 )
 
 

@@ -1,4 +1,4 @@
-"""The wait for the next record of a stream: only this record, or progress towards it, prolongs it."""
+"""The wait for the next record of a stream, prolonged only by progress towards that record."""
 
 from __future__ import annotations
 

@@ -255,8 +255,8 @@ def finish(
         total = total.to(dtype) if unfit is None else total
     if unfit is not None:
         raise MergeError(
-            f"{_where(key, total, unfit, first_row)}: the {strategy.name} of {len(values)} teachers "
-            f"does not fit {dtype_name(dtype)}; {_overflow_advice(strategy, dtype)}"
+            f"{_where(key, total, unfit, first_row)}: the {strategy.name} of {len(values)} "
+            f"teachers does not fit {dtype_name(dtype)}; {_overflow_advice(strategy, dtype)}"
         )
     return total
 

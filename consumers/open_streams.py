@@ -12,20 +12,24 @@ from tutelage.consumers.stages.merge import Merge
 from tutelage.transport.waiting import Status
 
 
-def open_all(
+def open_streams(
     sources: Sequence[Source], settings: Settings, doing: Status, saved: Mapping[str, Any] | None
 ) -> tuple[list[StreamInfo], Merge]:
-    """The streams, once all of them are there, and their merging.
+    """Wait for all streams, and check that they can be merged.
 
     Args:
-        sources: In the order of merging.
-        settings: The student's.
-        doing: Where is said what is waited for.
-        saved: The state that was loaded, if one was: its runs are read.
+        sources: The sources, in the order of merging.
+        settings: The student's settings.
+        doing: Where to say what is waited for.
+        saved: The state that was loaded, if there is one. Its runs are read.
+
+    Returns:
+        What each source found, and how the streams are merged.
 
     Raises:
         WaitTimeout: A stream did not appear in time.
-        LengthMismatch, RunMismatch, MergeError: The streams do not belong together, or cannot be merged as asked.
+        LengthMismatch, RunMismatch, MergeError: The streams do not belong together, or cannot be
+            merged as asked.
     """
     for source, part in zip(sources, (saved or {}).get("sources", ()), strict=False):
         run_id, identity = part.get("run_id"), part.get("identity")
