@@ -15,7 +15,8 @@ from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.stages.bounded_queue import Closed
 from tutelage.consumers.tally import StudentTally
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
-from tutelage.transport.waiting import Status, Wait
+from tutelage.transport.status import Status
+from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
 

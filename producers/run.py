@@ -22,7 +22,7 @@ from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, Sink
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.tail import Tail
-from tutelage.transport.waiting import Status
+from tutelage.transport.status import Status
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
 from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.transport.waiting import Activity, Status
+from tutelage.transport.status import Activity, Status
 
 log = logging.getLogger(__name__)
 

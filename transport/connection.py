@@ -30,9 +30,9 @@ from tutelage.schemas.printable import printable
 from tutelage.transport.addresses import Address, bootstrap_address
 from tutelage.transport.exposure import kafka_exposures, warn_once
 from tutelage.transport.hiding import hiding, secrets_in
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.registry import Registry, checked_registry
 from tutelage.transport.secretless import Secretless, public_settings
-from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 # What librdkafka itself says (20 lines a second while a broker is away) is for those who ask for it.
@@ -185,7 +185,7 @@ class KafkaConnection(Secretless):
         return client
 
     def _client(self, kind: Callable[..., Any], defaults: Mapping[str, object]) -> Any:
-        self._refuse_withheld()
+        self._check_secrets_present()
         hiding.add(secrets_in(self._options))
         warn_once(kafka_exposures(self.bootstrap_servers, self._options))
         config = {

@@ -10,8 +10,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from tutelage.schemas.errors import TransportError
 from tutelage.schemas.topic import BEGINNING
 from tutelage.transport.connection import DENIED, KafkaConnection, describe
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 

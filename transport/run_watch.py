@@ -8,10 +8,10 @@ from tutelage.schemas.errors import RunMismatch, TopicIdentityError
 from tutelage.schemas.headers import run_of_headers
 from tutelage.schemas.record import Stream
 from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.runs import FIRST_LOOK, TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_identity import IdentityCheck
-from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ class Secretless:
         """The state without secrets, and the names of the secrets."""
         raise NotImplementedError
 
-    def _refuse_withheld(self) -> None:
+    def _check_secrets_present(self) -> None:
         """Raise ConfigurationError if secrets were left out when this object was pickled."""
         if self._withheld:
             raise ConfigurationError(

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from tutelage.schemas.errors import TopicIdentityError, TransportError
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from tutelage.deploy.local import Stack, StackAddresses
 from tutelage.deploy.local.programs import find_java, kafka_jars
 from tutelage.schemas.errors import ConfigurationError, RegistryUnavailable, SchemaError
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.registry import COMPATIBILITY, HttpRegistry
+from tutelage.transport.http_registry import COMPATIBILITY, HttpRegistry
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_setup import TOPIC_SETTINGS, Retention, unsafe_settings
 

@@ -16,7 +16,7 @@ from security.authority import Authority
 from security.secured import PASSWORDS, SECRETS, Secured
 
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
-from tutelage.transport.registry import LocalRegistry
+from tutelage.transport.local_registry import LocalRegistry
 
 LESSON = "tutelage.examples.toy.lessons:teacher1"
 READ = ["verify", "topic:x"]
@@ -165,7 +165,7 @@ def test_a_crash_shows_no_secret(locked: Secured, tmp_path: Path) -> None:
     file.chmod(0o600)
     program = (
         "from tutelage.cli import kafka_flags\nfrom tutelage import KafkaSink, Teacher\n"
-        "from tutelage.transport.registry import LocalRegistry\nimport crash, pathlib\n"
+        "from tutelage.transport.local_registry import LocalRegistry\nimport crash, pathlib\n"
         "kafka = kafka_flags.kafka_settings(None, None, pathlib.Path('client.properties'), [])\nprint(kafka)\n"
         f"sink = KafkaSink('crash', bootstrap_servers='{locked.address('scram')}', registry=LocalRegistry(), options=kafka.options)\n"
         "with Teacher(sink) as teacher:\n    print(teacher, sink, sink._connection)\n    teacher.serve(crash.lesson.model, crash.lesson.inputs)\n"

@@ -19,7 +19,7 @@ from tutelage.transport.addresses import (
     registry_address,
 )
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.registry import LocalRegistry
+from tutelage.transport.local_registry import LocalRegistry
 
 
 @pytest.fixture(autouse=True)

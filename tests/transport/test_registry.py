@@ -21,8 +21,8 @@ from tutelage.schemas.errors import (
     SchemaError,
     TutelageError,
 )
+from tutelage.transport.http_registry import HttpRegistry
 from tutelage.transport.proxies import proxy_of
-from tutelage.transport.registry import HttpRegistry
 from tutelage.transport.registry_url import parsed_url
 
 SECRET = "hunter2/4711+%"
