@@ -14,7 +14,7 @@ _FALSE = ("false", "f", "0", "no", "off")
 _TLS, _SASL = ("ssl", "sasl_ssl"), ("sasl_plaintext", "sasl_ssl")
 _CREDENTIALS_OVER_HTTP = "basic.auth.user.info", "bearer.auth.token", "bearer.auth.client.secret"
 
-# Several clients of one program have the same settings, and each warning is logged once.
+# A program's clients often have the same settings; each warning is logged once.
 _warned: set[str] = set()
 
 
@@ -31,7 +31,7 @@ def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str
 
     Args:
         servers: The brokers' addresses, for the messages.
-        options: As librdkafka takes them; values may be texts.
+        options: librdkafka's options; values may be text.
     """
     given = {name: str(value).lower() for name, value in options.items()}
     protocol = given.get("security.protocol", "plaintext")
@@ -73,8 +73,8 @@ def registry_exposures(
 
     Args:
         url: Where the registry is.
-        settings: As confluent-kafka's client takes them.
-        proxy: The proxy that requests go through and what names it; None without one.
+        settings: Settings of confluent-kafka's registry client.
+        proxy: The proxy in use and the setting or variable that names it; None without one.
     """
     where = f"the registry at {url.shown}"
     schemes = {urlsplit(each).scheme for each in url.shown.split(",")}
