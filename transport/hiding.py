@@ -61,7 +61,7 @@ def secrets_in(settings: Mapping[str, object]) -> list[str]:
 
 
 def user_info_secrets(user_info: str) -> list[str]:
-    """Return what must not be shown of `USER:PASSWORD`: all of it, the password, its base64 form."""
+    """Return what must not be shown of `USER:PASSWORD`: all of it, the password, base64."""
     user, _, password = user_info.partition(":")
     return [user_info, password or user, base64.b64encode(user_info.encode()).decode()]
 

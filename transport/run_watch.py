@@ -1,4 +1,4 @@
-"""Detects, by its id and by delivered offsets, that a teacher's topic was replaced or taken over."""
+"""Detects, by id and delivered offsets, that a teacher's topic was replaced or taken over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tutelage.schemas.headers import run_of_headers
 from tutelage.schemas.record import Stream
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.rate_limit import RateLimit
-from tutelage.transport.runs import FIRST_LOOK, TopicRuns
+from tutelage.transport.runs import FIRST_WINDOW, TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_identity import IdentityCheck
 
@@ -21,9 +21,9 @@ _FOREIGN_EVERY_S = 1.0
 class TopicWatch:
     """Watches the topic of one run. `delivered` notes offsets; `look` checks them.
 
-    Guarantee: after the topic was deleted or recreated, `look` raises TopicIdentityError within some
-    seconds, and `check_identity` at once. After a newer run began in it, `look` raises RunMismatch
-    once a record of this run is delivered behind that run's records.
+    Guarantee: after the topic was deleted or recreated, `look` raises TopicIdentityError within
+    some seconds, and `check_identity` at once. After a newer run began in it, `look` raises
+    RunMismatch once a record of this run is delivered behind that run's records.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TopicWatch:
         """Check the offsets noted since the last call, and the topic's id, without waiting for it.
 
         Raises:
-            TopicIdentityError: The topic was deleted or recreated, or acknowledged records are gone.
+            TopicIdentityError: The topic was replaced, or acknowledged records are gone.
             RunMismatch: A newer run began in the topic.
         """
         if self._regression:
@@ -80,7 +80,7 @@ class TopicWatch:
         self._identity.look()
 
     def check_identity(self) -> None:
-        """Raise TopicIdentityError if the topic was replaced, TransportError if no broker answers."""
+        """TopicIdentityError if the topic was replaced; TransportError if no broker answers."""
         self._identity.check()
 
     def _check_foreign(self) -> None:
@@ -88,7 +88,7 @@ class TopicWatch:
         foreign, self._foreign = self._foreign, {}
         ours = self._stream
         ranges = {
-            partition: (max(start, stop - FIRST_LOOK), stop)
+            partition: (max(start, stop - FIRST_WINDOW), stop)
             for partition, (start, stop) in foreign.items()
         }
         for messages in self._runs.messages(ranges).values():

@@ -1,4 +1,4 @@
-"""Inspects and creates topics: partitions, offsets, settings, identity. Reads and writes no records."""
+"""Inspects and creates topics: partitions, offsets, settings, identity. Transfers no records."""
 
 from __future__ import annotations
 
