@@ -154,8 +154,7 @@ class KafkaControl:
 
     def _receive(self, wait: Wait, answer_to: str = "") -> Any:
         self._resume()
-        # Where the inbox ended at the first message, and whether messages come from behind that:
-        # those do not prolong the wait.
+        # Messages behind the end that the inbox had at the first one do not prolong the wait.
         end, later = 0, False
         while (message := self.conversation.taken(answer_to)) is None:
             if later:

@@ -68,7 +68,7 @@ def test_a_run_that_comes_near_its_retention_says_so_once(caplog: pytest.LogCapt
     retention.look()
     retention.look()
     assert [record.getMessage() for record in caplog.records] == [
-        "topic t: the run is 96 hours old and its records are kept for 168: what a student has not read by then is lost to it; raise retention.ms"
+        "topic t: the run is 96 hours old and its records are kept for 168: a student loses what it has not read by then; raise retention.ms"
     ]
 
 
