@@ -1,5 +1,5 @@
 """Kafka and the schema registry: clients, topics, runs, offsets, commits, control messages.
 
-The only importer of `confluent_kafka`. Both sides import it; it imports only `schemas`, and does not
-import torch.
+The only importer of `confluent_kafka`. Both sides import it; it imports only `schemas`, and no
+torch.
 """

@@ -1,7 +1,7 @@
 """Address, registry and client options -> Kafka clients, for both sides.
 
-Translates the clients' errors and silences their logs. Opens no connection by itself. Can be pickled
-if the registry can. Knows nothing of topics and records.
+Translates the clients' errors and silences their logs. Opens no connection by itself. Can be
+pickled if the registry can. Knows nothing of topics and records.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tutelage.schemas.errors import (
 from tutelage.schemas.printable import printable
 from tutelage.transport.addresses import Address, bootstrap_address
 from tutelage.transport.client_defaults import CONSUMER_DEFAULTS, PRODUCER_DEFAULTS, fetch_bytes
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, access_advice, describe, error_code
 from tutelage.transport.exposure import kafka_exposures, warn_once
 from tutelage.transport.hiding import hiding, secrets_in
 from tutelage.transport.rate_limit import RateLimit
@@ -52,7 +53,7 @@ MESSAGE_HEADROOM_BYTES = 64 << 10
 # One of several attempts within BROKER_TIMEOUT_S. Between them the client reports what went wrong.
 _ATTEMPT_S = 1.0
 # One rejection may be an accident, such as a broker that is shutting down. Two mean this client.
-_MOST_REJECTIONS = 2
+_FAILURES_TO_GIVE_UP = 2
 # After this long one rejection is enough: the client retries a rejected token only slowly.
 _REJECTED_FOR_S = 3.0
 _REJECTING = frozenset(
@@ -60,21 +61,11 @@ _REJECTING = frozenset(
 )
 # A TLS alert has another code; the client's message has this text.
 _TLS_ALERT = "SSL routines"
-# The client's log, and nothing else, has this text when a broker disconnects before its first answer.
+# Only the client's log says, with this text, that a broker disconnected before its first answer.
 # The broker may be starting or stopping behind a proxy, or expect another protocol: wait a little
 # longer to tell which.
 _DISCONNECTED = "/bootstrap: Disconnected"
 _DISCONNECTS_FOR_S = 4.0
-#: The broker knows the client, but does not authorize the request.
-DENIED = frozenset(
-    (
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    )
-)
-NEEDS_ACL = "Its user needs an ACL for that: docs/security.md lists them"
 
 # librdkafka names this option when a response is larger than it takes; it then retries for ever.
 _TOO_LARGE = "receive.message.max.bytes"
@@ -255,15 +246,17 @@ class KafkaConnection(Secretless):
             try:
                 found = client.list_topics(timeout=_ATTEMPT_S)
             except KafkaException as error:
-                # Runs the error callback. A consumer has nothing assigned yet, so no record is lost.
+                # Runs the error callback. A consumer has nothing assigned yet: no record is lost.
                 client.poll(0)
                 tried_s = time.monotonic() - began
-                if len(self._rejections) >= (1 if tried_s > _REJECTED_FOR_S else _MOST_REJECTIONS):
+                if len(self._rejections) >= (
+                    1 if tried_s > _REJECTED_FOR_S else _FAILURES_TO_GIVE_UP
+                ):
                     raise AccessDenied(
                         f"the brokers at {self.where} turn this client away while {doing}: {self._rejections[-1]}. "
-                        f"{_access_advice(self._rejections[-1])}"
+                        f"{access_advice(self._rejections[-1])}"
                     ) from error
-                if self._disconnects >= _MOST_REJECTIONS and tried_s > _DISCONNECTS_FOR_S:
+                if self._disconnects >= _FAILURES_TO_GIVE_UP and tried_s > _DISCONNECTS_FOR_S:
                     raise BrokerUnavailable(
                         f"the brokers at {self.where} hang up before their first answer while {doing}: is security.protocol "
                         f"({self._options.get('security.protocol', 'PLAINTEXT')} here) the listener's protocol, or are they starting?"
@@ -307,32 +300,3 @@ def _address(bootstrap_servers: str | Sequence[str] | None, options: dict[str, o
         )
     name, servers = given.popitem()
     return bootstrap_address(Address(text(f"options[{name!r}]", servers), f"options[{name!r}]"))
-
-
-def error_code(error: BaseException | None) -> int | None:
-    """Return the code of a Kafka error; None for other errors."""
-    inner = error.args[0] if isinstance(error, KafkaException) and error.args else None
-    return inner.code() if isinstance(inner, KafkaError) else None
-
-
-def _access_advice(reason: str) -> str:
-    """What to do about a rejected connection, by the client's message."""
-    if "certificate verify failed" in reason or "broker certificate" in reason:
-        return (
-            "Its certificate is expired, for another host, or not signed by an authority that this "
-            "client trusts: ssl.ca.location names whom to trust"
-        )
-    if "ssl" in reason.lower() and "SASL" not in reason:
-        return (
-            "Check security.protocol and the ssl.* options: does this listener speak TLS, and does it "
-            "require a certificate?"
-        )
-    if "OAUTHBEARER" in reason:
-        return "Check sasl.oauthbearer.*: the token's endpoint, client id and secret (docs/security.md)"
-    return "Check security.protocol, sasl.mechanism, sasl.username and sasl.password (docs/security.md)"
-
-
-def describe(error: BaseException | KafkaError) -> str:
-    """Return a Kafka error's message, without the C struct around it."""
-    inner = error.args[0] if isinstance(error, KafkaException) and error.args else error
-    return printable((inner.str() if isinstance(inner, KafkaError) else str(inner)).rstrip("."))

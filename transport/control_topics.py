@@ -18,7 +18,8 @@ from tutelage.schemas.conversation import Conversation, Message
 from tutelage.schemas.errors import AccessDenied, ConfigurationError, DeliveryFailed
 from tutelage.schemas.framing import frame, unframe
 from tutelage.schemas.topic import to_student_topic, to_teacher_topic, value_subject
-from tutelage.transport.connection import DENIED, NEEDS_ACL, KafkaConnection, describe
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
+from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from confluent_kafka import KafkaError, Message
 
 from tutelage.schemas.errors import AccessDenied, DeliveryFailed
-from tutelage.transport.connection import DENIED, NEEDS_ACL
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL
 from tutelage.transport.transactions import FENCED, is_fenced
 
 
@@ -35,8 +35,8 @@ class Deliveries:
         self.in_flight = 0
         self.bytes_in_flight = 0
         self.by_partition: dict[int, int] = defaultdict(int)
-        #: Called with the partition and offset of each written record; the offset is negative if the
-        #: broker did not report it.
+        #: Called with the partition and offset of each written record. The offset is negative if
+        #: the broker did not report it.
         self.on_offset: Callable[[int, int], None] | None = None
         #: Called with the seconds that each delivery took.
         self.on_delivery: Callable[[float], None] | None = None

@@ -1,7 +1,7 @@
 """A topic in this process's memory, with partitions, offsets, headers, runs and control messages.
 
 `MemorySink` writes it and `MemorySource` reads it. Both are public, because users test their
-teachers too. Lists only grow at their end, which Python does atomically, so writer and reader may be
+teachers too. Lists only grow at their end, which Python does atomically: writer and reader may be
 different threads.
 """
 

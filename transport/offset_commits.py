@@ -12,7 +12,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tutelage.schemas.errors import TransportError
 from tutelage.schemas.topic import BEGINNING
-from tutelage.transport.connection import DENIED, KafkaConnection, describe
+from tutelage.transport.client_errors import DENIED, describe
+from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.topic_admin import KafkaTopic
 

@@ -17,7 +17,8 @@ from tutelage.schemas.errors import (
     TopicIdentityError,
     TransportError,
 )
-from tutelage.transport.connection import DENIED, NEEDS_ACL, KafkaConnection, describe
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
+from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 # The client recovers from these errors by itself; any other ends the student.
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {
         KafkaError._PARTITION_EOF,
         KafkaError._TRANSPORT,
@@ -58,7 +59,7 @@ class PartitionReader:
     def begin(self, admin: KafkaTopic, offsets: Sequence[int]) -> None:
         """Read each partition from its offset on, with a new consumer.
 
-        A new one, because a consumer that is reassigned while it fetches may stall for three seconds.
+        A consumer that is reassigned while it fetches may stall for three seconds.
         """
         self.close()
         self._consumer = consumer = self._connection.consumer(partitions=len(offsets))
@@ -136,9 +137,9 @@ class PartitionReader:
                 "receive.message.max.bytes; if records are meant to be that large, raise it with -X or "
                 "in options"
             )
-        if error.code() in DENIED - _PASSING:
+        if error.code() in DENIED - _TRANSIENT:
             raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
-        if error.code() not in _PASSING and not error.retriable():
+        if error.code() not in _TRANSIENT and not error.retriable():
             raise TransportError(f"{where}: {error.str()}")
         log.debug("%s: %s", where, error.str())
 

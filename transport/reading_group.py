@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # At most this many groups are queried; each costs a request.
 _MOST_GROUPS = 200
-# Seconds between searches before a group is found; and after, in case the student changes its group.
+# Seconds between searches until a group is found; and after that, in case the student changes it.
 _SEARCH_S, _FOUND_S = 10.0, 60.0
 
 

@@ -13,8 +13,8 @@ from tutelage.schemas.headers import stream_of_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
 from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.outages import through_outages
 from tutelage.transport.runs import FoundRun, TopicRuns
-from tutelage.transport.topic_admin import through_outages
 from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class RunChoice:
     @property
     def awaited(self) -> str:
         """What the student waits for, in words."""
-        return f"the first record of {'' if self._run is None else f'run {self._run} in '}topic {self._topic}"
+        run = "" if self._run is None else f"run {self._run} in "
+        return f"the first record of {run}topic {self._topic}"
 
     def find(
         self, first: Message, *, alone: bool, identity: Mapping[str, str], wait: Wait

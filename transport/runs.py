@@ -36,7 +36,7 @@ _MOST_MESSAGES = 1024
 _BEFORE = 2
 _BACK = 16
 # The last one, because the client looks for a group's coordinator even when it needs none.
-_PASSING = (
+_TRANSIENT = (
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -200,7 +200,10 @@ class TopicRuns:
 
 def unlike(topic: str, partitions: int, stream: Stream) -> str:
     """Return the message for a stream that names more partitions than its topic has."""
-    return f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
+    return (
+        f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; "
+        "was it recreated?"
+    )
 
 
 def is_of_run(message: Message, stream: Stream) -> bool:
@@ -251,7 +254,7 @@ def _read(
             continue
         error, partition, offset = message.error(), message.partition(), message.offset()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            if not error.retriable() and error.code() not in _PASSING:
+            if not error.retriable() and error.code() not in _TRANSIENT:
                 raise TransportError(
                     f"topic {topic}, partition {partition}, offset {offset}: {error.str()}"
                 )

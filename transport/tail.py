@@ -13,7 +13,7 @@ from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
 from tutelage.schemas.headers import check_description, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of
-from tutelage.schemas.record import RecordHead
+from tutelage.schemas.record import RecordHead, Stream
 from tutelage.schemas.tail import Tail, tail_of
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import (
@@ -90,15 +90,8 @@ def read_tail(
     codecs: dict[int, Codec] = {}
     heads: list[list[RecordHead]] = []
     for partition in range(stream.partitions):
-        found = last[partition]
-        low, high, window = max(starts[partition], lows[partition]), highs[partition], FIRST_WINDOW
-        while (
-            not (of_run := [message for message in found if is_of_run(message, stream)])
-            and high - window > low
-        ):
-            # A writer of an older run has written behind this run's records.
-            window *= GROWTH
-            found = runs.messages({partition: (max(low, high - window), high)})[partition]
+        low = max(starts[partition], lows[partition])
+        of_run = _messages_of_run(runs, stream, partition, last[partition], (low, highs[partition]))
         heads.append([_decode_head(connection, codecs, message, topic) for message in of_run])
     description = next(iter(codecs.values())).description if codecs else None
     if description is None:
@@ -112,6 +105,25 @@ def read_tail(
         begins=starts,
         ends=highs,
     )
+
+
+def _messages_of_run(
+    runs: TopicRuns,
+    stream: Stream,
+    partition: int,
+    last: list[Message],
+    offsets: tuple[int, int],
+) -> list[Message]:
+    """The run's last messages in a partition, among its last ones or in front of those."""
+    (low, high), found, window = offsets, last, FIRST_WINDOW
+    while (
+        not (of_run := [message for message in found if is_of_run(message, stream)])
+        and high - window > low
+    ):
+        # A writer of an older run has written behind this run's records.
+        window *= GROWTH
+        found = runs.messages({partition: (max(low, high - window), high)})[partition]
+    return of_run
 
 
 def _decode_head(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from confluent_kafka import (
     Consumer,
@@ -19,78 +19,16 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 
 from tutelage.schemas.errors import (
     AccessDenied,
-    BrokerUnavailable,
     ConfigurationError,
     TransportError,
-    WaitTimeout,
 )
-from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection, error_code
-from tutelage.transport.waiting import Wait
+from tutelage.transport.client_errors import error_code
+from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.transport.outages import TRANSIENT
 
 EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _NEWEST = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
-_AGAIN_S = 0.5
-# Transient errors: the broker returns them until a partition has a leader.
-_PASSING = frozenset(
-    (
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.NETWORK_EXCEPTION,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        # No leaders found.
-        KafkaError._NOENT,
-    )
-)
-
-
-Answer = TypeVar("Answer")
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether an error is transient: brokers are unavailable, or a partition has no leader."""
-    return isinstance(error, BrokerUnavailable) or (
-        isinstance(error, TransportError)
-        and error_code(error.__cause__) in _PASSING - {KafkaError.UNKNOWN_TOPIC_OR_PART}
-    )
-
-
-def through_outages(ask: Callable[[], Answer], wait: Wait) -> Answer:
-    """Return the result of `ask`, which is called again while brokers are unavailable.
-
-    Raises:
-        TransportError: `ask` failed with an error that is not transient, or with a transient one
-            until the wait was over.
-    """
-    while True:
-        try:
-            return ask()
-        except TransportError as error:
-            if not is_outage(error):
-                raise
-            try:
-                wait.tick()
-            except WaitTimeout as over:
-                raise type(error)(f"{error}; {over}") from error
-        time.sleep(_AGAIN_S)
-
-
-def once_known(ask: Callable[[], Answer], wait: Wait) -> Answer:
-    """Return the result of `ask` about an existing topic, called again while it is empty.
-
-    Some brokers learn of a new topic a moment later than others.
-    """
-    while not (found := through_outages(ask, wait)):
-        wait.tick()
-        time.sleep(_AGAIN_S / 5)
-    return found
 
 
 class KafkaTopic:
@@ -187,7 +125,7 @@ class KafkaTopic:
                 try:
                     found[part.partition] = self._connection.resolved(future, doing)
                 except TransportError as error:
-                    if error_code(error.__cause__) not in _PASSING or time.monotonic() > deadline:
+                    if error_code(error.__cause__) not in TRANSIENT or time.monotonic() > deadline:
                         raise
             if len(found) == partitions:
                 return [found[partition] for partition in range(partitions)]

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tutelage.schemas.errors import AccessDenied, DeliveryFailed
-from tutelage.transport.connection import BROKER_TIMEOUT_S, DENIED, NEEDS_ACL, describe
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
+from tutelage.transport.connection import BROKER_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 

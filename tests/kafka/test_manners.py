@@ -291,7 +291,7 @@ def test_a_teacher_whose_broker_is_silent_says_that_it_waits(
             writing.start()
             deadline = time.monotonic() + 30
             while (
-                "the broker to take what was sent" not in teacher.activity.doing
+                "the broker to acknowledge records" not in teacher.activity.doing
                 and time.monotonic() < deadline
             ):
                 time.sleep(0.05)
@@ -302,7 +302,7 @@ def test_a_teacher_whose_broker_is_silent_says_that_it_waits(
         assert (
             activity.waiting
             and activity.silent_s == 0
-            and "the broker to take what was sent" in activity.doing
+            and "the broker to acknowledge records" in activity.doing
         )
         assert not writing.is_alive() and "the broker" not in teacher.activity.doing
 

@@ -218,7 +218,7 @@ def forged(topic: str, kafka: dict[str, Any], run: str) -> list[tuple[int, bytes
     found = runs.named(run)
     assert found is not None
     ends = dict.fromkeys(range(found.stream.partitions), (0, 200))
-    messages = runs.last_messages(ends, look=200)
+    messages = runs.last_messages(ends, window=200)
     return [
         (partition, message.value() or b"", list(message.headers() or ()))
         for partition, each in messages.items()
