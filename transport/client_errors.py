@@ -29,7 +29,7 @@ def access_advice(reason: str) -> str:
     if "certificate verify failed" in reason or "broker certificate" in reason:
         return (
             "Its certificate is expired, for another host, or not signed by an authority that this "
-            "client trusts: ssl.ca.location names whom to trust"
+            "client trusts: ssl.ca.location names the authority to trust"
         )
     if "ssl" in reason.lower() and "SASL" not in reason:
         return (

@@ -204,7 +204,7 @@ class KafkaConnection(Secretless):
             self._rejections.append(error.str())
         if _TOO_LARGE in error.str() and self._too_large.due():
             log.warning(
-                "%s: what was fetched is too large for this client: raise %s, with -X or in options",
+                "%s: a response is too large for this client: raise %s, with -X or in options",
                 error.str(),
                 _TOO_LARGE,
             )
@@ -253,12 +253,12 @@ class KafkaConnection(Secretless):
                     1 if tried_s > _REJECTED_FOR_S else _FAILURES_TO_GIVE_UP
                 ):
                     raise AccessDenied(
-                        f"the brokers at {self.where} turn this client away while {doing}: {self._rejections[-1]}. "
+                        f"the brokers at {self.where} reject this client while {doing}: {self._rejections[-1]}. "
                         f"{access_advice(self._rejections[-1])}"
                     ) from error
                 if self._disconnects >= _FAILURES_TO_GIVE_UP and tried_s > _DISCONNECTS_FOR_S:
                     raise BrokerUnavailable(
-                        f"the brokers at {self.where} hang up before their first answer while {doing}: is security.protocol "
+                        f"the brokers at {self.where} disconnect before their first answer while {doing}: is security.protocol "
                         f"({self._options.get('security.protocol', 'PLAINTEXT')} here) the listener's protocol, or are they starting?"
                     ) from error
                 if tried_s > BROKER_TIMEOUT_S:
@@ -284,7 +284,7 @@ class KafkaConnection(Secretless):
 
 
 def _address(bootstrap_servers: str | Sequence[str] | None, options: dict[str, object]) -> Address:
-    """The bootstrap servers, from the argument or the options; ConfigurationError if both are given."""
+    """The bootstrap servers, from the argument or the options; ConfigurationError if from both."""
     # The option's name and its former name; the client would take the last one.
     given = {
         name: options.pop(name)

@@ -47,7 +47,7 @@ class Deliveries:
         return time.monotonic() - self._progress_s
 
     def begin(self) -> None:
-        """Note that a message is about to be sent. With none in flight, silence is counted from now."""
+        """Note that a message is about to be sent. With none in flight, silence starts now."""
         if not self.in_flight:
             self._progress_s = time.monotonic()
 

@@ -209,7 +209,8 @@ class HttpRegistry(Secretless):
         """As `Registry.close`. A later call opens the connection again."""
         client, self._client = self._client, None
         if client is not None:
-            client.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # the client has no close()
+            # The client has no close().
+            client.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _ask(
         self,

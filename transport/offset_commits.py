@@ -1,4 +1,4 @@
-"""Commits a student's progress to a consumer group, for lag tools and for teachers with `max_ahead`.
+"""Commits a student's progress to a consumer group, for lag tools and teachers with `max_ahead`.
 
 Reading does not depend on it.
 """

@@ -1,4 +1,4 @@
-"""Reads how far a consumer group has come: a named group, or the only one that has read the topics."""
+"""Reads the committed offsets of a consumer group: a named one, or the only one of the topics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEARCH_S, _FOUND_S = 10.0, 60.0
 
 
 class ReadingGroup:
-    """Queries what a group has committed: a named group, else the only one that has read the topics.
+    """Queries a group's committed offsets: of a named group, else of the only one in the topics.
 
     Groups that this user may not see do not count.
 

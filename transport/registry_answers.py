@@ -45,7 +45,8 @@ def limit_size(response: Any, name: str) -> None:
     library = importlib.import_module(type(response).__module__.partition(".")[0])
     whole = response.stream
 
-    class Bounded(library.SyncByteStream):  # type: ignore[misc, name-defined]  # known only when it runs
+    # Known only at run time.
+    class Bounded(library.SyncByteStream):  # type: ignore[misc, name-defined]
         """The body, up to the limit."""
 
         def __iter__(self) -> Iterator[bytes]:
@@ -93,7 +94,7 @@ class Request:
         if "CERTIFICATE_VERIFY_FAILED" in said:
             return AccessDenied(
                 f"{self.name} has a certificate that this client does not trust ({said}): "
-                f"schema.registry.ssl.ca.location names whom to trust{self.proxy}"
+                f"schema.registry.ssl.ca.location names the authority to trust{self.proxy}"
             )
         if (
             isinstance(error, (ValueError, KeyError, TypeError, AttributeError))
@@ -101,7 +102,7 @@ class Request:
         ):
             # The client could not read the answer: a page of HTML, for example.
             return RegistryUnavailable(
-                f"{self.name} was asked to {self.action}, and what answered is no registry ({said}); "
+                f"{self.name} was asked to {self.action}, but what answered is not a registry ({said}); "
                 f"is this its address, with its path?{self.proxy}"
             )
         what = (
@@ -116,11 +117,11 @@ class Request:
         status, said = error.http_status_code, hiding.hidden(str(error.error_message))[:_SHOWN]
         if status == _PROXY_DENIED_STATUS:
             return AccessDenied(
-                f"a proxy on the way to {self.name} asks for a user and password (HTTP {status}){self.proxy}"
+                f"a proxy on the way to {self.name} requires a user and password (HTTP {status}){self.proxy}"
             )
         if status in _DENIED_STATUS:
             return AccessDenied(
-                f"{self.name} does not let this client {self.action} (HTTP {status}): look at "
+                f"{self.name} does not let this client {self.action} (HTTP {status}): check "
                 f"schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md){self.proxy}"
             )
         if status >= _FAILED_STATUS:
@@ -129,7 +130,7 @@ class Request:
             )
         if not _is_registry_error(error):
             return RegistryUnavailable(
-                f"{self.name} was asked to {self.action}, and what answered is no registry (HTTP {status}: {said}); "
+                f"{self.name} was asked to {self.action}, but what answered is not a registry (HTTP {status}: {said}); "
                 f"is this its address, with its path?{self.proxy}"
             )
         kind = NotFound if status == _NOT_FOUND_STATUS else SchemaError

@@ -1,4 +1,4 @@
-"""Reads a run's last records in a topic, backwards: where a teacher goes on, and what is missing."""
+"""Reads the last records of a run in a topic: where a teacher goes on, and what is missing."""
 
 from __future__ import annotations
 

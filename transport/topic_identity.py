@@ -1,4 +1,4 @@
-"""Detects that a topic was deleted or recreated: the new topic has the same name, but another id."""
+"""Detects that a topic was deleted or recreated: a new topic has the same name, but another id."""
 
 from __future__ import annotations
 

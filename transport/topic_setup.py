@@ -174,7 +174,7 @@ def unsafe_settings(
         pass
     elif replication < min(_SAFE_REPLICAS, brokers):
         lines.append(
-            f"replication factor {replication} of {brokers} brokers: what is on a broker that is lost is lost; {_SAFE_REPLICAS} is safe"
+            f"replication factor {replication} of {brokers} brokers: records are lost with their brokers; {_SAFE_REPLICAS} is safe"
         )
     elif replication >= _SAFE_REPLICAS and least < 2:
         lines.append(
@@ -190,7 +190,7 @@ def unsafe_settings(
     )
     if 0 <= retention_ms < 24 * _HOUR_MS:
         lines.append(
-            f"retention.ms={retention_ms}, {retention_ms / _HOUR_MS:.3g} hours: a student that comes later than that, or a pass that takes longer, "
+            f"retention.ms={retention_ms}, {retention_ms / _HOUR_MS:.3g} hours: a student that starts later than that, or a pass that takes longer, "
             "loses the beginning"
         )
     if retention_bytes >= 0:
@@ -202,16 +202,16 @@ def unsafe_settings(
     )
     if limit < wanted:
         lines.append(
-            f"max.message.bytes={limit}: records are kept to a quarter of it, and small ones are slower; better {wanted}"
+            f"max.message.bytes={limit}: records are kept to a quarter of it, and small records are slower; {wanted} is better"
         )
     if settings.get("unclean.leader.election.enable") == "true":
         lines.append(
-            "unclean.leader.election.enable=true: a broker that missed records may come to lead, and they are lost"
+            "unclean.leader.election.enable=true: a broker that missed records may become leader, and they are lost"
         )
     compression = settings.get("compression.type", "producer")
     if compression not in ("producer", "uncompressed"):
         lines.append(
-            f"compression.type={compression}: the broker compresses every record again; producer leaves them as they come"
+            f"compression.type={compression}: the broker compresses every record again; producer keeps them as sent"
         )
     return lines
 

@@ -45,7 +45,7 @@ def teach(sink: KafkaSink, rows: int = 95, passes: int = 1) -> None:
         ({}, 2, "replication factor 2 of 3 brokers"),
         ({"min.insync.replicas": "1"}, 3, "a record counts as written when one broker has it"),
         ({"min.insync.replicas": "3"}, 3, "one broker that is away stops the teacher"),
-        ({"retention.ms": "3600000"}, 3, "1 hours: a student that comes later"),
+        ({"retention.ms": "3600000"}, 3, "1 hours: a student that starts later"),
         ({"retention.bytes": "1000000"}, 3, "loses its beginning"),
         ({"max.message.bytes": "1048588"}, 3, "records are kept to a quarter"),
         ({"unclean.leader.election.enable": "true"}, 3, "they are lost"),

@@ -26,7 +26,7 @@ WORDS = {
     "mutual TLS without a certificate": "certificate required",
     "mutual TLS with an expired certificate": "certificate",
     "mutual TLS with a stranger's certificate": "certificate",
-    "TLS with another authority": "ssl.ca.location names whom to trust",
+    "TLS with another authority": "ssl.ca.location names the authority to trust",
     "plaintext where TLS is spoken": "security.protocol (PLAINTEXT here)",
     "plaintext where SCRAM is asked for": "security.protocol (PLAINTEXT here)",
     "no name where SCRAM is asked for": "security.protocol (SSL here)",
