@@ -65,7 +65,8 @@ def bootstrap_address(given: str | Sequence[str] | None) -> Address:
     origin = origin_of(given, _BOOTSTRAP_ARGUMENT)
     if not isinstance(given, (str, list, tuple)):
         raise ConfigurationError(
-            f"{origin} is of type {type(given).__name__}; it must be a text HOST:PORT, or a list of them"
+            f"{origin} is of type {type(given).__name__}; it must be a text HOST:PORT, or a list "
+            "of them"
         )
     servers: list[str] = []
     for entry in [given] if isinstance(given, str) else given:
@@ -128,7 +129,8 @@ def _checked_server(server: str, origin: str) -> str:
     if "@" in server:
         # Not shown: a password may stand before the '@'.
         raise ConfigurationError(
-            f"{origin} has an entry with an '@'; user and password are options (sasl.username, sasl.password)"
+            f"{origin} has an entry with an '@'; user and password are options (sasl.username, "
+            "sasl.password)"
         )
     found = _SERVER.fullmatch(server)
     if found is None:
@@ -137,7 +139,8 @@ def _checked_server(server: str, origin: str) -> str:
     protocol, host, port = found["protocol"], found["host"], found["port"]
     if protocol is not None and protocol.upper() not in _PROTOCOLS:
         raise ConfigurationError(
-            f"{origin} has the entry {server!r}; a broker's address is HOST:PORT, without {protocol}://"
+            f"{origin} has the entry {server!r}; a broker's address is HOST:PORT, without "
+            f"{protocol}://"
         )
     if not host:
         raise ConfigurationError(
@@ -147,6 +150,7 @@ def _checked_server(server: str, origin: str) -> str:
         port.isascii() and port.isdigit() and 0 < int(port) <= _LARGEST_PORT
     ):
         raise ConfigurationError(
-            f"{origin} has the entry {server!r}; its port must be a number from 1 to {_LARGEST_PORT}"
+            f"{origin} has the entry {server!r}; its port must be a number from 1 to "
+            f"{_LARGEST_PORT}"
         )
     return server

@@ -61,7 +61,8 @@ class Backpressure:
     def wait(self) -> Wait | None:
         """Return a wait to tick until there is room for another record; None if there is."""
         return None if self._has_room() else Wait(
-            f"group {self._group} to read on: it is {self._written - self._read} records behind the end of topic {self._topic}",
+            f"group {self._group} to read on: it is {self._written - self._read} records behind "
+            f"the end of topic {self._topic}",
             timeout_s=self._timeout_s,
             log=log,
             hint="is the student running, and does it commit to this group?",

@@ -52,7 +52,8 @@ class Beginnings:
             return None
         if guess <= low:
             raise RetentionLoss(
-                f"{where}: the first record that is left of the run is {head}; the broker deleted offsets "
+                f"{where}: the first record that is left of the run is {head}; the broker deleted "
+                "offsets "
                 f"before {low}. Raise retention.ms, and have the teacher write a new run"
             )
         self._guesses[partition] = guess = max(low, guess - self._step)
@@ -86,11 +87,13 @@ def where_to_begin(
     for partition, (offset, low, high) in enumerate(zip(wanted, lows, highs, strict=True)):
         if offset > high:
             raise TopicIdentityError(
-                f"topic {topic}, partition {partition} ends at offset {high}, before the position {offset}; was it recreated?"
+                f"topic {topic}, partition {partition} ends at offset {high}, before the position "
+                f"{offset}; was it recreated?"
             )
         if BEGINNING < offset < low:
             raise RetentionLoss(
-                f"topic {topic}, partition {partition}: the broker deleted offsets {offset} to {low - 1} before they were read; raise "
+                f"topic {topic}, partition {partition}: the broker deleted offsets {offset} to "
+                f"{low - 1} before they were read; raise "
                 "retention.ms, and have the teacher write a new run"
             )
         if offset == BEGINNING:

@@ -33,7 +33,8 @@ def access_advice(reason: str) -> str:
         )
     if "ssl" in reason.lower() and "SASL" not in reason:
         return (
-            "Check security.protocol and the ssl.* options: does this listener speak TLS, and does it "
+            "Check security.protocol and the ssl.* options: does this listener speak TLS, and does "
+            "it "
             "require a certificate?"
         )
     if "OAUTHBEARER" in reason:

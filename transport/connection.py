@@ -221,7 +221,8 @@ class KafkaConnection(Secretless):
         """Return the error for a cluster that does not answer, with the client's last error."""
         cause = self._last_error or (describe(error) if error else "no answer")
         return BrokerUnavailable(
-            f"no Kafka broker answered at {self.where} within {BROKER_TIMEOUT_S:.0f} s while {doing} ({cause}); "
+            f"no Kafka broker answered at {self.where} within {BROKER_TIMEOUT_S:.0f} s while "
+            f"{doing} ({cause}); "
             "is it running, and is this its address? (`tutelage stack up` starts one here)"
         )
 
@@ -253,13 +254,16 @@ class KafkaConnection(Secretless):
                     1 if tried_s > _REJECTED_FOR_S else _FAILURES_TO_GIVE_UP
                 ):
                     raise AccessDenied(
-                        f"the brokers at {self.where} reject this client while {doing}: {self._rejections[-1]}. "
+                        f"the brokers at {self.where} reject this client while {doing}: "
+                        f"{self._rejections[-1]}. "
                         f"{access_advice(self._rejections[-1])}"
                     ) from error
                 if self._disconnects >= _FAILURES_TO_GIVE_UP and tried_s > _DISCONNECTS_FOR_S:
                     raise BrokerUnavailable(
-                        f"the brokers at {self.where} disconnect before their first answer while {doing}: is security.protocol "
-                        f"({self._options.get('security.protocol', 'PLAINTEXT')} here) the listener's protocol, or are they starting?"
+                        f"the brokers at {self.where} disconnect before their first answer while "
+                        f"{doing}: is security.protocol "
+                        f"({self._options.get('security.protocol', 'PLAINTEXT')} here) the "
+                        "listener's protocol, or are they starting?"
                     ) from error
                 if tried_s > BROKER_TIMEOUT_S:
                     raise self.unavailable(doing, error) from error

@@ -126,7 +126,8 @@ class KafkaControl:
         if not outbox.partitions(producer):
             if not self._create:
                 raise ConfigurationError(
-                    f"topic {self._outbox} does not exist, and is not to be created: create it with one partition"
+                    f"topic {self._outbox} does not exist, and is not to be created: create it "
+                    "with one partition"
                 )
             outbox.create(1, replication=self._replication)
         registry, subject = self._connection.registry, value_subject(self._outbox)

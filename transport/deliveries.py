@@ -88,7 +88,8 @@ class Deliveries:
             elif error.code() == KafkaError.INVALID_RECORD:
                 why = (
                     f"{error.str()}: the broker rejects records without a key, which happens with "
-                    "cleanup.policy=compact; set it to delete, and write to a new topic: compaction may "
+                    "cleanup.policy=compact; set it to delete, and write to a new topic: "
+                    "compaction may "
                     "have removed records of this one"
                 )
             elif error.code() in DENIED:
@@ -109,6 +110,7 @@ class Deliveries:
         """Raise DeliveryFailed if nothing was acknowledged for too long."""
         if self.silent_s > self._timeout_s:
             raise DeliveryFailed(
-                f"topic {self._topic}: the broker acknowledged nothing for {self.silent_s:.0f} s with {self.in_flight} records sent; "
+                f"topic {self._topic}: the broker acknowledged nothing for {self.silent_s:.0f} s "
+                f"with {self.in_flight} records sent; "
                 "start the teacher again to go on without a gap"
             )

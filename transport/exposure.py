@@ -39,28 +39,34 @@ def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str
     if protocol in _TLS:
         if given.get("enable.ssl.certificate.verification") in _FALSE:
             yield (
-                f"{where}: enable.ssl.certificate.verification=false: anyone on the network path can impersonate a broker; "
+                f"{where}: enable.ssl.certificate.verification=false: anyone on the network path "
+                "can impersonate a broker; "
                 "name the authority to trust in ssl.ca.location instead"
             )
         elif given.get("ssl.endpoint.identification.algorithm") == "none":
             yield (
-                f"{where}: ssl.endpoint.identification.algorithm=none: whoever has a certificate of the same authority "
+                f"{where}: ssl.endpoint.identification.algorithm=none: whoever has a certificate "
+                "of the same authority "
                 "can impersonate a broker"
             )
     if protocol == "sasl_plaintext":
         yield (
-            f"{where}: security.protocol=SASL_PLAINTEXT: credentials and data travel unencrypted; SASL_SSL encrypts them"
+            f"{where}: security.protocol=SASL_PLAINTEXT: credentials and data travel unencrypted; "
+            "SASL_SSL encrypts them"
         )
     unused = [name for name in options if name.startswith("sasl.") and protocol not in _SASL]
     if unused:
         yield (
-            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which does not use it: no login "
-            f"takes place{'' if protocol == 'ssl' else ', and data travels unencrypted'}; set security.protocol=SASL_SSL"
+            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which "
+            "does not use it: no login "
+            f"takes place{'' if protocol == 'ssl' else ', and data travels unencrypted'}; set "
+            "security.protocol=SASL_SSL"
         )
     unused = [name for name in options if name.startswith("ssl.") and protocol not in _TLS]
     if unused:
         yield (
-            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which does not use it: data travels "
+            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which "
+            "does not use it: data travels "
             "unencrypted; set security.protocol=SSL or SASL_SSL"
         )
     yield from _unencrypted_tokens(options, "sasl.oauthbearer.token.endpoint.url", where)
@@ -85,7 +91,8 @@ def registry_exposures(
         yield f"{where}: {secrets[0]} travels unencrypted; use https://"
     if "https" in schemes and settings.get("ssl.ca.location") is False:
         yield (
-            f"{where}: ssl.ca.location=False: certificates are not verified, and anyone on the network path can impersonate "
+            f"{where}: ssl.ca.location=False: certificates are not verified, and anyone on the "
+            "network path can impersonate "
             "the registry; name the authority to trust"
         )
     yield from _unencrypted_tokens(settings, "bearer.auth.issuer.endpoint.url", where)

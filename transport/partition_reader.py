@@ -80,7 +80,7 @@ class PartitionReader:
             WaitTimeout: None came in time.
         """
         while True:
-            message = self._open_consumer().poll(_POLL_S)
+            message = self._assigned_consumer().poll(_POLL_S)
             if message is not None and message.error() is None:
                 return message
             if message is not None:
@@ -92,7 +92,7 @@ class PartitionReader:
 
         `consume` with a timeout would wait for all of them, and delay a single record.
         """
-        consumer = self._open_consumer()
+        consumer = self._assigned_consumer()
         first = consumer.poll(_POLL_S)
         if first is None:
             return []
@@ -105,13 +105,13 @@ class PartitionReader:
         parts = [TopicPartition(self._topic, partition) for partition in range(partitions)]
         try:
             # Both come from the client's cache, without a request.
-            places = self._consumer.position(parts)
+            positions = self._consumer.position(parts)
             ends = [self._consumer.get_watermark_offsets(part, cached=True) for part in parts]
         except KafkaException:
             return []
         return [
-            (max(0, place.offset), max(0, end[1] if end else 0))
-            for place, end in zip(places, ends, strict=True)
+            (max(0, position.offset), max(0, end[1] if end else 0))
+            for position, end in zip(positions, ends, strict=True)
         ]
 
     def check_reported(self, message: Message) -> None:
@@ -134,7 +134,8 @@ class PartitionReader:
         if error.code() == KafkaError._BAD_COMPRESSION:
             raise CorruptData(
                 f"{where}: {error.str()}. The batch is broken, or unpacks to more than "
-                "receive.message.max.bytes; if records are meant to be that large, raise it with -X or "
+                "receive.message.max.bytes; if records are meant to be that large, raise it with "
+                "-X or "
                 "in options"
             )
         if error.code() in DENIED - _TRANSIENT:
@@ -145,7 +146,7 @@ class PartitionReader:
 
     def seek(self, partition: int, offset: int) -> None:
         """Continue a partition at another offset. Messages already taken from it are stale."""
-        self._open_consumer().seek(TopicPartition(self._topic, partition, offset))
+        self._assigned_consumer().seek(TopicPartition(self._topic, partition, offset))
 
     def hold(self, partitions: frozenset[int]) -> None:
         """Pause these partitions, and resume those that were paused before."""
@@ -165,6 +166,6 @@ class PartitionReader:
         if consumer is not None:
             consumer.close()
 
-    def _open_consumer(self) -> Consumer:
+    def _assigned_consumer(self) -> Consumer:
         assert self._consumer is not None, "begin is called first"
         return self._consumer

@@ -55,7 +55,8 @@ def limit_size(response: Any, name: str) -> None:
                 seen += len(chunk)
                 if seen > MOST_BYTES:
                     raise RegistryUnavailable(
-                        f"{name} sent an answer of more than {MOST_BYTES >> 20} MiB; is it a registry?"
+                        f"{name} sent an answer of more than {MOST_BYTES >> 20} MiB; is it a "
+                        "registry?"
                     )
                 yield chunk
 
@@ -102,14 +103,16 @@ class Request:
         ):
             # The client could not read the answer: a page of HTML, for example.
             return RegistryUnavailable(
-                f"{self.name} was asked to {self.action}, but what answered is not a registry ({said}); "
+                f"{self.name} was asked to {self.action}, but what answered is not a registry "
+                f"({said}); "
                 f"is this its address, with its path?{self.proxy}"
             )
         what = (
             "did not answer in time" if "Timeout" in type(error).__name__ else "cannot be reached"
         )
         return RegistryUnavailable(
-            f"{self.name} {what} to {self.action} ({said}); is it running, and is this its address?{self.proxy}"
+            f"{self.name} {what} to {self.action} ({said}); is it running, and is this its "
+            f"address?{self.proxy}"
         )
 
     def _status_error(self, error: SchemaRegistryError) -> TutelageError:
@@ -117,12 +120,14 @@ class Request:
         status, said = error.http_status_code, hiding.hidden(str(error.error_message))[:_SHOWN]
         if status == _PROXY_DENIED_STATUS:
             return AccessDenied(
-                f"a proxy on the way to {self.name} requires a user and password (HTTP {status}){self.proxy}"
+                f"a proxy on the way to {self.name} requires a user and password (HTTP "
+                f"{status}){self.proxy}"
             )
         if status in _DENIED_STATUS:
             return AccessDenied(
                 f"{self.name} does not let this client {self.action} (HTTP {status}): check "
-                f"schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* (docs/security.md){self.proxy}"
+                "schema.registry.basic.auth.user.info or schema.registry.bearer.auth.* "
+                f"(docs/security.md){self.proxy}"
             )
         if status >= _FAILED_STATUS:
             return RegistryUnavailable(
@@ -130,7 +135,8 @@ class Request:
             )
         if not _is_registry_error(error):
             return RegistryUnavailable(
-                f"{self.name} was asked to {self.action}, but what answered is not a registry (HTTP {status}: {said}); "
+                f"{self.name} was asked to {self.action}, but what answered is not a registry "
+                f"(HTTP {status}: {said}); "
                 f"is this its address, with its path?{self.proxy}"
             )
         kind = NotFound if status == _NOT_FOUND_STATUS else SchemaError

@@ -95,12 +95,14 @@ def _parsed(url: str, name: str) -> tuple[str, str, str]:
         or port == 0
     ):
         raise ConfigurationError(
-            f"{name} is not a URL such as http://HOST:PORT/PATH (it is not shown, because it may hold a secret); "
+            f"{name} is not a URL such as http://HOST:PORT/PATH (it is not shown, because it may "
+            "hold a secret); "
             "characters such as / ? # @ in a user or password must be written as %2F %3F %23 %40"
         )
     if "@" in parts.path or parts.fragment:
         raise ConfigurationError(
-            f"{name} has {'an @ in its path' if '@' in parts.path else 'a fragment behind #'}; if that belongs to a user or password, "
+            f"{name} has {'an @ in its path' if '@' in parts.path else 'a fragment behind #'}; if "
+            "that belongs to a user or password, "
             "write / ? # @ in those as %2F %3F %23 %40"
         )
     address = parts.netloc.rpartition("@")[2]

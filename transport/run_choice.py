@@ -128,6 +128,7 @@ class RunChoice:
     def _check_kept(self, identity: Mapping[str, str]) -> None:
         if self._resumed_from == dict(identity):
             raise RetentionLoss(
-                f"run {self._run} of the checkpoint is no longer in topic {self._topic}; it was deleted, "
+                f"run {self._run} of the checkpoint is no longer in topic {self._topic}; it was "
+                "deleted, "
                 "for example by retention. Begin without the checkpoint to read the newest run"
             )

@@ -72,7 +72,8 @@ class TopicWatch:
         if self._regression:
             self.check_identity()
             raise TopicIdentityError(
-                f"topic {self._topic}, {self._regression}: acknowledged records are gone, as after a recreated "
+                f"topic {self._topic}, {self._regression}: acknowledged records are gone, as after "
+                "a recreated "
                 "topic or an unclean leader election; write to a new topic"
             )
         if self._foreign and self._foreign_due.due():
@@ -101,6 +102,8 @@ class TopicWatch:
                     and run[1] > ours.created
                 ):
                     raise RunMismatch(
-                        f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}: run {run[0]} began behind "
-                        f"{ours}; this teacher stops. Students of either run skip what it wrote after that"
+                        f"topic {self._topic}, partition {message.partition()}, offset "
+                        f"{message.offset()}: run {run[0]} began behind "
+                        f"{ours}; this teacher stops. Students of either run skip what it wrote "
+                        "after that"
                     )

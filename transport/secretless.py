@@ -37,8 +37,10 @@ class Secretless:
         """Raise ConfigurationError if this object was pickled without its secrets."""
         if self._withheld:
             raise ConfigurationError(
-                f"{self!r} was pickled, and pickles hold no secrets: {', '.join(self._withheld)} is missing; "
-                "create it in the process that uses it, or start that process with multiprocessing, "
+                f"{self!r} was pickled, and pickles hold no secrets: {', '.join(self._withheld)} "
+                "is missing; "
+                "create it in the process that uses it, or start that process with "
+                "multiprocessing, "
                 "which passes secrets on"
             )
 

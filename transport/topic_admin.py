@@ -249,6 +249,7 @@ class KafkaTopic:
             return
         if "compact" in policy:
             raise ConfigurationError(
-                f"topic {self._name} has cleanup.policy={policy}: compaction rejects and removes its records; set it to "
+                f"topic {self._name} has cleanup.policy={policy}: compaction rejects and removes "
+                "its records; set it to "
                 "delete, and have the teacher write to a new topic"
             )

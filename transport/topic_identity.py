@@ -83,5 +83,6 @@ class IdentityCheck:
     def _compare(self, now: str) -> None:
         if now != self._topic_id:
             raise TopicIdentityError(
-                f"topic {self._name} was {'recreated' if now else 'deleted'} while {self._doing}. {self._advice}"
+                f"topic {self._name} was {'recreated' if now else 'deleted'} while {self._doing}. "
+                f"{self._advice}"
             )

@@ -97,7 +97,8 @@ def too_large(name: str, encoded: Encoded, limit: int) -> RecordTooLarge:
         "new topic, and kafka-configs.sh --alter in an existing one"
     )
     return RecordTooLarge(
-        f"topic {name}, {encoded.head}: {rows} row{'s have' if rows > 1 else ' has'} {encoded.nbytes} bytes, over the {limit} that "
+        f"topic {name}, {encoded.head}: {rows} row{'s have' if rows > 1 else ' has'} "
+        f"{encoded.nbytes} bytes, over the {limit} that "
         f"max.message.bytes allows; {'; '.join(ways)}"
     )
 
@@ -120,8 +121,10 @@ def inspect_topic(
         if not spec.create:
             flags = " ".join(f"--config {key}={value}" for key, value in spec.all_settings.items())
             raise ConfigurationError(
-                f"topic {name} does not exist, and the teacher is not to create it. Create it with: kafka-topics.sh "
-                f"--bootstrap-server {topic.bootstrap_servers} --create --topic {name} --partitions {spec.partitions or DEFAULT_PARTITIONS} {flags}"
+                f"topic {name} does not exist, and the teacher is not to create it. Create it "
+                "with: kafka-topics.sh "
+                f"--bootstrap-server {topic.bootstrap_servers} --create --topic {name} "
+                f"--partitions {spec.partitions or DEFAULT_PARTITIONS} {flags}"
             )
         return None
     try:
@@ -133,7 +136,8 @@ def inspect_topic(
         return TopicInfo(partitions=partitions, limit=None, retention_s=None)
     if "compact" in found.get("cleanup.policy", ""):
         raise ConfigurationError(
-            f"topic {name} has cleanup.policy={found['cleanup.policy']}: compaction removes records; set it to delete, or write elsewhere"
+            f"topic {name} has cleanup.policy={found['cleanup.policy']}: compaction removes "
+            "records; set it to delete, or write elsewhere"
         )
     for line in unsafe_settings(found, topic.replication(), topic.brokers()):
         log.warning("topic %s: %s", name, line)
@@ -174,15 +178,18 @@ def unsafe_settings(
         pass
     elif replication < min(_SAFE_REPLICAS, brokers):
         lines.append(
-            f"replication factor {replication} of {brokers} brokers: records are lost with their brokers; {_SAFE_REPLICAS} is safe"
+            f"replication factor {replication} of {brokers} brokers: records are lost with their "
+            f"brokers; {_SAFE_REPLICAS} is safe"
         )
     elif replication >= _SAFE_REPLICAS and least < 2:
         lines.append(
-            f"min.insync.replicas={least}: a record counts as written when one broker has it; 2 is safe"
+            f"min.insync.replicas={least}: a record counts as written when one broker has it; 2 is "
+            "safe"
         )
     if replication is not None and least >= replication > 1:
         lines.append(
-            f"min.insync.replicas={least} of {replication} replicas: one broker that is away stops the teacher"
+            f"min.insync.replicas={least} of {replication} replicas: one broker that is away stops "
+            "the teacher"
         )
     retention_ms, retention_bytes = (
         int(settings.get("retention.ms", -1)),
@@ -190,28 +197,33 @@ def unsafe_settings(
     )
     if 0 <= retention_ms < 24 * _HOUR_MS:
         lines.append(
-            f"retention.ms={retention_ms}, {retention_ms / _HOUR_MS:.3g} hours: a student that starts later than that, or a pass that takes longer, "
+            f"retention.ms={retention_ms}, {retention_ms / _HOUR_MS:.3g} hours: a student that "
+            "starts later than that, or a pass that takes longer, "
             "loses the beginning"
         )
     if retention_bytes >= 0:
         lines.append(
-            f"retention.bytes={retention_bytes}: a run that has more than that in a partition loses its beginning"
+            f"retention.bytes={retention_bytes}: a run that has more than that in a partition "
+            "loses its beginning"
         )
     limit, wanted = (
         int(each.get("max.message.bytes", 1 << 20)) for each in (settings, TOPIC_SETTINGS)
     )
     if limit < wanted:
         lines.append(
-            f"max.message.bytes={limit}: records are kept to a quarter of it, and small records are slower; {wanted} is better"
+            f"max.message.bytes={limit}: records are kept to a quarter of it, and small records "
+            f"are slower; {wanted} is better"
         )
     if settings.get("unclean.leader.election.enable") == "true":
         lines.append(
-            "unclean.leader.election.enable=true: a broker that missed records may become leader, and they are lost"
+            "unclean.leader.election.enable=true: a broker that missed records may become leader, "
+            "and they are lost"
         )
     compression = settings.get("compression.type", "producer")
     if compression not in ("producer", "uncompressed"):
         lines.append(
-            f"compression.type={compression}: the broker compresses every record again; producer keeps them as sent"
+            f"compression.type={compression}: the broker compresses every record again; producer "
+            "keeps them as sent"
         )
     return lines
 
@@ -233,7 +245,8 @@ class Retention:
         age_s = time.time() - self._created
         if age_s > self._retention_s / 2:
             log.warning(
-                "topic %s: the run is %.3g hours old and its records are kept for %.3g: a student loses what it has not read by then; "
+                "topic %s: the run is %.3g hours old and its records are kept for %.3g: a student "
+                "loses what it has not read by then; "
                 "raise retention.ms",
                 self._name, age_s / 3600, self._retention_s / 3600,
             )  # fmt: skip
