@@ -38,8 +38,11 @@ def access_advice(reason: str) -> str:
             "require a certificate?"
         )
     if "OAUTHBEARER" in reason:
-        return "Check sasl.oauthbearer.*: the token's endpoint, client id and secret (docs/security.md)"
-    return "Check security.protocol, sasl.mechanism, sasl.username and sasl.password (docs/security.md)"
+        return "Check sasl.oauthbearer.*: token endpoint, client id and secret (docs/security.md)"
+    return (
+        "Check security.protocol, sasl.mechanism, sasl.username and sasl.password "
+        "(docs/security.md)"
+    )
 
 
 def describe(error: BaseException | KafkaError) -> str:

@@ -103,4 +103,7 @@ def registry_exposures(
 
 def _unencrypted_tokens(settings: Mapping[str, object], name: str, where: str) -> Iterator[str]:
     if str(settings.get(name, "")).lower().startswith("http://"):
-        yield f"{where}: {name} is an http:// address: the client's secret travels unencrypted; use https://"
+        yield (
+            f"{where}: {name} is an http:// address: the client's secret travels unencrypted; "
+            "use https://"
+        )

@@ -32,9 +32,12 @@ class TopicWatch:
         self._topic = topic
         self._runs = TopicRuns(connection, topic)
         self._identity = IdentityCheck(
-            KafkaTopic(connection, topic), topic, topic_id, doing="the teacher wrote to it; what it wrote before is gone",
+            KafkaTopic(connection, topic),
+            topic,
+            topic_id,
+            doing="the teacher wrote to it; its earlier records are gone",
             advice="Start the teacher again to write the run from its beginning",
-        )  # fmt: skip
+        )
         # Control records of transactions take offsets too.
         self._counts_offsets = not transactional
         self._stream: Stream | None = None

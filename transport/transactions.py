@@ -105,7 +105,7 @@ class Transactions:
                 why = (
                     FENCED
                     if is_fenced(cause)
-                    else f"{describe(error)}; this teacher stops here; start it again to go on without a gap"
+                    else f"{describe(error)}; this teacher stops; start it again to go on without a gap"
                 )
                 if cause.code() in DENIED:
                     raise AccessDenied(

@@ -201,9 +201,7 @@ def test_retention_takes_the_older_run_and_leaves_the_newer(
     student.load(tmp_path / "state.json")
     with (
         student,
-        pytest.raises(
-            RetentionLoss, match="run mon of the checkpoint is no longer"
-        ),
+        pytest.raises(RetentionLoss, match="run mon of the checkpoint is no longer"),
     ):
         next(student.knowledge(7))
     with pytest.raises(WaitTimeout, match="run mon in topic"):
