@@ -16,7 +16,8 @@ from tutelage.consumers.stages.bounded_queue import Closed
 from tutelage.consumers.stages.merge_stage import Merged
 from tutelage.consumers.stats import StudentStats
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
-from tutelage.transport.waiting import Status, Wait
+from tutelage.transport.status import Status
+from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
 

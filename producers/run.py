@@ -19,7 +19,7 @@ from tutelage.schemas.errors import ConfigurationError, DescriptionChanged
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.tail import Tail
-from tutelage.transport.waiting import Status
+from tutelage.transport.status import Status
 
 # When R is chosen automatically, one record of each partition together has at most this size: a
 # student holds that many while it puts them in order.

@@ -30,13 +30,15 @@ from tutelage.transport.connection import (
 )
 from tutelage.transport.control_topics import KafkaControl, student_control
 from tutelage.transport.offset_commits import OffsetCommits
+from tutelage.transport.outages import is_outage, once_known, through_outages
 from tutelage.transport.partition_reader import Message, PartitionReader
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.registry import Registry
 from tutelage.transport.run_choice import RunChoice
 from tutelage.transport.runs import FoundRun, unlike
-from tutelage.transport.topic_admin import KafkaTopic, is_outage, once_known, through_outages
+from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_identity import IdentityCheck
-from tutelage.transport.waiting import RateLimit, Wait
+from tutelage.transport.waiting import Wait
 from tutelage.transport.watermarks import Watermarks
 
 log = logging.getLogger(__name__)
