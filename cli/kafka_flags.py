@@ -104,7 +104,7 @@ def kafka_settings(
     Raises ConfigurationError for a line or option that is no key=value, for a file with secrets that others may read, and for secrets on the
     command line.
     """
-    from tutelage.transport.registry import HttpRegistry
+    from tutelage.transport.http_registry import HttpRegistry
 
     bootstrap = typed_text("--bootstrap-server", bootstrap) if bootstrap is not None else None
     registry = typed_text("--registry", registry) if registry is not None else None

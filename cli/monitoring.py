@@ -18,7 +18,7 @@ import typer
 
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.printable import printable
-from tutelage.transport.waiting import Activity
+from tutelage.transport.status import Activity
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

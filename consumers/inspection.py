@@ -6,7 +6,7 @@ from tutelage.consumers.chain import Chain
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.state_keeper import StateKeeper
 from tutelage.consumers.stats import StreamStats, StreamStatus, StudentStats, stream_statuses
-from tutelage.transport.waiting import Activity, Status
+from tutelage.transport.status import Activity, Status
 
 
 class Inspection:

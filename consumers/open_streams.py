@@ -9,7 +9,7 @@ from tutelage.consumers.compatibility import check_streams, display_names
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
-from tutelage.transport.waiting import Status
+from tutelage.transport.status import Status
 
 
 def open_streams(

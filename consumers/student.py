@@ -29,7 +29,7 @@ from tutelage.schemas.arguments import flag, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description
-from tutelage.transport.waiting import Status
+from tutelage.transport.status import Status
 
 if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset

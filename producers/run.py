@@ -15,12 +15,11 @@ from tutelage.producers.run_spec import RunSpec
 from tutelage.producers.stages.columns import copied, nbytes_of
 from tutelage.producers.stages.encode import PackedRecord, RecordParts
 from tutelage.producers.stages.gather import Gather, RecordRows
-from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import ConfigurationError, DescriptionChanged
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.tail import Tail
-from tutelage.transport.waiting import Status
+from tutelage.transport.status import Status
 
 # When R is chosen automatically, one record of each partition together has at most this size: a
 # student holds that many while it puts them in order.
@@ -81,6 +80,19 @@ class SinkTraits:
         return min(by_size, rows) if at_once or self.linger_s is not None else by_size
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRun:
+    """A run that the sink holds nothing of.
+
+    Args:
+        run_id: Its name.
+        created_after: Its creation time lies behind this, in seconds since the epoch.
+    """
+
+    run_id: str
+    created_after: float = 0.0
+
+
 class _Opening:
     """The first rows of a run, kept until R is chosen from them."""
 
@@ -120,39 +132,31 @@ class Run:
 
     Args:
         spec: What the user asked for.
-        run_id: The run's name.
+        start: What the sink holds of the run, or that it is new.
         sink: Where it is written.
-        tail: What the sink holds of this run; None if it is new.
-        created_after: A new run's creation time lies behind this, in seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        *,
-        run_id: str,
-        sink: SinkTraits,
-        tail: Tail | None,
-        created_after: float = 0.0,
-    ) -> None:
+    def __init__(self, spec: RunSpec, start: Tail | NewRun, sink: SinkTraits) -> None:
         self._spec = spec
-        self._run_id = run_id
+        self._start = start
         self._sink = sink
-        self._tail = tail
-        self._created_after = created_after
+        tail = self._tail
         self._opening = _Opening()
         self._gather: Gather | None = None
         #: The run as its headers say it; None while R is not chosen.
         self.stream: Stream | None = None
         self.description: Description | None = None
-        self.codec: Codec | None = None
         self.pass_index = tail.pass_index if tail is not None else 0
         self.generation = tail.generation + 1 if tail is not None else 0
-        self._skip_rows = tail.sequence * tail.stream.rows_per_record if tail is not None else 0
         self.records_written = self.rows_written = self.bytes_written = 0
         self.stats = TeacherStats()
         self.doing = Status("connected")
         self.doing.now("connected; nothing to teach yet")
+
+    @property
+    def _tail(self) -> Tail | None:
+        """What the sink holds of the run; None if the run is new."""
+        return self._start if isinstance(self._start, Tail) else None
 
     @property
     def complete(self) -> bool:
@@ -167,7 +171,12 @@ class Run:
     @property
     def skip_rows(self) -> int:
         """How many rows at the start of this pass the sink already holds."""
-        return self._gather.skipping if self._gather is not None else self._skip_rows
+        if self._gather is not None:
+            return self._gather.skipping
+        tail = self._tail
+        if tail is None or self.pass_index != tail.pass_index:
+            return 0
+        return tail.sequence * tail.stream.rows_per_record
 
     @property
     def is_undecided(self) -> bool:
@@ -265,7 +274,6 @@ class Run:
         end = End(records=count, rows=gather.rows)
         records.append(RecordParts(head=self._head(count, 0, end), columns={}))
         self._gather = None
-        self._skip_rows = 0
         self.pass_index += 1
         return records
 
@@ -295,12 +303,12 @@ class Run:
                 "or make it as it was"
             )
         self.description = description
-        self.codec = Codec(description)
 
     def _new_stream(self, at_once: bool) -> Stream:
-        spec, opening = self._spec, self._opening
+        spec, opening, start = self._spec, self._opening, self._start
+        assert isinstance(start, NewRun), "a run that the sink holds has its stream"
         return Stream(
-            run_id=self._run_id,
+            run_id=start.run_id,
             teacher=spec.teacher,
             revision=spec.revision,
             inputs_fingerprint=spec.inputs_fingerprint,
@@ -308,7 +316,7 @@ class Run:
             partitions=self._sink.partitions,
             rows_per_record=spec.rows_per_record
             or self._sink.rows_per_record(opening.rows, opening.nbytes, at_once=at_once),
-            created=round(max(time.time(), self._created_after + 0.001), 3),
+            created=round(max(time.time(), start.created_after + 0.001), 3),
             version=version("tutelage"),
         )
 
@@ -318,7 +326,7 @@ class Run:
 
     def _gathering(self) -> Gather:
         if self._gather is None:
-            self._gather = Gather(self._decided().rows_per_record, skip_rows=self._skip_rows)
+            self._gather = Gather(self._decided().rows_per_record, skip_rows=self.skip_rows)
         return self._gather
 
     def _head(self, sequence: int, rows: int, end: End | None = None) -> RecordHead:

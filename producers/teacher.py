@@ -25,7 +25,7 @@ from tutelage.producers.wire_options import wire_options
 from tutelage.producers.writer import RecordWriter, begin_or_continue
 from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.transport.waiting import Activity, Status
+from tutelage.transport.status import Activity, Status
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,11 @@ import logging
 import time
 import uuid
 
-from tutelage.producers.run import Run, SinkTraits
+from tutelage.producers.run import NewRun, Run, SinkTraits
 from tutelage.producers.run_spec import RunSpec
 from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.encode import PackedRecord, RecordParts
+from tutelage.schemas.codec import Codec
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ def begin_or_continue(sink: Sink, spec: RunSpec) -> Run:
         max_record_bytes=sink.max_record_bytes,
         linger_s=sink.linger_s,
     )
-    return Run(spec, run_id=run_id, sink=traits, tail=tail, created_after=created_after)
+    start = tail or NewRun(run_id=run_id, created_after=created_after)
+    return Run(spec, start, traits)
 
 
 class RecordWriter:
@@ -67,15 +69,15 @@ class RecordWriter:
     def __init__(self, sink: Sink, run: Run) -> None:
         self._sink = sink
         self._run = run
-        self._is_open = False
+        self._codec: Codec | None = None
 
     def open(self) -> None:
         """Open the sink once the run's R is chosen. May be called at any time."""
         stream, description = self._run.stream, self._run.promised
-        if self._is_open or stream is None or description is None:
+        if self._codec is not None or stream is None or description is None:
             return
         self._sink.open(stream, description)
-        self._is_open = True
+        self._codec = Codec(description)
         log.info(
             "%s: %s, %d rows per record, %d partitions",
             self._sink.name,
@@ -86,10 +88,9 @@ class RecordWriter:
 
     def encode(self, parts: RecordParts) -> PackedRecord:
         """Encode and pack a record. May be called from several threads at once."""
-        codec = self._run.codec
-        assert codec is not None, "a record is made only after the description is known"
+        assert self._codec is not None, "the sink is opened before a record is encoded"
         began = time.perf_counter()
-        encoded = codec.encode(parts.head, parts.columns)
+        encoded = self._codec.encode(parts.head, parts.columns)
         packed = self._sink.pack(encoded)
         return PackedRecord(
             head=parts.head,
@@ -110,11 +111,11 @@ class RecordWriter:
 
     def poll(self) -> None:
         """Let the sink look after records on their way. Raises if one could not be kept."""
-        if self._is_open:
+        if self._codec is not None:
             self._sink.poll()
 
     def release_memory(self) -> None:
         """Wait until nothing refers to the caller's memory; rows that wait are copied."""
-        if self._is_open:
+        if self._codec is not None:
             self._sink.settle()
         self._run.own_waiting_rows()

@@ -1,4 +1,5 @@
-"""Kafka and the schema registry: clients, topics, tails, offsets, commits, control messages. The only importer of `confluent_kafka`.
+"""Kafka and the schema registry: clients, topics, runs, offsets, commits, control messages.
 
-Both sides import it; it imports only `schemas`, and knows no torch.
+The only importer of `confluent_kafka`. Both sides import it; it imports only `schemas`, and no
+torch.
 """

@@ -1,6 +1,7 @@
-"""Where Kafka and its registry are: as given, else as the environment says, else on this machine.
+"""Addresses of Kafka and the registry: the given one, else the environment's, else the default.
 
-The one place that knows these names of the environment. An address knows who named it, so that an error can say where to change it.
+The only place that knows these environment variables. An address holds its origin, so that an error
+can say where to change it. Opens no connection.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ REGISTRY_VARIABLE = "TUTELAGE_REGISTRY"
 FILE_VARIABLE = "TUTELAGE_CONFIG"
 
 DEFAULT_BOOTSTRAP = "localhost:9092"
-# Where `tutelage stack up` puts it; Confluent's own registry would be http://localhost:8081.
+# The registry that `tutelage stack up` starts. Confluent's own would be http://localhost:8081.
 DEFAULT_REGISTRY = "http://localhost:8081/apis/ccompat/v7"
 
 _BOOTSTRAP_ARGUMENT, _REGISTRY_ARGUMENT = "argument bootstrap_servers", "argument registry"
@@ -28,7 +29,7 @@ _LARGEST_PORT = 65535
 
 
 class Address(str):
-    """An address, and in `origin` who named it: an argument, a flag, a file, an environment variable, or nobody."""
+    """An address and its origin: an argument, flag, file, environment variable or the default."""
 
     origin: str
 
@@ -37,23 +38,25 @@ class Address(str):
         made.origin = origin
         return made
 
-    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # a plain text has no origin
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # str has no origin
         return str(self), self.origin
 
     @property
     def with_origin(self) -> str:
-        """The address and who named it, for errors."""
+        """The address and its origin, for errors."""
         return f"{self} ({self.origin})"
 
 
 def bootstrap_address(given: str | Sequence[str] | None) -> Address:
-    """The brokers to ask first, as one text: those given, else those of the environment, else the default.
+    """Return the bootstrap servers, separated by commas.
 
     Args:
-        given: `HOST:PORT`, several of them with commas between, or a list or tuple of such.
+        given: `HOST:PORT`, several of them separated by commas, or a list or tuple of such. With
+            None, the addresses come from the environment, or are the default.
 
     Raises:
-        ConfigurationError: It is none of these, is empty, or names a broker without a host or with a port that is none.
+        ConfigurationError: It has another type or is empty, or an entry has no host or an invalid
+            port.
     """
     if given is None:
         given = _from_environment(BOOTSTRAP_VARIABLE) or _default(
@@ -62,7 +65,8 @@ def bootstrap_address(given: str | Sequence[str] | None) -> Address:
     origin = origin_of(given, _BOOTSTRAP_ARGUMENT)
     if not isinstance(given, (str, list, tuple)):
         raise ConfigurationError(
-            f"{origin} is of type {type(given).__name__}; it must be a text HOST:PORT, or a list of them"
+            f"{origin} is of type {type(given).__name__}; it must be a text HOST:PORT, or a list "
+            "of them"
         )
     servers: list[str] = []
     for entry in [given] if isinstance(given, str) else given:
@@ -70,10 +74,10 @@ def bootstrap_address(given: str | Sequence[str] | None) -> Address:
             raise ConfigurationError(
                 f"{origin} holds a {type(entry).__name__}; each entry must be a text HOST:PORT"
             )
-        # Both Kafka clients pass over what is empty between two commas.
+        # Both Kafka clients skip empty entries between commas.
         named = [server for server in map(str.strip, entry.split(",")) if server]
         if not named:
-            raise ConfigurationError(f"{origin} has an entry that is empty; it must be HOST:PORT")
+            raise ConfigurationError(f"{origin} has an empty entry; it must be HOST:PORT")
         servers += [_checked_server(server, origin) for server in named]
     if not servers:
         raise ConfigurationError(f"{origin} names no broker; it must hold at least one HOST:PORT")
@@ -81,7 +85,10 @@ def bootstrap_address(given: str | Sequence[str] | None) -> Address:
 
 
 def registry_address(given: str | None) -> Address:
-    """The registry's URL: the one given, else that of the environment, else the default. It may hold secrets: never show it."""
+    """Return the registry's URL: the given one, else the environment's, else the default.
+
+    It may hold secrets: never show it.
+    """
     if given is None:
         return _from_environment(REGISTRY_VARIABLE) or _default(
             DEFAULT_REGISTRY, "registry", REGISTRY_VARIABLE
@@ -90,7 +97,13 @@ def registry_address(given: str | None) -> Address:
 
 
 def named_by(value: str | None, variable: str, otherwise: str) -> Address | None:
-    """A flag's value, which may have come from its environment variable; None if there is none."""
+    """Return a flag's value as an address; None if it is empty.
+
+    Args:
+        value: The value.
+        variable: The flag's environment variable, which is the origin if it has this value.
+        otherwise: The origin if it has not.
+    """
     if not value:
         return None
     return Address(
@@ -100,7 +113,7 @@ def named_by(value: str | None, variable: str, otherwise: str) -> Address | None
 
 
 def origin_of(given: object, otherwise: str) -> str:
-    """Who named an address."""
+    """Return an address's origin, or `otherwise` for what is not an Address."""
     return given.origin if isinstance(given, Address) else otherwise
 
 
@@ -114,9 +127,10 @@ def _default(address: str, argument: str, variable: str) -> Address:
 
 def _checked_server(server: str, origin: str) -> str:
     if "@" in server:
-        # Not shown: what is before it may be a password.
+        # Not shown: a password may stand before the '@'.
         raise ConfigurationError(
-            f"{origin} has an entry with an '@'; user and password are options (sasl.username, sasl.password)"
+            f"{origin} has an entry with an '@'; user and password are options (sasl.username, "
+            "sasl.password)"
         )
     found = _SERVER.fullmatch(server)
     if found is None:
@@ -125,7 +139,8 @@ def _checked_server(server: str, origin: str) -> str:
     protocol, host, port = found["protocol"], found["host"], found["port"]
     if protocol is not None and protocol.upper() not in _PROTOCOLS:
         raise ConfigurationError(
-            f"{origin} has the entry {server!r}; a broker's address is HOST:PORT, without {protocol}://"
+            f"{origin} has the entry {server!r}; a broker's address is HOST:PORT, without "
+            f"{protocol}://"
         )
     if not host:
         raise ConfigurationError(
@@ -135,6 +150,7 @@ def _checked_server(server: str, origin: str) -> str:
         port.isascii() and port.isdigit() and 0 < int(port) <= _LARGEST_PORT
     ):
         raise ConfigurationError(
-            f"{origin} has the entry {server!r}; its port must be a number from 1 to {_LARGEST_PORT}"
+            f"{origin} has the entry {server!r}; its port must be a number from 1 to "
+            f"{_LARGEST_PORT}"
         )
     return server

@@ -1,7 +1,8 @@
-"""Threads that are asked to end, and waited for, before the interpreter goes.
+"""Background threads that end before the interpreter does.
 
-A daemon thread that is inside torch when the interpreter is torn down aborts the process, whatever exit code the program asked for
-(`terminate called without an active exception`). Other threads would keep the process from ending at all.
+A daemon thread that is inside torch when the interpreter shuts down aborts the process
+(`terminate called without an active exception`), whatever exit code the program set. Non-daemon
+threads would keep the process from exiting. Knows nothing of what the threads do.
 """
 
 from __future__ import annotations
@@ -19,17 +20,23 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
-# A forward pass or a block of a file takes seconds; what takes longer hangs, and the program wants to end.
+# A forward pass or a block of a file takes seconds. What takes longer hangs, and must not keep the
+# program from exiting.
 _EXIT_WAIT_S = 20.0
 
 _started: weakref.WeakSet[BackgroundThread] = weakref.WeakSet()
 
 
 class BackgroundThread(threading.Thread):
-    """A daemon thread with a way to ask it to end.
+    """A daemon thread that can be asked to end.
 
-    Guarantee: at the interpreter's exit every thread that was started is asked to end, and all of them together are waited for, for at
-    most 20 seconds.
+    Guarantee: at the interpreter's exit every running thread is asked to end, and the exit waits at
+    most 20 seconds for all of them together.
+
+    Args:
+        target: What the thread runs.
+        name: The thread's name.
+        ask_to_end: Makes `target` return soon. May be called from any thread, and more than once.
     """
 
     def __init__(
@@ -39,31 +46,31 @@ class BackgroundThread(threading.Thread):
         self._ask_to_end = ask_to_end
 
     def start(self) -> None:
-        """Start the thread, and have it end before the interpreter does."""
+        """Start the thread, and register it to be ended at exit."""
         _started.add(self)
         super().start()
 
     def ask_to_end(self) -> None:
-        """Ask the thread to end; does not wait. May be called from any thread, and more than once."""
+        """Ask the thread to end, without waiting. May be called from any thread and repeatedly."""
         self._ask_to_end()
 
 
 def within(
     timeout_s: float, work: Callable[[], Result], *, name: str, give_up: Callable[[], None]
 ) -> Result:
-    """Run `work` in a thread, and return or raise what it does within `timeout_s`.
+    """Run `work` in a thread for at most `timeout_s`, and return its result or raise its error.
 
-    For calls into libraries whose timeouts bound each step but not the whole call.
+    For calls into libraries whose timeouts limit each step but not the whole call.
 
     Args:
         timeout_s: Seconds.
         work: The call.
-        name: The thread's.
+        name: The thread's name.
         give_up: Makes running work fail soon, for example by closing its connection. Called at the
-            timeout, and when the caller is interrupted.
+            timeout and when the caller is interrupted.
 
     Raises:
-        TimeoutError: The work took longer. The thread ends when the work does.
+        TimeoutError: The work took longer. Its thread ends when the work does.
     """
     done: Future[Result] = Future()
 
@@ -89,7 +96,7 @@ def _end_all() -> None:
     for thread in threads:
         try:
             thread.ask_to_end()
-        except Exception as error:  # the others are still to be asked
+        except Exception as error:  # go on with the other threads
             log.debug("thread %s could not be asked to end: %s", thread.name, error)
     deadline = time.monotonic() + _EXIT_WAIT_S
     for thread in threads:

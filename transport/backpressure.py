@@ -1,4 +1,4 @@
-"""Keeping a teacher near its student: records it has written and the student's group has not committed, bounded."""
+"""Backpressure: limits how many records a teacher is ahead of its student's consumer group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ _POLL_S = 0.1
 
 
 class Backpressure:
-    """Counts how far a topic's end is ahead of a consumer group's committed offsets, and waits where it is too far. Close it."""
+    """Counts records between a group's committed offsets and a topic's end. Close it.
+
+    Args:
+        connection: How to reach the cluster.
+        topic: The topic.
+        begins: Per partition, an offset at or before the run's first record.
+        group: The student's consumer group.
+        max_ahead: The most records that the teacher may be ahead.
+        timeout_s: How long to wait for room, in seconds.
+    """
 
     def __init__(
         self,
@@ -38,7 +47,7 @@ class Backpressure:
         self._consumer: Consumer = connection.consumer(group)
         self._partitions = [TopicPartition(topic, partition) for partition in range(len(begins))]
         found = KafkaTopic(connection, topic)
-        # What lies before the run's own records is not for its student to read.
+        # The student does not read what lies before the run.
         self._lows = [
             max(each) for each in zip(begins, found.first_offsets(len(begins)), strict=True)
         ]
@@ -46,25 +55,26 @@ class Backpressure:
         self._read = self._committed()
 
     def written(self) -> None:
-        """Count a record."""
+        """Count a written record."""
         self._written += 1
 
     def wait(self) -> Wait | None:
-        """None if there is room for another record; else the wait to tick until there is."""
+        """Return a wait to tick until there is room for another record; None if there is."""
         return None if self._has_room() else Wait(
-            f"group {self._group} to read on: it is {self._written - self._read} records behind the end of topic {self._topic}",
+            f"group {self._group} to read on: it is {self._written - self._read} records behind "
+            f"the end of topic {self._topic}",
             timeout_s=self._timeout_s,
             log=log,
             hint="is the student running, and does it commit to this group?",
         )  # fmt: skip
 
     def has_room_after_a_moment(self) -> bool:
-        """Look again, after a pause."""
+        """Pause for 0.1 s, and say whether there is room."""
         time.sleep(_POLL_S)
         return self._has_room()
 
     def _has_room(self) -> bool:
-        # What was committed when last seen is enough to know, most of the time.
+        # The offsets read last are usually enough.
         if self._written - self._read >= self._max_ahead:
             self._read = self._committed()
         return self._written - self._read < self._max_ahead

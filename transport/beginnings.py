@@ -1,4 +1,4 @@
-"""Where a run begins in each partition of its topic: guessed by time, and checked by the first record that is found.
+"""Offsets at which reading a run begins: estimated by time, then checked by the first record found.
 
 Pure: no I/O, threads or clocks.
 """
@@ -16,14 +16,15 @@ _FURTHER = 8
 
 
 class Beginnings:
-    """The partitions of a run that are read from their first record.
+    """Searches each partition for the run's first record, if it is read from there.
 
-    Guarantee: a partition is read from the run's first record there, or RetentionLoss is raised; a clock that was wrong costs a look
-    further back, and never a record.
+    Guarantee: a partition is read from the run's first record there, or RetentionLoss is raised. A
+    wrong clock costs a step further back, never a record.
 
     Args:
         lows: Per partition, the first offset that the broker still has.
-        guesses: Per partition, the offset at which reading begins; None where it goes on from a position.
+        guesses: Per partition, the offset at which reading begins; None if it continues from a
+            position.
     """
 
     def __init__(self, lows: Sequence[int], guesses: Sequence[int | None]) -> None:
@@ -32,17 +33,17 @@ class Beginnings:
         self._step = _FIRST_STEP
 
     def awaits(self, partition: int) -> bool:
-        """Whether the run's first record in the partition was not found yet."""
+        """Whether the run's first record in the partition has not been found yet."""
         return self._guesses[partition] is not None
 
     def found(self, partition: int, head: RecordHead, where: str) -> int | None:
-        """Take the first record of the run that came of a partition.
+        """Check the first record of the run that was read from a partition.
 
         Returns:
-            None if it is the run's first there; else the offset from which to look again.
+            None if it is the run's first there; else the offset from which to read again.
 
         Raises:
-            RetentionLoss: It is not, and nothing before it is left.
+            RetentionLoss: It is not the first, and the broker has no earlier offset.
         """
         guess, low = self._guesses[partition], self._lows[partition]
         assert guess is not None, "only called while a partition's first record is awaited"
@@ -51,8 +52,9 @@ class Beginnings:
             return None
         if guess <= low:
             raise RetentionLoss(
-                f"{where}: the first record that is left of the run is {head}; the broker deleted what lay before offset {low}. Raise "
-                "retention.ms, and let the teacher write a new run"
+                f"{where}: the first record that is left of the run is {head}; the broker deleted "
+                "offsets "
+                f"before {low}. Raise retention.ms, and have the teacher write a new run"
             )
         self._guesses[partition] = guess = max(low, guess - self._step)
         self._step *= _FURTHER
@@ -67,30 +69,32 @@ def where_to_begin(
     highs: Sequence[int],
     begins: Sequence[int],
 ) -> tuple[list[int], list[int | None]]:
-    """Per partition the offset to read from, and the guess that it is where it is one.
+    """Return, per partition, the offset to read from, and the same as a guess if it is one.
 
     Args:
-        topic: For errors.
-        wanted: The offsets of a position, BEGINNING where nothing was read yet.
-        lows: The first offset that the broker still has.
-        highs: Where the partition ends.
-        begins: An offset at or before the run's first record.
+        topic: The topic, for errors.
+        wanted: Per partition, the position's offset; BEGINNING where nothing was read yet.
+        lows: Per partition, the first offset that the broker still has.
+        highs: Per partition, its end.
+        begins: Per partition, an offset at or before the run's first record.
 
     Raises:
         TopicIdentityError: A partition ends before the position.
-        RetentionLoss: The broker deleted what the position says comes next.
+        RetentionLoss: The broker deleted the offset at which the position continues.
     """
     offsets = list(wanted)
     guesses: list[int | None] = [None] * len(offsets)
     for partition, (offset, low, high) in enumerate(zip(wanted, lows, highs, strict=True)):
         if offset > high:
             raise TopicIdentityError(
-                f"topic {topic}, partition {partition} ends at offset {high}, before the position {offset}; was it recreated?"
+                f"topic {topic}, partition {partition} ends at offset {high}, before the position "
+                f"{offset}; was it recreated?"
             )
         if BEGINNING < offset < low:
             raise RetentionLoss(
-                f"topic {topic}, partition {partition}: the broker deleted offsets {offset} to {low - 1} before they were read; raise "
-                "retention.ms, and let the teacher write a new run"
+                f"topic {topic}, partition {partition}: the broker deleted offsets {offset} to "
+                f"{low - 1} before they were read; raise "
+                "retention.ms, and have the teacher write a new run"
             )
         if offset == BEGINNING:
             guesses[partition] = offsets[partition] = max(low, begins[partition])

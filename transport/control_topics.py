@@ -1,7 +1,8 @@
-"""Control messages over Kafka: an outbox and an inbox, each one topic of one partition.
+"""Control messages over Kafka: an outbox and an inbox, each a topic with one partition.
 
-Which message is for whom is decided by `conversation.py`. A teacher that starts again goes on in its inbox behind what its last message
-says it had taken; a student reads the teacher's messages from the first, and takes those that are for it.
+`conversation.py` decides which message is for whom. A restarted teacher goes on in its inbox after
+what its last message says it had taken. A student reads the teacher's messages from the first one,
+and takes those that are for it. Knows nothing of the values.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tutelage.schemas.conversation import Conversation, Message
 from tutelage.schemas.errors import AccessDenied, ConfigurationError, DeliveryFailed
 from tutelage.schemas.framing import frame, unframe
 from tutelage.schemas.topic import to_student_topic, to_teacher_topic, value_subject
-from tutelage.transport.connection import DENIED, NEEDS_ACL, KafkaConnection, describe
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
+from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
@@ -29,10 +31,21 @@ _POLL_S = 0.1
 
 
 class KafkaControl:
-    """Sends to one topic and receives from another, in order. Its clients are opened when they are first used; close it.
+    """Sends to one topic and receives from another, in order. Close it.
 
-    A teacher's (`is_teacher`) goes on in its inbox where the last message of a teacher says; messages that name no run and are older
-    than `since_s` (seconds since the epoch) belong to an older run, and are passed over.
+    Its clients are opened when they are first needed.
+
+    Args:
+        connection: How to reach the cluster and the registry.
+        outbox: The topic to send to.
+        inbox: The topic to receive from.
+        sender: Who sends, in words.
+        is_teacher: Whether this is the teacher's end: it goes on in its inbox where the last
+            message of a teacher says.
+        since_s: Seconds since the epoch. Older messages that name no run belong to an older run
+            and are skipped.
+        replication: The replication factor of a new outbox; -1 for the broker's default.
+        create: Whether to create the outbox if it is missing.
     """
 
     def __init__(
@@ -61,25 +74,37 @@ class KafkaControl:
         self.conversation = Conversation(answers_all=is_teacher)
 
     def send(self, value: Any) -> None:
-        """Send a value and wait until the broker has it. DeliveryFailed if it does not take it."""
-        # Where reading goes on must be known before a message says so.
+        """Send a value and wait until the broker has acknowledged it.
+
+        Raises:
+            DeliveryFailed: The broker did not acknowledge it.
+        """
+        # A message says where reading goes on, so that must be known first.
         self._resume()
         self._deliver(self.conversation.compose(value))
 
     def recv(self, *, timeout_s: float, frm: str) -> Any:
-        """The next value. WaitTimeout, naming `frm`, if none comes in time."""
+        """Return the next value.
+
+        Raises:
+            WaitTimeout: None came in time. The error names `frm`.
+        """
         wait = Wait(
             f"a control message from {frm} on topic {self._inbox}", timeout_s=timeout_s, log=log
         )
-        return self._taken(wait)
+        return self._receive(wait)
 
     def ask(self, value: Any, *, timeout_s: float, frm: str) -> Any:
-        """Send a value and return the answer to it. WaitTimeout, naming `frm`, if none comes in time."""
+        """Send a value and return the answer to it.
+
+        Raises:
+            WaitTimeout: None came in time. The error names `frm`.
+        """
         wait = Wait(f"an answer from {frm} on topic {self._inbox}", timeout_s=timeout_s, log=log)
         self._resume()
         question = self.conversation.compose(value, asks=True)
         self._deliver(question)
-        return self._taken(wait, question.id)
+        return self._receive(wait, question.id)
 
     def _deliver(self, message: Message) -> None:
         body = encode_control(message, self._sender)
@@ -101,7 +126,8 @@ class KafkaControl:
         if not outbox.partitions(producer):
             if not self._create:
                 raise ConfigurationError(
-                    f"topic {self._outbox} does not exist, and is not to be created: make it, with one partition"
+                    f"topic {self._outbox} does not exist, and is not to be created: create it "
+                    "with one partition"
                 )
             outbox.create(1, replication=self._replication)
         registry, subject = self._connection.registry, value_subject(self._outbox)
@@ -111,7 +137,7 @@ class KafkaControl:
         return producer
 
     def _resume(self) -> None:
-        """Find out where reading goes on in the inbox: by the last message in the outbox, which may be an earlier process's."""
+        """Find where to go on in the inbox: the last message in the outbox says it."""
         if not self._resumes:
             return
         self._resumes = False
@@ -120,7 +146,7 @@ class KafkaControl:
             return
         low, high = outbox.first_offsets(1)[0], outbox.end_offsets(1)[0]
         messages = TopicRuns(self._connection, self._outbox).last_messages(
-            {0: (low, high)}, look=1
+            {0: (low, high)}, window=1
         )[0]
         if messages:
             where = f"topic {self._outbox}, partition 0, offset {messages[-1].offset()}"
@@ -128,41 +154,41 @@ class KafkaControl:
                 decode_control(unframe(messages[-1].value(), where)[1], where).seen
             )
 
-    def _taken(self, wait: Wait, answer_to: str = "") -> Any:
+    def _receive(self, wait: Wait, answer_to: str = "") -> Any:
         self._resume()
-        # Where the inbox ended when the wait began, and whether what comes now came later: that does not prolong the wait.
+        # Messages behind the end that the inbox had at the first one do not prolong the wait.
         end, later = 0, False
         while (message := self.conversation.taken(answer_to)) is None:
             if later:
                 wait.tick()
-            consumer = self._consumer or self._begun()
+            consumer = self._consumer or self._open_inbox()
             if consumer is None:
                 wait.tick()
                 time.sleep(2 * _POLL_S)
                 continue
-            # What is there already is taken, however short the wait.
-            came = consumer.poll(_POLL_S)
-            if came is None or came.error() is not None:
-                self._check(came.error() if came is not None else None)
+            # Existing messages are taken, however short the wait.
+            received = consumer.poll(_POLL_S)
+            if received is None or received.error() is not None:
+                self._check(received.error() if received is not None else None)
                 wait.tick()
                 continue
-            self._arrived(came)
+            self._accept(received)
             end = (
                 end
                 or consumer.get_watermark_offsets(TopicPartition(self._inbox, 0), cached=True)[1]
             )
-            later = (came.offset() or 0) >= end
+            later = (received.offset() or 0) >= end
         return message.value
 
-    def _begun(self) -> Consumer | None:
+    def _open_inbox(self) -> Consumer | None:
         """A consumer of the inbox; None while there is no such topic."""
         consumer = self._connection.consumer()
         inbox = KafkaTopic(self._connection, self._inbox)
         if not inbox.partitions(consumer):
-            # Each client sees a new topic at its next look at the metadata; asking anew is that look.
+            # A new client fetches new metadata, which may contain the topic by then.
             consumer.close()
             return None
-        # Messages that were kept long enough are deleted; nobody waits for them any more.
+        # Retention may have deleted the first messages; nobody waits for those any more.
         start = max(self.conversation.seen, inbox.first_offsets(1)[0])
         consumer.assign([TopicPartition(self._inbox, 0, start)])
         self._consumer = consumer
@@ -175,13 +201,13 @@ class KafkaControl:
             raise AccessDenied(f"reading topic {self._inbox}: {describe(error)}. {NEEDS_ACL}")
         log.debug("reading %s: %s", self._inbox, error.str())
 
-    def _arrived(self, came: Any) -> None:
-        where = f"topic {self._inbox}, partition 0, offset {came.offset()}"
-        message = decode_control(unframe(came.value(), where)[1], where)
-        if not message.run_id and came.timestamp()[1] < self._since_s * 1000:
-            self.conversation.begin_at(came.offset() + 1)
+    def _accept(self, received: Any) -> None:
+        where = f"topic {self._inbox}, partition 0, offset {received.offset()}"
+        message = decode_control(unframe(received.value(), where)[1], where)
+        if not message.run_id and received.timestamp()[1] < self._since_s * 1000:
+            self.conversation.begin_at(received.offset() + 1)
             return
-        self.conversation.arrived(message, came.offset())
+        self.conversation.arrived(message, received.offset())
 
     def close(self) -> None:
         """Release the clients. May be called twice."""
@@ -192,7 +218,7 @@ class KafkaControl:
 
 
 def student_control(connection: KafkaConnection, topic: str) -> KafkaControl:
-    """The student's end of the conversation beside a topic."""
+    """Return the student's end of the control messages that belong to a topic."""
     return KafkaControl(
         connection,
         outbox=to_teacher_topic(topic),

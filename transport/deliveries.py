@@ -1,4 +1,7 @@
-"""What was handed to the Kafka client and what came of it: counted, timed, and the first failure kept, behind which nothing is sent."""
+"""Counts and times the messages given to the Kafka client, and keeps the first failure.
+
+Sends nothing itself.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,21 @@ from collections.abc import Callable
 from confluent_kafka import KafkaError, Message
 
 from tutelage.schemas.errors import AccessDenied, DeliveryFailed
-from tutelage.transport.connection import DENIED, NEEDS_ACL
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL
 from tutelage.transport.transactions import FENCED, is_fenced
 
 
 class Deliveries:
-    """One topic's messages on their way.
+    """One topic's messages in flight.
 
-    Guarantee: after the first failure, or `timeout_s` in which nothing was acknowledged, the `refuse_` methods raise it for ever.
+    Guarantee: after the first failure `check_failure` always raises it; while nothing has been
+    acknowledged for `timeout_s`, `check_silence` raises DeliveryFailed.
     """
 
     def __init__(self, topic: str, timeout_s: float) -> None:
         self._topic = topic
         self._timeout_s = timeout_s
-        # Those of a partition are reported in the order they were sent.
+        # Deliveries of a partition are reported in the order of sending.
         self._sizes: dict[int, deque[int]] = defaultdict(deque)
         self._progress_s = 0.0
         self._denied = False
@@ -31,18 +35,19 @@ class Deliveries:
         self.in_flight = 0
         self.bytes_in_flight = 0
         self.by_partition: dict[int, int] = defaultdict(int)
-        #: Called with the partition and offset of each record that was written; the offset is negative where the broker did not tell.
+        #: Called with the partition and offset of each written record. The offset is negative if
+        #: the broker did not report it.
         self.on_offset: Callable[[int, int], None] | None = None
-        #: Called with the seconds each delivery took.
+        #: Called with the seconds that each delivery took.
         self.on_delivery: Callable[[float], None] | None = None
 
     @property
     def silent_s(self) -> float:
-        """Seconds since anything was acknowledged, or begun to be sent."""
+        """Seconds since the last acknowledgement, or since sending began."""
         return time.monotonic() - self._progress_s
 
     def begin(self) -> None:
-        """Before a message is sent: with nothing on its way, silence begins now."""
+        """Note that a message is about to be sent. With none in flight, silence starts now."""
         if not self.in_flight:
             self._progress_s = time.monotonic()
 
@@ -59,12 +64,12 @@ class Deliveries:
         message: Message,
         ended: Callable[[str | None], None] | None = None,
     ) -> None:
-        """What the client calls for each message; `ended` ends its span."""
+        """Note a delivery or its failure; called by the client. `ended` ends the message's span."""
         if ended is not None:
             ended(error.str() if error is not None else None)
         self.in_flight -= 1
         sizes = self._sizes[message.partition() or 0]
-        # None there if a signal came between sending and counting.
+        # Empty if a signal interrupted between sending and counting.
         self.bytes_in_flight -= sizes.popleft() if sizes else 0
         self._progress_s = time.monotonic()
         if self.on_delivery is not None:
@@ -76,33 +81,36 @@ class Deliveries:
             self.on_offset(message.partition() or 0, -1 if offset is None else offset)
 
     def fail(self, where: str, error: KafkaError) -> None:
-        """Remember the first failure; nothing is sent behind it."""
+        """Keep the first failure; nothing is sent after it."""
         if self.failure is None:
             if is_fenced(error):
                 why = FENCED
             elif error.code() == KafkaError.INVALID_RECORD:
                 why = (
-                    f"{error.str()}: the broker refuses records without a key, as a topic with cleanup.policy=compact does; set it to delete, and "
-                    "write to a new topic, since compaction may have removed records of this one"
+                    f"{error.str()}: the broker rejects records without a key, which happens with "
+                    "cleanup.policy=compact; set it to delete, and write to a new topic: "
+                    "compaction may "
+                    "have removed records of this one"
                 )
             elif error.code() in DENIED:
                 why = f"{error.str()}. {NEEDS_ACL}"
             else:
                 why = (
-                    f"{error.str()}; the teacher stops here, start it again to go on without a gap"
+                    f"{error.str()}; the teacher stops here; start it again to go on without a gap"
                 )
             self._denied = error.code() in DENIED
             self.failure = f"topic {self._topic}{where}: {why}"
 
-    def refuse_failure(self) -> None:
+    def check_failure(self) -> None:
         """Raise the first failure, if there was one."""
         if self.failure is not None:
             raise AccessDenied(self.failure) if self._denied else DeliveryFailed(self.failure)
 
-    def refuse_silence(self) -> None:
-        """DeliveryFailed if nothing was acknowledged for too long."""
+    def check_silence(self) -> None:
+        """Raise DeliveryFailed if nothing was acknowledged for too long."""
         if self.silent_s > self._timeout_s:
             raise DeliveryFailed(
-                f"topic {self._topic}: the broker acknowledged nothing for {self.silent_s:.0f} s with {self.in_flight} records sent; "
+                f"topic {self._topic}: the broker acknowledged nothing for {self.silent_s:.0f} s "
+                f"with {self.in_flight} records sent; "
                 "start the teacher again to go on without a gap"
             )

@@ -14,7 +14,7 @@ _FALSE = ("false", "f", "0", "no", "off")
 _TLS, _SASL = ("ssl", "sasl_ssl"), ("sasl_plaintext", "sasl_ssl")
 _CREDENTIALS_OVER_HTTP = "basic.auth.user.info", "bearer.auth.token", "bearer.auth.client.secret"
 
-# Several clients of one program have the same settings, and each warning is logged once.
+# A program's clients often have the same settings; each warning is logged once.
 _warned: set[str] = set()
 
 
@@ -31,7 +31,7 @@ def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str
 
     Args:
         servers: The brokers' addresses, for the messages.
-        options: As librdkafka takes them; values may be texts.
+        options: librdkafka's options; values may be text.
     """
     given = {name: str(value).lower() for name, value in options.items()}
     protocol = given.get("security.protocol", "plaintext")
@@ -39,28 +39,34 @@ def kafka_exposures(servers: str, options: Mapping[str, object]) -> Iterator[str
     if protocol in _TLS:
         if given.get("enable.ssl.certificate.verification") in _FALSE:
             yield (
-                f"{where}: enable.ssl.certificate.verification=false: anybody on the way can pretend to be a broker; "
+                f"{where}: enable.ssl.certificate.verification=false: anyone on the network path "
+                "can impersonate a broker; "
                 "name the authority to trust in ssl.ca.location instead"
             )
         elif given.get("ssl.endpoint.identification.algorithm") == "none":
             yield (
-                f"{where}: ssl.endpoint.identification.algorithm=none: whoever has a certificate of the same authority can "
-                "pretend to be a broker"
+                f"{where}: ssl.endpoint.identification.algorithm=none: whoever has a certificate "
+                "of the same authority "
+                "can impersonate a broker"
             )
     if protocol == "sasl_plaintext":
         yield (
-            f"{where}: security.protocol=SASL_PLAINTEXT: credentials and data travel unencrypted; SASL_SSL encrypts them"
+            f"{where}: security.protocol=SASL_PLAINTEXT: credentials and data travel unencrypted; "
+            "SASL_SSL encrypts them"
         )
     unused = [name for name in options if name.startswith("sasl.") and protocol not in _SASL]
     if unused:
         yield (
-            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which does not use it: nobody logs "
-            f"in{'' if protocol == 'ssl' else ', and data travels unencrypted'}; set security.protocol=SASL_SSL"
+            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which "
+            "does not use it: no login "
+            f"takes place{'' if protocol == 'ssl' else ', and data travels unencrypted'}; set "
+            "security.protocol=SASL_SSL"
         )
     unused = [name for name in options if name.startswith("ssl.") and protocol not in _TLS]
     if unused:
         yield (
-            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which does not use it: data travels "
+            f"{where}: {unused[0]} is given, but security.protocol is {protocol.upper()}, which "
+            "does not use it: data travels "
             "unencrypted; set security.protocol=SSL or SASL_SSL"
         )
     yield from _unencrypted_tokens(options, "sasl.oauthbearer.token.endpoint.url", where)
@@ -73,8 +79,8 @@ def registry_exposures(
 
     Args:
         url: Where the registry is.
-        settings: As confluent-kafka's client takes them.
-        proxy: The proxy that requests go through and what names it; None without one.
+        settings: Settings of confluent-kafka's registry client.
+        proxy: The proxy in use and the setting or variable that names it; None without one.
     """
     where = f"the registry at {url.shown}"
     schemes = {urlsplit(each).scheme for each in url.shown.split(",")}
@@ -85,15 +91,19 @@ def registry_exposures(
         yield f"{where}: {secrets[0]} travels unencrypted; use https://"
     if "https" in schemes and settings.get("ssl.ca.location") is False:
         yield (
-            f"{where}: ssl.ca.location=False: certificates are not verified, and anybody on the way can pretend to be the "
-            "registry; name the authority to trust"
+            f"{where}: ssl.ca.location=False: certificates are not verified, and anyone on the "
+            "network path can impersonate "
+            "the registry; name the authority to trust"
         )
     yield from _unencrypted_tokens(settings, "bearer.auth.issuer.endpoint.url", where)
     if proxy is not None:
         host, by = proxy
-        yield f"{where} is asked through the proxy {host}, which {by} names"
+        yield f"requests to {where} go through the proxy {host}, which {by} names"
 
 
 def _unencrypted_tokens(settings: Mapping[str, object], name: str, where: str) -> Iterator[str]:
     if str(settings.get(name, "")).lower().startswith("http://"):
-        yield f"{where}: {name} is an http:// address: the client's secret travels unencrypted; use https://"
+        yield (
+            f"{where}: {name} is an http:// address: the client's secret travels unencrypted; "
+            "use https://"
+        )

@@ -1,7 +1,7 @@
-"""Keeps secrets out of errors and logs: those of this package, of its libraries and of servers.
+"""Redacts secrets in errors and logs of this package, its libraries and servers.
 
-A secret is known by its text. An HTTP client logs each URL that it asks for, and a server may repeat
-what it was asked: the request carries the secret, and what is shown does not.
+Secrets are recognized by their text, because an HTTP client logs the URL of each request and a
+server may repeat it. Requests still carry the secrets.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
-_SHOWN_INSTEAD = "***"
-# A shorter text is part of ordinary words, and hides nothing.
+_REPLACEMENT = "***"
+# Shorter texts occur in ordinary words and are not redacted.
 _SHORTEST = 4
-# The HTTP client below the registry's client has had two names, and so has its core. A filter on a
-# logger does not apply to the logger's children, so each is named.
+# The HTTP client that the registry's client uses has had two names, and so has its core. A filter
+# on a logger does not apply to its children, so each is listed.
 _CLIENT_LOGGERS = (
     *("httpx", "httpx2"),
     *(
@@ -25,7 +25,7 @@ _CLIENT_LOGGERS = (
         for part in ("connection", "http11", "http2", "proxy", "socks")
     ),
 )
-# Settings whose value grants access. A file's location (ssl.key.location) or a user's name does not.
+# Settings whose value grants access. A file's location (ssl.key.location) or a user name does not.
 _SECRET_SETTING = re.compile(
     r"password|passphrase|secret|user\.info|jaas|auth\.token|key\.pem|oauthbearer\.config"
 )
@@ -37,7 +37,7 @@ _KEY_IN_URL = re.compile(
 
 
 def is_secret_setting(name: str) -> bool:
-    """Whether a setting of the Kafka client or the registry holds what grants access."""
+    """Whether a setting of the Kafka client or the registry is a secret, by its name."""
     return _SECRET_SETTING.search(name) is not None
 
 
@@ -52,7 +52,7 @@ def holds_secret(name: str, value: object) -> bool:
 
 
 def secrets_in(settings: Mapping[str, object]) -> list[str]:
-    """The texts in a client's settings that must not be shown."""
+    """Return the texts in a client's settings that must not be shown."""
     found: list[str] = []
     for name, value in settings.items():
         if is_secret_setting(name) and isinstance(value, str):
@@ -61,20 +61,20 @@ def secrets_in(settings: Mapping[str, object]) -> list[str]:
 
 
 def user_info_secrets(user_info: str) -> list[str]:
-    """What must not be shown of `USER:PASSWORD`: all of it, the password, and the header of basic authentication."""
+    """Return what must not be shown of `USER:PASSWORD`: all of it, the password, base64."""
     user, _, password = user_info.partition(":")
     return [user_info, password or user, base64.b64encode(user_info.encode()).decode()]
 
 
-class Hiding(logging.Filter):
-    """Replaces texts that must not be shown. One for the process, on the HTTP client's loggers."""
+class SecretFilter(logging.Filter):
+    """Replaces secrets in texts and log records. One per process, on the HTTP client's loggers."""
 
     def __init__(self) -> None:
         super().__init__()
         self._secrets: list[str] = []
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Hide these texts from now on, in every spelling that they may have in a URL."""
+        """Redact these texts from now on, in every spelling that a URL may have."""
         known = set(self._secrets)
         for secret in secrets:
             decoded = {secret, unquote(secret), unquote_plus(secret)}
@@ -82,20 +82,23 @@ class Hiding(logging.Filter):
                 form(text, safe="") for text in decoded for form in (quote, quote_plus)
             }
             known |= {text for text in spellings if len(text) >= _SHORTEST}
-        # The longest first: one may contain another.
+        # Longest first: one may contain another.
         self._secrets = sorted(known, key=lambda text: (-len(text), text))
         for name in _CLIENT_LOGGERS:
-            # A logger keeps a filter once, however often it is added.
+            # Adding a filter again has no effect.
             logging.getLogger(name).addFilter(self)
 
     def hidden(self, text: str) -> str:
-        """The text without what must not be shown."""
+        """Return the text with secrets replaced."""
         for secret in self._secrets:
-            text = text.replace(secret, _SHOWN_INSTEAD)
+            text = text.replace(secret, _REPLACEMENT)
         return text
 
     def cause(self, error: BaseException) -> BaseException | None:
-        """An error as the cause of another; None if it, or anything behind it, would show a secret in a traceback."""
+        """Return an error for use in `raise ... from`.
+
+        None if it, or an error in its chain, would show a secret in a traceback.
+        """
         seen: list[BaseException] = []
         at: BaseException | None = error
         while at is not None and at not in seen:
@@ -107,7 +110,7 @@ class Hiding(logging.Filter):
         return error
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace secrets in a log record's message; every record stays."""
+        """Replace secrets in a log record's message. Drops no record."""
         said = record.getMessage()
         shown = self.hidden(said)
         if shown != said:
@@ -115,4 +118,4 @@ class Hiding(logging.Filter):
         return True
 
 
-hiding = Hiding()
+hiding = SecretFilter()

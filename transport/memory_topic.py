@@ -1,7 +1,8 @@
-"""A topic in this process's memory, with partitions, offsets, headers, runs and control messages like a real one.
+"""A topic in this process's memory, with partitions, offsets, headers, runs and control messages.
 
-`MemorySink` writes it and `MemorySource` reads it; both ship with the product, because users test their teachers too. Lists
-only grow at their end, which Python does atomically: writer and reader may be different threads.
+`MemorySink` writes it and `MemorySource` reads it. Both are public, because users test their
+teachers too. Lists only grow at their end, which Python does atomically: writer and reader may be
+different threads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _POLL_S = 0.005
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredRecord:
-    """A record as it lies in a partition: its headers, the schema it was written with, and its Avro body."""
+    """A record in a partition: its headers, the schema it was written with, and its Avro body."""
 
     headers: Sequence[tuple[str, bytes]]
     schema: str = field(repr=False)
@@ -44,7 +45,7 @@ class MemoryTopic:
     For tests: a `MemorySink` writes it, a `MemorySource` reads it, in the same thread or another.
 
     Args:
-        name: What messages call it.
+        name: Its name in messages.
         partitions: How many partitions it has, from 1.
         logs: The records of each partition. Made by the topic; do not give it.
         to_teacher: Control messages to the teacher. Made by the topic; do not give it.
@@ -61,7 +62,7 @@ class MemoryTopic:
         self.logs = [[] for _ in range(self.partitions)]
 
     def runs(self) -> list[Stream]:
-        """Return the runs that the topic holds, the oldest first.
+        """Return the runs that the topic holds, oldest first.
 
         Returns:
             What each run's headers say.
@@ -96,7 +97,7 @@ class MemoryTopic:
         return any(run.run_id == run_id for run in self.runs())
 
     def conversation(self, side: str) -> MemoryControl:
-        """Return one side's end of the conversation between teacher and student.
+        """Return one side's end of the control messages between teacher and student.
 
         Args:
             side: `"teacher"` or `"student"`.
@@ -116,7 +117,7 @@ class MemoryTopic:
 
 
 class MemoryControl:
-    """Control messages within this process, by the same rules as over Kafka. Values are handed over as they are."""
+    """Control messages within this process, by the same rules as over Kafka. Copies no values."""
 
     def __init__(
         self, *, outbox: list[Message], inbox: list[Message], frm: str, is_teacher: bool
@@ -133,20 +134,28 @@ class MemoryControl:
         self._outbox.append(self.conversation.compose(value))
 
     def recv(self, timeout_s: float) -> Any:
-        """The next value. WaitTimeout if none comes in time."""
-        return self._taken(
+        """Return the next value.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
+        return self._receive(
             Wait(f"a control message from {self._frm}", timeout_s=timeout_s, log=log)
         )
 
     def ask(self, value: Any, timeout_s: float) -> Any:
-        """Send a value and return the answer to it. WaitTimeout if none comes in time."""
+        """Send a value and return the answer to it.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
         question = self.conversation.compose(value, asks=True)
         self._outbox.append(question)
-        return self._taken(
+        return self._receive(
             Wait(f"an answer from {self._frm}", timeout_s=timeout_s, log=log), question.id
         )
 
-    def _taken(self, wait: Wait, answer_to: str = "") -> Any:
+    def _receive(self, wait: Wait, answer_to: str = "") -> Any:
         while True:
             while self._read < len(self._inbox):
                 self.conversation.arrived(self._inbox[self._read], self._read)

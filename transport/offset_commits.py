@@ -1,4 +1,7 @@
-"""A student's progress in a consumer group: committed for lag tools and for teachers that wait for it; nothing read depends on it."""
+"""Commits a student's progress to a consumer group, for lag tools and teachers with `max_ahead`.
+
+Reading does not depend on it.
+"""
 
 from __future__ import annotations
 
@@ -9,67 +12,72 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from tutelage.schemas.errors import TransportError
 from tutelage.schemas.topic import BEGINNING
-from tutelage.transport.connection import DENIED, KafkaConnection, describe
+from tutelage.transport.client_errors import DENIED, describe
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 
-# How long the answer to the last commits, and to what they need, is waited for.
+# How long to wait for the answers to the last commits, and for the ends that they need.
 _LAST_ANSWER_S = 5.0
-_SAID_EVERY_S = 60.0
+_WARN_EVERY_S = 60.0
 
 
 class OffsetCommits:
-    """Commits how far a student has come with one topic; says where it cannot, and leaves it where it may not.
+    """Commits a student's offsets in one topic. Close it.
 
-    By a client of its own: one that another thread polls lets nobody in between its polls. Made when it is first needed; close it.
+    Logs failures, and stops after an authorization error. Has its own consumer, opened when first
+    needed, because `poll` blocks other threads' calls on a shared one.
     """
 
     def __init__(self, connection: KafkaConnection, name: str, topic: str) -> None:
         self._connection = connection
         self._name = name
         self._topic = topic
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._consumer: Consumer | None = None
         self._denied = False
         self._pending = 0
-        # What is to be committed in the end, and whether that is what the broker has, as far as is known.
+        # The latest position, and whether the broker is known to have it.
         self._latest: tuple[KafkaTopic, tuple[int, ...], bool] | None = None
         self._wanted: list[TopicPartition] = []
-        self._settled = True
-        self._said = RateLimit(_SAID_EVERY_S)
+        self._up_to_date = True
+        self._warning_due = RateLimit(_WARN_EVERY_S)
 
     def __getstate__(self) -> dict[str, object]:
         return {"_connection": self._connection, "_name": self._name, "_topic": self._topic}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._begin()
+        self._reset()
 
     def commit(self, admin: KafkaTopic, offsets: tuple[int, ...], *, at_end: bool) -> None:
-        """Commit where each partition goes on, without waiting for the answer; the same again only if it came to nothing before.
+        """Commit each partition's next offset, without waiting for the answer.
+
+        The same offsets are committed again only if the last commit of them failed.
 
         Args:
-            admin: Asked for the partitions' ends.
+            admin: The topic, for the partitions' ends.
             offsets: Each partition's next offset; BEGINNING where nothing was read.
-            at_end: Whether everything was read, so that the partitions' ends are committed: control records of transactions may follow
-                the last record, and would look like lag for ever.
+            at_end: Whether everything was read. The partitions' ends are committed then: control
+                records of transactions may follow the last record, and would look like lag for
+                ever.
         """
         latest = (admin, offsets, at_end)
         try:
             again = self._latest is not None and self._latest[1:] == latest[1:]
             self._latest = latest
-            self._serve(0)
-            if not self._denied and not (again and (self._settled or self._pending)):
+            self._poll(0)
+            if not self._denied and not (again and (self._up_to_date or self._pending)):
                 self._send(_LAST_ANSWER_S)
         except (KafkaException, TransportError) as error:
-            self._say(describe(error))
+            self._warn(describe(error))
 
     def _send(self, timeout_s: float) -> None:
-        """Commit the latest position; the ends of the partitions, where they are needed for it, are waited for."""
+        """Commit the latest position; waits for the partitions' ends if they are needed."""
         if self._latest is None:
             return
         admin, offsets, at_end = self._latest
@@ -86,44 +94,45 @@ class OffsetCommits:
             if offset != BEGINNING
         ]
         if not parts:
-            # The beginning: nothing is committed, and nothing owed once the earlier ones are answered.
+            # Nothing was read: nothing to commit. Up to date once earlier commits are answered.
             self._wanted = []
-            self._settled = not self._pending
+            self._up_to_date = not self._pending
             return
         if self._consumer is None:
             self._consumer = self._connection.consumer(
-                self._name, settings={"on_commit": self._answered}
+                self._name, settings={"on_commit": self._on_commit}
             )
         self._wanted = parts if known else []
-        self._settled = False
+        self._up_to_date = False
         self._consumer.commit(offsets=parts, asynchronous=True)
         self._pending += 1
 
-    def _answered(self, error: KafkaError | None, parts: list[TopicPartition]) -> None:
+    def _on_commit(self, error: KafkaError | None, parts: list[TopicPartition]) -> None:
         self._pending -= 1
         if error is not None:
-            # A broker that starts again, say: the next commit says it all once more.
+            # A restarting broker, for example. The next commit contains everything again.
             self._denied = self._denied or error.code() in DENIED
-            self._settled = False
-            self._say(describe(error))
+            self._up_to_date = False
+            self._warn(describe(error))
         else:
-            # The client sends a commit again behind a later one where brokers change: the last that was answered is what counts.
+            # When brokers change, the client may repeat a commit after a later one: the last one
+            # that was answered counts.
             failed = [part.error for part in parts if part.error is not None]
-            self._settled = not failed and _places(parts) == _places(self._wanted)
+            self._up_to_date = not failed and _offsets(parts) == _offsets(self._wanted)
             if failed:
-                self._say(describe(failed[0]))
+                self._warn(describe(failed[0]))
 
-    def _serve(self, timeout_s: float) -> None:
-        """Hear what came of earlier commits; nothing is assigned, so no record comes."""
+    def _poll(self, timeout_s: float) -> None:
+        """Run callbacks of earlier commits. Nothing is assigned, so no record is returned."""
         message = self._consumer.poll(timeout_s) if self._consumer is not None else None
         error = message.error() if message is not None else None
         if error is not None and error.code() in DENIED and not self._denied:
-            # No more of them: each would be waited for at the end.
+            # Stop committing: `close` would wait for each commit.
             self._denied = True
-            self._say(describe(error))
+            self._warn(describe(error))
 
-    def _say(self, why: str) -> None:
-        if self._said.due():
+    def _warn(self, why: str) -> None:
+        if self._warning_due.due():
             log.warning(
                 "group %s: progress was not committed (%s); only lag tools and max_ahead notice",
                 self._name,
@@ -131,24 +140,24 @@ class OffsetCommits:
             )
 
     def close(self) -> None:
-        """Commit once more what the broker is not known to have, wait a few seconds at most, and release the client."""
+        """Commit what the broker is not known to have, for at most 5 s, and release the client."""
         if self._consumer is not None:
             deadline = time.monotonic() + _LAST_ANSWER_S
             try:
                 while (
-                    (self._pending or not self._settled)
+                    (self._pending or not self._up_to_date)
                     and not self._denied
                     and (left_s := deadline - time.monotonic()) > 0
                 ):
-                    # Whatever is under way when the client is closed is waited for there, longer than is good.
+                    # Closing the client waits too long for a commit in progress, so send none late.
                     if not self._pending and left_s > _LAST_ANSWER_S / 4:
                         self._send(left_s / 4)
-                    self._serve(0.1)
+                    self._poll(0.1)
             except (KafkaException, TransportError) as error:
-                self._say(describe(error))
+                self._warn(describe(error))
             self._consumer.close()
-        self._begin()
+        self._reset()
 
 
-def _places(parts: list[TopicPartition]) -> dict[int, int]:
+def _offsets(parts: list[TopicPartition]) -> dict[int, int]:
     return {part.partition: part.offset for part in parts}

@@ -1,4 +1,7 @@
-"""Partitions of one topic -> messages, from given offsets. Errors of the client are translated."""
+"""Partitions of one topic -> messages, from given offsets. Translates the client's errors.
+
+Knows nothing of what messages hold.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from tutelage.schemas.errors import (
     TopicIdentityError,
     TransportError,
 )
-from tutelage.transport.connection import DENIED, NEEDS_ACL, KafkaConnection, describe
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
+from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
 
@@ -23,8 +27,8 @@ __all__ = ["Message", "PartitionReader"]
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
-# Errors that the client recovers from by itself; any other ends the student.
-_PASSING = frozenset(
+# The client recovers from these errors by itself; any other ends the student.
+_TRANSIENT = frozenset(
     {
         KafkaError._PARTITION_EOF,
         KafkaError._TRANSPORT,
@@ -33,17 +37,17 @@ _PASSING = frozenset(
         KafkaError._RESOLVE,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
-        # The client asks for a coordinator, although no group is joined.
+        # The client looks for a coordinator although it joins no group.
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
 
 
 class PartitionReader:
-    """Fetches messages from the partitions of one topic. It joins no group and commits nothing. Close it.
+    """Fetches messages from one topic's partitions. Joins no group, commits nothing. Close it.
 
-    Guarantee: the messages of a partition come in offset order from the given offset; deleted ones
-    raise an error.
+    Guarantee: a partition's messages come in offset order from the given offset on. If the broker
+    has deleted one, an error is raised.
     """
 
     def __init__(self, connection: KafkaConnection, topic: str) -> None:
@@ -55,12 +59,12 @@ class PartitionReader:
     def begin(self, admin: KafkaTopic, offsets: Sequence[int]) -> None:
         """Read each partition from its offset on, with a new consumer.
 
-        A consumer that is assigned again while it fetches may stand still for three seconds.
+        A consumer that is reassigned while it fetches may stall for three seconds.
         """
         self.close()
         self._consumer = consumer = self._connection.consumer(partitions=len(offsets))
         self._held = frozenset()
-        # A client that knows the leaders of the topic fetches at once; another looks for them a second later.
+        # With metadata the client fetches at once; without, it looks for leaders a second later.
         admin.partitions(consumer)
         consumer.assign(
             [
@@ -70,9 +74,13 @@ class PartitionReader:
         )
 
     def first(self, wait: Wait) -> Message:
-        """Wait for the first message. Raises WaitTimeout if none comes."""
+        """Wait for the first message and return it.
+
+        Raises:
+            WaitTimeout: None came in time.
+        """
         while True:
-            message = self._begun().poll(_POLL_S)
+            message = self._assigned_consumer().poll(_POLL_S)
             if message is not None and message.error() is None:
                 return message
             if message is not None:
@@ -80,30 +88,30 @@ class PartitionReader:
             wait.tick()
 
     def take(self, most: int) -> list[Message]:
-        """Return the messages that are available, at most `most`; none if none comes for a moment. A message may report an error.
+        """Return up to `most` available messages, which may report errors; empty after 0.1 s.
 
-        `consume` with a timeout would wait for all of them, and delay a lone record.
+        `consume` with a timeout would wait for all of them, and delay a single record.
         """
-        consumer = self._begun()
+        consumer = self._assigned_consumer()
         first = consumer.poll(_POLL_S)
         if first is None:
             return []
         return [first, *consumer.consume(most - 1, 0)] if most > 1 else [first]
 
     def reached(self, partitions: int) -> list[tuple[int, int]]:
-        """For each partition the next offset and the end as of the last fetch; zeros where nothing is known."""
+        """Return each partition's next offset and its end at the last fetch; 0 where unknown."""
         if self._consumer is None:
             return []
         parts = [TopicPartition(self._topic, partition) for partition in range(partitions)]
         try:
-            # Both come from the client's cache; no broker is asked.
-            places = self._consumer.position(parts)
+            # Both come from the client's cache, without a request.
+            positions = self._consumer.position(parts)
             ends = [self._consumer.get_watermark_offsets(part, cached=True) for part in parts]
         except KafkaException:
             return []
         return [
-            (max(0, place.offset), max(0, end[1] if end else 0))
-            for place, end in zip(places, ends, strict=True)
+            (max(0, position.offset), max(0, end[1] if end else 0))
+            for position, end in zip(positions, ends, strict=True)
         ]
 
     def check_reported(self, message: Message) -> None:
@@ -121,22 +129,24 @@ class PartitionReader:
             KafkaError._UNKNOWN_PARTITION,
         ):
             raise TopicIdentityError(
-                f"{where}: the topic or partition is gone; what was not read of it is lost"
+                f"{where}: the topic or partition is gone; its unread records are lost"
             )
         if error.code() == KafkaError._BAD_COMPRESSION:
             raise CorruptData(
-                f"{where}: {error.str()}. The batch is broken, or unpacks to more than receive.message.max.bytes; where "
-                "records that large are meant, raise that with -X or in options"
+                f"{where}: {error.str()}. The batch is broken, or unpacks to more than "
+                "receive.message.max.bytes; if records are meant to be that large, raise it with "
+                "-X or "
+                "in options"
             )
-        if error.code() in DENIED - _PASSING:
+        if error.code() in DENIED - _TRANSIENT:
             raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
-        if error.code() not in _PASSING and not error.retriable():
+        if error.code() not in _TRANSIENT and not error.retriable():
             raise TransportError(f"{where}: {error.str()}")
         log.debug("%s: %s", where, error.str())
 
     def seek(self, partition: int, offset: int) -> None:
-        """Continue a partition at another offset. Ignore its messages that were already taken."""
-        self._begun().seek(TopicPartition(self._topic, partition, offset))
+        """Continue a partition at another offset. Messages already taken from it are stale."""
+        self._assigned_consumer().seek(TopicPartition(self._topic, partition, offset))
 
     def hold(self, partitions: frozenset[int]) -> None:
         """Pause these partitions, and resume those that were paused before."""
@@ -156,6 +166,6 @@ class PartitionReader:
         if consumer is not None:
             consumer.close()
 
-    def _begun(self) -> Consumer:
-        assert self._consumer is not None, "begin comes first"
+    def _assigned_consumer(self) -> Consumer:
+        assert self._consumer is not None, "begin is called first"
         return self._consumer

@@ -1,4 +1,4 @@
-"""Whether brokers and registry answer: an open port is not enough."""
+"""Checks that brokers and registry answer requests: an open port is not enough."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from http import HTTPStatus
 
 _ASK_TIMEOUT_S = 1.0
 
-# The client says many times a second that nobody is there yet.
+# While no broker is up, the client logs that many times a second.
 _quiet = logging.getLogger("tutelage.stack_probe")
 _quiet.propagate = False
 _quiet.addHandler(logging.NullHandler())
 
 
 def brokers_answer(bootstrap_servers: str) -> bool:
-    """Whether every broker answers and knows of all: of one that was just killed, the others still say that it is there."""
+    """Whether every broker answers and lists all brokers.
+
+    Each is asked by itself: after one was killed, the others still list it for a while.
+    """
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 

@@ -1,6 +1,7 @@
-"""Which proxy stands between this program and an address, as HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY have it.
+"""Finds the proxy for a URL, from a setting or HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
 
-The registry's HTTP client follows these variables by itself. Whoever reads an error may not know that they are set.
+The registry's HTTP client follows these variables by itself, and users may not know that they are
+set: errors name the proxy. Sends nothing.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from urllib.request import getproxies
 
 
 def proxy_of(url: str, setting: object = None) -> tuple[str, str] | None:
-    """The proxy's `HOST:PORT`, without user and password, and what names it; None if requests for this URL go there directly.
+    """Return the proxy for a URL and the setting or variable that names it.
 
     Args:
-        url: What is asked for.
-        setting: The client's own `proxy` setting, which is over the environment.
+        url: The URL of a request.
+        setting: The client's own `proxy` setting, which takes precedence over the environment.
+
+    Returns:
+        The proxy's `HOST:PORT`, without user and password, and the name; None without a proxy.
     """
     if isinstance(setting, str) and setting:
         return _host_of(setting), "schema.registry.proxy"
@@ -29,7 +33,7 @@ def proxy_of(url: str, setting: object = None) -> tuple[str, str] | None:
 
 
 def proxy_secrets(setting: object = None) -> list[str]:
-    """Users and passwords of all proxies that are set."""
+    """Return users and passwords of all proxies that are set."""
     found: list[str] = []
     for proxy in [*getproxies().values(), *([setting] if isinstance(setting, str) else [])]:
         user_info, at, _ = proxy.rpartition("://")[2].rpartition("@")
@@ -44,7 +48,7 @@ def _host_of(proxy: str) -> str:
 
 
 def _is_excepted(host: str, address: str, excepted: str) -> bool:
-    """Whether NO_PROXY names a host, by the rules of the HTTP client: a name is for its subdomains too, and an address only for itself."""
+    """Whether NO_PROXY names a host, by the HTTP client's rules: names also match subdomains."""
     for entry in (part.strip().lower() for part in excepted.split(",")):
         name = entry.rpartition("://")[2]
         if name == "*" or name in (host, address, f"[{host}]"):

@@ -1,4 +1,4 @@
-"""How far a consumer group has read: the one that is named, or the only one that has read the topics."""
+"""Reads the committed offsets of a consumer group: a named one, or the only one of the topics."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-# Of no more groups is asked what they have read: each is a request.
-_AT_MOST = 200
-# So often as long as none is found; and then, should the student have started under another name.
-_AGAIN_S, _STILL_S = 10.0, 60.0
+# At most this many groups are queried; each costs a request.
+_MOST_GROUPS = 200
+# Seconds between searches until a group is found; and after that, in case the student changes it.
+_SEARCH_S, _FOUND_S = 10.0, 60.0
 
 
 class ReadingGroup:
-    """Asks what groups have committed: the one that was named, else the only one there is.
+    """Queries a group's committed offsets: of a named group, else of the only one in the topics.
 
-    `name` is the group that is shown; `others` are those to choose from where there are several, `too_many` is how many groups there are if
-    they were not looked through, `trouble` why they could not be. Groups that this user may not see are none.
+    Groups that this user may not see do not count.
+
+    Attributes:
+        name: The group that is shown; None without one.
+        others: The groups to choose from, if several have read the topics.
+        too_many: How many groups there are, if they are too many to query; else 0.
+        trouble: Why groups could not be queried; None if they could.
     """
 
     def __init__(
@@ -42,13 +47,18 @@ class ReadingGroup:
         self._next_s = 0.0
 
     def committed(self, topic: str, partitions: int) -> list[int | None]:
-        """Each partition's committed offset; None where there is none, or no group. Raises AccessDenied or TransportError."""
+        """Return each partition's committed offset; None where there is none, or no group.
+
+        Raises:
+            AccessDenied: This client may not see the group.
+            TransportError: The request failed.
+        """
         if self.name is None:
             return [None] * partitions
         wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
         found = {
             part.partition: part.offset
-            for part in self._answer(self.name, self._asked(self.name, wanted))
+            for part in self._committed_parts(self.name, self._request_offsets(self.name, wanted))
         }
         return [
             offset if (offset := found.get(partition, -1)) >= 0 else None
@@ -56,7 +66,7 @@ class ReadingGroup:
         ]
 
     def look_for(self) -> None:
-        """Where no group was named, see now and then who has read the topics; the only one is shown from then on."""
+        """Unless a group was named, search for the only one that has read the topics, if due."""
         if self._given or time.monotonic() < self._next_s:
             return
         try:
@@ -64,9 +74,9 @@ class ReadingGroup:
             self.name = readers[0] if len(readers) == 1 else None
             self.others = readers if len(readers) > 1 else []
         except TransportError as error:
-            # Who is not seen may be the one: none is chosen by what is known of the others.
+            # The result is incomplete, so no group is chosen.
             self.trouble = str(error)
-        self._next_s = time.monotonic() + (_STILL_S if self.name is not None else _AGAIN_S)
+        self._next_s = time.monotonic() + (_FOUND_S if self.name is not None else _SEARCH_S)
 
     def _readers(self) -> list[str]:
         doing = "looking for groups"
@@ -76,29 +86,29 @@ class ReadingGroup:
         if listed.errors:
             raise self._connection.unavailable(doing, listed.errors[0])
         names = sorted(group.group_id for group in listed.valid)
-        self.too_many = len(names) if len(names) > _AT_MOST else 0
+        self.too_many = len(names) if len(names) > _MOST_GROUPS else 0
         if self.too_many:
             return []
-        # The client takes one group a call.
-        futures = {name: self._asked(name, None) for name in names}
+        # The client takes one group per call.
+        futures = {name: self._request_offsets(name, None) for name in names}
         found = []
         for name, future in futures.items():
             try:
-                parts = self._answer(name, future)
+                parts = self._committed_parts(name, future)
             except AccessDenied:
                 continue
             if any(part.topic in self._topics and part.offset >= 0 for part in parts):
                 found.append(name)
         return found
 
-    def _asked(self, name: str, parts: list[TopicPartition] | None) -> Future[Any]:
+    def _request_offsets(self, name: str, parts: list[TopicPartition] | None) -> Future[Any]:
         wanted = [ConsumerGroupTopicPartitions(name, parts)]
         future: Future[Any] = self._admin.list_consumer_group_offsets(
             wanted, request_timeout=BROKER_TIMEOUT_S
         )[name]
         return future
 
-    def _answer(self, name: str, future: Future[Any]) -> list[TopicPartition]:
+    def _committed_parts(self, name: str, future: Future[Any]) -> list[TopicPartition]:
         parts: list[TopicPartition] = self._connection.resolved(
             future, f"asking how far group {name} has read"
         ).topic_partitions
@@ -106,5 +116,5 @@ class ReadingGroup:
 
     @cached_property
     def _admin(self) -> AdminClient:
-        # Kept: once collected, an admin client's futures never resolve.
+        # Cached, because an admin client's futures never resolve once it is garbage-collected.
         return self._connection.admin()

@@ -1,6 +1,7 @@
-"""A registry's URL, taken apart: what may be shown, what the client is told, and what goes along with each request.
+"""A registry's URL -> the part that may be shown, and the secrets that each request carries.
 
-A user and password, or a query such as `?apikey=...`, let somebody in: requests carry them, and nothing else does.
+A user and password, or a query such as `?apikey=...`, grant access: they are sent with requests and
+appear nowhere else. Sends nothing.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from tutelage.transport.addresses import origin_of
 from tutelage.transport.hiding import user_info_secrets
 
 _SCHEMES = ("http", "https", "mock")
-# Several URLs stand in one text, with commas between; a query may hold commas too.
+# Commas separate several URLs; a query may hold commas too.
 _BETWEEN_URLS = re.compile(r",\s*(?=[a-z]+://)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegistryUrl:
-    """Where a registry is; more than one place if it runs more than once.
+    """The addresses of a registry, which may have several instances.
 
-    shown      the URL as errors and `repr` give it, without user and query
-    user_info  `USER:PASSWORD`, empty if there is none
-    queries    base URL -> the query of each request under it
-    secrets    what must not be shown
+    Attributes:
+        shown: The URL as errors and `repr` show it, without user and query.
+        user_info: `USER:PASSWORD`; empty if there is none.
+        queries: Base URL -> the query to send with each request under it.
+        secrets: What must not be shown.
     """
 
     shown: str
@@ -34,11 +36,11 @@ class RegistryUrl:
     secrets: tuple[str, ...] = field(repr=False)
 
     def public(self) -> RegistryUrl:
-        """The same without user, queries and secrets."""
+        """Return a copy without user, queries and secrets."""
         return RegistryUrl(shown=self.shown, user_info="", queries={}, secrets=())
 
     def query_of(self, url: str) -> str:
-        """The query that belongs to a request for this URL."""
+        """Return the query to send with a request for this URL; empty if there is none."""
         return next(
             (
                 query
@@ -50,7 +52,11 @@ class RegistryUrl:
 
 
 def parsed_url(given: object) -> RegistryUrl:
-    """Take a registry's URL apart. ConfigurationError, which never shows more of it than may be shown, if it is none."""
+    """Parse a registry's URL, or several separated by commas.
+
+    Raises:
+        ConfigurationError: It is not valid. The error shows nothing that may be secret.
+    """
     name = origin_of(given, "the registry's URL")
     if not isinstance(given, str):
         raise ConfigurationError(
@@ -60,7 +66,9 @@ def parsed_url(given: object) -> RegistryUrl:
     parts = [_parsed(url, name) for url in urls]
     users = {user for _, user, _ in parts if user}
     if len(users) > 1:
-        raise ConfigurationError(f"{name} names several users; all its addresses are asked as one")
+        raise ConfigurationError(
+            f"{name} names several users; all its addresses must have the same"
+        )
     user_info = users.pop() if users else ""
     secrets = [secret for base, _, query in parts for secret in _secrets_of_query(query)]
     if user_info:
@@ -87,12 +95,14 @@ def _parsed(url: str, name: str) -> tuple[str, str, str]:
         or port == 0
     ):
         raise ConfigurationError(
-            f"{name} is not a URL such as http://HOST:PORT/PATH (it is not shown, for it may hold a secret); "
+            f"{name} is not a URL such as http://HOST:PORT/PATH (it is not shown, because it may "
+            "hold a secret); "
             "characters such as / ? # @ in a user or password must be written as %2F %3F %23 %40"
         )
     if "@" in parts.path or parts.fragment:
         raise ConfigurationError(
-            f"{name} has {'an @ in its path' if '@' in parts.path else 'a fragment behind #'}; if that belongs to a user or password, "
+            f"{name} has {'an @ in its path' if '@' in parts.path else 'a fragment behind #'}; if "
+            "that belongs to a user or password, "
             "write / ? # @ in those as %2F %3F %23 %40"
         )
     address = parts.netloc.rpartition("@")[2]
@@ -103,7 +113,7 @@ def _parsed(url: str, name: str) -> tuple[str, str, str]:
 
 
 def _secrets_of_query(query: str) -> list[str]:
-    """The query, each part of it and each value: any of them may be quoted by somebody else."""
+    """The query, each part of it and each value: a server may quote any of them."""
     pairs = [pair for pair in re.split("[&;]", query) if pair]
     return [
         query,

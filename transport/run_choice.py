@@ -1,4 +1,4 @@
-"""Which run of a topic a student reads: the newest, the one that is named, or the one that a checkpoint was taken of."""
+"""Chooses the run of a topic that a student reads: the newest, a named one, or a checkpoint's."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tutelage.schemas.headers import stream_of_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
 from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.outages import through_outages
 from tutelage.transport.runs import FoundRun, TopicRuns
-from tutelage.transport.topic_admin import through_outages
 from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,14 @@ _LOOK_AGAIN_S = 1.0
 
 
 class RunChoice:
-    """Finds the run to read in one topic. Holds no client: may be pickled."""
+    """Finds the run to read in one topic. Holds no client and can be pickled.
+
+    Args:
+        connection: How to reach the cluster.
+        topic: The topic.
+        run: The id of the run to read; None for the newest.
+        limits: The most that a stream may ask for.
+    """
 
     def __init__(
         self,
@@ -39,33 +46,40 @@ class RunChoice:
         self._resumed_from: dict[str, str] | None = None
 
     def resume(self, run_id: str, identity: Mapping[str, str]) -> None:
-        """Choose the run of a checkpoint, which was taken from a topic of this identity, unless a run was named."""
+        """Choose a checkpoint's run, unless a run was named.
+
+        Args:
+            run_id: The checkpoint's run.
+            identity: The identity of the topic that the checkpoint is of.
+        """
         if self._run is None:
             self._run, self._resumed_from = run_id, dict(identity)
 
     @property
     def named(self) -> str | None:
-        """The run that was asked for; None for the newest, or a checkpoint's."""
+        """The id of the run that the user named; None for the newest or a checkpoint's."""
         return self._run if self._resumed_from is None else None
 
     @property
     def awaited(self) -> str:
-        """What is waited for, in words."""
-        return f"the first record of {'' if self._run is None else f'run {self._run} in '}topic {self._topic}"
+        """What the student waits for, in words."""
+        run = "" if self._run is None else f"run {self._run} in "
+        return f"the first record of {run}topic {self._topic}"
 
     def find(
         self, first: Message, *, alone: bool, identity: Mapping[str, str], wait: Wait
     ) -> FoundRun:
-        """The run to read, waited for.
+        """Return the run to read, and wait for it.
 
         Args:
-            first: A message of the topic; the result's own where it belongs to the run.
-            alone: Whether no other message was there when it came, so that its run is the newest.
+            first: A message of the topic; becomes the result's message if it belongs to the run.
+            alone: Whether the topic held no other message, so that its run is the newest.
             identity: The topic's identity.
-            wait: How long to wait for a run that is named and not there yet.
+            wait: How long to wait for a named run that has not begun.
 
         Raises:
-            RetentionLoss: The run of a checkpoint is no longer in the topic.
+            RetentionLoss: The checkpoint's run is no longer in the topic.
+            WaitTimeout: The named run has not begun in time.
         """
         where = f"topic {self._topic}, partition {first.partition()}, offset {first.offset()}"
         found = FoundRun(
@@ -82,7 +96,7 @@ class RunChoice:
             newest = through_outages(runs.newest, wait)
             if newest is not None and newest.stream.run_id != name:
                 log.warning(
-                    "topic %s: the checkpoint is of run %s, which is read; the newest run is %s",
+                    "topic %s: reading run %s of the checkpoint; the newest run is %s",
                     self._topic,
                     printable(name),
                     newest.stream,
@@ -100,7 +114,13 @@ class RunChoice:
         return found
 
     def begins(self, run: FoundRun, partitions: int, wait: Wait) -> list[int]:
-        """Per partition, an offset at or before the run's first record; `partitions` is how many the topic has."""
+        """Return, per partition of the run, an offset at or before its first record.
+
+        Args:
+            run: The run.
+            partitions: How many partitions the topic has.
+            wait: How long to wait for brokers.
+        """
         return through_outages(
             lambda: TopicRuns(self._connection, self._topic).starts(run, partitions), wait
         )
@@ -108,6 +128,7 @@ class RunChoice:
     def _check_kept(self, identity: Mapping[str, str]) -> None:
         if self._resumed_from == dict(identity):
             raise RetentionLoss(
-                f"run {self._run}, which the checkpoint was taken of, is no longer in topic {self._topic}; it was deleted, by retention say. Begin "
-                "without the checkpoint to read the newest run"
+                f"run {self._run} of the checkpoint is no longer in topic {self._topic}; it was "
+                "deleted, "
+                "for example by retention. Begin without the checkpoint to read the newest run"
             )

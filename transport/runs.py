@@ -1,7 +1,8 @@
-"""The runs that lie in a topic, one behind the other: found by the last records of its partitions and by the times of records.
+"""Finds the runs in a topic, which follow one another, by the last records and by record times.
 
-A run's `created` is later than the time of every record that lay in the topic before it, because its teacher makes it so
-(`KafkaSink`). The first record from that time on is then the run's first in each partition, whatever the clocks of machines say.
+A run's `created` is later than the time of every earlier record in the topic: its teacher
+(`KafkaSink`) makes sure of that. In each partition the first record from that time on is therefore
+the run's first, whatever the machines' clocks say. Knows only headers, not what records hold.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
 
-# The last record is nearly always the last offset, and each may have megabytes.
-FIRST_LOOK = 4
-FURTHER = 8
-# What a writer of an older run may have sent after a newer one began, until it notices.
-_LOOK_BYTES = 16 << 20
+# How many offsets before the end are read first, and by how much that number grows. The last record
+# is nearly always at the last offset, and each may have megabytes.
+FIRST_WINDOW = 4
+GROWTH = 8
+# A writer of an older run may send this much after a newer run began, until it notices.
+_WINDOW_BYTES = 16 << 20
 _MOST_MESSAGES = 1024
-# Looked at before an offset: more than one, because control records of transactions take offsets too. And how far to step back.
+# How many offsets are read before a start: more than one, because control records of transactions
+# take offsets too. And how far the first step back goes.
 _BEFORE = 2
 _BACK = 16
-# The last because the client asks for a group's coordinator, needed or not.
-_PASSING = (
+# The last one, because the client looks for a group's coordinator even when it needs none.
+_TRANSIENT = (
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -44,14 +47,14 @@ Keep = Callable[[Sequence[Message]], list[Message]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundRun:
-    """A run, and a message that belongs to it."""
+    """A run and one of its messages."""
 
     stream: Stream
     message: Message
 
 
 class TopicRuns:
-    """Looks for runs in one topic. Opens a consumer for each look, and closes it."""
+    """Finds runs in one topic. Opens a consumer for each read, and closes it."""
 
     def __init__(
         self, connection: KafkaConnection, topic: str, limits: Limits = DEFAULT_LIMITS
@@ -59,29 +62,30 @@ class TopicRuns:
         self._connection = connection
         self._topic = topic
         self._limits = limits
-        self._asked = KafkaTopic(connection, topic)
+        self._admin = KafkaTopic(connection, topic)
 
     def newest(self) -> FoundRun | None:
-        """The run that began last, by the last records of partition 0; None if there are no records.
+        """Return the run that began last, by the last records of partition 0; None without records.
 
         Partition 0 holds the first record of every run.
         """
-        low, high = self._asked.first_offsets(1)[0], self._asked.end_offsets(1)[0]
+        low, high = self._admin.first_offsets(1)[0], self._admin.end_offsets(1)[0]
         messages = self.last_messages({0: (low, high)})[0]
         largest = max((len(message.value() or b"") for message in messages), default=0)
-        look = min(_MOST_MESSAGES, _LOOK_BYTES // max(1, largest))
-        if messages and len(messages) < min(look, high - low):
-            # One of them is kept: the others may be far larger than the last ones are.
-            messages = self.messages({0: (max(low, high - look), high)}, _newest_alone)[0]
+        window = min(_MOST_MESSAGES, _WINDOW_BYTES // max(1, largest))
+        if messages and len(messages) < min(window, high - low):
+            # Only one message is kept: earlier ones may be far larger than the last ones.
+            messages = self.messages({0: (max(low, high - window), high)}, _newest_message)[0]
         return newest_of(messages, self._limits)
 
     def all(self) -> Iterator[FoundRun]:
-        """The runs whose first records are still there, and the one before them that lost its beginning; the newest first.
+        """Yield the runs that still have records, newest first.
 
-        A run whose headers name more partitions than the topic has cannot lie in it, and is left out with a warning.
+        The oldest may have lost its beginning. A run whose headers name more partitions than the
+        topic has cannot belong there: it is left out with a warning.
         """
-        low, high = self._asked.first_offsets(1)[0], self._asked.end_offsets(1)[0]
-        partitions = self._asked.partitions()
+        low, high = self._admin.first_offsets(1)[0], self._admin.end_offsets(1)[0]
+        partitions = self._admin.partitions()
         seen: set[str] = set()
         while high > low:
             found = newest_of(self.last_messages({0: (low, high)})[0], self._limits)
@@ -96,11 +100,14 @@ class TopicRuns:
                     log.warning(
                         "%s is left out: %s", stream, unlike(self._topic, partitions, stream)
                     )
-            # Where the time of records says nothing, it goes on by offsets.
+            # If record times do not help, go back by offsets.
             high = min(self.starts(found, partitions)[0] if possible else high, high - 1)
 
     def named(self, run_id: str, wait: Wait | None = None) -> FoundRun | None:
-        """The run of that name; None if it is not there, or not yet. A topic may hold any number of runs: `wait` ends the search."""
+        """Return the run with an id; None if the topic does not hold it (yet).
+
+        A topic may hold any number of runs: `wait` limits the search.
+        """
         for found in self.all():
             if found.stream.run_id == run_id:
                 return found
@@ -109,14 +116,16 @@ class TopicRuns:
         return None
 
     def starts(self, run: FoundRun, partitions: int) -> list[int]:
-        """Per partition of a run, an offset at or before its first record, and behind what older runs held when it began.
+        """Return, per partition of a run, an offset at or before its first record.
 
-        Found by the time of records; where a record of the run lies before that, the clock it was written by says nothing, and the
-        offset is looked for further back.
+        The offset lies behind the records that older runs had written when this one began. It is
+        found by record times. If a record of the run lies before it, its writer's clock was wrong,
+        and earlier offsets are searched.
 
         Args:
             run: A run of the topic.
-            partitions: How many partitions the topic has. Each partition is asked for, and headers may name any number of them.
+            partitions: How many partitions the topic has. Limits the requests: each partition is
+                asked for, and headers may name any number.
 
         Raises:
             TopicIdentityError: The run names more partitions than the topic has.
@@ -125,13 +134,13 @@ class TopicRuns:
         if stream.partitions > partitions:
             raise TopicIdentityError(unlike(self._topic, partitions, stream))
         lows, ends = (
-            self._asked.first_offsets(stream.partitions),
-            self._asked.end_offsets(stream.partitions),
+            self._admin.first_offsets(stream.partitions),
+            self._admin.end_offsets(stream.partitions),
         )
-        found = self._asked.offsets(
+        found = self._admin.offsets(
             stream.partitions, OffsetSpec.for_timestamp(max(0, round(stream.created * 1000)))
         )
-        # Without a record from that time on, the run seems to have none in the partition yet.
+        # No record from that time on: the run seems to have none in this partition yet.
         starts = [end if offset < 0 else offset for offset, end in zip(found, ends, strict=True)]
         step, unsure = _BACK, set(range(stream.partitions))
         while unsure := {partition for partition in unsure if starts[partition] > lows[partition]}:
@@ -144,23 +153,23 @@ class TopicRuns:
             unsure = {partition for partition in unsure if before[partition]}
             for partition in unsure:
                 starts[partition] = max(lows[partition], starts[partition] - step)
-            step *= FURTHER
+            step *= GROWTH
         return starts
 
     def last_messages(
-        self, ranges: Mapping[int, tuple[int, int]], look: int = FIRST_LOOK
+        self, ranges: Mapping[int, tuple[int, int]], window: int = FIRST_WINDOW
     ) -> dict[int, list[Message]]:
-        """The last few messages of each partition within its range of offsets, past control records of transactions.
+        """Return the last few messages in each partition's range, skipping control records.
 
         Args:
-            ranges: Partition -> the first offset, and the one behind the last.
-            look: How many offsets are looked at first.
+            ranges: Partition -> its first offset and the offset after its last.
+            window: How many offsets are read first.
         """
         wanted = dict(ranges)
         found: dict[int, list[Message]] = {partition: [] for partition in ranges}
         while wanted:
             read = {
-                part: (max(low, high - look), high)
+                part: (max(low, high - window), high)
                 for part, (low, high) in wanted.items()
                 if high > low
             }
@@ -170,13 +179,16 @@ class TopicRuns:
                 for part, (start, _) in read.items()
                 if not found[part] and start > wanted[part][0]
             }
-            look *= FURTHER
+            window *= GROWTH
         return found
 
     def messages(
         self, ranges: Mapping[int, tuple[int, int]], keep: Keep | None = None
     ) -> dict[int, list[Message]]:
-        """All messages of each partition within its range of offsets; with `keep` what it leaves of those that came so far."""
+        """Return all messages in each partition's range of offsets.
+
+        With `keep`, only the messages that it returns; it is called with those read so far.
+        """
         if not ranges:
             return {}
         consumer = self._connection.consumer(partitions=len(ranges))
@@ -187,8 +199,11 @@ class TopicRuns:
 
 
 def unlike(topic: str, partitions: int, stream: Stream) -> str:
-    """That a stream names more partitions than its topic has, in words."""
-    return f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; was it recreated?"
+    """Return the message for a stream that names more partitions than its topic has."""
+    return (
+        f"topic {topic} has {partitions} partitions, {stream} was written to {stream.partitions}; "
+        "was it recreated?"
+    )
 
 
 def is_of_run(message: Message, stream: Stream) -> bool:
@@ -197,8 +212,8 @@ def is_of_run(message: Message, stream: Stream) -> bool:
     return run is not None and run[0] == stream.run_id
 
 
-def _newest_alone(messages: Sequence[Message]) -> list[Message]:
-    """The message of the run that was created last; none if they belong to no run."""
+def _newest_message(messages: Sequence[Message]) -> list[Message]:
+    """The one message of the run that was created last; empty if none belongs to a run."""
     runs = [
         (run[1], message)
         for message in messages
@@ -208,11 +223,11 @@ def _newest_alone(messages: Sequence[Message]) -> list[Message]:
 
 
 def newest_of(messages: Sequence[Message], limits: Limits = DEFAULT_LIMITS) -> FoundRun | None:
-    """The run that was created last, of those that messages belong to; None if they belong to none."""
-    alone = _newest_alone(messages)
-    if not alone:
+    """Return the run that was created last among those of the messages; None without one."""
+    newest = _newest_message(messages)
+    if not newest:
         return None
-    (message,) = alone
+    (message,) = newest
     where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
     return FoundRun(
         stream=stream_of_headers(message.headers() or (), where, limits), message=message
@@ -239,12 +254,12 @@ def _read(
             continue
         error, partition, offset = message.error(), message.partition(), message.offset()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            if not error.retriable() and error.code() not in _PASSING:
+            if not error.retriable() and error.code() not in _TRANSIENT:
                 raise TransportError(
                     f"topic {topic}, partition {partition}, offset {offset}: {error.str()}"
                 )
             continue
-        assert partition is not None and offset is not None, "what was read has a place"
+        assert partition is not None and offset is not None, "a message that was read has an offset"
         stop = ranges[partition][1]
         if error is None and offset < stop:
             found[partition].append(message)

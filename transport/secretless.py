@@ -1,7 +1,7 @@
 """Keeps secrets out of pickles, which may be written to files or queues that others read.
 
-A child process that is being started (spawn, forkserver) gets the secrets with its arguments, through
-a private pipe. Copies in the same process keep them.
+A child process that is being started (spawn, forkserver) gets the secrets with its arguments,
+through a private pipe. Copies in the same process keep them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from tutelage.transport.hiding import holds_secret
 
 
 class Secretless:
-    """Base of objects that hold the settings of a client.
+    """Base class of objects that hold a client's settings.
 
-    Guarantee: no pickle of the object holds a secret, unless it is made for a child process that is
-    being started. An object that was pickled without its secrets names them when it is used.
+    Guarantee: a pickle of the object holds no secret, unless it is made for a child process that is
+    being started. An object that was pickled without its secrets raises an error that names them
+    when it is used.
     """
 
     _withheld: tuple[str, ...] = ()
@@ -32,12 +33,15 @@ class Secretless:
         """The state without secrets, and the names of the secrets."""
         raise NotImplementedError
 
-    def _refuse_withheld(self) -> None:
-        """Raise ConfigurationError if secrets were left out when this object was pickled."""
+    def _check_secrets_present(self) -> None:
+        """Raise ConfigurationError if this object was pickled without its secrets."""
         if self._withheld:
             raise ConfigurationError(
-                f"{self!r} was pickled, and pickles hold no secrets: {', '.join(self._withheld)} is missing; make it in the "
-                "process that uses it, or start that process with multiprocessing, which passes secrets on"
+                f"{self!r} was pickled, and pickles hold no secrets: {', '.join(self._withheld)} "
+                "is missing; "
+                "create it in the process that uses it, or start that process with "
+                "multiprocessing, "
+                "which passes secrets on"
             )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,6 +64,6 @@ class Secretless:
 
 
 def public_settings(settings: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
-    """The settings of a client without secrets, and the names of the secrets."""
+    """Split off secrets: the settings without them, and their names."""
     withheld = [name for name, value in settings.items() if holds_secret(name, value)]
     return {name: value for name, value in settings.items() if name not in withheld}, withheld

@@ -1,4 +1,4 @@
-"""What a topic holds of its newest run: read backwards, past control records and what a writer of an older run left there."""
+"""Reads the last records of a run in a topic: where a teacher goes on, and what is missing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
 from tutelage.schemas.headers import check_description, stream_of_headers
 from tutelage.schemas.knowledge_schema import description_of
-from tutelage.schemas.record import RecordHead
+from tutelage.schemas.record import RecordHead, Stream
 from tutelage.schemas.tail import Tail, tail_of
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import (
-    FIRST_LOOK,
-    FURTHER,
+    FIRST_WINDOW,
+    GROWTH,
     FoundRun,
     TopicRuns,
     is_of_run,
@@ -32,10 +32,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TopicTail:
-    """The tail of a topic's newest run.
+    """The tail of a run in a topic.
 
-    `missing` is per partition the pass and sequence of the first record of it that is missing; `begins` an offset from which its records
-    lie, and `ends` where the partition ended, of all partitions of the topic.
+    Attributes:
+        tail: What the run's last records say.
+        missing: Per partition, pass and sequence of the run's first missing record.
+        begins: Per partition of the run, an offset at or before its first record.
+        ends: Per partition of the topic, where it ended.
     """
 
     tail: Tail
@@ -52,13 +55,27 @@ def read_tail(
     run: FoundRun | None = None,
     ends: Sequence[int] | None = None,
 ) -> TopicTail | None:
-    """The tail of the newest run a topic holds, or of `run`, before the offsets `ends`; None if the topic holds nothing."""
-    asked, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
-    lows, highs = asked.first_offsets(partitions), list(ends or asked.end_offsets(partitions))
-    looked = runs.last_messages(
+    """Read the tail of a run.
+
+    Args:
+        connection: How to reach the cluster and the registry.
+        topic: The topic.
+        partitions: How many partitions the topic has.
+        run: The run; None for the newest.
+        ends: Per partition, the offset before which to read; None for its end.
+
+    Returns:
+        The tail; None if the topic holds no record of the run.
+
+    Raises:
+        RunMismatch: The run names more partitions than the topic has.
+    """
+    admin, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
+    lows, highs = admin.first_offsets(partitions), list(ends or admin.end_offsets(partitions))
+    last = runs.last_messages(
         {part: (low, high) for part, (low, high) in enumerate(zip(lows, highs, strict=True))}
     )
-    messages = [message for found in looked.values() for message in found]
+    messages = [message for found in last.values() for message in found]
     found_run = run or newest_of(messages)
     if found_run is None:
         if messages:
@@ -73,21 +90,14 @@ def read_tail(
     codecs: dict[int, Codec] = {}
     heads: list[list[RecordHead]] = []
     for partition in range(stream.partitions):
-        found = looked[partition]
-        low, high, look = max(starts[partition], lows[partition]), highs[partition], FIRST_LOOK
-        while (
-            not (of_run := [message for message in found if is_of_run(message, stream)])
-            and high - look > low
-        ):
-            # A writer of an older run has written behind this one's records.
-            look *= FURTHER
-            found = runs.messages({partition: (max(low, high - look), high)})[partition]
-        heads.append([_head(connection, codecs, message, topic) for message in of_run])
+        low = max(starts[partition], lows[partition])
+        of_run = _messages_of_run(runs, stream, partition, last[partition], (low, highs[partition]))
+        heads.append([_decode_head(connection, codecs, message, topic) for message in of_run])
     description = next(iter(codecs.values())).description if codecs else None
     if description is None:
         return None
     tail, missing = tail_of(stream, description, heads)
-    # By the topic's own times, not by this machine's clock: what comes behind must have a later one.
+    # From the topic's own times, not this machine's clock: later records must have a later time.
     newest_s = max((message.timestamp()[1] / 1000 for message in messages), default=0.0)
     return TopicTail(
         tail=replace(tail, newest_s=max(newest_s, stream.created)),
@@ -97,7 +107,26 @@ def read_tail(
     )
 
 
-def _head(
+def _messages_of_run(
+    runs: TopicRuns,
+    stream: Stream,
+    partition: int,
+    last: list[Message],
+    offsets: tuple[int, int],
+) -> list[Message]:
+    """The run's last messages in a partition, among its last ones or in front of those."""
+    (low, high), found, window = offsets, last, FIRST_WINDOW
+    while (
+        not (of_run := [message for message in found if is_of_run(message, stream)])
+        and high - window > low
+    ):
+        # A writer of an older run has written behind this run's records.
+        window *= GROWTH
+        found = runs.messages({partition: (max(low, high - window), high)})[partition]
+    return of_run
+
+
+def _decode_head(
     connection: KafkaConnection, codecs: dict[int, Codec], message: Message, topic: str
 ) -> RecordHead:
     where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"

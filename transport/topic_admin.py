@@ -1,11 +1,11 @@
-"""What there is to know of a topic, and to do to it: partitions, offsets, settings, identity; made where it is missing."""
+"""Inspects and creates topics: partitions, offsets, settings, identity. Transfers no records."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any
 
 from confluent_kafka import (
     Consumer,
@@ -19,82 +19,28 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 
 from tutelage.schemas.errors import (
     AccessDenied,
-    BrokerUnavailable,
     ConfigurationError,
     TransportError,
-    WaitTimeout,
 )
-from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection, error_code
-from tutelage.transport.waiting import Wait
+from tutelage.transport.client_errors import error_code
+from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.transport.outages import TRANSIENT
 
 EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # the client's own gap
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _NEWEST = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
-_AGAIN_S = 0.5
-# What the broker refuses for a moment, until a partition has its leader.
-_PASSING = frozenset(
-    (
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-        KafkaError.OFFSET_NOT_AVAILABLE,
-        KafkaError.BROKER_NOT_AVAILABLE,
-        KafkaError.NETWORK_EXCEPTION,
-        KafkaError.REQUEST_TIMED_OUT,
-        KafkaError._TRANSPORT,
-        KafkaError._TIMED_OUT,
-        # No leaders found.
-        KafkaError._NOENT,
-    )
-)
-
-
-Answer = TypeVar("Answer")
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether an error says that brokers are away, or that a partition has no leader just now: it may be over soon."""
-    return isinstance(error, BrokerUnavailable) or (
-        isinstance(error, TransportError)
-        and error_code(error.__cause__) in _PASSING - {KafkaError.UNKNOWN_TOPIC_OR_PART}
-    )
-
-
-def through_outages(ask: Callable[[], Answer], wait: Wait) -> Answer:
-    """What a question to the brokers comes to, asked again while they are away, until the wait is over.
-
-    Raises the question's own error where it is of another kind, and at the end of the wait.
-    """
-    while True:
-        try:
-            return ask()
-        except TransportError as error:
-            if not is_outage(error):
-                raise
-            try:
-                wait.tick()
-            except WaitTimeout as over:
-                raise type(error)(f"{error}; {over}") from error
-        time.sleep(_AGAIN_S)
-
-
-def once_known(ask: Callable[[], Answer], wait: Wait) -> Answer:
-    """What the brokers say of a topic that is there, asked again while it is empty: some hear of a new topic a moment after others."""
-    while not (found := through_outages(ask, wait)):
-        wait.tick()
-        time.sleep(_AGAIN_S / 5)
-    return found
 
 
 class KafkaTopic:
-    """One topic, asked by an admin client of its own, which is made when it is first needed. Every question has a timeout."""
+    """One topic, through its own admin client, which is opened by the first request.
+
+    Guarantee: every request has a timeout.
+    """
 
     def __init__(self, connection: KafkaConnection, name: str) -> None:
         self._connection = connection
         self._name = name
-        # Kept: once collected, an admin client's futures never resolve.
+        # Kept, because an admin client's futures never resolve once it is garbage-collected.
         self._client: AdminClient | None = None
 
     def __repr__(self) -> str:
@@ -102,21 +48,27 @@ class KafkaTopic:
 
     @property
     def bootstrap_servers(self) -> str:
-        """The cluster it is of."""
+        """The bootstrap servers of its cluster."""
         return self._connection.bootstrap_servers
 
     @property
     def admin(self) -> AdminClient:
-        """The client that asks."""
-        # Not `or`: a client with nothing in its queue is false.
+        """The admin client."""
+        # Not `or`: a client with an empty queue is falsy.
         if self._client is None:
             self._client = self._connection.admin()
         return self._client
 
     def partitions(self, client: Consumer | Producer | None = None) -> int:
-        """How many partitions the topic has, 0 if it does not exist. Raises BrokerUnavailable or AccessDenied.
+        """Return the number of partitions, 0 if the topic does not exist.
 
-        Asked through a `client`, that one knows the topic's leaders then, and begins to work at once.
+        Args:
+            client: Sends the request instead of the admin client. It then knows the topic's leaders
+                and starts to work at once.
+
+        Raises:
+            BrokerUnavailable: No broker answered.
+            AccessDenied: The brokers reject this client.
         """
         metadata = self._connection.metadata(
             self.admin if client is None else client, f"looking for topic {self._name!r}"
@@ -127,34 +79,37 @@ class KafkaTopic:
         return len(found.partitions)
 
     def refuse_hidden(self) -> None:
-        """AccessDenied if the topic is not there because the broker shows it to others only."""
+        """Raise AccessDenied if a topic that seems missing exists, but not for this client."""
         self.identity()
 
     def first_offsets(self, partitions: int) -> list[int]:
-        """Each partition's first offset that is still there."""
+        """Return the first offset that each partition still has."""
         return self.offsets(partitions, EARLIEST)
 
     def end_offsets(self, partitions: int, *, timeout_s: float = BROKER_TIMEOUT_S) -> list[int]:
-        """Each partition's next offset to be written."""
+        """Return the next offset to be written in each partition."""
         return self.offsets(partitions, LATEST, timeout_s)
 
     def last_timestamp(self, partitions: int) -> float | None:
-        """When the newest record was written, in seconds since the epoch by the broker's or writer's clock; None if there is none."""
+        """Return the newest record's time in seconds since the epoch; None without records.
+
+        By the broker's clock or the writer's.
+        """
         newest = max((found.timestamp for found in self._listed(partitions, _NEWEST)), default=-1)
         return newest / 1000 if newest > 0 else None
 
     def offsets(
         self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S
     ) -> list[int]:
-        """The offset that a spec asks for in each partition; -1 where there is none."""
+        """Return the offset that `spec` selects in each partition; -1 where there is none."""
         return [int(found.offset) for found in self._listed(partitions, spec, timeout_s)]
 
     def _listed(
         self, partitions: int, spec: OffsetSpec, timeout_s: float = BROKER_TIMEOUT_S
     ) -> list[Any]:
-        """What the brokers list of each partition: asked for all at once, and again while leaders are being chosen.
+        """List the offsets of all partitions at once, and retry during leader elections.
 
-        Not through a consumer: behind a fetch on its connection, each question would wait for that to end.
+        Not through a consumer: there each request would wait for the fetch before it to end.
         """
         deadline = time.monotonic() + timeout_s
         found: dict[int, Any] = {}
@@ -170,21 +125,24 @@ class KafkaTopic:
                 try:
                     found[part.partition] = self._connection.resolved(future, doing)
                 except TransportError as error:
-                    if error_code(error.__cause__) not in _PASSING or time.monotonic() > deadline:
+                    if error_code(error.__cause__) not in TRANSIENT or time.monotonic() > deadline:
                         raise
             if len(found) == partitions:
                 return [found[partition] for partition in range(partitions)]
-            self.begin_anew()
+            self.reconnect()
             time.sleep(0.1)
 
-    def begin_anew(self) -> None:
-        """Ask by a new client from now on: one that knew a broker before it started again asks it about a time that is over, for minutes."""
+    def reconnect(self) -> None:
+        """Use a new admin client from now on.
+
+        After a broker has restarted, an existing client keeps stale metadata for minutes.
+        """
         self._client = None
 
     def create(
         self, partitions: int, *, replication: int = -1, settings: Mapping[str, str] | None = None
     ) -> None:
-        """Create the topic and wait until its partitions have leaders; does nothing if it exists."""
+        """Create the topic, unless it exists, and wait until its partitions have leaders."""
         doing = f"creating topic {self._name!r}"
         new = NewTopic(
             self._name,
@@ -215,14 +173,21 @@ class KafkaTopic:
             time.sleep(0.05)
 
     def settings(self) -> dict[str, str]:
-        """The topic's settings, the broker's defaults among them. AccessDenied without DescribeConfigs on it."""
+        """Return the topic's settings, including the broker's defaults.
+
+        Raises:
+            AccessDenied: This client has no DescribeConfigs on the topic.
+        """
         resource = ConfigResource(ConfigResource.Type.TOPIC, self._name)
         future = self.admin.describe_configs([resource], request_timeout=BROKER_TIMEOUT_S)[resource]
         entries = self._connection.resolved(future, f"reading the settings of topic {self._name!r}")
         return {name: str(entry.value) for name, entry in entries.items()}
 
     def replication(self) -> int | None:
-        """How many brokers have each partition, of all partitions the fewest; None where the broker that is asked has not heard of it yet."""
+        """Return the smallest number of replicas of a partition.
+
+        None if the broker that answers does not know the topic yet.
+        """
         found = self._connection.metadata(
             self.admin, f"looking for topic {self._name!r}"
         ).topics.get(self._name)
@@ -233,11 +198,11 @@ class KafkaTopic:
         )
 
     def brokers(self) -> int:
-        """How many brokers the cluster has now."""
+        """Return the number of brokers in the cluster."""
         return len(self._connection.metadata(self.admin, "looking for the brokers").brokers)
 
     def identity(self) -> dict[str, str]:
-        """The ids of cluster and topic; empty if there is no such topic."""
+        """Return the ids of cluster and topic; empty if there is no such topic."""
         topic_id = self.topic_id(self.described())
         if not topic_id:
             return {}
@@ -250,13 +215,17 @@ class KafkaTopic:
         return {"cluster_id": str(cluster), "topic_id": topic_id}
 
     def described(self) -> Future[Any]:
-        """Ask for the topic's description; `topic_id` reads the answer."""
+        """Request the topic's description; `topic_id` reads the answer."""
         return self.admin.describe_topics(
             TopicCollection([self._name]), request_timeout=BROKER_TIMEOUT_S
         )[self._name]
 
     def topic_id(self, described: Future[Any]) -> str:
-        """The topic's id in a description, which is waited for; empty if there is no such topic. TransportError if no broker says."""
+        """Wait for a description and return the topic's id; empty if there is no such topic.
+
+        Raises:
+            TransportError: No broker answered, or the request failed.
+        """
         try:
             answer = self._connection.resolved(
                 described, f"asking for the identity of topic {self._name}"
@@ -270,13 +239,17 @@ class KafkaTopic:
         return str(answer.topic_id)
 
     def check_not_compacted(self) -> None:
-        """ConfigurationError if the topic's cleanup.policy has come to remove records; nothing where this client may not look."""
+        """Raise ConfigurationError if the topic is compacted by now.
+
+        Does nothing if this client cannot read the settings.
+        """
         try:
             policy = self.settings().get("cleanup.policy", "")
         except TransportError:
             return
         if "compact" in policy:
             raise ConfigurationError(
-                f"topic {self._name} has cleanup.policy={policy}: compaction refuses and removes its records; set it to delete, and let the "
-                "teacher write to a new topic"
+                f"topic {self._name} has cleanup.policy={policy}: compaction rejects and removes "
+                "its records; set it to "
+                "delete, and have the teacher write to a new topic"
             )

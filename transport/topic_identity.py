@@ -1,4 +1,4 @@
-"""Whether a topic is still the one it was: a deleted topic that was created again has its name, and nothing else of it."""
+"""Detects that a topic was deleted or recreated: a new topic has the same name, but another id."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from tutelage.schemas.errors import TopicIdentityError, TransportError
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.waiting import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +19,23 @@ _ASKED_AGAIN_S = 0.2
 
 
 class IdentityCheck:
-    """Compares a topic's id with the one it had. `doing` says what is done with it, and `advice` what to do about an error.
+    """Compares a topic's id with its earlier one.
 
-    Guarantee: a topic that was deleted or recreated is a TopicIdentityError from `look` within some seconds, and from `check` at once.
+    Guarantee: after a topic was deleted or recreated, `look` raises TopicIdentityError within some
+    seconds, and `check` at once.
+
+    Args:
+        admin: The topic.
+        name: The topic's name.
+        topic_id: Its id until now.
+        doing: What is done with the topic; stands behind "while" in errors.
+        advice: What to do about an error.
     """
 
     def __init__(
-        self, asked: KafkaTopic, name: str, topic_id: str, *, doing: str, advice: str
+        self, admin: KafkaTopic, name: str, topic_id: str, *, doing: str, advice: str
     ) -> None:
-        self._asked = asked
+        self._admin = admin
         self._name = name
         self._topic_id = topic_id
         self._doing = doing
@@ -37,14 +45,18 @@ class IdentityCheck:
         self._due.due()
 
     def look(self) -> None:
-        """Ask now and then, without waiting for the answer; raise what the last answer says."""
+        """Request the id every few seconds, without waiting, and check the last answer.
+
+        Raises:
+            TopicIdentityError: The topic was deleted or recreated.
+        """
         if self._answer is None:
             if self._due.due():
-                self._answer = self._asked.described()
+                self._answer = self._admin.described()
         elif self._answer.done():
             answer, self._answer = self._answer, None
             try:
-                found = self._asked.topic_id(answer)
+                found = self._admin.topic_id(answer)
                 if found:
                     self._compare(found)
                 else:
@@ -53,11 +65,16 @@ class IdentityCheck:
                 log.debug("the identity of topic %s could not be checked: %s", self._name, error)
 
     def check(self) -> None:
-        """Ask and wait for the answer. TransportError if no broker gives one."""
+        """Request the id, wait for it and check it.
+
+        Raises:
+            TopicIdentityError: The topic was deleted or recreated.
+            TransportError: No broker answered.
+        """
         deadline = time.monotonic() + _GONE_AFTER_S
-        # A broker that does not know the topic may not have heard of it yet: of a new topic, or when it has just started again.
+        # A broker may not know a new topic yet, or any topic just after it restarted.
         while (
-            not (found := self._asked.topic_id(self._asked.described()))
+            not (found := self._admin.topic_id(self._admin.described()))
             and time.monotonic() < deadline
         ):
             time.sleep(_ASKED_AGAIN_S)
@@ -66,5 +83,6 @@ class IdentityCheck:
     def _compare(self, now: str) -> None:
         if now != self._topic_id:
             raise TopicIdentityError(
-                f"topic {self._name} was {'recreated' if now else 'deleted'} while {self._doing}. {self._advice}"
+                f"topic {self._name} was {'recreated' if now else 'deleted'} while {self._doing}. "
+                f"{self._advice}"
             )

@@ -1,7 +1,8 @@
-"""Trace context in records' headers (W3C `traceparent`), where OpenTelemetry is set up in the process; else nothing is done or imported.
+"""Trace context in records' headers (W3C `traceparent`), if the process has set up OpenTelemetry.
 
-Spans follow the conventions for messaging (https://opentelemetry.io/docs/specs/semconv/messaging/kafka/): `send TOPIC` from a record's
-hand-over to its acknowledgement, `process TOPIC` around its decoding, in the trace of the span that sent it.
+Otherwise nothing is imported or done. Spans follow the messaging conventions
+(https://opentelemetry.io/docs/specs/semconv/messaging/kafka/): `send TOPIC` lasts from sending a
+record to its acknowledgement; `process TOPIC` covers its decoding, in the sender's trace.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ Header = tuple[str, "str | bytes | None"]
 
 
 def tracing_of(topic: str, client_id: str) -> Tracing | None:
-    """Spans and headers for a topic's records; None unless the program, or `opentelemetry-instrument`, has set up a tracer provider."""
+    """Return what makes spans and headers for a topic's records.
+
+    None unless the program, or `opentelemetry-instrument`, has set up a tracer provider.
+    """
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or isinstance(
         trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
@@ -26,7 +30,13 @@ def tracing_of(topic: str, client_id: str) -> Tracing | None:
 
 
 class Tracing:
-    """Makes the spans of one topic's records."""
+    """Makes the spans of one topic's records.
+
+    Args:
+        trace: The module `opentelemetry.trace`.
+        topic: The topic.
+        client_id: The Kafka client's id.
+    """
 
     def __init__(self, trace: Any, topic: str, client_id: str) -> None:
         from opentelemetry import propagate
@@ -44,7 +54,11 @@ class Tracing:
     def sent(
         self, partition: int, head: RecordHead
     ) -> tuple[list[Header], Callable[[str | None], None]]:
-        """Begin a record's span: the headers that carry it, and what ends it, with an error if there was one."""
+        """Begin a record's span.
+
+        Returns:
+            The headers that carry it, and a function that ends it with an error or None.
+        """
         span = self._tracer.start_span(
             f"send {self._topic}",
             kind=self._trace.SpanKind.PRODUCER,
@@ -61,8 +75,8 @@ class Tracing:
         return [(name, value.encode()) for name, value in carrier.items()], ended
 
     def processed(self, headers: Iterable[Header], partition: int, offset: int) -> Any:
-        """A context manager: the span of decoding a record, in the trace of the one that sent it."""
-        # Headers of others may hold anything.
+        """Return a context manager: the span of decoding a record, in the sender's trace."""
+        # Foreign headers may hold anything.
         ours = self._propagate.get_global_textmap().fields
         carrier = {
             name: value.decode("utf-8", "replace")

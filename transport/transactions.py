@@ -1,8 +1,10 @@
-"""Transactions around a sink's records, for foreign readers that read committed data (ksqlDB, Flink): none of ours needs them.
+"""Transactions around a sink's records, for foreign readers of committed data (ksqlDB, Flink).
 
-Exactly-once comes from the records' numbers; a transaction only decides when others may see them. Its id is the topic's, so a second writer of
-the topic fences the first. After a commit of which nobody knows what came of it the producer is given up: a later transaction of the same
-producer could be hit by it (https://jepsen.io/analyses/bufstream-0.1.0), a new one, with a new epoch, cannot.
+Our readers do not need them: exactly-once comes from the records' numbers, and a transaction only
+decides when others see them. The transactional id is derived from the topic, so a second writer of
+the topic fences the first. If the outcome of a commit is unknown, the producer is discarded: the
+commit could still affect a later transaction of the same producer
+(https://jepsen.io/analyses/bufstream-0.1.0), but not one of a new producer, which has a new epoch.
 """
 
 from __future__ import annotations
@@ -14,19 +16,19 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from tutelage.schemas.errors import AccessDenied, DeliveryFailed
-from tutelage.transport.connection import BROKER_TIMEOUT_S, DENIED, NEEDS_ACL, describe
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
+from tutelage.transport.connection import BROKER_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 
 COMMIT_EVERY_S = 1.0
 _TIMEOUT_S = 30.0
 
-
-FENCED = "another writer has taken the topic over (FENCED); this teacher stops here"
+FENCED = "another writer has taken over the topic (FENCED); this teacher stops here"
 
 
 def is_fenced(error: KafkaError) -> bool:
-    """Whether a newer transactional writer of the topic is why something was refused."""
+    """Whether an error says that a newer transactional writer has fenced this one."""
     return error.code() in (
         KafkaError._FENCED,
         KafkaError.INVALID_PRODUCER_EPOCH,
@@ -35,7 +37,7 @@ def is_fenced(error: KafkaError) -> bool:
 
 
 def transactional_options(topic: str) -> Mapping[str, object]:
-    """The client's options for the transactional writer of a topic."""
+    """Return the client's options for the transactional writer of a topic."""
     timeout_ms = int(_TIMEOUT_S * 1000)
     return {
         "transactional.id": f"tutelage.{topic}",
@@ -46,9 +48,10 @@ def transactional_options(topic: str) -> Mapping[str, object]:
 
 
 class Transactions:
-    """One producer's transactions: begun by the first record, committed after a second, and at the end.
+    """One producer's transactions: begun by a record, committed after a second and at the end.
 
-    Guarantee: what is committed is whole records in order; a writer that was fenced or whose commit failed writes no more.
+    Guarantee: whole records are committed, in order. A writer that was fenced, or whose commit
+    failed, writes nothing more.
     """
 
     def __init__(self, producer: Producer, topic: str) -> None:
@@ -67,12 +70,12 @@ class Transactions:
             self._began = time.monotonic()
 
     def commit_if_due(self) -> None:
-        """Commit what has been open for long enough."""
+        """Commit the open transaction if it is a second old."""
         if self._began is not None and time.monotonic() - self._began >= COMMIT_EVERY_S:
             self.commit()
 
     def commit(self) -> None:
-        """Commit what is open; waits until all of it is delivered."""
+        """Commit the open transaction; waits until its records are delivered."""
         if self._began is not None:
             self._call(
                 "commit a transaction", lambda: self._producer.commit_transaction(_TIMEOUT_S)
@@ -80,7 +83,7 @@ class Transactions:
             self._began = None
 
     def abort(self) -> None:
-        """Give up what is open, as well as can be done within a moment; what cannot, times out at the broker."""
+        """Abort the open transaction within 2 s; else it times out at the broker."""
         if self._began is not None:
             self._began = None
             try:
@@ -89,7 +92,7 @@ class Transactions:
                 log.debug("topic %s: a transaction was not aborted: %s", self._topic, error)
 
     def _call(self, doing: str, call: object) -> None:
-        assert callable(call), "given by the methods above"
+        assert callable(call), "the methods above pass a function"
         deadline = time.monotonic() + _TIMEOUT_S
         while True:
             try:
@@ -102,7 +105,7 @@ class Transactions:
                 why = (
                     FENCED
                     if is_fenced(cause)
-                    else f"{describe(error)}; this teacher stops here, start it again to go on without a gap"
+                    else f"{describe(error)}; this teacher stops; start it again to go on without a gap"
                 )
                 if cause.code() in DENIED:
                     raise AccessDenied(

@@ -1,4 +1,4 @@
-"""Where a topic's partitions begin and end, kept fresh without waiting: for lag and retention, which are looked at now and then."""
+"""First and end offsets of a topic's partitions, updated without waiting: for lag and retention."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class Watermarks:
-    """The offsets of a topic's partitions as the broker last said them. May be asked from any thread.
+    """The last known first and end offsets of a topic's partitions. May be used from any thread.
 
-    Guarantee: `latest` never waits for a broker; what it gives is as old as the time between two calls, or older while no broker answers.
+    Guarantee: `latest` never waits for a broker. Its offsets are as old as the time between two
+    calls, or older while no broker answers.
     """
 
     def __init__(self, connection: KafkaConnection, topic: str, partitions: int) -> None:
-        # A client of its own: what other threads ask for is not waited for.
+        # Its own client, so that requests of other threads do not delay it.
         self._topic = KafkaTopic(connection, topic)
         self._parts = [TopicPartition(topic, partition) for partition in range(partitions)]
         self._asked: list[dict[TopicPartition, Future[Any]]] = []
@@ -30,7 +31,10 @@ class Watermarks:
         self._lock = threading.Lock()
 
     def latest(self) -> list[tuple[int, int]]:
-        """Each partition's first offset and its end; empty until the first answer. Asks again for the next call."""
+        """Return each partition's first and end offset, and request them for the next call.
+
+        Empty until the first answer.
+        """
         with self._lock:
             if self._asked and all(
                 future.done() for futures in self._asked for future in futures.values()
@@ -62,4 +66,4 @@ class Watermarks:
             ]
         except KafkaException as error:
             log.debug("the ends of the partitions are not known: %s", error)
-            self._topic.begin_anew()
+            self._topic.reconnect()

@@ -69,8 +69,9 @@ if TYPE_CHECKING:
     )
     from tutelage.schemas.limits import Limits
     from tutelage.schemas.record import Ragged
+    from tutelage.transport.http_registry import HttpRegistry
+    from tutelage.transport.local_registry import LocalRegistry
     from tutelage.transport.memory_topic import MemoryTopic
-    from tutelage.transport.registry import HttpRegistry, LocalRegistry
 
     __version__: str
 
@@ -79,14 +80,14 @@ _ERRORS = "tutelage.schemas.errors"
 _MODULES = {
     "FileSink": "tutelage.producers.sinks.file",
     "FileSource": "tutelage.consumers.sources.file",
-    "HttpRegistry": "tutelage.transport.registry",
+    "HttpRegistry": "tutelage.transport.http_registry",
     "KafkaSink": "tutelage.producers.sinks.kafka",
     "KafkaSource": "tutelage.consumers.sources.kafka",
     "KnowledgeDataset": "tutelage.consumers.dataset",
     "KnowledgeIterator": "tutelage.consumers.delivery",
     "Lesson": "tutelage.producers.lesson",
     "Limits": "tutelage.schemas.limits",
-    "LocalRegistry": "tutelage.transport.registry",
+    "LocalRegistry": "tutelage.transport.local_registry",
     "MemorySink": "tutelage.producers.sinks.memory",
     "MemorySource": "tutelage.consumers.sources.memory",
     "MemoryTopic": "tutelage.transport.memory_topic",

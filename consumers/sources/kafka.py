@@ -30,12 +30,14 @@ from tutelage.transport.beginnings import Beginnings
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
 from tutelage.transport.control_topics import KafkaControl, student_control
 from tutelage.transport.offset_commits import OffsetCommits
+from tutelage.transport.outages import once_known
 from tutelage.transport.partition_reader import Message, PartitionReader
+from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.registry import Registry
 from tutelage.transport.run_choice import RunChoice
-from tutelage.transport.topic_admin import KafkaTopic, once_known
+from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_identity import IdentityCheck
-from tutelage.transport.waiting import RateLimit, Wait
+from tutelage.transport.waiting import Wait
 from tutelage.transport.watermarks import Watermarks
 
 log = logging.getLogger(__name__)

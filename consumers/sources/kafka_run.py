@@ -19,10 +19,11 @@ from tutelage.schemas.limits import Limits
 from tutelage.schemas.topic import BEGINNING
 from tutelage.transport.beginnings import Beginnings, where_to_begin
 from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.outages import is_outage, through_outages
 from tutelage.transport.partition_reader import Message, PartitionReader
 from tutelage.transport.run_choice import RunChoice
 from tutelage.transport.runs import unlike
-from tutelage.transport.topic_admin import KafkaTopic, is_outage, through_outages
+from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ one: a record that is still in its file is read here if it is not the one expect
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord
@@ -43,6 +43,8 @@ class _KnownEnd:
     end: End
     record: Record
     where: str
+    #: Partition -> the offset behind its end record, for the partitions whose end came.
+    offsets: dict[int, int] = field(default_factory=dict)
 
 
 class Order:
@@ -59,8 +61,7 @@ class Order:
         self._partitions = partitions
         self._start = (position.pass_index, position.sequence)
         self._pass, self._sequence = self._start
-        # The first record of this pass that is read here, and the rows up to the next one.
-        self._first_sequence = position.sequence
+        # The rows of this pass up to the next record.
         self._rows = position.sequence * stream.rows_per_record
         self._expected = [
             (position.pass_index, _first_in(partition, position.sequence, partitions))
@@ -68,7 +69,6 @@ class Order:
         ]
         self._pending: list[deque[ConsumedRecord]] = [deque() for _ in range(partitions)]
         self._ends: dict[int, _KnownEnd] = {}
-        self._end_offsets: dict[int, dict[int, int]] = {}
         self._newest = [0] * partitions
         self._short: dict[int, int] = {}
         #: Records that were written twice, and dropped.
@@ -92,11 +92,11 @@ class Order:
 
     def _awaited(self) -> frozenset[int]:
         """The next record's partition; after the last record, the partitions without an end."""
-        if self._all_records_came():
-            # Other threads read this while the stage's thread changes it.
-            ended = self._end_offsets.get(self._pass, {})
+        # Other threads read this while the stage's thread changes it.
+        known = self._ends.get(self._pass)
+        if known is not None and self._sequence >= known.end.records:
             missing = frozenset(
-                partition for partition in range(self._partitions) if partition not in ended
+                partition for partition in range(self._partitions) if partition not in known.offsets
             )
             if missing:
                 return missing
@@ -209,7 +209,7 @@ class Order:
                 f"{consumed.where}: pass {head.pass_index} ends with {_counts(end)}, but this "
                 "partition holds more"
             )
-        self._end_offsets.setdefault(head.pass_index, {})[partition] = consumed.next_offset
+        known.offsets[partition] = consumed.next_offset
         # A partition may hold the ends of any number of passes.
         self.memory_bytes += _END_BYTES
         self._expected[partition] = (head.pass_index + 1, partition)
@@ -234,7 +234,7 @@ class Order:
         if (
             known is None
             or self._sequence < known.end.records
-            or len(self._end_offsets[self._pass]) < self._partitions
+            or len(known.offsets) < self._partitions
         ):
             return None
         self._check_rows(known)
@@ -256,8 +256,9 @@ class Order:
         """
         ended = known.end.rows
         matches = self._rows == ended
-        if self._sequence == self._first_sequence:
-            matches = -(-ended // self._stream.rows_per_record) == self._first_sequence
+        first = self._start[1] if self._pass == self._start[0] else 0
+        if self._sequence == first:
+            matches = -(-ended // self._stream.rows_per_record) == first
         if not matches:
             raise CorruptData(
                 f"{known.where}: pass {self._pass} ends with {ended:,} rows, but {self._rows:,} came"
@@ -265,14 +266,13 @@ class Order:
 
     def _ended(self, known: _KnownEnd) -> PassEnd:
         del self._ends[self._pass]
-        offsets = self._end_offsets.pop(self._pass)
-        self.memory_bytes -= _END_BYTES * len(offsets)
+        self.memory_bytes -= _END_BYTES * len(known.offsets)
         self._short.pop(self._pass, None)
         self._pass += 1
-        self._sequence = self._first_sequence = self._rows = 0
+        self._sequence = self._rows = 0
         position = Position(
             pass_index=self._pass,
-            offsets=tuple(offsets[partition] for partition in range(self._partitions)),
+            offsets=tuple(known.offsets[partition] for partition in range(self._partitions)),
         )
         return PassEnd(end=known.end, record=known.record, next_pass=position)
 

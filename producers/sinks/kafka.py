@@ -31,12 +31,13 @@ from tutelage.transport.connection import (
 )
 from tutelage.transport.control_topics import KafkaControl
 from tutelage.transport.deliveries import Deliveries
+from tutelage.transport.outages import once_known, through_outages
 from tutelage.transport.registry import Registry, register_description
 from tutelage.transport.run_watch import TopicWatch
 from tutelage.transport.runs import TopicRuns
 from tutelage.transport.sending import Sending
 from tutelage.transport.tail import read_tail
-from tutelage.transport.topic_admin import KafkaTopic, once_known, through_outages
+from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_setup import (
     Retention,
     TopicSpec,

@@ -83,8 +83,8 @@ class EncodeThreads:
 class EncodeStage:
     """Encodes records in threads, a bounded number at a time.
 
-    Guarantee: records leave in the order in which they came; an error is raised in place of its
-    record.
+    Guarantee: records leave in the order in which they came. An error is raised in place of its
+    record; one of a stage before, behind the records before it.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class EncodeStage:
         self._threads = threads
         self._window = threads.count + 2
         self._futures: deque[Future[PackedRecord]] = deque()
+        self._failed: Exception | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -106,16 +107,26 @@ class EncodeStage:
 
     def poll(self, *, eager: bool) -> PackedRecord | None:
         """Return the next record if it is encoded, and begin to encode others."""
-        while len(self._futures) < self._window:
-            parts = self._records.poll(eager=eager)
-            if parts is None:
-                break
+        while self._has_room and (parts := self._next(eager=eager)) is not None:
             self._futures.append(self._threads.submit(self._encode, parts))
         if self._futures and self._futures[0].done():
             return self._futures.popleft().result()
+        if self._failed is not None and not self._futures:
+            raise self._failed
         return None
 
     def pending(self) -> Sequence[Future[Any]]:
         """The oldest record, and what the stages before wait for while there is room for more."""
-        more = self._records.pending() if len(self._futures) < self._window else ()
+        more = self._records.pending() if self._has_room else ()
         return [*more, self._futures[0]] if self._futures else more
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._futures) < self._window and self._failed is None
+
+    def _next(self, *, eager: bool) -> RecordParts | None:
+        try:
+            return self._records.poll(eager=eager)
+        except Exception as error:  # whatever the model or the inputs raise
+            self._failed = error
+            return None

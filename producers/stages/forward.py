@@ -20,6 +20,9 @@ GROUP_BYTES = 4 << 20
 class ForwardStage:
     """Runs the model over groups of batches, two groups per device at a time.
 
+    Guarantee: knowledge leaves in the order of the inputs. What the inputs raise is raised behind
+    the knowledge of the batches before it.
+
     Args:
         reader: Reads the inputs' batches, in groups.
         devices: The replicas of the model.
@@ -37,10 +40,13 @@ class ForwardStage:
         self._window = 2 * len(devices)
         self._futures: deque[Future[Forwarded]] = deque()
         self.keeps_rows = keeps_rows
+        self._failed: Exception | None = None
 
     def poll(self, *, eager: bool) -> Forwarded | None:
         """Return the knowledge of the next group if it is there, and begin with other groups."""
         self._fill(eager=eager)
+        if not self._futures and self._failed is not None:
+            raise self._failed
         if not self._futures or not self._futures[0].done():
             return None
         forwarded = self._futures.popleft().result()
@@ -73,7 +79,10 @@ class ForwardStage:
     def _fill(self, *, eager: bool) -> None:
         while (group := self._next_group()) is not None:
             if group.done():
-                self.submit(self._reader.take())
+                try:
+                    self.submit(self._reader.take())
+                except Exception as error:  # whatever the inputs raise
+                    self._failed = error
             elif eager:
                 # Batches that were read are used now instead of when their group is full.
                 self.submit(self._reader.take_part())
@@ -82,7 +91,7 @@ class ForwardStage:
                 return
 
     def _next_group(self) -> Future[list[Any]] | None:
-        if len(self._futures) >= self._window:
+        if len(self._futures) >= self._window or self._failed is not None:
             return None
         if self._reader.waits and not self._futures:
             self._reader.release()

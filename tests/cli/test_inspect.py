@@ -258,7 +258,7 @@ def test_a_topic_whose_beginning_is_gone_is_shown_all_the_same(
     assert (
         found["holds"]["partitions"] == [{"first": 5, "end": 17}] and found["holds"]["rows"] == 1000
     )
-    assert "deleted what lay before offset 5" in found["holds"]["flaw"]
+    assert "deleted offsets before 5" in found["holds"]["flaw"]
 
 
 def test_what_no_number_can_be_is_null_in_json(tmp_path: Path) -> None:

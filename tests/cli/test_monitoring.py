@@ -9,7 +9,8 @@ import pytest
 
 from tutelage.cli.monitoring import live, monitored, ready
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.transport.waiting import Activity, Status, Wait
+from tutelage.transport.status import Activity, Status
+from tutelage.transport.waiting import Wait
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tutelage.schemas.errors import (
     TopicIdentityError,
 )
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.registry import HttpRegistry
+from tutelage.transport.http_registry import HttpRegistry
 from tutelage.transport.topic_admin import KafkaTopic
 
 pytestmark = pytest.mark.kafka

@@ -23,7 +23,7 @@ from tutelage.deploy.local import Stack, StackAddresses
 from tutelage.deploy.local.programs import find_java, kafka_jars
 from tutelage.schemas.errors import ConfigurationError, RegistryUnavailable, SchemaError
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.registry import COMPATIBILITY, HttpRegistry
+from tutelage.transport.http_registry import COMPATIBILITY, HttpRegistry
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_setup import TOPIC_SETTINGS, Retention, unsafe_settings
 
@@ -45,7 +45,7 @@ def teach(sink: KafkaSink, rows: int = 95, passes: int = 1) -> None:
         ({}, 2, "replication factor 2 of 3 brokers"),
         ({"min.insync.replicas": "1"}, 3, "a record counts as written when one broker has it"),
         ({"min.insync.replicas": "3"}, 3, "one broker that is away stops the teacher"),
-        ({"retention.ms": "3600000"}, 3, "1 hours: a student that comes later"),
+        ({"retention.ms": "3600000"}, 3, "1 hours: a student that starts later"),
         ({"retention.bytes": "1000000"}, 3, "loses its beginning"),
         ({"max.message.bytes": "1048588"}, 3, "records are kept to a quarter"),
         ({"unclean.leader.election.enable": "true"}, 3, "they are lost"),
@@ -68,7 +68,7 @@ def test_a_run_that_comes_near_its_retention_says_so_once(caplog: pytest.LogCapt
     retention.look()
     retention.look()
     assert [record.getMessage() for record in caplog.records] == [
-        "topic t: the run is 96 hours old and its records are kept for 168: what a student has not read by then is lost to it; raise retention.ms"
+        "topic t: the run is 96 hours old and its records are kept for 168: a student loses what it has not read by then; raise retention.ms"
     ]
 
 
@@ -291,7 +291,7 @@ def test_a_teacher_whose_broker_is_silent_says_that_it_waits(
             writing.start()
             deadline = time.monotonic() + 30
             while (
-                "the broker to take what was sent" not in teacher.activity.doing
+                "the broker to acknowledge records" not in teacher.activity.doing
                 and time.monotonic() < deadline
             ):
                 time.sleep(0.05)
@@ -302,7 +302,7 @@ def test_a_teacher_whose_broker_is_silent_says_that_it_waits(
         assert (
             activity.waiting
             and activity.silent_s == 0
-            and "the broker to take what was sent" in activity.doing
+            and "the broker to acknowledge records" in activity.doing
         )
         assert not writing.is_alive() and "the broker" not in teacher.activity.doing
 

@@ -160,7 +160,7 @@ def test_a_student_goes_on_with_the_run_of_its_checkpoint_while_a_newer_one_is_t
         assert seen + [int(x) for batch in student.knowledge(7) for x in batch["x"]] == list(
             range(40)
         )
-    assert "the checkpoint is of run mon, which is read; the newest run is run tue" in caplog.text
+    assert "reading run mon of the checkpoint; the newest run is run tue" in caplog.text
     student = Student(timeout_s=20)
     student.register_teacher(KafkaSource(topic, run="tue", **kafka))
     student.load(tmp_path / "state.json")
@@ -201,9 +201,7 @@ def test_retention_takes_the_older_run_and_leaves_the_newer(
     student.load(tmp_path / "state.json")
     with (
         student,
-        pytest.raises(
-            RetentionLoss, match="run mon, which the checkpoint was taken of, is no longer"
-        ),
+        pytest.raises(RetentionLoss, match="run mon of the checkpoint is no longer"),
     ):
         next(student.knowledge(7))
     with pytest.raises(WaitTimeout, match="run mon in topic"):
@@ -218,7 +216,7 @@ def forged(topic: str, kafka: dict[str, Any], run: str) -> list[tuple[int, bytes
     found = runs.named(run)
     assert found is not None
     ends = dict.fromkeys(range(found.stream.partitions), (0, 200))
-    messages = runs.last_messages(ends, look=200)
+    messages = runs.last_messages(ends, window=200)
     return [
         (partition, message.value() or b"", list(message.headers() or ()))
         for partition, each in messages.items()

@@ -50,7 +50,7 @@ def test_a_teacher_that_is_always_as_slow_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Seconds of a wait become hundredths.
-    monkeypatch.setattr(waiting, "_SPEAKS_AFTER_S", (0.02, 0.1, 0.3, 0.6))
+    monkeypatch.setattr(waiting, "_WARN_AFTER_S", (0.02, 0.1, 0.3, 0.6))
     monkeypatch.setattr("tutelage.producers.serving._POLL_S", 0.004)
 
     def model(index: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from security.secured import Secured
 
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.errors import AccessDenied, TutelageError
-from tutelage.transport.registry import LocalRegistry
+from tutelage.transport.local_registry import LocalRegistry
 
 TEACHER = (
     AclOperation.WRITE,

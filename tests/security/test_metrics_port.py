@@ -25,7 +25,7 @@ from tutelage.schemas.errors import ConfigurationError, TransportError
 from tutelage.tools import scraping
 from tutelage.tools.scraping import Samples, metrics_place, scraped
 from tutelage.tools.watch import Watcher
-from tutelage.transport.waiting import Activity
+from tutelage.transport.status import Activity
 
 ROWS = ("tutelage_consumer_delivered_rows_total", "")
 PAGE = b"tutelage_consumer_delivered_rows_total 5.0\n"

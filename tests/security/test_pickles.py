@@ -14,7 +14,7 @@ import pytest
 from tutelage import KafkaSink, KafkaSource, Student
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.registry import HttpRegistry
+from tutelage.transport.http_registry import HttpRegistry
 
 PASSWORD = "hunter2-4711"
 OPTIONS = {

@@ -14,7 +14,7 @@ from security.doors import Door
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.deploy.local import StackAddresses
 from tutelage.schemas.errors import AccessDenied, TutelageError
-from tutelage.transport.registry import HttpRegistry
+from tutelage.transport.http_registry import HttpRegistry
 
 PASSWORD, TOKEN = "registry-pw-90ab", "registry-token-77fe"
 BASIC = {"basic.auth.user.info": f"tutelage:{PASSWORD}"}

@@ -7,14 +7,15 @@ import gzip
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from support.raw_server import http_answer, raw_server, trickled
 
 from tutelage.schemas.errors import RegistryUnavailable, SchemaError
-from tutelage.transport import registry_answers
-from tutelage.transport.registry import HttpRegistry
+from tutelage.transport import http_registry, registry_answers
+from tutelage.transport.http_registry import HttpRegistry
 
 Answer = Callable[[socket.socket], None]
 Serving = Callable[[Answer], str]
@@ -123,6 +124,30 @@ def test_a_subject_with_a_million_versions_is_not_asked_through(serving: Serving
     registry.close()
     # The compatibility, and the list.
     assert asked == 2
+
+
+def test_reading_many_versions_ends_at_a_deadline(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def serve(connection: socket.socket) -> None:
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            # The compatibility, and the list.
+            http_answer(json.dumps(list(range(1, 1001))).encode())(connection)
+            return
+        # Each version comes well within the timeout of a single request.
+        time.sleep(0.1)
+        http_answer(json.dumps({"subject": "t-value", "schema": '"int"'}).encode())(connection)
+
+    registry = HttpRegistry(serving(serve), timeout_s=2)
+    monkeypatch.setattr(http_registry, "LOOKUP_CALLS", 0.2)
+    with pytest.raises(RegistryUnavailable, match=r"\d+ of 1,000 versions of t-value were read"):
+        registry.prepare("t-value")
+    registry.close()
+    assert asked < 100
 
 
 def test_a_server_s_own_words_are_cut_short(serving: Serving) -> None:

@@ -27,7 +27,7 @@ from tutelage.cli.strict_json import as_json
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
 from tutelage.schemas.errors import RegistryUnavailable, TutelageError
 from tutelage.tools.watch import PartitionView, StudentView, TopicView, View
-from tutelage.transport.registry import HttpRegistry
+from tutelage.transport.http_registry import HttpRegistry
 
 TUTELAGE = [sys.executable, "-c", "from tutelage.cli.main import run; run()"]
 NO_BROKER = ("-b", "127.0.0.1:1", "-X", "socket.timeout.ms=1000")

@@ -16,7 +16,7 @@ from security.authority import Authority
 from security.secured import PASSWORDS, SECRETS, Secured
 
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
-from tutelage.transport.registry import LocalRegistry
+from tutelage.transport.local_registry import LocalRegistry
 
 LESSON = "tutelage.examples.toy.lessons:teacher1"
 READ = ["verify", "topic:x"]
@@ -26,7 +26,7 @@ WORDS = {
     "mutual TLS without a certificate": "certificate required",
     "mutual TLS with an expired certificate": "certificate",
     "mutual TLS with a stranger's certificate": "certificate",
-    "TLS with another authority": "ssl.ca.location names whom to trust",
+    "TLS with another authority": "ssl.ca.location names the authority to trust",
     "plaintext where TLS is spoken": "security.protocol (PLAINTEXT here)",
     "plaintext where SCRAM is asked for": "security.protocol (PLAINTEXT here)",
     "no name where SCRAM is asked for": "security.protocol (SSL here)",
@@ -165,7 +165,7 @@ def test_a_crash_shows_no_secret(locked: Secured, tmp_path: Path) -> None:
     file.chmod(0o600)
     program = (
         "from tutelage.cli import kafka_flags\nfrom tutelage import KafkaSink, Teacher\n"
-        "from tutelage.transport.registry import LocalRegistry\nimport crash, pathlib\n"
+        "from tutelage.transport.local_registry import LocalRegistry\nimport crash, pathlib\n"
         "kafka = kafka_flags.kafka_settings(None, None, pathlib.Path('client.properties'), [])\nprint(kafka)\n"
         f"sink = KafkaSink('crash', bootstrap_servers='{locked.address('scram')}', registry=LocalRegistry(), options=kafka.options)\n"
         "with Teacher(sink) as teacher:\n    print(teacher, sink, sink._connection)\n    teacher.serve(crash.lesson.model, crash.lesson.inputs)\n"

@@ -69,7 +69,9 @@ def _forget_ends(right: Any, self: Order, arrival: ConsumedRecord, end: Any, exp
     right(self, arrival, end, expected)
     # As if one partition's end were every partition's.
     for partition in range(self._partitions):
-        self._end_offsets[arrival.record.head.pass_index].setdefault(partition, arrival.next_offset)
+        self._ends[arrival.record.head.pass_index].offsets.setdefault(
+            partition, arrival.next_offset
+        )
 
 
 def _one_too_far(right: Any, partition: int, sequence: int, partitions: int) -> int:

@@ -18,7 +18,7 @@ from tutelage.schemas.knowledge_schema import schema_of
 from tutelage.schemas.record import Description, KeySpec, RecordHead
 from tutelage.schemas.topic import value_subject
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.registry import HttpRegistry
+from tutelage.transport.http_registry import HttpRegistry
 from tutelage.transport.topic_admin import KafkaTopic
 
 

@@ -19,7 +19,7 @@ from tutelage.transport.addresses import (
     registry_address,
 )
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.registry import LocalRegistry
+from tutelage.transport.local_registry import LocalRegistry
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,11 @@ def test_brokers_are_one_text_or_several(given: Any, expected: str) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("", "entry that is empty"),
-        ("  ,", "entry that is empty"),
+        ("", "empty entry"),
+        ("  ,", "empty entry"),
         ([], "names no broker"),
         ((), "names no broker"),
-        (["a:1", ""], "entry that is empty"),
+        (["a:1", ""], "empty entry"),
         (":9092", "names no host"),
         (["a:1", ":9092"], "':9092', which names no host"),
         ("a:", "its port"),

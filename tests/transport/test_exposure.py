@@ -9,7 +9,8 @@ import pytest
 from tutelage.transport import exposure
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.exposure import kafka_exposures, registry_exposures, warn_once
-from tutelage.transport.registry import HttpRegistry, LocalRegistry
+from tutelage.transport.http_registry import HttpRegistry
+from tutelage.transport.local_registry import LocalRegistry
 from tutelage.transport.registry_url import parsed_url
 
 SCRAM = {"sasl.mechanism": "SCRAM-SHA-512", "sasl.username": "me", "sasl.password": "hunter2-4711"}

@@ -21,8 +21,8 @@ from tutelage.schemas.errors import (
     SchemaError,
     TutelageError,
 )
+from tutelage.transport.http_registry import HttpRegistry
 from tutelage.transport.proxies import proxy_of
-from tutelage.transport.registry import HttpRegistry
 from tutelage.transport.registry_url import parsed_url
 
 SECRET = "hunter2/4711+%"
@@ -257,7 +257,7 @@ def test_what_answers_and_is_no_registry_is_called_that(answer: Answer, server: 
     said = failed(
         HttpRegistry(f"http://{server.address}", auto_register=False), RegistryUnavailable
     )
-    assert "what answered is no registry" in said
+    assert "what answered is not a registry" in said
     assert "with its path?" in said
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tutelage.schemas.errors import TopicIdentityError, WaitTimeout
 from tutelage.transport import topic_identity as kafka_identity
-from tutelage.transport.topic_admin import once_known
+from tutelage.transport.outages import once_known
 from tutelage.transport.topic_identity import IdentityCheck
 from tutelage.transport.waiting import Wait
 
