@@ -1,4 +1,4 @@
-"""A topic that a teacher has filled."""
+"""A topic that a teacher has written to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written where they were meant to be, whole or not at all, and never half a file beside them."""
+"""Checkpoint files: written to the given path, completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Giving batches to a training loop: what ends the iteration, what is counted, and what other threads see of it."""
+"""Delivering batches to a training loop: what ends it, what is counted, what other threads see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tutelage.schemas.errors import ConfigurationError, CorruptData, WaitTimeout
 
 
 def cut_short(topic: MemoryTopic) -> list[list[Any]]:
-    """Take the later records out of a topic; returns them by partition."""
+    """Remove the later records from a topic; return them by partition."""
     taken = [log[2:] for log in topic.logs]
     for log in topic.logs:
         del log[2:]
@@ -75,7 +75,7 @@ def test_after_a_wait_that_ran_out_another_iteration_may_begin(topic: MemoryTopi
             list(batches)
         for log, records in zip(topic.logs, held, strict=True):
             log.extend(records)
-        # The exception refers to the iterator: that must not keep it under way.
+        # The exception refers to the iterator, which must not keep the iteration running.
         assert kept.value is not None
         assert len(xs(student.knowledge(4))) == 5
         with pytest.raises(ConfigurationError, match="closed"):

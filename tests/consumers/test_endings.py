@@ -1,4 +1,4 @@
-"""However a program ends while a student reads: with the exit code it asked for, soon, and without a crash."""
+"""A program that ends while a student reads: soon, with its own exit code and without a crash."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ENDINGS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two files that take a while to merge."""
+    """Two files that take some time to merge."""
     for name in ("a.avro", "b.avro"):
         with Teacher(FileSink(tmp_path / name)) as teacher:
             teacher.write({"x": torch.rand(12288, 1024)})
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ended(folder: Path, ending: str, *, teachers: int, merge: str = "'mean'") -> tuple[int, str]:
-    """How a script ends: its exit code and what it said."""
+    """Run a script; return its exit code and output."""
     names = ["a.avro", "b.avro"][:teachers]
     script = SCRIPT.replace("MERGE", merge).replace("NAMES", repr(names)) + ending
     done = subprocess.run(

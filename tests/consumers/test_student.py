@@ -1,4 +1,6 @@
-"""What users do with a student: passes, leaving early, two at once, teachers that are late, different or of different length."""
+"""What users do with a student: several passes, leaving a loop early, two iterators at once, and
+teachers that are late, incompatible or of different length.
+"""
 
 from __future__ import annotations
 
@@ -196,7 +198,7 @@ def test_the_queue_fills_while_nobody_takes(topic: MemoryTopic) -> None:
         deadline = time.monotonic() + 5
         while student.queue_size < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        # Small batches come by the chunk: all of them that are left may be there.
+        # Small batches come in chunks, so all remaining batches may be ready.
         assert 3 <= student.queue_size <= 9
 
 
@@ -234,7 +236,7 @@ def test_a_data_loader_gives_the_same_batches_with_any_workers(
     student.register_teacher(FileSource(tmp_path / "a.avro"))
     with student:
         if context == "fork":
-            # A student that is in use already must not hand its threads to a forked worker.
+            # A student that is already reading must not pass its threads to a forked worker.
             assert student.passes == 1
         options: dict[str, Any] = {"multiprocessing_context": context} if workers else {}
         loader = DataLoader(student.dataset(7), batch_size=None, num_workers=workers, **options)
@@ -301,7 +303,10 @@ def test_what_was_dropped_is_known_after_the_pass_too(topic: MemoryTopic) -> Non
 
 
 class LopsidedSource(MemorySource):
-    """Gives as much as it can of the partitions that are not held, the last first, as a broker may."""
+    """Gives all records of the partitions that are not held, the last partition first.
+
+    A broker may do the same.
+    """
 
     held: frozenset[int] = frozenset()
 
@@ -333,7 +338,8 @@ def test_partitions_that_run_ahead_are_held_within_the_budget_and_never_for_good
         assert next(batches)["x"].tolist() == [*range(7)]
         chain = student._chain
         assert chain is not None
-        # A record has some 120 bytes here: the budget, and what came before it was noticed.
+        # A record has about 120 bytes here. The limit is the budget, plus what came before the
+        # partitions were held.
         assert chain._orders[0].order.pending_bytes < 3000
         assert [x for batch in batches for x in batch["x"].tolist()] == list(range(7, 3000))
 

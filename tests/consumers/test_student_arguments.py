@@ -1,4 +1,4 @@
-"""What a student is called with is checked at the call, and what it keeps of it is plain JSON."""
+"""A student's arguments are checked at the call, and are kept in checkpoints as plain JSON."""
 
 from __future__ import annotations
 

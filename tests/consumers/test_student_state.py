@@ -1,4 +1,6 @@
-"""Where a student is can be kept and gone on from; what does not fit is refused, and not forgotten."""
+"""A student's state can be saved and resumed. A state that does not fit is an error, and stays
+loaded.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A student read by DataLoader workers: the right pass epoch after epoch, and no answer from a process that does not know."""
+"""A student read by DataLoader workers: each epoch reads the right pass, and a process that does
+not know a number raises an error.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from tutelage.schemas.errors import ConfigurationError, TruncatedData
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*fork.*:DeprecationWarning",
     "ignore:This DataLoader will create",
-    # Of torchdata, with a torch that is newer than it.
+    # From torchdata, if torch is newer than it expects.
     "ignore:'set_vital' is deprecated",
 )
 
@@ -68,7 +70,7 @@ def firsts(loader: Any) -> list[int]:
 
 
 def taken(loader: Any, count: int) -> list[int]:
-    """The first numbers of some batches, after which the loop is left."""
+    """The first numbers of some batches; then the loop is left."""
     found: list[int] = []
     if not count:
         return found
@@ -184,7 +186,8 @@ def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_ze
         assert generate_latest(registry) == b""
         assert student.passes == 3
         del batches
-        # Read in this process again, its place is known again; what workers read was never counted here.
+        # Once this process reads again, it knows the position again. What the workers read was
+        # never counted here.
         assert firsts(student.knowledge(5)) == PASSES[0]
         assert (student.pass_index, student.state_dict()["pass_index"]) == (1, 1)
         with pytest.raises(ConfigurationError, match="stats"):
@@ -254,7 +257,7 @@ def test_batches_of_workers_are_plain_dicts(path: Path) -> None:
 
 
 class Wrapped(IterableDataset[int]):
-    """A data set of a user's own."""
+    """A user's own data set."""
 
     def __init__(self, student: Student, *, whole: bool) -> None:
         self.student = student

@@ -1,4 +1,4 @@
-"""Teachers are taken side by side; different lengths are an error before the batch in which they differ."""
+"""Aligning teachers row by row. Different lengths raise an error before the batch that differs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tutelage.schemas.errors import LengthMismatch
 
 
 def items_of(rows: int, size: int, batch_size: int, chunk_bytes: int = 0) -> list[Chunk | PassEnd]:
-    """What a teacher of so many rows gives: its chunks and its end."""
+    """The chunks and the end of a teacher with this many rows."""
     stream = stream_of(rows_per_record=size)
     order = Order(stream, 1, Position())
     rebatch = Rebatch(
@@ -47,7 +47,7 @@ def drawn(
     batch_size: int,
     found: list[list[list[int]]] | None = None,
 ) -> list[list[list[int]]]:
-    """Each batch's numbers, teacher by teacher, chunks being handed over only when they are asked for."""
+    """The numbers of each batch, per teacher. A chunk is pushed only when `Align` starves."""
     queues = [list(items) for items in given]
     found = [] if found is None else found
     while True:

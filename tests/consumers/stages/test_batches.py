@@ -1,4 +1,4 @@
-"""Batches behave like any DataLoader's: what is done to one of them in place is nobody else's business."""
+"""Batches behave like those of any DataLoader: changing one in place does not affect the others."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_whatever_can_be_done_to_a_tensor_of_its_own_can_be_done_to_a_batchs(dty
     assert (first._version, third._version) == (0, 0)
     for each, rows in ((first, slice(0, 5)), (third, slice(10, 12))):
         assert each.view(torch.uint8).equal(before[rows].view(torch.uint8))
-    # Growing it would show the next batch's rows.
+    # A larger tensor would include the next batch's rows.
     with pytest.raises(RuntimeError, match="not resizable"):
         first.resize_(6, 2)
     if column.dtype.is_floating_point and dtype != "float8_e4m3fn":

@@ -1,4 +1,4 @@
-"""Batches keep what is in them for as long as anybody holds them, whatever is done to others."""
+"""A batch keeps its values as long as it is referenced, whatever happens to other batches."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_batches_with_memory_of_their_own_share_none() -> None:
     with student:
         shared = [batch["x"] for batch in student.knowledge(4)]
         own = [batch["x"] for batch in student.knowledge(4, own_memory=True)]
-    # One behind the other, or each in a piece that was allocated for it.
+    # Shared batches are adjacent in memory; own batches are allocated one by one.
     assert [tensor.data_ptr() - shared[0].data_ptr() for tensor in shared] == [0, 32, 64]
     assert all(one.data_ptr() + 32 != other.data_ptr() for one in own for other in own)

@@ -1,4 +1,6 @@
-"""What several teachers know of one key becomes one value: decoded first, wide enough, bit for bit the same however it was cut."""
+"""Merging keys of several teachers: values are decoded first, accumulated in a wide dtype, and the
+result is the same bit for bit, however the rows were cut.
+"""
 
 from __future__ import annotations
 
@@ -330,14 +332,14 @@ def test_pinned_batches_are_not_written_over_while_they_are_copied_to_the_gpu(
         with torch.cuda.stream(stream):
             torch.cuda._sleep(50_000_000)
             found.append(tensor[32:].to("cuda", non_blocking=True))
-        # Nobody holds it now but the copy that is under way.
+        # Only the running copy still uses it.
         del tensor
     stream.synchronize()
     assert [int(copied.max()) for copied in found] == list(range(8))
 
 
 def test_unaligned_complex_numbers_arrive_whole() -> None:
-    """Records are not aligned; torch's complex128 must be."""
+    """Records are not aligned, but torch requires complex128 to be."""
     values = np.arange(6).astype(np.complex128).reshape(3, 2) * 1j
     raw = b"\0" * 3 + values.tobytes()
     array = np.frombuffer(raw, np.uint8)[3:].view(np.complex128).reshape(3, 2)

@@ -1,4 +1,6 @@
-"""Partitions become one stream, whatever the order of arrival; duplicates are dropped, gaps and strangers refused."""
+"""Partitions become one stream in any order of arrival. Duplicates are dropped; gaps and records of
+other runs are errors.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def run(
     seed: int,
     position: Position | None = None,
 ) -> tuple[list[int], Order]:
-    """Feed partitions interleaved at random; the numbers that come out (-1 for the end of a pass)."""
+    """Push partitions interleaved at random; return the numbers that come out (-1: a pass's end)."""
     order = Order(stream, stream.partitions, position or Position())
     chooser = random.Random(seed)
     queues = [list(queue) for queue in arrivals]
@@ -60,7 +62,7 @@ def test_any_interleaving_gives_the_same_stream(
 def test_restarted_writers_and_zombies_never_show(
     partitions: int, rows: int, seed: int, data: st.DataObject
 ) -> None:
-    """Each partition holds the run in sequence; after any record, earlier ones may stand again, of any generation."""
+    """Each partition holds the run in sequence. Earlier records may be repeated after any record."""
     stream = stream_of(partitions=partitions, rows_per_record=3)
     logs: list[list[bytes]] = []
     repeated = 0
@@ -74,7 +76,7 @@ def test_restarted_writers_and_zombies_never_show(
         logs.append(mixed)
     found, order = run(stream, arrivals_of(logs), seed)
     assert found == [*range(rows), -1]
-    # What comes after the last partition's end is not pushed back into the count of this pass.
+    # Repeated records are counted wherever they lie, also behind the end of a partition.
     assert order.duplicates == repeated
 
 
@@ -100,7 +102,8 @@ def test_reading_goes_on_from_any_position(
     stream = stream_of(partitions=partitions, rows_per_record=2)
     logs = partitioned(stream, records_of(stream, rows))
     sequence = data.draw(st.integers(0, -(-rows // 2)))
-    # Offsets may lag behind the sequence: what is read again is dropped without being counted as written twice.
+    # Offsets may lag behind the sequence. Records that are read again are dropped, but not counted
+    # as duplicates.
     used = [len(range(partition, sequence, partitions)) for partition in range(partitions)]
     offsets = tuple(data.draw(st.integers(0, count)) for count in used)
     found, order = run(
@@ -144,7 +147,10 @@ def test_a_pass_ends_only_when_every_partition_says_so() -> None:
 def test_what_must_come_next_is_never_among_the_others(
     partitions: int, rows: int, seed: int, passes: int
 ) -> None:
-    """A source that is held by turns, with any lead before, always gets to the end; the order says which partition it needs."""
+    """A source whose partitions are paused in turn always reaches the end.
+
+    `others` says which partitions may be paused; any number of records may come before a pause.
+    """
     stream = stream_of(partitions=partitions, rows_per_record=3, passes=passes)
     records = [
         record for index in range(passes) for record in records_of(stream, rows, pass_index=index)
@@ -232,7 +238,7 @@ def test_an_end_that_counts_other_rows_than_came_is_refused(first: int) -> None:
         return run(stream, arrivals_of([bodies]), 0, Position(sequence=first))[0]
 
     assert read(8) == [*range(4 * first, 8), -1]
-    # Behind the last record, which may be short, 7 rows are as good as 8.
+    # Reading began behind the last record, which may be short: 7 rows are as valid as 8.
     for rows in (3, 9) if first == 2 else (3, 7, 9):
         with pytest.raises(CorruptData, match=f"pass 0 ends with {rows} rows, but 8 came"):
             read(rows)

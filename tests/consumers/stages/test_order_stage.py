@@ -1,4 +1,4 @@
-"""A source's records come in order, whatever it gives; a source that stops is an error, not a wait."""
+"""A source's records come in order. A source that stops giving records is an error, not a wait."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_record_comes_in_order_and_then_the_end_of_the_pass(topic: MemoryT
 
 
 class Stopping(MemorySource):
-    """A source of a user's own whose `read` ends too early."""
+    """A user's own source whose `read` ends too early."""
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         yield from itertools.islice(super().read(position), 5)
@@ -53,7 +53,7 @@ def test_a_source_that_stops_before_the_end_of_the_pass_is_an_error(topic: Memor
 
 
 class Repeating(MemorySource):
-    """A source that gives the first record without end: a writer that writes it again and again."""
+    """A source that repeats the first record without end, as if a writer kept writing it."""
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         first = next(super().read(position))

@@ -1,4 +1,7 @@
-"""Sums and means of finite values: right or an error, whatever overflows on the way; held against exact fractions."""
+"""Sums and means of finite values are right or an error, even if an intermediate value overflows.
+
+They are compared with exact fractions.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ FLOATS = [
     "float8_e4m3fnuz",
     "float8_e5m2fnuz",
 ]
-# Of the accumulator, or of the result where that is coarser.
+# The relative step of the accumulator, or of the result if that is coarser.
 STEPS = {
     name: max(
         float(torch.finfo(getattr(torch, name)).eps), 2.0**-52 if name == "float64" else 2.0**-23
@@ -38,14 +41,14 @@ STEPS = {
 
 
 def array(values: Any, dtype: str) -> np.ndarray[Any, Any]:
-    """Values that fit, in a dtype by its name in torch."""
+    """Values as an array of a dtype, given by its name in torch. The values must fit."""
     storage = getattr(ml_dtypes, dtype, None) or np.dtype(dtype)
     return np.asarray(values, np.float64).astype(storage)
 
 
 @st.composite
 def finite_columns(draw: st.DrawFn) -> tuple[str, list[np.ndarray[Any, Any]]]:
-    """A dtype, and a column of finite values of each of some teachers: many at the very ends of it."""
+    """A dtype and one column of finite values per teacher; many values are the dtype's extremes."""
     dtype = draw(st.sampled_from(FLOATS))
     most = float(torch.finfo(getattr(torch, dtype)).max)
     values = st.one_of(
@@ -78,7 +81,7 @@ def test_means_and_sums_of_finite_values_are_right_or_an_error(
         ]
         exact.append((sum(terms, Fraction(0)), sum(map(abs, terms), Fraction(0))))
     most = Fraction(float(torch.finfo(getattr(torch, dtype)).max))
-    # What rounds to the largest number fits; near there either answer is right.
+    # A value that rounds to the largest number fits. Close to that limit both answers are right.
     step = Fraction(STEPS[dtype])
     surely_fit = all(abs(value) + 2 * step * around <= most for value, around in exact)
     surely_not = any(abs(value) - 2 * step * around > most * (1 + step) for value, around in exact)
@@ -156,7 +159,7 @@ def test_a_weighted_mean_with_a_negative_weight_is_right_or_an_error() -> None:
     half = array([60000.0], "float16")
     with pytest.raises(MergeError, match="does not fit float16"):
         merge_of("weighted_mean:3,-1", half, -half)
-    # This dtype has no sign: torch makes a positive number of a negative one.
+    # This dtype has no sign: torch turns negative numbers into positive ones.
     powers = [
         np.array([value], np.float32).astype(ml_dtypes.float8_e8m0fnu) for value in (1.0, 8.0)
     ]

@@ -14,7 +14,7 @@ from tutelage.consumers.stages.stage import LastItem
 
 
 class Numbers:
-    """A stage that gives 0, 1, 2 ... , None now and then, and then its end or an error."""
+    """A stage that gives 0, 1, 2 and so on, sometimes None, and then its end or an error."""
 
     def __init__(self, count: int, error: Exception | None = None) -> None:
         self.given = 0
@@ -68,7 +68,7 @@ def test_no_more_is_kept_than_the_budget_allows() -> None:
     while len(stage.kept()) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    # One more is in the thread's hands.
+    # The thread holds one more, for which there is no room yet.
     assert stage.kept() == [0, 1, 2, 3]
     assert source.given == 5
     stage.close()

@@ -1,4 +1,4 @@
-"""Records of R rows become batches of the student's size, from any position; the row arithmetic of both sides meets here."""
+"""Records of R rows become batches of the student's size, from any position."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def chunks_of(
     chunk_bytes: int = 0,
     flush: int = 0,
 ) -> list[Chunk]:
-    """All chunks from a position on, as a source, an order and a rebatch give them; flushed after every so many records."""
+    """All chunks from a position on, read through a source, an `Order` and a `Rebatch`.
+
+    The rebatch is flushed after a given number of records.
+    """
     order = Order(stream, stream.partitions, position)
     rebatch = rebatch_of(stream, batch_size, position, chunk_bytes)
     found: list[Chunk] = []
@@ -179,7 +182,7 @@ def write(path: Path, stream: Stream, rows: int) -> None:
 
 
 def read(source: FileSource, position: Position | None = None) -> list[ConsumedRecord]:
-    """All arrivals up to the pass's end."""
+    """All records up to the end of the pass."""
     found: list[ConsumedRecord] = []
     for arrival in source.read(position or Position()):
         assert arrival is not None
