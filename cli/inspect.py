@@ -76,7 +76,7 @@ def inspect(
     """
     from tutelage.cli.sources import source_of
     from tutelage.cli.strict_json import as_json
-    from tutelage.schemas.arguments import absolute_path, seconds
+    from tutelage.schemas.arguments import absolute_path, check_seconds
     from tutelage.schemas.errors import ConfigurationError
     from tutelage.tools.inspect import inspect as look_into
     from tutelage.tools.survey import SAMPLE_BYTES
@@ -95,7 +95,7 @@ def inspect(
         if os.path.isdir(plot):
             raise ConfigurationError(f"--plot {plot} is a folder; name a file in it")
         plot = absolute_path("--plot", plot)
-    seconds("--timeout", timeout, zero=True)
+    check_seconds("--timeout", timeout, zero=True)
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
     found = look_into(
         read, rows=rows, sample_bytes=None if everything else SAMPLE_BYTES, timeout_s=timeout

@@ -9,8 +9,8 @@ import numpy as np
 
 from tutelage.consumers.sources.base import Source
 from tutelage.schemas.record import Column, Ragged, Record
-from tutelage.tools.key_statistics import KeyStatistics, whole_complex
-from tutelage.tools.survey import SAMPLE_BYTES, Survey, sampled, survey_of
+from tutelage.tools.key_statistics import KeyStatistics, as_complex64
+from tutelage.tools.survey import SAMPLE_BYTES, Survey, sample_records, survey_source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,15 +88,15 @@ def inspect(
         DataError: Not even its first record can be read.
     """
     try:
-        survey = survey_of(source, timeout_s)
+        survey = survey_source(source, timeout_s)
         statistics = {key: KeyStatistics() for key in survey.opened.description}
         # Packed values cannot be calculated with.
         opaque = {
-            spec.key for spec in survey.opened.description.specs if spec.storage.kind == "opaque"
+            spec.key for spec in survey.opened.description.specs if spec.wire_dtype.kind == "opaque"
         }
         first: list[dict[str, Any]] = []
         seen_records = seen_rows = 0
-        for record in sampled(source, survey, sample_bytes, timeout_s):
+        for record in sample_records(source, survey, sample_bytes, timeout_s):
             seen_records, seen_rows = seen_records + 1, seen_rows + record.head.rows
             for key, column in record.columns.items():
                 if key not in opaque:
@@ -133,5 +133,5 @@ def _row_values(column: Column, count: int) -> list[Any]:
 
 def _plain(values: Any) -> Any:
     """A row as Python's numbers; what numpy alone knows (bfloat16, float8, half complex numbers) as floats or complex numbers."""
-    array = whole_complex(np.asarray(values))
+    array = as_complex64(np.asarray(values))
     return (array if array.dtype.kind in "biufc" else array.astype(np.float64)).tolist()

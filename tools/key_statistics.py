@@ -112,7 +112,7 @@ class KeyStatistics:
         }
 
 
-def whole_complex(values: Array) -> Array:
+def as_complex64(values: Array) -> Array:
     """Half complex numbers, which numpy knows only as pairs, as complex64; any other array as it is."""
     if values.dtype.names is None:
         return values
@@ -133,7 +133,7 @@ def _mean(finite: Array) -> float:
 
 def _numbers(values: Array) -> Array:
     """The values as numbers one can calculate with, flat: float32 where that holds them, else float64."""
-    values = whole_complex(values)
+    values = as_complex64(values)
     if values.dtype.kind == "c":
         # The magnitude of a finite number may be infinite.
         with np.errstate(over="ignore", invalid="ignore"):

@@ -43,7 +43,7 @@ _SHOWN = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MetricsPlace:
+class MetricsAddress:
     """The address of a metrics port."""
 
     secure: bool
@@ -56,7 +56,7 @@ class MetricsPlace:
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}{self.path.removesuffix('/metrics')}"
 
 
-def metrics_place(given: str) -> MetricsPlace:
+def parse_metrics_address(given: str) -> MetricsAddress:
     """Parse HOST:PORT or a URL. A path in it is the parent of `/metrics`.
 
     Raises:
@@ -76,11 +76,11 @@ def metrics_place(given: str) -> MetricsPlace:
             f"--metrics {given!r}: give it as HOST:PORT, or as a URL that begins with http:// or https://"
         )
     path = f"{parts.path.removesuffix('/').removesuffix('/metrics')}/metrics"
-    return MetricsPlace(secure=parts.scheme == "https", host=parts.hostname, port=port, path=path)
+    return MetricsAddress(secure=parts.scheme == "https", host=parts.hostname, port=port, path=path)
 
 
-def scraped(place: MetricsPlace) -> Samples:
-    """Fetch a student's samples. Samples with the same name and teacher are added up; impossible values are ignored.
+def scrape(place: MetricsAddress) -> Samples:
+    """Fetch a student's samples. Samples with the same name and teacher are combine_samples up; impossible values are ignored.
 
     Raises:
         TransportError: No answer in time, an answer that is not metrics or exceeds 16 MiB, or too many teachers.
@@ -108,7 +108,7 @@ def _samples(body: bytes) -> Samples:
     return found
 
 
-def added(samples: Iterable[Samples]) -> Samples:
+def combine_samples(samples: Iterable[Samples]) -> Samples:
     """Combine the samples of several students: the maximum of ages, the sum of all others."""
     together: Samples = {}
     for one in samples:
@@ -120,7 +120,7 @@ def added(samples: Iterable[Samples]) -> Samples:
     return together
 
 
-def _body(place: MetricsPlace) -> bytes:
+def _body(place: MetricsAddress) -> bytes:
     """Fetch the body of the answer. Raises TimeoutError at the deadline, however slowly data arrive."""
     late, ends = threading.Event(), list[socket.socket]()
 
@@ -148,7 +148,7 @@ def _body(place: MetricsPlace) -> bytes:
         raise TimeoutError(f"not answered within {_DEADLINE_S:.0f} s") from error
 
 
-def _answer(place: MetricsPlace, plain: socket.socket) -> bytes:
+def _answer(place: MetricsAddress, plain: socket.socket) -> bytes:
     connection = HTTPConnection(place.host, place.port)
     connection.sock = (
         ssl.create_default_context().wrap_socket(plain, server_hostname=place.host)

@@ -66,7 +66,7 @@ class Survey:
     runs: list[RunSummary] = field(default_factory=list)
 
 
-def survey_of(source: Source, timeout_s: float) -> Survey:
+def survey_source(source: Source, timeout_s: float) -> Survey:
     """Look at a source's extent: a file's heads are walked, a topic's ends are asked for and its tails read."""
     survey = Survey(opened=source.open(timeout_s))
     if isinstance(source, FileSource):
@@ -76,7 +76,7 @@ def survey_of(source: Source, timeout_s: float) -> Survey:
     return survey
 
 
-def sampled(
+def sample_records(
     source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float
 ) -> Iterator[Record]:
     """Records, ends left out: all of them, or of a file about so many bytes spread evenly over it, of a topic as many from its beginning."""

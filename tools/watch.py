@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tutelage.schemas.errors import TutelageError
 from tutelage.schemas.record import Stream
-from tutelage.tools.scraping import Samples, added, metrics_place, scraped
+from tutelage.tools.scraping import Samples, combine_samples, parse_metrics_address, scrape
 
 if TYPE_CHECKING:
     from tutelage.schemas.tail import Tail
@@ -216,7 +216,7 @@ class Watcher:
 
         self._connection = connection
         self._topics = {topic: KafkaTopic(self._connection, topic) for topic in topics}
-        self._metrics = [metrics_place(given) for given in metrics]
+        self._metrics = [parse_metrics_address(given) for given in metrics]
         self._group = ReadingGroup(self._connection, topics, group)
         self._whole: dict[str, tuple[list[int], bool]] = {}
         self._streams: dict[str, Stream] = {}
@@ -327,10 +327,10 @@ class Watcher:
         found = []
         for place in self._metrics:
             try:
-                found.append(scraped(place))
+                found.append(scrape(place))
             except TutelageError as error:
                 trouble.append(str(error))
-        values = added(found)
+        values = combine_samples(found)
         _remember(self._samples, values)
         return self._student_of(values, trouble) if found else None
 

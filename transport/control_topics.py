@@ -124,7 +124,7 @@ class KafkaControl:
         )[0]
         if messages:
             where = f"topic {self._outbox}, partition 0, offset {messages[-1].offset()}"
-            self.conversation.begin_at(
+            self.conversation.start_at(
                 decode_control(unframe(messages[-1].value(), where)[1], where).seen
             )
 
@@ -132,7 +132,7 @@ class KafkaControl:
         self._resume()
         # Where the inbox ended when the wait began, and whether what comes now came later: that does not prolong the wait.
         end, later = 0, False
-        while (message := self.conversation.taken(answer_to)) is None:
+        while (message := self.conversation.take(answer_to)) is None:
             if later:
                 wait.tick()
             consumer = self._consumer or self._begun()
@@ -179,9 +179,9 @@ class KafkaControl:
         where = f"topic {self._inbox}, partition 0, offset {came.offset()}"
         message = decode_control(unframe(came.value(), where)[1], where)
         if not message.run_id and came.timestamp()[1] < self._since_s * 1000:
-            self.conversation.begin_at(came.offset() + 1)
+            self.conversation.start_at(came.offset() + 1)
             return
-        self.conversation.arrived(message, came.offset())
+        self.conversation.receive(message, came.offset())
 
     def close(self) -> None:
         """Release the clients. May be called twice."""

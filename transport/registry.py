@@ -13,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from tutelage.schemas.arguments import flag, option_mapping, seconds
+from tutelage.schemas.arguments import check_flag, check_options, check_seconds
 from tutelage.schemas.errors import ConfigurationError, SchemaError, TutelageError
-from tutelage.schemas.knowledge_schema import description_of, same_schema
-from tutelage.schemas.record import Description, refuse_changes
+from tutelage.schemas.knowledge_schema import description_from_schema, is_same_schema
+from tutelage.schemas.record import Description, check_compatible
 from tutelage.transport.addresses import origin_of, registry_address
 from tutelage.transport.background import within
 from tutelage.transport.exposure import registry_exposures, warn_once
@@ -130,7 +130,7 @@ def register_description(
     """
     for index, version in enumerate(versions, start=1):
         where = f"subject {subject}, version {index}"
-        refuse_changes(description_of(version, where), description, where)
+        check_compatible(description_from_schema(version, where), description, where)
     return registry.register(subject, schema)
 
 
@@ -204,16 +204,16 @@ class HttpRegistry(Secretless):
         self.url = self._parts.shown
         origin = origin_of(url, "")
         self._name = f"{self!r} ({origin})" if origin else repr(self)
-        given = _completed(option_mapping("settings", settings))
+        given = _completed(check_options("settings", settings))
         if self._parts.user_info:
             if "basic.auth.user.info" in given:
                 raise ConfigurationError(
                     f"{self._name}: its URL and basic.auth.user.info both name a user; give one of them"
                 )
             given["basic.auth.user.info"] = self._parts.user_info
-        self._auto_register = flag("auto_register", auto_register)
+        self._auto_register = check_flag("auto_register", auto_register)
         self._settings = {
-            "timeout": seconds("timeout_s", timeout_s),
+            "timeout": check_seconds("timeout_s", timeout_s),
             "max.retries": _TRIES - 1,
             **given,
             "url": self.url,
@@ -254,7 +254,7 @@ class HttpRegistry(Secretless):
     def _registered(self, subject: str, schema: str) -> int:
         """The id that others registered a schema under, in whatever layout and spelling."""
         for version in self._versions(subject):
-            if version.schema_id is not None and same_schema(
+            if version.schema_id is not None and is_same_schema(
                 version.schema.schema_str or "null", schema
             ):
                 return int(version.schema_id)

@@ -10,7 +10,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tutelage.producers.run import Packed, Run, Work
-from tutelage.schemas.arguments import whole_number
+from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 THREADS_VARIABLE = "NUM_POSTPROCESS_THREADS"
@@ -21,7 +21,7 @@ _MOST_THREADS = 256
 def postprocess_threads(threads: int | None = None) -> int:
     """How many threads encode: as given, or as NUM_POSTPROCESS_THREADS says (the name is Pantheon's), or 8."""
     if threads is not None:
-        return whole_number("threads", threads, most=_MOST_THREADS)
+        return check_whole_number("threads", threads, most=_MOST_THREADS)
     text = os.environ.get(THREADS_VARIABLE, str(DEFAULT_THREADS))
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MOST_THREADS:
         raise ConfigurationError(
