@@ -122,12 +122,13 @@ def watch(
 
 def _print_json(watcher: Watcher, every_s: float) -> None:
     from tutelage.cli.strict_json import as_json
+    from tutelage.tools.verdicts import verdicts
 
     # Rates need two looks.
     watcher.look()
     time.sleep(every_s)
     view = watcher.look()
-    said = [{"how": how, "said": line} for how, line in view.verdicts()]
+    said = [{"how": how, "said": line} for how, line in verdicts(view)]
     say(as_json({**asdict(view), "verdicts": said}))
     if view.trouble:
         raise typer.Exit(1)

@@ -80,7 +80,7 @@ def test_a_topic_holds_a_run_a_day_and_a_student_reads_the_newest(
     source = KafkaSource(topic, run="day-1", **kafka)
     survey = survey_source(source, 10)
     counted = Counts()
-    records = list(in_order(source, survey.opened, timeout_s=10, counted=counted))
+    records = list(in_order(source, survey.info, timeout_s=10, counted=counted))
     source.close()
     assert [(run.run_id, run.rows, run.whole) for run in survey.runs] == [
         (f"day-{day}", 40, True) for day in (2, 1, 0)

@@ -291,7 +291,8 @@ def samples_of(value: float) -> Samples:
 def test_no_number_is_too_odd_to_be_shown(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [samples_of(0.0), samples_of(value)]
     monkeypatch.setattr(
-        "tutelage.tools.watch.scrape", lambda place: turns.pop(0) if turns else samples_of(value)
+        "tutelage.tools.student_metrics.scrape",
+        lambda place: turns.pop(0) if turns else samples_of(value),
     )
     monkeypatch.setattr(
         Watcher, "_topic", lambda self, name, trouble: (_ for _ in ()).throw(TransportError("away"))
