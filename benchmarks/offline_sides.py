@@ -28,11 +28,11 @@ else:
 def write_ours(gate: Gate, path: str, shape: Shape, count: int, codec: str) -> None:
     """A Teacher with a FileSink."""
     from tutelage import FileSink, Teacher
-    from tutelage.schemas.container_format import checked_codec
+    from tutelage.schemas.container_format import check_codec
 
     given = shape.batches()
     gate.ready()
-    with Teacher(FileSink(path, codec=checked_codec(codec), overwrite=True)) as teacher:
+    with Teacher(FileSink(path, codec=check_codec(codec), overwrite=True)) as teacher:
         teacher.serve(lambda index: given[index % len(given)], range(count))
 
 

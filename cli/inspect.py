@@ -76,7 +76,7 @@ def inspect(
     """
     from tutelage.cli.sources import source_of
     from tutelage.cli.strict_json import as_json
-    from tutelage.schemas.arguments import absolute_path, seconds
+    from tutelage.schemas.arguments import absolute_path, check_seconds
     from tutelage.schemas.errors import ConfigurationError
     from tutelage.tools.inspect import inspect as look_into
     from tutelage.tools.survey import SAMPLE_BYTES
@@ -95,7 +95,7 @@ def inspect(
         if os.path.isdir(plot):
             raise ConfigurationError(f"--plot {plot} is a folder; name a file in it")
         plot = absolute_path("--plot", plot)
-    seconds("--timeout", timeout, zero=True)
+    check_seconds("--timeout", timeout, zero=True)
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
     found = look_into(
         read, rows=rows, sample_bytes=None if everything else SAMPLE_BYTES, timeout_s=timeout
@@ -114,7 +114,7 @@ def _print(found: Inspected) -> None:
     from rich.table import Table
 
     survey = found.survey
-    stream = survey.opened.stream
+    stream = survey.info.stream
     drawn: list[RenderableType] = [line(found.name, "bold")]
     cut = f"{stream.passes} passes, {stream.partitions} partitions, {stream.rows_per_record} rows per record"
     for label, value in (
@@ -143,7 +143,7 @@ def _print(found: Inspected) -> None:
         table.add_column(
             title, justify="right" if numeric else "left", no_wrap=title not in ("  key", "values")
         )
-    for spec in survey.opened.description.specs:
+    for spec in survey.info.description.specs:
         values = found.statistics[spec.key]
         odd = (values.nan + values.infinite) / values.count if values.count else 0.0
         lengths = f", {values.lengths[0]} to {values.lengths[1]} long" if values.lengths else ""
@@ -185,7 +185,7 @@ def _holds(survey: Survey) -> str:
     from rich.filesize import decimal
 
     parts = (
-        [f"{survey.passes_ended} of {survey.opened.stream.passes} passes"]
+        [f"{survey.passes_ended} of {survey.info.stream.passes} passes"]
         if survey.passes_ended is not None
         else []
     )

@@ -149,7 +149,7 @@ def learn(
     from tutelage.cli.progress import Progress
     from tutelage.cli.sources import pairs, runs_of, source_of
     from tutelage.cli.targets import callable_of
-    from tutelage.schemas.arguments import absolute_path, seconds
+    from tutelage.schemas.arguments import absolute_path, check_seconds
     from tutelage.schemas.errors import ConfigurationError
 
     if out is not None and checkpoint is not None:
@@ -170,7 +170,7 @@ def learn(
         sample_id=typed_text("--sample-id", sample_id) if sample_id is not None else None,
         on_length_mismatch="truncate" if truncate else "error",
         allow_other_inputs=allow_other_inputs,
-        timeout_s=seconds("--timeout", timeout),
+        timeout_s=check_seconds("--timeout", timeout),
         limits=Limits(batch_bytes=batch_bytes),
         ragged_format=RaggedFormat(padded=False) if out is not None else None,
     )

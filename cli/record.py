@@ -41,12 +41,12 @@ def record(
     """
     from tutelage import KafkaSource
     from tutelage.cli.copy_command import with_progress
-    from tutelage.schemas.arguments import seconds
-    from tutelage.schemas.container_format import checked_codec
+    from tutelage.schemas.arguments import check_seconds
+    from tutelage.schemas.container_format import check_codec
     from tutelage.tools.copy import record as copy
 
-    timeout_s = seconds("--timeout", timeout)
-    chosen = checked_codec(codec)
+    timeout_s = check_seconds("--timeout", timeout)
+    chosen = check_codec(codec)
     source = KafkaSource(
         topic, run=run, **kafka_settings(bootstrap_server, registry, command_config, x).arguments()
     )

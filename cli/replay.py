@@ -65,11 +65,11 @@ def replay(
 def _ask(file: Path, topic: str, partitions: int, kafka: KafkaSettings) -> None:
     """Ask whether a topic of so many partitions is to be made. ConfigurationError if not, or where nobody can be asked."""
     from tutelage.schemas.errors import ConfigurationError
-    from tutelage.schemas.topic import checked_topic
+    from tutelage.schemas.topic import check_topic
     from tutelage.transport.connection import KafkaConnection
     from tutelage.transport.topic_admin import KafkaTopic
 
-    if KafkaTopic(KafkaConnection(**kafka.arguments()), checked_topic(topic)).partitions():
+    if KafkaTopic(KafkaConnection(**kafka.arguments()), check_topic(topic)).partitions():
         # It is there: nothing is made, and whether it has partitions enough is for the sink to say.
         return
     what = f"{printable(str(file))} says that its run has {partitions:,} partitions, and topic {topic} would be made with as many"

@@ -118,8 +118,8 @@ def teach(
     from tutelage.cli.printing import say, typed_text
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.targets import lesson_of
-    from tutelage.schemas.arguments import seconds, text, whole_number
-    from tutelage.schemas.container_format import checked_codec
+    from tutelage.schemas.arguments import check_seconds, check_text, check_whole_number
+    from tutelage.schemas.container_format import check_codec
     from tutelage.schemas.errors import ConfigurationError
 
     if (out is None) == (topic is None):
@@ -142,7 +142,7 @@ def teach(
         ("--passes", passes),
     ):
         if number is not None:
-            whole_number(flag, number)
+            check_whole_number(flag, number)
     for flag, given in (
         ("--name", name),
         ("--run-id", run_id),
@@ -150,12 +150,12 @@ def teach(
         *(("--device", one) for one in device or ()),
     ):
         if given is not None:
-            text(flag, typed_text(flag, given))
+            check_text(flag, typed_text(flag, given))
     _refuse_no_devices(device or ())
     sink: Sink
     # Before the lesson is looked up: what its module does with the working directory must not move the file.
     if out is not None:
-        sink = FileSink(out, codec=checked_codec(codec), overwrite=overwrite)
+        sink = FileSink(out, codec=check_codec(codec), overwrite=overwrite)
     else:
         kafka = kafka_settings(bootstrap_server, registry, command_config, x)
         sink = KafkaSink(
@@ -163,7 +163,7 @@ def teach(
             partitions=partitions,
             create=create,
             transactional=transactional,
-            delivery_timeout_s=seconds("--delivery-timeout", delivery_timeout),
+            delivery_timeout_s=check_seconds("--delivery-timeout", delivery_timeout),
             **kafka.arguments(),
         )
     lesson = lesson_of(teacher)

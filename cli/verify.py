@@ -44,12 +44,12 @@ def verify(
     from tutelage.cli.progress import Progress, said
     from tutelage.cli.sources import source_of
     from tutelage.cli.strict_json import as_json
-    from tutelage.schemas.arguments import seconds
+    from tutelage.schemas.arguments import check_seconds
     from tutelage.schemas.errors import TutelageError
     from tutelage.tools.in_order import Counts
     from tutelage.tools.verify import verify as look_through
 
-    seconds("--timeout", timeout, zero=True)
+    check_seconds("--timeout", timeout, zero=True)
     read = source_of(source, kafka_settings(bootstrap_server, registry, command_config, x), run=run)
     seen = Counts()
     try:

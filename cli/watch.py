@@ -78,16 +78,16 @@ def watch(
 
       tutelage watch teacher1 teacher2 --group student --metrics localhost:9404 --web
     """
-    from tutelage.schemas.arguments import seconds, whole_number
+    from tutelage.schemas.arguments import check_seconds, check_whole_number
     from tutelage.schemas.errors import ConfigurationError
-    from tutelage.schemas.topic import checked_topic
+    from tutelage.schemas.topic import check_topic
     from tutelage.tools.watch import Watcher
     from tutelage.transport.connection import KafkaConnection
 
-    seconds("--every", every)
-    whole_number("--web-port", web_port, most=65535)
+    check_seconds("--every", every)
+    check_whole_number("--web-port", web_port, most=65535)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-    names = [checked_topic(topic.removeprefix("topic:")) for topic in topics]
+    names = [check_topic(topic.removeprefix("topic:")) for topic in topics]
     # The server runs this very command for each browser, with the variable set.
     if web and _DRIVER_VARIABLE not in os.environ:
         _serve(web_port)
@@ -122,12 +122,13 @@ def watch(
 
 def _print_json(watcher: Watcher, every_s: float) -> None:
     from tutelage.cli.strict_json import as_json
+    from tutelage.tools.verdicts import verdicts
 
     # Rates need two looks.
     watcher.look()
     time.sleep(every_s)
     view = watcher.look()
-    said = [{"how": how, "said": line} for how, line in view.verdicts()]
+    said = [{"how": how, "said": line} for how, line in verdicts(view)]
     say(as_json({**asdict(view), "verdicts": said}))
     if view.trouble:
         raise typer.Exit(1)

@@ -16,7 +16,8 @@ from textual.widgets import Footer, Header, Static
 from tutelage.cli.failing import INTERRUPTED
 from tutelage.cli.printing import line
 from tutelage.schemas.printable import printable
-from tutelage.tools.watch import PartitionView, TopicView, View
+from tutelage.tools.verdicts import verdicts
+from tutelage.tools.watch_view import PartitionView, TopicView, View
 
 _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red", "plain": ""}
 _MARKS = {"good": "●", "warning": "▲", "bad": "■", "plain": "·"}
@@ -101,7 +102,7 @@ class WatchScreen(App[None]):
 
 def verdicts_of(view: View) -> Text:
     """The answers, a line each."""
-    lines = [line(f"{_MARKS[how]} {said}", _STYLES[how]) for how, said in view.verdicts()]
+    lines = [line(f"{_MARKS[how]} {said}", _STYLES[how]) for how, said in verdicts(view)]
     return Text("\n").join(lines) if lines else Text("nothing to say yet")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source
-from tutelage.schemas.arguments import seconds, whole_number
+from tutelage.schemas.arguments import check_seconds, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def ask(sources: Sequence[Source], value: Any, teacher: int, timeout_s: float) -
 
 def numbered(sources: Sequence[Source], index: Any) -> Source:
     """The source of the teacher with a number. ConfigurationError if there is none."""
-    number = whole_number("the teacher's number", index, least=0)
+    number = check_whole_number("the teacher's number", index, least=0)
     if number >= len(sources):
         raise ConfigurationError(
             f"there is no teacher {number}; {len(sources)} are registered, from 0"
@@ -98,7 +98,7 @@ class ControlMessages:
         wait_s = (
             self._settings.timeout_s
             if timeout_s is None
-            else seconds("timeout_s", timeout_s, zero=True)
+            else check_seconds("timeout_s", timeout_s, zero=True)
         )
         return numbered(self._sources, teacher).recv(wait_s)
 
@@ -122,5 +122,7 @@ class ControlMessages:
             WaitTimeout: No answer came in time.
         """
         self._refuse_unstarted()
-        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
+        wait_s = (
+            self._settings.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
+        )
         return ask(self._sources, value, teacher, wait_s)

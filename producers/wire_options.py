@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.schemas.arguments import text
+from tutelage.schemas.arguments import check_text
 from tutelage.schemas.dtypes import DTYPES, WIRE_ENCODINGS
 from tutelage.schemas.errors import ConfigurationError, SinkExists
 from tutelage.schemas.record import Description
@@ -78,7 +78,7 @@ def wire_options(wire: Any, ragged: Any) -> WireOptions:
 
 
 def _key(where: str, key: Any) -> str:
-    return text(f"a key in {where}", key, empty=True)
+    return check_text(f"a key in {where}", key, empty=True)
 
 
 def _named(encoding: Any) -> Any:

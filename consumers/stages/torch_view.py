@@ -74,7 +74,7 @@ def bytes_of(tensor: torch.Tensor) -> Array:
 def without_torch(value: Any) -> Any:
     """A control message with its torch tensors as numpy arrays."""
     if isinstance(value, torch.Tensor):
-        storage = DTYPES[str(value.dtype).removeprefix("torch.")].storage
+        storage = DTYPES[str(value.dtype).removeprefix("torch.")].numpy_dtype
         return bytes_of(value).view(storage).reshape(value.shape)
     if isinstance(value, dict):
         return {key: without_torch(item) for key, item in value.items()}

@@ -13,11 +13,16 @@ from typing import Any
 
 from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.worker import Worker
-from tutelage.schemas.arguments import flag
+from tutelage.schemas.arguments import check_flag
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.container_format import CodecName, Header, checked_codec
+from tutelage.schemas.container_format import CodecName, Header, check_codec
 from tutelage.schemas.container_reader import ContainerReader
-from tutelage.schemas.container_writer import ContainerWriter, finished_path, linked, partial_path
+from tutelage.schemas.container_writer import (
+    ContainerWriter,
+    finished_path,
+    partial_path,
+    symlink_error,
+)
 from tutelage.schemas.errors import (
     ConfigurationError,
     CorruptData,
@@ -30,7 +35,7 @@ from tutelage.schemas.errors import (
 )
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Description, RecordHead, Stream
-from tutelage.schemas.tail import Tail, tail_of
+from tutelage.schemas.tail import Tail, tail_from_heads
 
 # Blocks that are handed over and not yet written: enough that the disk never waits, few enough that memory does not pile up.
 _BLOCKS_BEHIND = 2
@@ -65,8 +70,8 @@ class FileSink(Sink):
         # The path as it was given is for messages; what it names must not change with the working directory.
         self._path = finished_path("path", path)
         self._name = os.fspath(path)
-        self._codec = checked_codec(codec)
-        self._overwrite = flag("overwrite", overwrite)
+        self._codec = check_codec(codec)
+        self._overwrite = check_flag("overwrite", overwrite)
         self._writer: ContainerWriter | None = None
         self._header: Header | None = None
         self._whole_bytes = 0
@@ -106,7 +111,7 @@ class FileSink(Sink):
             last, self._whole_bytes = _whole_prefix(reader)
             self._header = reader.header
             # A file holds the records of all partitions in order, as one partition would.
-            tail, _ = tail_of(reader.stream, reader.description, [last])
+            tail, _ = tail_from_heads(reader.stream, reader.description, [last])
             return replace(tail, finished=False)
 
     def open(self, stream: Stream, description: Description) -> None:
@@ -186,7 +191,7 @@ def _holds_bytes(path: Path) -> bool:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be looked at: {error.strerror}") from error
     if stat.S_ISLNK(found.st_mode):
-        raise linked(path)
+        raise symlink_error(path)
     return found.st_size > 0
 
 

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from tutelage.producers.sinks.base import Sink
-from tutelage.schemas.arguments import flag, seconds, text, whole_number
+from tutelage.schemas.arguments import check_flag, check_seconds, check_text, check_whole_number
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import ConfigurationError, SinkExists
 from tutelage.schemas.framing import frame
 from tutelage.schemas.headers import stream_headers
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
 from tutelage.schemas.tail import Tail, is_missing
 from tutelage.schemas.topic import (
-    checked_topic,
-    partition_of,
+    check_topic,
+    partition_for,
     to_student_topic,
     to_teacher_topic,
     value_subject,
@@ -118,29 +118,33 @@ class KafkaSink(Sink):
             raise ConfigurationError(
                 "max_ahead is a number of records, at least 1, and goes with the student's group, student_group"
             )
-        if flag("transactional", transactional) and max_ahead is not None:
+        if check_flag("transactional", transactional) and max_ahead is not None:
             raise ConfigurationError(
                 "max_ahead counts records, and transactions add some of their own: use one or the other"
             )
-        self._topic = checked_topic(topic)
+        self._topic = check_topic(topic)
         client_id = f"tutelage-teacher-{topic}"
         self._connection = KafkaConnection(
             bootstrap_servers, registry=registry, options=options, client_id=client_id
         )
         self._asked_partitions = (
-            whole_number("partitions", partitions) if partitions is not None else None
+            check_whole_number("partitions", partitions) if partitions is not None else None
         )
-        self._replication = whole_number("replication", replication) if replication != -1 else -1
-        self._create = flag("create", create)
+        self._replication = (
+            check_whole_number("replication", replication) if replication != -1 else -1
+        )
+        self._create = check_flag("create", create)
         self._topic_settings = {**stored_as_sent(options or {}), **checked_settings(topic_settings)}
         self._retention_s: float | None = None
         self._retention: Retention | None = None
-        self._delivery_timeout_s = seconds("delivery_timeout_s", delivery_timeout_s)
-        self._max_ahead = whole_number("max_ahead", max_ahead) if max_ahead is not None else None
-        self._student_group = (
-            text("student_group", student_group) if student_group is not None else None
+        self._delivery_timeout_s = check_seconds("delivery_timeout_s", delivery_timeout_s)
+        self._max_ahead = (
+            check_whole_number("max_ahead", max_ahead) if max_ahead is not None else None
         )
-        self._student_timeout_s = seconds("student_timeout_s", student_timeout_s)
+        self._student_group = (
+            check_text("student_group", student_group) if student_group is not None else None
+        )
+        self._student_timeout_s = check_seconds("student_timeout_s", student_timeout_s)
         self._transactional = transactional
         self._pace: Backpressure | None = None
         self._sending: Sending | None = None
@@ -259,7 +263,11 @@ class KafkaSink(Sink):
             )
         subject = value_subject(self._topic)
         schema_id = register_description(
-            self._connection.registry, subject, self._schemas, description, schema_of(description)
+            self._connection.registry,
+            subject,
+            self._schemas,
+            description,
+            schema_from_description(description),
         )
         if self._max_ahead is not None and self._student_group is not None:
             self._pace = Backpressure(
@@ -302,7 +310,7 @@ class KafkaSink(Sink):
         where = (
             range(self.partitions)
             if head.end is not None
-            else (partition_of(head.sequence, self.partitions),)
+            else (partition_for(head.sequence, self.partitions),)
         )
         for partition in where:
             if is_missing(head, self._missing[partition]):

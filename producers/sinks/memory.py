@@ -8,10 +8,10 @@ from tutelage.producers.sinks.base import Sink
 from tutelage.schemas.codec import Codec, Encoded
 from tutelage.schemas.errors import SinkExists
 from tutelage.schemas.headers import stream_headers
-from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.knowledge_schema import description_from_schema, schema_from_description
 from tutelage.schemas.record import Description, RecordHead, Stream
-from tutelage.schemas.tail import Tail, is_missing, tail_of
-from tutelage.schemas.topic import partition_of
+from tutelage.schemas.tail import Tail, is_missing, tail_from_heads
+from tutelage.schemas.topic import partition_for
 from tutelage.transport.memory_topic import MemoryTopic, StoredRecord
 
 
@@ -54,10 +54,12 @@ class MemorySink(Sink):
         if stream is None:
             return None
         logs = [[each for each in log if each.run_id == stream.run_id] for log in self._topic.logs]
-        description = description_of(next(log[-1].schema for log in logs if log), self.name)
+        description = description_from_schema(
+            next(log[-1].schema for log in logs if log), self.name
+        )
         codec = Codec(description)
         heads = [[codec.decode(each.body, self.name).head for each in log] for log in logs]
-        tail, self._missing = tail_of(stream, description, heads)
+        tail, self._missing = tail_from_heads(stream, description, heads)
         return tail
 
     def begin_run(self, run_id: str | None) -> None:
@@ -72,7 +74,7 @@ class MemorySink(Sink):
             raise SinkExists(
                 f"{self.name} has {self._topic.partitions} partitions, the run {stream.partitions}"
             )
-        self._schema = schema_of(description)
+        self._schema = schema_from_description(description)
         self._headers = stream_headers(stream, description)
 
     def pack(self, encoded: Encoded) -> bytes:
@@ -82,7 +84,7 @@ class MemorySink(Sink):
         where = (
             range(self.partitions)
             if head.end is not None
-            else (partition_of(head.sequence, self.partitions),)
+            else (partition_for(head.sequence, self.partitions),)
         )
         for partition in where:
             if is_missing(head, self._missing[partition]):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from tutelage.schemas.dtypes import DType, dtype_named, dtype_of_array
+from tutelage.schemas.dtypes import DType, dtype_from_array, dtype_from_name
 from tutelage.schemas.errors import SchemaError
 from tutelage.schemas.record import Array, KeySpec, Ragged
 
@@ -23,11 +23,11 @@ def plain(value: Any, where: str) -> tuple[Any, DType]:
     """A dense tensor or array of one known dtype, as torch.Tensor or np.ndarray. SchemaError naming `where` for anything else."""
     if isinstance(value, torch.Tensor):
         tensor = _plain_tensor(value, where)
-        return tensor, dtype_named(str(tensor.dtype).removeprefix("torch."), where)
+        return tensor, dtype_from_name(str(tensor.dtype).removeprefix("torch."), where)
     if isinstance(value, np.ndarray):
         array = _plain_array(value, where)
-        dtype = dtype_of_array(array, where)
-        return array.astype(dtype.storage, copy=False), dtype
+        dtype = dtype_from_array(array, where)
+        return array.astype(dtype.numpy_dtype, copy=False), dtype
     raise SchemaError(f"{where} {_no_tensor(value)}")
 
 
@@ -171,7 +171,7 @@ def _no_elements(found: list[tuple[Any, DType]], promised: KeySpec | None) -> An
 
 
 def _storage(name: str) -> Any:
-    return dtype_named(name, "key").storage
+    return dtype_from_name(name, "key").numpy_dtype
 
 
 def _checked_lengths(ragged: Ragged, elements: int, where: str) -> Array:

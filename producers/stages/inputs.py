@@ -21,7 +21,7 @@ from tutelage.producers.stages.ownership import CannotCopy, owned
 from tutelage.producers.stages.row_counts import rows_in as rows_in
 from tutelage.producers.stages.surroundings import is_about_threads
 from tutelage.producers.stages.worker import Executor, Worker
-from tutelage.schemas.arguments import flag, whole_number
+from tutelage.schemas.arguments import check_flag, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,10 @@ class Inputs:
     """
 
     def __init__(self, inputs: Any, *, batch_size: int | None = None, passes: int = 1) -> None:
-        self._batch_size = None if batch_size is None else whole_number("batch_size", batch_size)
-        passes = whole_number("passes", passes)
+        self._batch_size = (
+            None if batch_size is None else check_whole_number("batch_size", batch_size)
+        )
+        passes = check_whole_number("passes", passes)
         self._inputs = inputs
         self._passes = passes
         #: Whether each batch is known to have memory of its own that is never refilled. For inputs
@@ -355,7 +357,7 @@ def from_samples(
         ConfigurationError: An argument has the wrong type or value.
     """
     _check_function("samples", samples)
-    size, drop = whole_number("batch_size", batch_size), flag("drop_last", drop_last)
+    size, drop = check_whole_number("batch_size", batch_size), check_flag("drop_last", drop_last)
     return lambda: _Collated(samples, size, drop_last=drop)
 
 

@@ -17,7 +17,7 @@ import torch
 from tutelage.producers.stages.carried import plain, ragged_rows
 from tutelage.producers.stages.joining import joined
 from tutelage.producers.wire_options import WireOptions as WireOptions
-from tutelage.schemas.dtypes import DTYPES, WIRE_ENCODINGS, DType, dtype_named
+from tutelage.schemas.dtypes import DTYPES, WIRE_ENCODINGS, DType, dtype_from_name
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Array, Column, Description, KeySpec, Ragged
 
@@ -216,7 +216,7 @@ def _host_plan(
         carrier = None if dtype in _SAME_IN_NUMPY else _CARRIERS.get(dtype.itemsize)
         if carrier is None and dtype not in _SAME_IN_NUMPY:
             return None
-        plan.append((spec.key, dtype, spec.shape, carrier, spec.storage.storage))
+        plan.append((spec.key, dtype, spec.shape, carrier, spec.wire_dtype.numpy_dtype))
     return plan
 
 
@@ -228,7 +228,7 @@ def _part(key: str, value: Any, options: WireOptions, promised: KeySpec | None) 
     if rows_of_it is not None:
         value, lengths = rows_of_it
     elif promised is not None and isinstance(value, (list, tuple)) and not value:
-        value = np.empty((0, *promised.shape), dtype_named(promised.dtype, where).storage)
+        value = np.empty((0, *promised.shape), dtype_from_name(promised.dtype, where).numpy_dtype)
     values, dtype = _with_dtype(value, where, promised)
     if values.ndim == 0:
         raise SchemaError(
@@ -265,8 +265,8 @@ def _with_dtype(value: Any, where: str, promised: KeySpec | None) -> tuple[Any, 
         and not value.size
     ):
         # Storage that several dtypes share (float4 is stored as bytes), made here for no elements.
-        named = dtype_named(promised.dtype, where)
-        if named.storage == dtype.storage:
+        named = dtype_from_name(promised.dtype, where)
+        if named.numpy_dtype == dtype.numpy_dtype:
             return values, named
     return values, dtype
 
@@ -275,7 +275,7 @@ def _cast(values: Any, wire: str) -> Any:
     if isinstance(values, torch.Tensor):
         return values.to(getattr(torch, wire))
     with np.errstate(over="ignore"):
-        return values.astype(DTYPES[wire].storage)
+        return values.astype(DTYPES[wire].numpy_dtype)
 
 
 def _overflowed(values: Any, cast: Any) -> Any:
@@ -314,7 +314,7 @@ def _to_host(values: Any, stream: Any) -> Any:
 
 def _numpy_column(started: tuple[KeySpec, Any, Any]) -> Column:
     spec, values, lengths = started
-    array = _numpy(values, spec.storage.storage)
+    array = _numpy(values, spec.wire_dtype.numpy_dtype)
     return array if lengths is None else Ragged(array, np.asarray(lengths, np.int64))
 
 
@@ -333,8 +333,8 @@ def _numpy(values: Any, storage: np.dtype[Any]) -> Array:
 def without_torch(value: Any) -> Any:
     """A control message with its torch tensors as numpy arrays."""
     if isinstance(value, torch.Tensor):
-        dtype = dtype_named(str(value.dtype).removeprefix("torch."), "control message")
-        return _numpy(_to_host(value, None).reshape(-1), dtype.storage).reshape(value.shape)
+        dtype = dtype_from_name(str(value.dtype).removeprefix("torch."), "control message")
+        return _numpy(_to_host(value, None).reshape(-1), dtype.numpy_dtype).reshape(value.shape)
     if isinstance(value, dict):
         return {key: without_torch(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
