@@ -177,7 +177,7 @@ def test_the_order_of_calls_is_checked() -> None:
 def test_files_have_nobody_to_talk_to(tmp_path: Path) -> None:
     with Teacher(FileSink(tmp_path / "a.avro")) as teacher:
         for call in (lambda: teacher.send(1), lambda: teacher.recv(timeout_s=1)):
-            with pytest.raises(ConfigurationError, match="is a file"):
+            with pytest.raises(ConfigurationError, match="carries no control messages"):
                 call()
 
 
