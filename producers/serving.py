@@ -18,9 +18,13 @@ from tutelage.producers.run import Run
 from tutelage.producers.stages.columns import nbytes_of
 from tutelage.producers.stages.devices import Devices, Forwarded
 from tutelage.producers.stages.encoding import Encoding
-from tutelage.producers.stages.inputs import GROUP_SECONDS, MAX_GROUP, Inputs, ReadAhead, rows_in
-from tutelage.producers.stages.transfer import HostBatch, WireOptions, start_transfers
+from tutelage.producers.stages.host_batch import HostBatch
+from tutelage.producers.stages.inputs import Inputs
+from tutelage.producers.stages.read_ahead import GROUP_SECONDS, MAX_GROUP, ReadAhead
+from tutelage.producers.stages.row_counts import rows_in
+from tutelage.producers.stages.transfer import start_transfers
 from tutelage.producers.stages.worker import Executor
+from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import SchemaError
 from tutelage.transport.waiting import Wait
 

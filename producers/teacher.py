@@ -16,9 +16,10 @@ from tutelage.producers.serving import Serving
 from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.devices import Devices, Model
 from tutelage.producers.stages.encoding import Encoding, postprocess_threads
+from tutelage.producers.stages.host_arrays import without_torch
 from tutelage.producers.stages.inputs import Inputs
-from tutelage.producers.stages.surroundings import Surroundings
-from tutelage.producers.stages.transfer import start_transfer, without_torch
+from tutelage.producers.stages.thread_context import Surroundings
+from tutelage.producers.stages.transfer import start_transfer
 from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
 from tutelage.schemas.arguments import flag, seconds, text, whole_number

@@ -1,7 +1,8 @@
-"""Batches as people build them -> the same structure with other tensors in it.
+"""A batch of any structure -> the same structure with its leaves replaced.
 
-Knows dicts, lists and tuples with their subclasses, `UserDict` (a tokenizer's `BatchEncoding` is one), dataclasses and attrs classes.
-What happens to tensors and to everything else is the caller's choice.
+Containers are dicts, lists and tuples with their subclasses, `UserDict` (such as a tokenizer's
+`BatchEncoding`), dataclasses and attrs classes. Everything else is a leaf, and the caller decides
+what replaces it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any
 
-# Values that hold nothing else and cannot change: most of what is in a batch besides tensors.
+# Types of leaves that are never replaced: immutable, and the most common ones besides tensors.
 PLAIN: frozenset[type] = frozenset((str, bytes, int, float, complex, bool, type(None)))
-# A structure that holds itself ends here.
-_DEEPEST = 20
+# Deeper containers count as leaves, so that a structure that contains itself ends.
+_MAX_DEPTH = 20
 
 
 def rebuilt(
@@ -27,21 +28,23 @@ def rebuilt(
     moves: Callable[[Any], bool] = lambda value: False,
     depth: int = 0,
 ) -> Any:
-    """The structure with `leaf(item)` in place of each item that is no container.
+    """Return the structure with `leaf(item)` in place of each leaf.
 
     Args:
         value: A batch.
-        leaf: Called with tensors, arrays and objects of other types; not with numbers and texts.
-        anew: Whether containers are made anew even where `leaf` changed nothing in them.
-        moves: Which objects of a class of the user's are for `leaf`, although they are containers.
+        leaf: Called with tensors, arrays and other objects; not with numbers and texts.
+        anew: Whether to make new containers even where `leaf` changed nothing in them.
+        moves: Which objects of a user's class are leaves, although they are containers.
+        depth: How deep `value` is in the structure.
 
     Returns:
-        The same object where nothing changed and `anew` is False.
+        The new structure; the same object if nothing changed and `anew` is False. A container that
+        cannot be copied is passed to `leaf` itself.
     """
     kind = type(value)
     if kind in PLAIN:
         return value
-    if depth >= _DEEPEST:
+    if depth >= _MAX_DEPTH:
         return leaf(value)
 
     def inner(item: Any) -> Any:
@@ -90,7 +93,7 @@ def _changed(new: Iterable[Any], old: Iterable[Any]) -> bool:
 
 
 def _mapping_with(value: Any, items: dict[Any, Any], leaf: Callable[[Any], Any]) -> Any:
-    """A copy of a mapping of the user's own class. `leaf(value)` where it cannot be had."""
+    """A copy of a mapping of a user's class; `leaf(value)` if it cannot be copied."""
     try:
         if isinstance(value, defaultdict):
             made: Any = copy.copy(value)
@@ -99,14 +102,14 @@ def _mapping_with(value: Any, items: dict[Any, Any], leaf: Callable[[Any], Any])
             made.__dict__.update(value.__dict__)
             made.__dict__["data"] = dict(value.data)
         else:
-            # Without the class's constructor, which may take anything.
+            # Not through the class's constructor, which may take any arguments.
             made = (OrderedDict if isinstance(value, OrderedDict) else dict).__new__(type(value))
             if hasattr(made, "__dict__"):
                 made.__dict__.update(value.__dict__)
-        # Through the class's own way, since some keep the items as attributes too.
+        # Through the class's own `__setitem__`: some classes also keep the items as attributes.
         for key, item in items.items():
             made[key] = item
-    except Exception:  # whatever a class of the user's raises, it is passed as it is
+    except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
     return made if all(made[key] is item for key, item in items.items()) else leaf(value)
 
@@ -122,7 +125,7 @@ def _sequence_with(value: Any, items: list[Any], leaf: Callable[[Any], Any]) -> 
             return _tuple_with(value, items)
         made = copy.copy(value)
         list.__setitem__(made, slice(None), items)
-    except Exception:  # whatever a class of the user's raises, it is passed as it is
+    except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
     return made if made is not value else leaf(value)
 
@@ -132,7 +135,7 @@ def _tuple_with(value: Any, items: list[Any]) -> Any:
     try:
         made = tuple.__new__(kind, items)
     except TypeError:
-        # What C makes (torch.return_types.max) has a constructor of its own, which takes the items.
+        # Tuple types made in C, such as torch.return_types.max, are constructed from the items.
         return kind(items)
     if hasattr(value, "__dict__"):
         made.__dict__.update(value.__dict__)
@@ -140,7 +143,7 @@ def _tuple_with(value: Any, items: list[Any]) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The attributes of an object of a dataclass or an attrs class, in slots or not; those that are not set are left out."""
+    """The attributes that are set on an object of a dataclass or attrs class, with or without slots."""
     kind = type(value)
     names = list(getattr(value, "__dict__", {}))
     declared = (
@@ -153,7 +156,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _attribute(value: Any, name: str, missing: object) -> Any:
-    # A field's default lies on the class; only what the object has itself counts.
+    # A field's default is an attribute of the class; only the object's own attributes count.
     if name in getattr(value, "__dict__", {}):
         return value.__dict__[name]
     return (
@@ -173,8 +176,8 @@ def _object_with(value: Any, attributes: dict[str, Any], leaf: Callable[[Any], A
         if made is value:
             return leaf(value)
         for name, item in attributes.items():
-            # Frozen classes refuse the ordinary way.
+            # Frozen classes do not allow ordinary assignment.
             object.__setattr__(made, name, item)
-    except Exception:  # whatever a class of the user's raises, it is passed as it is
+    except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
     return made

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tutelage.consumers.stages.torch_view import WireView, bytes_of
-from tutelage.producers.stages.transfer import WireOptions, start_transfer
+from tutelage.producers.stages.transfer import start_transfer
+from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
 from tutelage.schemas.errors import SchemaError
 
