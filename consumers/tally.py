@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tutelage.consumers.agreement import names_of
+from tutelage.consumers.compatibility import display_names
+from tutelage.consumers.position import Position
 from tutelage.consumers.progress import Progress
-from tutelage.consumers.sources.base import Position, Source, StreamInfo
+from tutelage.consumers.sources.base import Source, StreamInfo
 
 
 def _per_partition() -> defaultdict[int, int]:
@@ -70,7 +71,7 @@ def standings_of(
             queued_bytes=nbytes,
         )
         for name, source, tally, position, nbytes in zip(
-            names_of(opened), sources, tallies, positions, queued_bytes, strict=True
+            display_names(opened), sources, tallies, positions, queued_bytes, strict=True
         )
     ]
 
