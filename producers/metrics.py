@@ -1,5 +1,6 @@
-"""A teacher's metrics for Prometheus, collected on request; only deliveries are observed as they
-happen.
+"""A teacher's metrics for Prometheus.
+
+They are collected on request; only deliveries are observed as they happen.
 
 In a program of your own, call `prometheus_client.REGISTRY.register(TeacherMetrics(teacher))` and
 `start_http_server(port, addr="127.0.0.1")`. `tutelage teach --metrics-port` does the same and adds
@@ -45,7 +46,8 @@ class TeacherMetrics(Collector):
         teacher.sink.watch_deliveries(self._delivery.labels(*self._labels).observe)
 
     def describe(self) -> Iterable[Metric]:
-        # Without this method the registry would call `collect`, which finds nothing before the start.
+        # Without this method the registry would call `collect`, which finds nothing before the
+        # start.
         return ()
 
     def collect(self) -> Iterator[Metric]:

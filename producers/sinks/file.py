@@ -32,8 +32,8 @@ from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Description, RecordHead, Stream
 from tutelage.schemas.tail import Tail, tail_of
 
-# How many blocks may wait to be written: enough that the disk is never idle, and few enough to bound
-# the memory.
+# How many blocks may wait to be written: enough that the disk is never idle, and few enough to
+# bound the memory.
 _MAX_QUEUED_BLOCKS = 2
 _DISK_TIMEOUT_S = 600.0
 
@@ -64,7 +64,8 @@ class FileSink(Sink):
     def __init__(
         self, path: str | os.PathLike[str], *, codec: CodecName = "null", overwrite: bool = False
     ) -> None:
-        # Absolute, so that it does not depend on the working directory. Messages show `path` as given.
+        # Absolute, so that it does not depend on the working directory. Messages show `path` as
+        # given.
         self._path = finished_path("path", path)
         self._name = os.fspath(path)
         self._codec = checked_codec(codec)
@@ -171,7 +172,7 @@ class FileSink(Sink):
             block.result(_DISK_TIMEOUT_S)
         except FutureTimeout as error:
             raise TransportError(
-                f"{partial_path(self._path)}: a block was not written within {_DISK_TIMEOUT_S:.0f} s"
+                f"{partial_path(self._path)}: the disk wrote nothing for {_DISK_TIMEOUT_S:.0f} s"
             ) from error
 
     def finish(self) -> None:

@@ -53,7 +53,10 @@ class TopicWriter:
 
     @property
     def wait(self) -> Wait | None:
-        """The current wait for the student or for room in the client's queue. Safe in any thread."""
+        """The current wait for the student or for room in the client's queue, or None.
+
+        Safe in any thread.
+        """
         return self._student_wait or (self._sending.wait if self._sending is not None else None)
 
     @property

@@ -210,7 +210,8 @@ class Returned:
 
 def _weak_storage(tensor: torch.Tensor) -> Any:
     """A weak reference to a tensor's storage, as torch.multiprocessing uses it."""
-    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch's own gap
+    # torch does not annotate the class.
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _is_small(knowledge: Any) -> bool:

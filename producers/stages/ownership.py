@@ -54,10 +54,10 @@ def owned(batch: Any) -> Any:
         return {
             key: copy_tensor(item)
             if type(item) is torch.Tensor
-            else rebuilt(item, _copy_item, anew=True)
+            else rebuilt(item, _copy_item, copy_containers=True)
             for key, item in batch.items()
         }
-    return rebuilt(batch, _copy_item, anew=True)
+    return rebuilt(batch, _copy_item, copy_containers=True)
 
 
 def owned_if_possible(value: Any) -> Any:
@@ -123,5 +123,5 @@ def _copy_array(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if value.dtype != np.dtype(object) or value.size > _MANY_OBJECTS:
             raise CannotCopy
         for index, item in enumerate(value.flat):
-            copied.flat[index] = rebuilt(item, _copy_item, anew=True)
+            copied.flat[index] = rebuilt(item, _copy_item, copy_containers=True)
     return copied

@@ -1,4 +1,4 @@
-"""A key whose rows differ in length -> its values, one row after the other, and the rows' lengths."""
+"""A key whose rows differ in length -> all elements, row after row, and the length of each row."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _check_rows_match(rows: list[tuple[Any, DType]], where: str) -> None:
 
 
 def _no_elements(found: list[tuple[Any, DType]], promised: KeySpec | None) -> Any:
-    """The values of rows that are all empty: of the promised dtype and shape, or the first row's."""
+    """Values for rows that are all empty: of the promised dtype and shape, or the first row's."""
     if promised is not None:
         return np.empty((0, *promised.inner), dtype_named(promised.dtype, "key").storage)
     assert found, "without rows and without a promise, the batch has no columns"

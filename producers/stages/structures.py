@@ -24,7 +24,7 @@ def rebuilt(
     value: Any,
     leaf: Callable[[Any], Any],
     *,
-    anew: bool = False,
+    copy_containers: bool = False,
     moves: Callable[[Any], bool] = lambda value: False,
     depth: int = 0,
 ) -> Any:
@@ -33,13 +33,13 @@ def rebuilt(
     Args:
         value: A batch.
         leaf: Called with tensors, arrays and other objects; not with numbers and texts.
-        anew: Whether to make new containers even where `leaf` changed nothing in them.
+        copy_containers: Whether to make new containers even where `leaf` changed nothing in them.
         moves: Which objects of a user's class are leaves, although they are containers.
         depth: How deep `value` is in the structure.
 
     Returns:
-        The new structure; the same object if nothing changed and `anew` is False. A container that
-        cannot be copied is passed to `leaf` itself.
+        The new structure; the same object if nothing changed and `copy_containers` is False. A
+        container that cannot be copied is passed to `leaf` itself.
     """
     kind = type(value)
     if kind in PLAIN:
@@ -48,31 +48,48 @@ def rebuilt(
         return leaf(value)
 
     def inner(item: Any) -> Any:
-        return rebuilt(item, leaf, anew=anew, moves=moves, depth=depth + 1)
+        return rebuilt(item, leaf, copy_containers=copy_containers, moves=moves, depth=depth + 1)
 
     if kind is dict:
         mapping = {key: inner(item) for key, item in value.items()}
-        return mapping if anew or _changed(mapping.values(), value.values()) else value
+        return mapping if copy_containers or _changed(mapping.values(), value.values()) else value
     if kind is list or kind is tuple:
         items = [inner(item) for item in value]
-        return kind(items) if anew or _changed(items, value) else value
+        return kind(items) if copy_containers or _changed(items, value) else value
+    return _rebuild_object(value, inner, leaf, copy_containers=copy_containers, moves=moves)
+
+
+def _rebuild_object(
+    value: Any,
+    inner: Callable[[Any], Any],
+    leaf: Callable[[Any], Any],
+    *,
+    copy_containers: bool,
+    moves: Callable[[Any], bool],
+) -> Any:
+    """`rebuilt` for everything but plain dicts, lists and tuples; `inner` rebuilds an item."""
+    kind = type(value)
     if isinstance(value, (dict, UserDict)):
         pairs = {key: inner(item) for key, item in value.items()}
         return (
             _mapping_with(value, pairs, leaf)
-            if anew or _changed(pairs.values(), value.values())
+            if copy_containers or _changed(pairs.values(), value.values())
             else value
         )
     if moves(value):
         return leaf(value)
     if isinstance(value, (list, tuple, deque)):
         items = [inner(item) for item in value]
-        return _sequence_with(value, items, leaf) if anew or _changed(items, value) else value
+        return (
+            _sequence_with(value, items, leaf)
+            if copy_containers or _changed(items, value)
+            else value
+        )
     if kind is MappingProxyType:
         mapping = {key: inner(item) for key, item in value.items()}
         return (
             MappingProxyType(mapping)
-            if anew or _changed(mapping.values(), value.values())
+            if copy_containers or _changed(mapping.values(), value.values())
             else value
         )
     if (dataclasses.is_dataclass(value) or hasattr(kind, "__attrs_attrs__")) and not isinstance(
@@ -82,7 +99,7 @@ def rebuilt(
         attributes = {name: inner(item) for name, item in fields.items()}
         return (
             _object_with(value, attributes, leaf)
-            if anew or _changed(attributes.values(), fields.values())
+            if copy_containers or _changed(attributes.values(), fields.values())
             else value
         )
     return leaf(value)
@@ -96,22 +113,22 @@ def _mapping_with(value: Any, items: dict[Any, Any], leaf: Callable[[Any], Any])
     """A copy of a mapping of a user's class; `leaf(value)` if it cannot be copied."""
     try:
         if isinstance(value, defaultdict):
-            made: Any = copy.copy(value)
+            copied: Any = copy.copy(value)
         elif isinstance(value, UserDict):
-            made = UserDict.__new__(type(value))
-            made.__dict__.update(value.__dict__)
-            made.__dict__["data"] = dict(value.data)
+            copied = UserDict.__new__(type(value))
+            copied.__dict__.update(value.__dict__)
+            copied.__dict__["data"] = dict(value.data)
         else:
             # Not through the class's constructor, which may take any arguments.
-            made = (OrderedDict if isinstance(value, OrderedDict) else dict).__new__(type(value))
-            if hasattr(made, "__dict__"):
-                made.__dict__.update(value.__dict__)
+            copied = (OrderedDict if isinstance(value, OrderedDict) else dict).__new__(type(value))
+            if hasattr(copied, "__dict__"):
+                copied.__dict__.update(value.__dict__)
         # Through the class's own `__setitem__`: some classes also keep the items as attributes.
         for key, item in items.items():
-            made[key] = item
+            copied[key] = item
     except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
-    return made if all(made[key] is item for key, item in items.items()) else leaf(value)
+    return copied if all(copied[key] is item for key, item in items.items()) else leaf(value)
 
 
 def _sequence_with(value: Any, items: list[Any], leaf: Callable[[Any], Any]) -> Any:
@@ -123,27 +140,27 @@ def _sequence_with(value: Any, items: list[Any], leaf: Callable[[Any], Any]) -> 
             return deque(items, value.maxlen) if kind is deque else leaf(value)
         if isinstance(value, tuple):
             return _tuple_with(value, items)
-        made = copy.copy(value)
-        list.__setitem__(made, slice(None), items)
+        copied = copy.copy(value)
+        list.__setitem__(copied, slice(None), items)
     except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
-    return made if made is not value else leaf(value)
+    return copied if copied is not value else leaf(value)
 
 
 def _tuple_with(value: Any, items: list[Any]) -> Any:
     kind = type(value)
     try:
-        made = tuple.__new__(kind, items)
+        copied = tuple.__new__(kind, items)
     except TypeError:
-        # Tuple types made in C, such as torch.return_types.max, are constructed from the items.
+        # Tuple types defined in C, such as torch.return_types.max, are constructed from the items.
         return kind(items)
     if hasattr(value, "__dict__"):
-        made.__dict__.update(value.__dict__)
-    return made
+        copied.__dict__.update(value.__dict__)
+    return copied
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The attributes that are set on an object of a dataclass or attrs class, with or without slots."""
+    """The attributes that are set on a dataclass or attrs object, with or without slots."""
     kind = type(value)
     names = list(getattr(value, "__dict__", {}))
     declared = (
@@ -172,12 +189,12 @@ def _in_slots(kind: type, name: str) -> bool:
 
 def _object_with(value: Any, attributes: dict[str, Any], leaf: Callable[[Any], Any]) -> Any:
     try:
-        made = copy.copy(value)
-        if made is value:
+        copied = copy.copy(value)
+        if copied is value:
             return leaf(value)
         for name, item in attributes.items():
             # Frozen classes do not allow ordinary assignment.
-            object.__setattr__(made, name, item)
+            object.__setattr__(copied, name, item)
     except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
-    return made
+    return copied

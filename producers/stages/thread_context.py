@@ -87,5 +87,5 @@ def _autocasts(kind: str) -> bool:
 
 
 def is_about_threads(error: Exception) -> bool:
-    """Whether an error says that an object must be used in the thread that made it, as SQLite's do."""
+    """Whether an error says that an object is bound to another thread, as SQLite's errors do."""
     return _ABOUT_THREADS.search(str(error)) is not None
