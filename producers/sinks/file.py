@@ -97,7 +97,7 @@ class FileSink(Sink):
         if os.path.lexists(self._path):
             return _finished_tail(self._path, self._name)
         partial = partial_path(self._path)
-        if not _holds_bytes(partial):
+        if not _has_content(partial):
             return None
         try:
             reader = ContainerReader(partial)
@@ -194,7 +194,7 @@ class FileSink(Sink):
             self._writer = None
 
 
-def _holds_bytes(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     """Whether the file exists and is not empty. Raises ConfigurationError for a symbolic link."""
     try:
         found = os.lstat(path)

@@ -44,7 +44,7 @@ class Returned:
         self._calls = 0
         self._bytes = 0
         self._copying = False
-        self._settled = False
+        self._stopped_watching = False
         self._small = False
         self._foreign = False
         # Address -> the tensor, its version, and the copy of it.
@@ -70,7 +70,7 @@ class Returned:
             SchemaError: The model overwrote memory that it returned before.
         """
         if (
-            self._settled
+            self._stopped_watching
             and self._small
             and count > 1
             and not (self._copying or self._foreign or owning)
@@ -78,7 +78,7 @@ class Returned:
             group = list(calls)
             self._check_distinct_memory(group)
         else:
-            group = [self._kept(knowledge, owning=owning) for knowledge in calls]
+            group = [self._keep(knowledge, owning=owning) for knowledge in calls]
         self._small = all(map(_is_small, group[-1:]))
         return group
 
@@ -107,16 +107,16 @@ class Returned:
             # from now on.
             self._copying = True
 
-    def _kept(self, knowledge: Any, *, owning: bool) -> Any:
+    def _keep(self, knowledge: Any, *, owning: bool) -> Any:
         if not isinstance(knowledge, Mapping):
             return knowledge
         self._calls += 1
         if (
-            not self._settled
+            not self._stopped_watching
             and self._calls > _LEAST_CALLS
             and (self._calls > _WATCHED_CALLS or self._bytes > _WATCHED_BYTES)
         ):
-            self._settle()
+            self._stop_watching()
         changed = False
         results: dict[Any, Any] = {}
         for key, value in knowledge.items():
@@ -132,7 +132,7 @@ class Returned:
                 kept = value
             elif self._copying or owning or self._is_foreign(value):
                 kept = copy_tensor(value)
-            elif not self._settled and (
+            elif not self._stopped_watching and (
                 value.device.type == "cpu" or value.nbytes <= _LARGEST_WATCHED_ON_DEVICE
             ):
                 kept = self._watch(value)
@@ -143,12 +143,12 @@ class Returned:
             changed = changed or kept is not value
         return results if changed else knowledge
 
-    def _settle(self) -> None:
+    def _stop_watching(self) -> None:
         """End watching, and decide whether to copy all later results.
 
         A watched storage that is still alive can only be held by the model, which may refill it.
         """
-        self._settled = True
+        self._stopped_watching = True
         held = [(_weak_storage(tensor), version) for tensor, version, _ in self._watched.values()]
         self._watched.clear()
         # Tensors that were never changed in place, such as views of a table, are not buffers.

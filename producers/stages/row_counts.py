@@ -18,20 +18,20 @@ def rows_in(batch: Any) -> int | None:
     have in common. A list or tuple may be a list of samples, with one row each, or a list of
     columns, each with all the rows; if both are possible and differ, the count is ambiguous.
     """
-    counts = _possible(batch)
+    counts = _possible_counts(batch)
     return next(iter(counts)) if len(counts) == 1 else None
 
 
-def _possible(batch: Any) -> frozenset[int]:
+def _possible_counts(batch: Any) -> frozenset[int]:
     """The possible row counts; empty if nothing is known."""
     if isinstance(batch, torch.Tensor):
         return frozenset((batch.size(0),)) if batch.dim() else frozenset()
     if isinstance(batch, np.ndarray):
         return frozenset((batch.shape[0],)) if batch.ndim else frozenset()
     if isinstance(batch, Mapping):
-        return _common(list(batch.values()))
+        return _common_counts(list(batch.values()))
     if isinstance(batch, (list, tuple)) and batch:
-        columns, samples = _common(list(batch)), _count_as_samples(batch)
+        columns, samples = _common_counts(list(batch)), _count_as_samples(batch)
         if hasattr(batch, "_fields"):
             # A named tuple has named columns. Those of torch's PackedSequence are not columns of
             # rows, and their counts do not agree.
@@ -39,15 +39,15 @@ def _possible(batch: Any) -> frozenset[int]:
         # If the items have rows, but the counts do not agree, the list may be anything.
         return (
             columns | samples
-            if columns or not any(_possible(item) for item in batch)
+            if columns or not any(_possible_counts(item) for item in batch)
             else frozenset()
         )
     return frozenset()
 
 
-def _common(columns: list[Any]) -> frozenset[int]:
+def _common_counts(columns: list[Any]) -> frozenset[int]:
     """The row counts that are possible for all columns."""
-    counts = [_possible(column) for column in columns]
+    counts = [_possible_counts(column) for column in columns]
     return frozenset.intersection(*counts) if counts else frozenset()
 
 

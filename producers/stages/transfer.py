@@ -56,7 +56,7 @@ def start_transfer(
         unknown = sorted(options.named - set(names))
         if unknown:
             raise SchemaError(
-                f"wire or ragged names {unknown}, but the model returned {sorted(names)}"
+                f"wire or ragged_keys names {unknown}, but the model returned {sorted(names)}"
             )
         if all(isinstance(value, (list, tuple)) and not value for value in knowledge.values()):
             # No rows, and nothing that shows a dtype or shape.

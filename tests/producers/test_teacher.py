@@ -277,7 +277,7 @@ def test_lengths_that_do_not_fit_their_values_are_refused(lengths: Any) -> None:
 
 def test_names_of_keys_the_model_does_not_give_are_refused() -> None:
     with (
-        pytest.raises(SchemaError, match=r"wire or ragged names \['logit'\]"),
+        pytest.raises(SchemaError, match=r"wire or ragged_keys names \['logit'\]"),
         Teacher(MemorySink(MemoryTopic()), wire={"logit": "float16"}) as teacher,
     ):
         teacher.write({"logits": torch.zeros(2)})
