@@ -225,7 +225,7 @@ def learn(
                 what: sum(teacher[what] for teacher in student.dropped)
                 for what in ("duplicates", "zombies")
             },
-            "longest_wait_s": round(student.tally.longest_wait_s, 3),
+            "longest_wait_s": round(student.stats.longest_wait_s, 3),
             "digest": digest.hexdigest(),
             "seconds": round(progress.seconds, 3),
         }

@@ -23,7 +23,7 @@ from tutelage.consumers.stages.order_stage import OrderStage
 from tutelage.consumers.stages.prefetch import Prefetch
 from tutelage.consumers.stages.rebatch import CHUNK_BYTES, Rebatch
 from tutelage.consumers.stages.stage import Stage
-from tutelage.consumers.tally import StudentTally, TeacherTally
+from tutelage.consumers.stats import StreamStats, StudentStats
 from tutelage.schemas.errors import LengthMismatch
 from tutelage.schemas.limits import DEFAULT_LIMITS
 
@@ -72,10 +72,10 @@ class Merged:
 class RebatchStage:
     """Records in order -> chunks of whole batches, and the end of the pass."""
 
-    def __init__(self, records: OrderStage, rebatch: Rebatch, tally: TeacherTally) -> None:
+    def __init__(self, records: OrderStage, rebatch: Rebatch, stats: StreamStats) -> None:
         self._records = records
         self._rebatch = rebatch
-        self._tally = tally
+        self._stats = stats
         self._end: PassEnd | None = None
         self._failed: BaseException | None = None
 
@@ -96,7 +96,7 @@ class RebatchStage:
             if item is not None:
                 began = time.perf_counter()
                 rebatch.push(item)
-                self._tally.decode_s += time.perf_counter() - began
+                self._stats.decode_s += time.perf_counter() - began
         except BaseException as error:  # whatever it is, it comes behind what is whole
             self._failed = error
             item = None
@@ -118,11 +118,11 @@ class AlignStage:
         self,
         streams: Sequence[Prefetch[Chunk | PassEnd]],
         align: Align,
-        tallies: Sequence[TeacherTally],
+        stats: Sequence[StreamStats],
     ) -> None:
         self._streams = streams
         self._align = align
-        self._tallies = tallies
+        self._stats = stats
 
     def poll(self, *, eager: bool = True) -> Aligned | AlignedEnd | None:
         """Return as many batches as all teachers have, or the end of the pass.
@@ -147,11 +147,11 @@ class AlignStage:
         seconds = time.perf_counter() - began
         # A teacher that is late beside the one that is polled is waited for just as long.
         for each in {teacher, *(each for each in late if self._is_late(each))}:
-            self._tallies[each].wait_s += seconds
+            self._stats[each].wait_s += seconds
         if item is None:
             return False
         if isinstance(item, Chunk):
-            self._tallies[teacher].load_s += item.load_s
+            self._stats[teacher].load_s += item.load_s
         self._align.push(teacher, item)
         return True
 
@@ -181,12 +181,12 @@ class MergeStage:
     """The same rows of every teacher -> merged batches."""
 
     def __init__(
-        self, aligned: AlignStage, merge: Merge, batch_size: int, tally: StudentTally
+        self, aligned: AlignStage, merge: Merge, batch_size: int, stats: StudentStats
     ) -> None:
         self._aligned = aligned
         self._merge = merge
         self._size = batch_size
-        self._tally = tally
+        self._stats = stats
         # Rows that would have taken too much memory together with those merged last.
         self._rest: Aligned | None = None
 
@@ -199,7 +199,7 @@ class MergeStage:
         rows, nbytes = self._merge.measured(aligned, self._size)
         aligned, self._rest = aligned.split(rows)
         batches = self._merge.batches(aligned, self._size)
-        self._tally.merge_s += time.perf_counter() - began
+        self._stats.merge_s += time.perf_counter() - began
         resume = tuple(share.resume for share in aligned.shares)
         return Merged(batches=batches, resume=resume, nbytes=nbytes)
 
@@ -218,8 +218,8 @@ class Chain:
         merge: How keys are merged.
         options: How batches are made.
         first_row: The number of the first row in the pass.
-        tally: Where to count what is merged.
-        teacher_tallies: Where to count what comes of each teacher.
+        stats: Where to count what is merged.
+        stream_stats: Where to count what comes of each teacher.
     """
 
     def __init__(
@@ -231,14 +231,14 @@ class Chain:
         options: PassOptions,
         *,
         first_row: int,
-        tally: StudentTally,
-        teacher_tallies: Sequence[TeacherTally],
+        stats: StudentStats,
+        stream_stats: Sequence[StreamStats],
     ) -> None:
         self._size = options.batch_size
         self._orders = [
-            OrderStage(source, found, at, budget_bytes=options.budget_bytes, tally=counts)
+            OrderStage(source, found, at, budget_bytes=options.budget_bytes, stats=counts)
             for source, found, at, counts in zip(
-                sources, opened, positions, teacher_tallies, strict=True
+                sources, opened, positions, stream_stats, strict=True
             )
         ]
         self._align = Align(
@@ -252,12 +252,12 @@ class Chain:
         self._streams = [
             _prefetched(records, found, at, options, counts)
             for records, found, at, counts in zip(
-                self._orders, opened, positions, teacher_tallies, strict=True
+                self._orders, opened, positions, stream_stats, strict=True
             )
         ]
-        aligned = AlignStage(self._streams, self._align, teacher_tallies)
+        aligned = AlignStage(self._streams, self._align, stream_stats)
         self._last: Stage[Merged | AlignedEnd] = MergeStage(
-            aligned, merge, options.batch_size, tally
+            aligned, merge, options.batch_size, stats
         )
         self._merged: Prefetch[Merged | AlignedEnd] | None = None
         if not merge.passes_through:
@@ -326,7 +326,7 @@ def _prefetched(
     opened: StreamInfo,
     position: Position,
     options: PassOptions,
-    tally: TeacherTally,
+    stats: StreamStats,
 ) -> Prefetch[Chunk | PassEnd]:
     """One teacher's chunks, read ahead."""
     rebatch = Rebatch(
@@ -339,7 +339,7 @@ def _prefetched(
     )
     source = records.source
     return Prefetch(
-        RebatchStage(records, rebatch, tally),
+        RebatchStage(records, rebatch, stats),
         budget=min(options.budget_bytes, source.ahead_bytes or options.budget_bytes),
         size_of=lambda item: item.memory_bytes if isinstance(item, Chunk) else 0,
         read=lambda item: item.load if isinstance(item, Chunk) and item.reads else None,

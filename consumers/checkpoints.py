@@ -13,7 +13,7 @@ from tutelage.consumers.resume_state import ResumeState, from_state_dict, to_sta
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.state_keeper import StateKeeper
-from tutelage.consumers.tally import StudentTally
+from tutelage.consumers.stats import StudentStats
 from tutelage.schemas.arguments import absolute_path
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Checkpoints:
     _sources: list[Source]
     _settings: Settings
     _keeper: StateKeeper
-    _tally: StudentTally
+    _stats: StudentStats
 
     if TYPE_CHECKING:
 
@@ -79,7 +79,7 @@ class Checkpoints:
             ConfigurationError: The file cannot be written, or the student is not started.
         """
         save_checkpoint(absolute_path("path", path), self.state_dict())
-        self._tally.saved = time.time()
+        self._stats.saved = time.time()
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint: `load_state_dict` from a file.

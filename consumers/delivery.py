@@ -13,7 +13,7 @@ from tutelage.consumers.progress import Progress
 from tutelage.consumers.stages.align import AlignedEnd
 from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.stages.bounded_queue import Closed
-from tutelage.consumers.tally import StudentTally
+from tutelage.consumers.stats import StudentStats
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.transport.waiting import Status, Wait
 
@@ -26,7 +26,7 @@ class Delivery:
     Args:
         chain: The pass's stages.
         progress: Where the loop is; moved with each batch.
-        tally: Where the loop's time is counted.
+        stats: Where the loop's time is counted.
         doing: Where to say what is done.
         timeout_s: How long to wait for a teacher's next record, in seconds.
         commits: Tells the sources' groups, if there are any.
@@ -38,7 +38,7 @@ class Delivery:
         chain: Chain,
         *,
         progress: Progress,
-        tally: StudentTally,
+        stats: StudentStats,
         doing: Status,
         timeout_s: float,
         commits: Commits | None,
@@ -48,7 +48,7 @@ class Delivery:
         #: Whether a wait for the next batch ran out and nobody has asked again.
         self.timed_out = False
         self._progress = progress
-        self._tally = tally
+        self._stats = stats
         self._doing = doing
         self._timeout_s = timeout_s
         self._commits = commits
@@ -57,7 +57,7 @@ class Delivery:
 
     def batches(self) -> Iterator[Batch]:
         """The batches that are still to come. Begun anew after an exception, it goes on."""
-        progress, tally, commits = self._progress, self._tally, self._commits
+        progress, stats, commits = self._progress, self._stats, self._commits
         start, given, rows, *_ = progress.at
         while isinstance(merged := self._awaited(), Merged):
             batches, resume = merged.batches, merged.resume
@@ -78,7 +78,7 @@ class Delivery:
                     commits(more=left > 0)
                 yield batch
             del batch, batches
-            tally.training_s += time.monotonic() - began
+            stats.training_s += time.monotonic() - began
         progress.go_to(progress.state.next_pass(merged.positions))
         if commits is not None:
             commits()
@@ -119,8 +119,8 @@ class Delivery:
             doing.wait = None
             doing.now("training on a batch")
             waited_s = doing.since_s - began
-            self._tally.starved_s += waited_s
-            self._tally.longest_wait_s = max(self._tally.longest_wait_s, waited_s)
+            self._stats.starved_s += waited_s
+            self._stats.longest_wait_s = max(self._stats.longest_wait_s, waited_s)
 
     def close(self) -> None:
         """End the chain's threads. May be called twice.

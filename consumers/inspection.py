@@ -5,7 +5,7 @@ from __future__ import annotations
 from tutelage.consumers.chain import Chain
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.state_keeper import StateKeeper
-from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
+from tutelage.consumers.stats import StreamStats, StreamStatus, StudentStats, stream_statuses
 from tutelage.transport.waiting import Activity, Status
 
 
@@ -19,8 +19,8 @@ class Inspection:
     _keeper: StateKeeper
     _dropped: list[dict[str, int]]
     _doing: Status
-    _tally: StudentTally
-    _teacher_tallies: list[TeacherTally]
+    _stats: StudentStats
+    _stream_stats: list[StreamStats]
 
     def __repr__(self) -> str:
         if self.read_by_workers:
@@ -35,24 +35,24 @@ class Inspection:
         return f"Student(of {', '.join(source.name for source in self._sources) or 'no teachers'}; {state})"
 
     @property
-    def tally(self) -> StudentTally:
+    def stats(self) -> StudentStats:
         """Batches and rows given so far, and where the time went.
 
         Raises:
             ConfigurationError: DataLoader workers have read, so that this process does not know.
         """
-        self._keeper.check_known_here("tally", ever=True)
-        return self._tally
+        self._keeper.check_known_here("stats", ever=True)
+        return self._stats
 
     @property
-    def teacher_tallies(self) -> list[TeacherTally]:
+    def stream_stats(self) -> list[StreamStats]:
         """What came from each teacher, in the order of registration.
 
         Raises:
             ConfigurationError: DataLoader workers have read, so that this process does not know.
         """
-        self._keeper.check_known_here("teacher_tallies", ever=True)
-        return self._teacher_tallies
+        self._keeper.check_known_here("stream_stats", ever=True)
+        return self._stream_stats
 
     @property
     def read_by_workers(self) -> bool:
@@ -98,7 +98,7 @@ class Inspection:
             return Activity(doing="read by DataLoader workers", seconds=0.0)
         return self._doing.activity
 
-    def standings(self) -> list[Standing]:
+    def stream_statuses(self) -> list[StreamStatus]:
         """Return how each teacher's stream stands. Safe in any thread; never waits.
 
         Returns:
@@ -108,10 +108,10 @@ class Inspection:
         if opened is None or self._keeper.was_read_by_workers:
             return []
         queued = chain.queued_bytes if chain is not None else [0] * len(opened)
-        return standings_of(
+        return stream_statuses(
             opened,
             self._sources,
-            self._teacher_tallies,
+            self._stream_stats,
             self._keeper.progress.state.positions_of(len(opened)),
             queued,
         )

@@ -24,7 +24,7 @@ from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.state_keeper import StateKeeper
-from tutelage.consumers.tally import StudentTally, TeacherTally
+from tutelage.consumers.stats import StreamStats, StudentStats
 from tutelage.schemas.arguments import flag, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
@@ -97,8 +97,8 @@ class Student(Checkpoints, ControlMessages, Inspection):
         self._dropped: list[dict[str, int]] = []
         self._doing = Status("not started")
         self._pid = os.getpid()
-        self._tally = StudentTally(self._keeper.progress)
-        self._teacher_tallies: list[TeacherTally] = []
+        self._stats = StudentStats(self._keeper.progress)
+        self._stream_stats: list[StreamStats] = []
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, **dict.fromkeys(("_opened", "_merge", "_chain", "_delivery"))}
@@ -138,7 +138,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
         if any(source.is_same(known) for known in self._sources):
             raise ConfigurationError(f"{source.name} is registered already")
         self._sources.append(source)
-        self._teacher_tallies.append(TeacherTally())
+        self._stream_stats.append(StreamStats())
         return len(self._sources) - 1
 
     def start(self) -> None:
@@ -254,13 +254,13 @@ class Student(Checkpoints, ControlMessages, Inspection):
         self._keeper.progress.go_to(state)
         chain = Chain(
             self._sources, self._streams(), state.positions_of(len(self._sources)), merge, options, first_row=state.rows,
-            tally=self._tally, teacher_tallies=self._teacher_tallies,
+            stats=self._stats, stream_stats=self._stream_stats,
         )  # fmt: skip
         self._chain = chain
         self._delivery = Delivery(
             chain,
             progress=self._keeper.progress,
-            tally=self._tally,
+            stats=self._stats,
             doing=self._doing,
             timeout_s=self._settings.timeout_s,
             commits=Commits(self._sources, self._keeper.progress)

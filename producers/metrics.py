@@ -61,7 +61,7 @@ class TeacherMetrics(Collector):
         yield from self._delivery.collect()
 
     def _counters(self, run: Run) -> Iterator[Metric]:
-        tally = run.tally
+        stats = run.stats
         for name, help_text, value in (
             ("records", "Records written, end records not included.", run.records_written),
             ("rows", "Rows written.", run.rows_written),
@@ -69,18 +69,18 @@ class TeacherMetrics(Collector):
             (
                 "input_wait_seconds",
                 "Time in which no stage had work because the inputs gave no batch.",
-                tally.input_wait_s,
+                stats.input_wait_s,
             ),
-            ("forward_seconds", "Time in the model, summed over all devices.", tally.forward_s),
+            ("forward_seconds", "Time in the model, summed over all devices.", stats.forward_s),
             (
                 "encode_seconds",
                 "Time to encode and pack records, summed over all threads.",
-                tally.encode_s,
+                stats.encode_s,
             ),
             (
                 "write_seconds",
                 "Time in the sink, including waits for room in its queue or for a student.",
-                tally.write_s,
+                stats.write_s,
             ),
         ):
             counter = CounterMetricFamily(f"tutelage_producer_{name}", help_text, labels=_LABELS)

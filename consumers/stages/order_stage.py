@@ -10,7 +10,7 @@ from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.consumers.stages.awaiting import Awaiting
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.consumers.stages.stage import MOMENT_S
-from tutelage.consumers.tally import TeacherTally
+from tutelage.consumers.stats import StreamStats
 from tutelage.schemas.errors import TruncatedData, TutelageError
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class OrderStage:
         opened: What it found.
         position: Where reading begins.
         budget_bytes: The memory that waiting records may take.
-        tally: Where to count what comes.
+        stats: Where to count what comes.
         timeout_s: How long to wait for the next record, in seconds, whatever else comes. If not
             given, whoever polls decides.
     """
@@ -43,7 +43,7 @@ class OrderStage:
         position: Position,
         *,
         budget_bytes: int = BUDGET_BYTES,
-        tally: TeacherTally | None = None,
+        stats: StreamStats | None = None,
         timeout_s: float | None = None,
     ) -> None:
         self.source = source
@@ -51,8 +51,8 @@ class OrderStage:
         self._records = source.read(position)
         self._budget_bytes = budget_bytes
         self._pauses = False
-        self._tally = tally if tally is not None else TeacherTally()
-        self._dropped_before = (self._tally.duplicates, self._tally.zombies)
+        self._stats = stats if stats is not None else StreamStats()
+        self._dropped_before = (self._stats.duplicates, self._stats.zombies)
         self._stale_before = source.stale_records
         self._awaiting: Awaiting | None = None
         if timeout_s is not None:
@@ -127,14 +127,14 @@ class OrderStage:
             self.source.hold(self.order.others())
 
     def _count(self, consumed: ConsumedRecord, seconds: float) -> None:
-        tally, record, partition = self._tally, consumed.record, consumed.partition
-        tally.decode_s += seconds + consumed.decode_s
-        tally.records[partition] += record.head.end is None
-        tally.rows[partition] += record.head.rows
-        tally.nbytes[partition] += record.nbytes
+        stats, record, partition = self._stats, consumed.record, consumed.partition
+        stats.decode_s += seconds + consumed.decode_s
+        stats.records[partition] += record.head.end is None
+        stats.rows[partition] += record.head.rows
+        stats.nbytes[partition] += record.nbytes
         duplicates, zombies = self._dropped_before
-        tally.duplicates = duplicates + self.order.duplicates
-        tally.zombies = zombies + self.zombies
+        stats.duplicates = duplicates + self.order.duplicates
+        stats.zombies = zombies + self.zombies
 
     def close(self) -> None:
         """Stop reading. May be called twice."""

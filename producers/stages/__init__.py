@@ -1,4 +1,4 @@
 """A teacher's stages, in the order of the data:
 
-inputs -> read_ahead -> devices -> transfer -> gather -> encoding.
+inputs -> read_ahead -> forward (on devices) -> transfer -> gather -> encode.
 """
