@@ -5,14 +5,14 @@ from __future__ import annotations
 from tutelage.schemas.record import Array, Column, Ragged
 
 
-def arrays_of(column: Column) -> tuple[Array, ...]:
+def _arrays(column: Column) -> tuple[Array, ...]:
     """The arrays that a column consists of."""
     return (column.values, column.lengths) if isinstance(column, Ragged) else (column,)
 
 
 def nbytes_of(column: Column) -> int:
     """A column's size on the wire, in bytes."""
-    return sum(array.nbytes for array in arrays_of(column))
+    return sum(array.nbytes for array in _arrays(column))
 
 
 def copied(column: Column) -> Column:
