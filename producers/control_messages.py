@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tutelage.producers.sinks.base import Sink
-from tutelage.producers.stages.transfer import without_torch
+from tutelage.producers.stages.host_arrays import without_torch
 from tutelage.schemas.arguments import check_seconds
 
 if TYPE_CHECKING:

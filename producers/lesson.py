@@ -1,4 +1,4 @@
-"""`Lesson`: everything a teacher needs besides a place to write to; what `tutelage teach MODULE:NAME` looks up."""
+"""`Lesson`: what a teacher needs besides a sink, as `tutelage teach MODULE:NAME` takes it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tutelage.schemas.errors import ConfigurationError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
-    """A model and its inputs, with what `Teacher` and `Teacher.serve` take.
+    """A model and its inputs, with the other arguments of `Teacher` and `Teacher.serve`.
 
-    `tutelage teach MODULE:NAME` looks for a Lesson, or for a function that returns one.
+    `tutelage teach MODULE:NAME` expects `NAME` to be a Lesson, or a function that returns one.
 
     Args:
         model: As `model` of `Teacher.serve`.

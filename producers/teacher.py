@@ -19,7 +19,7 @@ from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.devices import Devices, Model
 from tutelage.producers.stages.encode import EncodeThreads, postprocess_threads
 from tutelage.producers.stages.inputs import Inputs
-from tutelage.producers.stages.surroundings import Surroundings
+from tutelage.producers.stages.thread_context import Surroundings
 from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
 from tutelage.producers.writer import RecordWriter, begin_or_continue

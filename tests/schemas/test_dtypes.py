@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tutelage.consumers.stages.torch_view import WireView, bytes_of
-from tutelage.producers.stages.transfer import WireOptions, start_transfer
+from tutelage.producers.stages.transfer import start_transfer
+from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.dtypes import DTYPES, dtype_from_array, dtype_from_name
 from tutelage.schemas.errors import SchemaError
 
@@ -52,7 +53,7 @@ def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(
     batch = start_transfer({"k": tensor}, WireOptions(encodings="", ragged=frozenset()))
     column = batch.columns()["k"]
     assert isinstance(column, np.ndarray)
-    assert column.dtype == DTYPES[name].numpy_dtype
+    assert column.dtype == DTYPES[name].storage
     again = WireView(name).view(column)
     assert again.dtype == dtype
     assert again.shape == tensor.shape
