@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the secrets of the registry in the cluster. Run it once, before the overlay is applied.
 #
-#   registry-tls      the registry's certificate and key, signed by an authority that exists only here
+#   registry-tls      the registry's certificate and key, signed by an authority made for it alone
 #   registry-ca       the certificate of that authority, which teachers and students trust
 #   registry-users    the registry's list of users, with passwords and roles
 #   registry-NAME     the name and password of one teacher or student
