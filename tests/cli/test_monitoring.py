@@ -68,8 +68,8 @@ def test_who_beats_is_alive_and_who_waits_says_for_what(caplog: pytest.LogCaptur
 def test_a_place_that_is_none_is_refused(place: str) -> None:
     with (
         pytest.raises(ConfigurationError, match="give it as PORT or HOST:PORT"),
-        serve_metrics(place, lambda: None, lambda: None),
-    ):  # type: ignore[arg-type, return-value]
+        serve_metrics(place, lambda: None, lambda: None),  # type: ignore[arg-type, return-value]
+    ):
         pass
 
 
