@@ -120,7 +120,7 @@ class Learning:
                 kind: sum(teacher[kind] for teacher in student.dropped)
                 for kind in ("duplicates", "zombies")
             },
-            "longest_wait_s": round(student.tally.longest_wait_s, 3),
+            "longest_wait_s": round(student.stats.longest_wait_s, 3),
             "digest": self._digest.hexdigest(),
             "seconds": round(seconds, 3),
         }

@@ -1,4 +1,4 @@
-"""One pass on its way to the training loop: waits for merged batches, gives them one by one, and counts."""
+"""One pass on its way to the training loop: waits for merged batches and gives them one by one."""
 
 from __future__ import annotations
 
@@ -7,39 +7,48 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from tutelage.consumers.chain import Chain, Merged
 from tutelage.consumers.commits import Commits
-from tutelage.consumers.progress import Merged, Progress
+from tutelage.consumers.progress import Progress
+from tutelage.consumers.stages.align import AlignedEnd
 from tutelage.consumers.stages.batches import Batch
-from tutelage.consumers.stages.channel import Closed
-from tutelage.consumers.stages.pipeline import Pipeline
-from tutelage.consumers.tally import StudentTally
+from tutelage.consumers.stages.bounded_queue import Closed
+from tutelage.consumers.stats import StudentStats
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.transport.waiting import Status, Wait
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.25
 
+class Delivery:
+    """Gives the batches of a pass to the training loop.
 
-class UnderWay:
-    """A pass that is read: its pipeline, and what is kept while batches are waited for and given."""
+    Args:
+        chain: The pass's stages.
+        progress: Where the loop is; moved with each batch.
+        stats: Where the loop's time is counted.
+        doing: Where to say what is done.
+        timeout_s: How long to wait for a teacher's next record, in seconds.
+        commits: Tells the sources' groups, if there are any.
+        ended: Called once when the pass has ended.
+    """
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        chain: Chain,
         *,
         progress: Progress,
-        tally: StudentTally,
+        stats: StudentStats,
         doing: Status,
         timeout_s: float,
         commits: Commits | None,
         ended: Callable[[], None],
     ) -> None:
-        self.pipeline = pipeline
+        self._chain = chain
         #: Whether a wait for the next batch ran out and nobody has asked again.
         self.timed_out = False
         self._progress = progress
-        self._tally = tally
+        self._stats = stats
         self._doing = doing
         self._timeout_s = timeout_s
         self._commits = commits
@@ -47,41 +56,47 @@ class UnderWay:
         self._pid = os.getpid()
 
     def batches(self) -> Iterator[Batch]:
-        """The batches that are still to come. Begun anew after an exception, it goes on where it was."""
-        progress, tally, commits = self._progress, self._tally, self._commits
-        start, given, rows, _, _ = progress.at
-        while (batches := (merged := self._awaited()).batches) is not None:
-            trails, size, last = merged.trails, batches.batch_size, len(batches) - 1
+        """The batches that are still to come. Begun anew after an exception, it goes on."""
+        progress, stats, commits = self._progress, self._stats, self._commits
+        start, given, rows, *_ = progress.at
+        while isinstance(merged := self._awaited(), Merged):
+            batches, resume = merged.batches, merged.resume
+            size, left, rows_given = batches.batch_size, len(batches), 0
             # Kept here, the memory of batches would not be freed while the next ones are awaited.
             del merged
             began = time.monotonic()
-            for index, batch in enumerate(batches):
+            for batch in batches:
+                left -= 1
                 given += 1
-                rows += size if index < last else trails.rows - index * size
-                # One assignment, which other threads see whole. Small batches come by the hundred thousand a second.
-                progress.at = (start, given, rows, trails, index)
+                count = size if left else batches.rows - rows_given
+                rows_given += count
+                rows += count
+                # One assignment, which other threads see whole. Small batches come at 100,000 a
+                # second.
+                progress.at = (start, given, rows, resume, rows_given, left)
                 if commits is not None:
-                    commits(more=index < last)
+                    commits(more=left > 0)
                 yield batch
             del batch, batches
-            tally.training_s += time.monotonic() - began
-        progress.go_to(progress.place.following(merged.positions))
+            stats.training_s += time.monotonic() - began
+        progress.go_to(progress.state.next_pass(merged.positions))
         if commits is not None:
             commits()
 
-    def _awaited(self) -> Merged:
+    def _awaited(self) -> Merged | AlignedEnd:
         if self._pid != os.getpid():
             raise ConfigurationError(
-                "this iterator was made in the process that this one was forked from, and its threads stayed there; make one here"
+                "this iterator was made in the process that this one was forked from, and its "
+                "threads stayed there; make one here"
             )
-        began, doing, pipeline = time.monotonic(), self._doing, self.pipeline
+        began, doing = time.monotonic(), self._doing
         self.timed_out = False
         doing.now("awaiting the next batch", beats=True)
         try:
             while True:
                 doing.beat()
                 try:
-                    merged = pipeline.get(_POLL_S)
+                    merged = self._chain.poll()
                 except Closed as error:
                     raise ConfigurationError(
                         "the student was closed while it was iterated over"
@@ -89,9 +104,10 @@ class UnderWay:
                 if merged is not None:
                     return merged
                 if self._commits is not None:
-                    # What a broker did not take: a teacher may be waiting for it, as this student is for the teacher.
+                    # What a broker did not take before: a teacher may wait for this student, as
+                    # this student waits for the teacher.
                     self._commits()
-                what = pipeline.waiting_for
+                what = self._chain.waiting_for
                 if doing.wait is None or doing.wait.what != what:
                     hint = "its teacher may have stopped; started again, it goes on"
                     doing.wait = Wait(what, timeout_s=self._timeout_s, log=log, hint=hint)
@@ -103,14 +119,17 @@ class UnderWay:
             doing.wait = None
             doing.now("training on a batch")
             waited_s = doing.since_s - began
-            self._tally.starved_s += waited_s
-            self._tally.longest_wait_s = max(self._tally.longest_wait_s, waited_s)
+            self._stats.starved_s += waited_s
+            self._stats.longest_wait_s = max(self._stats.longest_wait_s, waited_s)
 
     def close(self) -> None:
-        """End the pipeline's threads. May be called twice; does nothing in a process that was forked, which has none of them."""
+        """End the chain's threads. May be called twice.
+
+        Does nothing in a forked process, which has none of them.
+        """
         ended, self._ended = self._ended, None
         if ended is not None and self._pid == os.getpid():
-            self.pipeline.close()
+            self._chain.close()
             ended()
 
 
@@ -130,11 +149,11 @@ class KnowledgeIterator(Iterator[Batch]):
         MergeError, DataError, WaitTimeout: While iterating, as `Student.knowledge` says.
     """
 
-    __slots__ = ("_begin", "_closed", "_error", "_give", "_under_way")
+    __slots__ = ("_begin", "_closed", "_delivery", "_error", "_give")
 
-    def __init__(self, begin: Callable[[], UnderWay]) -> None:
+    def __init__(self, begin: Callable[[], Delivery]) -> None:
         self._begin = begin
-        self._under_way: UnderWay | None = None
+        self._delivery: Delivery | None = None
         self._give: Callable[[], Batch] | None = None
         self._error: BaseException | None = None
         self._closed = False
@@ -165,15 +184,15 @@ class KnowledgeIterator(Iterator[Batch]):
             ) from self._error
         if self._closed:
             raise StopIteration
-        if self._under_way is None:
-            self._under_way = self._begin()
+        if self._delivery is None:
+            self._delivery = self._begin()
         # Nothing that is kept here may refer back to this object: letting go of it must end its threads at once.
-        return self._under_way.batches().__next__
+        return self._delivery.batches().__next__
 
     def _release(self) -> None:
         self._give = None
-        if self._under_way is not None:
-            self._under_way.close()
+        if self._delivery is not None:
+            self._delivery.close()
 
     def close(self) -> None:
         """End the iteration and its threads, as leaving its loop does. May be called twice."""

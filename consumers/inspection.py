@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tutelage.consumers.chain import Chain
 from tutelage.consumers.sources.base import Source, StreamInfo
-from tutelage.consumers.stages.pipeline import Pipeline
-from tutelage.consumers.tally import Standing, StudentTally, TeacherTally, standings_of
-from tutelage.consumers.whereabouts import Whereabouts
+from tutelage.consumers.state_keeper import StateKeeper
+from tutelage.consumers.stats import StreamStats, StreamStatus, StudentStats, stream_statuses
 from tutelage.transport.waiting import Activity, Status
 
 
@@ -15,49 +15,49 @@ class Inspection:
     _sources: list[Source]
     _started: bool
     _opened: list[StreamInfo] | None
-    _pipeline: Pipeline | None
-    _where: Whereabouts
+    _chain: Chain | None
+    _keeper: StateKeeper
     _dropped: list[dict[str, int]]
     _doing: Status
-    _tally: StudentTally
-    _teacher_tallies: list[TeacherTally]
+    _stats: StudentStats
+    _stream_stats: list[StreamStats]
 
     def __repr__(self) -> str:
         if self.read_by_workers:
             state = "read by DataLoader workers"
         else:
-            place = self._where.place
+            progress = self._keeper.progress
             state = (
-                f"pass {place.pass_index}, {place.batches} batches delivered"
+                f"pass {progress.pass_index}, {progress.batches} batches delivered"
                 if self._started
                 else "not started"
             )
         return f"Student(of {', '.join(source.name for source in self._sources) or 'no teachers'}; {state})"
 
     @property
-    def tally(self) -> StudentTally:
+    def stats(self) -> StudentStats:
         """Batches and rows given so far, and where the time went.
 
         Raises:
             ConfigurationError: DataLoader workers have read, so that this process does not know.
         """
-        self._where.refuse_beside_workers("tally", ever=True)
-        return self._tally
+        self._keeper.check_known_here("stats", ever=True)
+        return self._stats
 
     @property
-    def teacher_tallies(self) -> list[TeacherTally]:
+    def stream_stats(self) -> list[StreamStats]:
         """What came from each teacher, in the order of registration.
 
         Raises:
             ConfigurationError: DataLoader workers have read, so that this process does not know.
         """
-        self._where.refuse_beside_workers("teacher_tallies", ever=True)
-        return self._teacher_tallies
+        self._keeper.check_known_here("stream_stats", ever=True)
+        return self._stream_stats
 
     @property
     def read_by_workers(self) -> bool:
         """Whether DataLoader workers read, so that only they know where the student is."""
-        return self._where.read_by_workers
+        return self._keeper.is_read_by_workers
 
     @property
     def queue_size(self) -> int:
@@ -66,9 +66,9 @@ class Inspection:
         Raises:
             ConfigurationError: DataLoader workers read.
         """
-        self._where.refuse_beside_workers("queue_size")
-        pipeline = self._pipeline
-        return pipeline.ready + self._where.progress.at_hand if pipeline is not None else 0
+        self._keeper.check_known_here("queue_size")
+        chain = self._chain
+        return chain.ready + self._keeper.progress.left if chain is not None else 0
 
     @property
     def dropped(self) -> list[dict[str, int]]:
@@ -77,9 +77,9 @@ class Inspection:
         Raises:
             ConfigurationError: DataLoader workers read.
         """
-        self._where.refuse_beside_workers("dropped")
-        pipeline = self._pipeline
-        return pipeline.dropped if pipeline is not None else self._dropped
+        self._keeper.check_known_here("dropped")
+        chain = self._chain
+        return chain.dropped if chain is not None else self._dropped
 
     @property
     def pass_index(self) -> int:
@@ -88,8 +88,8 @@ class Inspection:
         Raises:
             ConfigurationError: DataLoader workers read.
         """
-        self._where.refuse_beside_workers("pass_index")
-        return self._where.place.pass_index
+        self._keeper.check_known_here("pass_index")
+        return self._keeper.progress.pass_index
 
     @property
     def activity(self) -> Activity:
@@ -98,18 +98,22 @@ class Inspection:
             return Activity(doing="read by DataLoader workers", seconds=0.0)
         return self._doing.activity
 
-    def standings(self) -> list[Standing]:
+    def stream_statuses(self) -> list[StreamStatus]:
         """Return how each teacher's stream stands. Safe in any thread; never waits.
 
         Returns:
             One entry a teacher, in the order of registration; none before the streams are open.
         """
-        opened, pipeline = self._opened, self._pipeline
-        if opened is None or self._where.workers_have_read:
+        opened, chain = self._opened, self._chain
+        if opened is None or self._keeper.was_read_by_workers:
             return []
-        queued = pipeline.queued_bytes if pipeline is not None else [0] * len(opened)
-        return standings_of(
-            opened, self._sources, self._teacher_tallies, self._where.place.of(len(opened)), queued
+        queued = chain.queued_bytes if chain is not None else [0] * len(opened)
+        return stream_statuses(
+            opened,
+            self._sources,
+            self._stream_stats,
+            self._keeper.progress.state.positions_of(len(opened)),
+            queued,
         )
 
     @property
@@ -119,5 +123,5 @@ class Inspection:
         Raises:
             ConfigurationError: DataLoader workers read.
         """
-        self._where.refuse_beside_workers("batches_delivered")
-        return self._where.place.batches
+        self._keeper.check_known_here("batches_delivered")
+        return self._keeper.progress.batches

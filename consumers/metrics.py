@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tutelage.consumers.stats import StreamStatus
 from tutelage.consumers.student import Student
-from tutelage.consumers.tally import Standing
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.topic import BEGINNING
 
@@ -38,37 +38,37 @@ class StudentMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The metrics as they are now; none where DataLoader workers read, which alone know them."""
         try:
-            _ = self._student.tally
+            _ = self._student.stats
         except ConfigurationError:
             return
         yield from self._of_student()
-        standings = self._student.standings()
-        yield from _of_teachers(standings)
-        yield from _of_partitions(standings)
+        stream_statuses = self._student.stream_statuses()
+        yield from _of_teachers(stream_statuses)
+        yield from _of_partitions(stream_statuses)
 
     def _of_student(self) -> Iterator[Metric]:
-        student, tally = self._student, self._student.tally
+        student, stats = self._student, self._student.stats
         for name, help_text, value in (
-            ("delivered_batches", "Batches given to the training loop.", tally.batches),
-            ("delivered_rows", "Rows given to the training loop.", tally.rows),
-            ("starved_seconds", "Time the training loop waited for batches.", tally.starved_s),
-            ("training_seconds", "Time the training loop took between batches.", tally.training_s),
-            ("merge_seconds", "Time aligning and merging took.", tally.merge_s),
+            ("delivered_batches", "Batches given to the training loop.", stats.batches),
+            ("delivered_rows", "Rows given to the training loop.", stats.rows),
+            ("starved_seconds", "Time the training loop waited for batches.", stats.starved_s),
+            ("training_seconds", "Time the training loop took between batches.", stats.training_s),
+            ("merge_seconds", "Time aligning and merging took.", stats.merge_s),
         ):
             yield CounterMetricFamily(f"tutelage_consumer_{name}", help_text, value=value)
         activity = student.activity
         for name, help_text, gauge in (
             ("queue_batches", "Merged batches that are ready to be taken.", student.queue_size),
             ("pass", "The pass that is read, from 0.", student.pass_index),
-            ("longest_wait_seconds", "The longest that a batch was waited for.", tally.longest_wait_s),
+            ("longest_wait_seconds", "The longest that a batch was waited for.", stats.longest_wait_s),
             ("waiting_seconds", "How long the wait for a teacher that is under way has lasted.", _waiting(activity.seconds, activity.waiting)),
         ):  # fmt: skip
             yield GaugeMetricFamily(f"tutelage_consumer_{name}", help_text, value=gauge)
         age = GaugeMetricFamily(
             "tutelage_checkpoint_age_seconds", "Time since the last checkpoint was written."
         )
-        if tally.saved is not None:
-            age.add_metric((), time.time() - tally.saved)
+        if stats.saved is not None:
+            age.add_metric((), time.time() - stats.saved)
         yield age
 
 
@@ -76,7 +76,7 @@ def _waiting(seconds: float, waiting: bool) -> float:
     return seconds if waiting else 0.0
 
 
-def _of_teachers(standings: list[Standing]) -> Iterator[Metric]:
+def _of_teachers(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
     wait = CounterMetricFamily(
         "tutelage_consumer_wait_seconds", "Time merging waited for this teacher.", labels=_TEACHER
     )
@@ -96,17 +96,17 @@ def _of_teachers(standings: list[Standing]) -> Iterator[Metric]:
     queue = GaugeMetricFamily(
         "tutelage_consumer_queue_bytes", "Bytes of this teacher read ahead.", labels=_TEACHER
     )
-    for standing in standings:
-        labels, tally = (standing.teacher, standing.label), standing.tally
-        wait.add_metric(labels, tally.wait_s)
-        decode.add_metric(labels, tally.decode_s + tally.load_s)
-        duplicates.add_metric(labels, tally.duplicates)
-        zombies.add_metric(labels, tally.zombies)
-        queue.add_metric(labels, standing.queued_bytes)
+    for status in stream_statuses:
+        labels, stats = (status.teacher, status.label), status.stats
+        wait.add_metric(labels, stats.wait_s)
+        decode.add_metric(labels, stats.decode_s + stats.load_s)
+        duplicates.add_metric(labels, stats.duplicates)
+        zombies.add_metric(labels, stats.zombies)
+        queue.add_metric(labels, status.queued_bytes)
     yield from (wait, decode, duplicates, zombies, queue)
 
 
-def _of_partitions(standings: list[Standing]) -> Iterator[Metric]:
+def _of_partitions(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
     records = CounterMetricFamily(
         "tutelage_consumer_records", "Records read, ends not counted.", labels=_PARTITION
     )
@@ -129,19 +129,19 @@ def _of_partitions(standings: list[Standing]) -> Iterator[Metric]:
         "Records between there and the first that the broker still has: at 0 the next deletion loses some.",
         labels=_PARTITION,
     )
-    for standing in standings:
-        tally = standing.tally
+    for status in stream_statuses:
+        stats = status.stats
         for family, counts in (
-            (records, tally.records),
-            (rows, tally.rows),
-            (nbytes, tally.nbytes),
+            (records, stats.records),
+            (rows, stats.rows),
+            (nbytes, stats.nbytes),
         ):
             for partition, count in sorted(counts.items()):
-                family.add_metric((standing.teacher, standing.label, str(partition)), count)
-        if standing.ends:
-            offsets = standing.offsets or [BEGINNING] * len(standing.ends)
-            for partition, (at, (low, end)) in enumerate(zip(offsets, standing.ends, strict=True)):
-                labels = (standing.teacher, standing.label, str(partition))
+                family.add_metric((status.teacher, status.label, str(partition)), count)
+        if status.ends:
+            offsets = status.offsets or [BEGINNING] * len(status.ends)
+            for partition, (at, (low, end)) in enumerate(zip(offsets, status.ends, strict=True)):
+                labels = (status.teacher, status.label, str(partition))
                 at = low if at == BEGINNING else at
                 offset.add_metric(labels, at)
                 lag.add_metric(labels, max(0, end - at))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.consumers.agreement import names_of, refuse_unlike
+from tutelage.consumers.compatibility import check_streams, display_names
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
@@ -36,9 +36,9 @@ def open_all(
         doing.now(f"waiting for {source.name} to appear", begun=False)
         opened.append(source.open(settings.timeout_s))
     doing.now("all teachers' streams are there")
-    refuse_unlike(opened, allow_other_inputs=settings.allow_other_inputs)
+    check_streams(opened, allow_other_inputs=settings.allow_other_inputs)
     merge = Merge(
-        names_of(opened),
+        display_names(opened),
         [found.description for found in opened],
         settings.strategies,
         sample_id=settings.sample_id,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.consumers.stages.pipeline import PipelineOptions
+from tutelage.consumers.chain import PassOptions
 from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.rebatch import CHUNK_BYTES
 from tutelage.consumers.stages.strategies import MergeStrategy, parsed
@@ -81,9 +81,9 @@ class Settings:
         """Whether passes end at the shortest teacher."""
         return self.on_length_mismatch == "truncate"
 
-    def options(self, batch_size: int, *, drop_last: bool, own_memory: bool) -> PipelineOptions:
+    def options(self, batch_size: int, *, drop_last: bool, own_memory: bool) -> PassOptions:
         """What one pass is read with."""
-        return PipelineOptions(
+        return PassOptions(
             batch_size=batch_size,
             drop_last=drop_last,
             truncate=self.truncates,

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.consumers.chain import Chain, PassOptions
+from tutelage.consumers.checkpoints import Checkpoints
 from tutelage.consumers.commits import Commits
-from tutelage.consumers.conversation import Messages
-from tutelage.consumers.delivery import KnowledgeIterator, UnderWay
+from tutelage.consumers.control_messages import ControlMessages
+from tutelage.consumers.delivery import Delivery, KnowledgeIterator
 from tutelage.consumers.inspection import Inspection
 from tutelage.consumers.opening import open_all
-from tutelage.consumers.place import Place, place_of, state_of
+from tutelage.consumers.resume_state import ResumeState
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
-from tutelage.consumers.stages.pipeline import Pipeline, PipelineOptions
 from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.strategies import MergeStrategy
-from tutelage.consumers.tally import StudentTally, TeacherTally
-from tutelage.consumers.whereabouts import Whereabouts
-from tutelage.schemas.arguments import absolute_path, flag, whole_number
+from tutelage.consumers.state_keeper import StateKeeper
+from tutelage.consumers.stats import StreamStats, StudentStats
+from tutelage.schemas.arguments import flag, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Student(Inspection, Messages):
+class Student(Checkpoints, ControlMessages, Inspection):
     """Merges what its teachers wrote and gives it as batches of torch tensors.
 
     Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's
@@ -92,17 +91,17 @@ class Student(Inspection, Messages):
         self._started = False
         self._opened: list[StreamInfo] | None = None
         self._merge: Merge | None = None
-        self._pipeline: Pipeline | None = None
-        self._under_way: UnderWay | None = None
-        self._where = Whereabouts()
+        self._chain: Chain | None = None
+        self._delivery: Delivery | None = None
+        self._keeper = StateKeeper()
         self._dropped: list[dict[str, int]] = []
         self._doing = Status("not started")
         self._pid = os.getpid()
-        self._tally = StudentTally(self._where.progress)
-        self._teacher_tallies: list[TeacherTally] = []
+        self._stats = StudentStats(self._keeper.progress)
+        self._stream_stats: list[StreamStats] = []
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, **dict.fromkeys(("_opened", "_merge", "_pipeline", "_under_way"))}
+        return {**self.__dict__, **dict.fromkeys(("_opened", "_merge", "_chain", "_delivery"))}
 
     def __enter__(self) -> Student:
         if not self._started:
@@ -139,7 +138,7 @@ class Student(Inspection, Messages):
         if any(source.is_same(known) for known in self._sources):
             raise ConfigurationError(f"{source.name} is registered already")
         self._sources.append(source)
-        self._teacher_tallies.append(TeacherTally())
+        self._stream_stats.append(StreamStats())
         return len(self._sources) - 1
 
     def start(self) -> None:
@@ -219,15 +218,15 @@ class Student(Inspection, Messages):
         self._refuse_unstarted()
         self._refuse_second()
         if pass_index is None:
-            self._where.refuse_in_worker()
+            self._keeper.check_no_worker()
         merge = self._merging()
-        self._where.leave_workers()
-        place = self._next_place(batch_size, drop_last, pass_index)
+        self._keeper.leave_workers()
+        state = self._next_state(batch_size, drop_last, pass_index)
         options = self._settings.options(batch_size, drop_last=drop_last, own_memory=own_memory)
-        self._where.progress.go_to(place)
+        self._keeper.progress.go_to(state)
         # Forgotten last: other threads see one or the other.
-        self._where.saved = None
-        return KnowledgeIterator(partial(self._begin, merge, options, place))
+        self._keeper.saved = None
+        return KnowledgeIterator(partial(self._begin, merge, options, state))
 
     def knowledge_in_worker(
         self, batch_size: int, *, drop_last: bool, loaded: bool
@@ -242,93 +241,73 @@ class Student(Inspection, Messages):
         Returns:
             The batches, where the student is, and the notes for the next epoch.
         """
-        epochs = self._where.enter_worker(loaded=loaded)
+        epochs = self._keeper.enter_worker(loaded=loaded)
         return (
             self.knowledge(batch_size, drop_last=drop_last, own_memory=True),
-            self._where.progress,
+            self._keeper.progress,
             epochs,
         )
 
-    def _begin(self, merge: Merge, options: PipelineOptions, place: Place) -> UnderWay:
+    def _begin(self, merge: Merge, options: PassOptions, state: ResumeState) -> Delivery:
         """Start reading a pass."""
         self._refuse_second()
-        self._where.progress.go_to(place)
-        pipeline = Pipeline(
-            self._sources, self._streams(), place.of(len(self._sources)), merge, options, first_row=place.rows,
-            tally=self._tally, teacher_tallies=self._teacher_tallies,
+        self._keeper.progress.go_to(state)
+        chain = Chain(
+            self._sources, self._streams(), state.positions_of(len(self._sources)), merge, options, first_row=state.rows,
+            stats=self._stats, stream_stats=self._stream_stats,
         )  # fmt: skip
-        self._pipeline = pipeline
-        self._under_way = UnderWay(
-            pipeline,
-            progress=self._where.progress,
-            tally=self._tally,
+        self._chain = chain
+        self._delivery = Delivery(
+            chain,
+            progress=self._keeper.progress,
+            stats=self._stats,
             doing=self._doing,
             timeout_s=self._settings.timeout_s,
-            commits=Commits(self._sources, self._where.progress)
+            commits=Commits(self._sources, self._keeper.progress)
             if any(source.commits for source in self._sources)
             else None,
-            ended=partial(self._end, pipeline),
+            ended=partial(self._end, chain),
         )
-        return self._under_way
+        return self._delivery
 
-    def _end(self, pipeline: Pipeline) -> None:
+    def _end(self, chain: Chain) -> None:
         self._doing.now("between passes")
-        self._dropped = pipeline.dropped
-        if self._pipeline is pipeline:
-            self._pipeline = self._under_way = None
+        self._dropped = chain.dropped
+        if self._chain is chain:
+            self._chain = self._delivery = None
 
-    def _next_place(self, batch_size: int, drop_last: bool, pass_index: int | None) -> Place:
-        saved = self._where.saved
-        place = self._place_now(saved)
+    def _next_state(self, batch_size: int, drop_last: bool, pass_index: int | None) -> ResumeState:
+        """The state from which the next pass begins."""
+        saved = self._keeper.saved
+        state = self._state_now(saved)
         if saved is not None:
-            place.refuse_unlike(batch_size, drop_last, pass_index)
-        else:
+            state.check_fits(batch_size, drop_last, pass_index)
+        elif state.batches:
             # A pass that was left early begins again.
-            place = place.begun_again() if place.batches else replace(place)
-        place = place.within(self._streams()[0].stream.passes, pass_index)
-        place.batch_size, place.drop_last = batch_size, drop_last
-        return place
-
-    def _place_now(self, saved: Mapping[str, Any] | None) -> Place:
-        """The place of a state that was loaded, or where the training loop is."""
-        return (
-            self._where.place
-            if saved is None
-            else place_of(saved, self._sources, self._streams(), self._settings.plain())
-        )
-
-    def commit(self) -> None:
-        """Commit where the student is to the consumer groups of its sources.
-
-        While it reads, it does so by itself.
-
-        Raises:
-            ConfigurationError: The student is not started, or DataLoader workers read.
-        """
-        self._where.refuse_beside_workers("commit")
-        self._merging()
-        Commits(self._sources, self._where.progress).at(self._place_now(self._where.saved))
+            state = state.restarted()
+        state = state.for_pass(self._streams()[0].stream.passes, pass_index)
+        return replace(state, batch_size=batch_size, drop_last=drop_last)
 
     def _merging(self) -> Merge:
         self._refuse_unstarted()
         if self._pid != os.getpid():
             # In a forked DataLoader worker: the threads stayed in the parent, and sources open their own clients.
-            self._pid, self._opened, self._pipeline, self._under_way = os.getpid(), None, None, None
+            self._pid, self._opened, self._chain, self._delivery = os.getpid(), None, None, None
         if self._opened is None or self._merge is None:
             self._opened, self._merge = open_all(
-                self._sources, self._settings, self._doing, self._where.saved
+                self._sources, self._settings, self._doing, self._keeper.saved
             )
         return self._merge
 
     def _refuse_second(self) -> None:
-        if self._under_way is None or self._pid != os.getpid():
+        if self._delivery is None or self._pid != os.getpid():
             return
-        if not self._under_way.timed_out:
+        if not self._delivery.timed_out:
             raise ConfigurationError(
                 "another iterator of this student is under way; close it, or leave its loop, first"
             )
         # Its loop ended with WaitTimeout; what is left of it may be kept by the exception alone.
-        self._under_way.close()
+        self._delivery.close()
 
     def _streams(self) -> list[StreamInfo]:
         assert self._opened is not None, "streams are opened before they are used"
@@ -353,71 +332,14 @@ class Student(Inspection, Messages):
 
         batch_size, drop_last = whole_number("batch_size", batch_size), flag("drop_last", drop_last)
         # Made before workers are, which share them.
-        _ = self._where.epochs
+        _ = self._keeper.epochs
         return KnowledgeDataset(self, batch_size, drop_last=drop_last)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the student is, behind the last batch it gave.
-
-        Returns:
-            JSON-like values, for `load_state_dict` or a checkpoint of your own.
-
-        Raises:
-            ConfigurationError: The student is not started, or DataLoader workers read.
-        """
-        self._where.refuse_beside_workers("state_dict")
-        saved = self._where.saved
-        if saved is not None:
-            return dict(saved)
-        self._merging()
-        return state_of(self._where.place, self._sources, self._streams(), self._settings.plain())
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state: the next `knowledge` gives the batches behind it.
-
-        The state is compared with the sources when they are opened; `knowledge` raises RunMismatch
-        or TopicIdentityError if it is of other streams, settings or another batch size.
-
-        Args:
-            state: What `state_dict` returned.
-
-        Raises:
-            ConfigurationError: The number of teachers differs.
-            CorruptData: It is no student's state.
-        """
-        self._where.load(state, len(self._sources))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `state_dict` to a file, atomically.
-
-        The file is the old or the new one, never half of either.
-
-        Args:
-            path: The checkpoint's path.
-
-        Raises:
-            ConfigurationError: The file cannot be written, or the student is not started.
-        """
-        save_checkpoint(absolute_path("path", path), self.state_dict())
-        self._tally.saved = time.time()
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a checkpoint: `load_state_dict` from a file.
-
-        Args:
-            path: The checkpoint's path.
-
-        Raises:
-            ConfigurationError: There is no such file, or it has another number of teachers.
-            CorruptData: The file is no checkpoint.
-        """
-        self.load_state_dict(load_checkpoint(absolute_path("path", path)))
 
     def close(self) -> None:
         """End all threads and release the sources. May be called twice; `start` begins anew."""
-        if self._pipeline is not None and self._pid == os.getpid():
-            self._pipeline.close()
-            self._pipeline = self._under_way = None
+        if self._chain is not None and self._pid == os.getpid():
+            self._chain.close()
+            self._chain = self._delivery = None
         for source in self._sources:
             source.close()
         self._opened = self._merge = None

@@ -20,9 +20,9 @@ import torch
 from torch.utils.data import get_worker_info
 
 from tutelage.consumers.delivery import KnowledgeIterator
-from tutelage.consumers.place import Place
+from tutelage.consumers.position import Position
 from tutelage.consumers.progress import Progress
-from tutelage.consumers.sources.base import Position
+from tutelage.consumers.resume_state import ResumeState
 from tutelage.consumers.stages.batches import Batch
 from tutelage.schemas.errors import ConfigurationError
 
@@ -80,15 +80,15 @@ class WorkerEpochs:
 
     @property
     def any(self) -> bool:
-        """Whether workers have begun an epoch since the main process set the student's place."""
+        """Whether workers have begun an epoch since the main process set the student's state."""
         return bool(self._notes[_EPOCH])
 
     @property
-    def place(self) -> Place:
+    def state(self) -> ResumeState:
         """Where the next epoch begins."""
         read = self._notes[_ENDED] and self._notes[_SENT] == self._notes[_CAME]
         positions = self._positions(_FOLLOWING if read else _BEGAN)
-        return Place(
+        return ResumeState(
             pass_index=int(self._notes[_PASS]) + bool(read), began=positions, positions=positions
         )
 
@@ -111,17 +111,17 @@ class WorkerEpochs:
                 "started, so they are at another place; make a new DataLoader, or leave persistent_workers out"
             )
 
-    def begin(self, place: Place) -> int:
+    def begin(self, state: ResumeState) -> int:
         """In a worker: begin an epoch at a place; returns its number."""
         self._notes[_EPOCH] = 0
-        self._notes[_PASS] = place.pass_index
+        self._notes[_PASS] = state.pass_index
         self._notes[_ENDED] = self._notes[_SENT] = self._notes[_CAME] = self._notes[_FOLLOWING] = 0
-        self._note(_BEGAN, place.began)
+        self._note(_BEGAN, state.began)
         epoch = 1 + secrets.randbits(62)
         self._notes[_EPOCH] = epoch
         return epoch
 
-    def end(self, epoch: int, following: Place) -> None:
+    def end(self, epoch: int, following: ResumeState) -> None:
         """In a worker: the epoch's pass was read to its end, and the next one begins there."""
         self._settle()
         if self._notes[_EPOCH] == epoch:
@@ -210,7 +210,7 @@ class InWorker(Iterator[Batch]):
         self._batches: Iterator[Batch] = iter(())
         try:
             self._batches, self._progress, self._epochs = begin()
-            self._epoch = self._epochs.begin(self._progress.place)
+            self._epoch = self._epochs.begin(self._progress.state)
         except Exception as error:  # whatever it is, the main process must hear of it
             self._error = error
 
@@ -220,7 +220,7 @@ class InWorker(Iterator[Batch]):
         try:
             return WorkerBatch(next(self._batches), self._epochs, self._epoch)
         except StopIteration:
-            self._epochs.end(self._epoch, self._progress.place)
+            self._epochs.end(self._epoch, self._progress.state)
             raise
 
     def close(self) -> None:

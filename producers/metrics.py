@@ -58,7 +58,7 @@ class TeacherMetrics(Collector):
         yield from self._delivery.collect()
 
     def _of_run(self, run: Run) -> Iterator[Metric]:
-        tally = run.tally
+        stats = run.stats
         for name, help_text, value in (
             ("records", "Records written, ends not counted.", run.records_written),
             ("rows", "Rows written.", run.rows_written),
@@ -66,14 +66,14 @@ class TeacherMetrics(Collector):
             (
                 "input_wait_seconds",
                 "Time in which there was nothing to do but wait for inputs.",
-                tally.input_wait_s,
+                stats.input_wait_s,
             ),
-            ("forward_seconds", "Time in the model, of all devices.", tally.forward_s),
-            ("encode_seconds", "Time encoding and packing took, of all threads.", tally.encode_s),
+            ("forward_seconds", "Time in the model, of all devices.", stats.forward_s),
+            ("encode_seconds", "Time encoding and packing took, of all threads.", stats.encode_s),
             (
                 "write_seconds",
                 "Time in the sink: waiting for room in its queue, or for a student.",
-                tally.write_s,
+                stats.write_s,
             ),
         ):
             counter = CounterMetricFamily(f"tutelage_producer_{name}", help_text, labels=_TEACHER)

@@ -1,34 +1,30 @@
-"""Inputs -> devices -> records -> sink: runs one pass from a single thread.
+"""Inputs -> devices -> records -> sink: runs the passes of a run from one thread.
 
-Three kinds of futures are pending: a group of batches being read, groups on devices, and records
-being encoded. The loop takes the first one that is done and passes it to the next stage. Each
-window is bounded, and so is the memory.
+The stages never wait. This is where the thread waits: for a group of batches that is read, for a
+group on a device, or for a record that is encoded, whichever is done first.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
 from tutelage.producers.run import Run
-from tutelage.producers.stages.columns import nbytes_of
-from tutelage.producers.stages.devices import Devices, Forwarded
-from tutelage.producers.stages.encoding import Encoding
-from tutelage.producers.stages.inputs import GROUP_SECONDS, MAX_GROUP, Inputs, ReadAhead, rows_in
+from tutelage.producers.stages.devices import Devices
+from tutelage.producers.stages.encode import EncodeStage, EncodeThreads
+from tutelage.producers.stages.forward import ForwardStage
+from tutelage.producers.stages.gather_stage import GatherStage
+from tutelage.producers.stages.inputs import Inputs, ReadAhead, rows_in
 from tutelage.producers.stages.transfer import HostBatch, WireOptions, start_transfers
 from tutelage.producers.stages.worker import Executor
-from tutelage.schemas.errors import SchemaError
+from tutelage.producers.writer import RecordWriter
 from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
 
-# Batches move between threads in groups of about this size: small batches share the cost of a
-# hand-over, and large ones do not wait for each other.
-GROUP_BYTES = 4 << 20
 _POLL_S = 0.25
 _LINGER_POLL_S = 0.005
 # Waits for the inputs or the model are reported as a wait only after this time.
@@ -42,15 +38,40 @@ _Result = TypeVar("_Result")
 
 
 class Serving:
-    """Runs one pass of a run. `progress` is called with the run after each record."""
+    """Runs passes of a run.
+
+    Args:
+        run: The run.
+        writer: Gives its records to the sink.
+        devices: The replicas of the model.
+        encoders: The threads that encode.
+        options: How keys travel.
+        keeps_rows: Whether knowledge has as many rows as its input; None if a pass's first batch
+            decides.
+        timeout_s: How long inputs and model may take for one batch, in seconds.
+        progress: Called with the run after each record.
+        thread: Where inputs are read.
+        read_ahead: Whether they are read before they are needed.
+    """
 
     def __init__(
-        self, run: Run, devices: Devices, encoding: Encoding, options: WireOptions,
-        *, keeps_rows: bool | None, timeout_s: float, progress: Callable[[Run], None], thread: Executor, read_ahead: bool,
-    ) -> None:  # fmt: skip
+        self,
+        run: Run,
+        writer: RecordWriter,
+        devices: Devices,
+        encoders: EncodeThreads,
+        options: WireOptions,
+        *,
+        keeps_rows: bool | None,
+        timeout_s: float,
+        progress: Callable[[Run], None],
+        thread: Executor,
+        read_ahead: bool,
+    ) -> None:
         self._run = run
+        self._writer = writer
         self._devices = devices
-        self._encoding = encoding
+        self._encoders = encoders
         self._options = options
         self._keeps_rows = keeps_rows
         self._timeout_s = timeout_s
@@ -58,12 +79,14 @@ class Serving:
         self._thread = thread
         self._read_ahead = read_ahead
         # The longest wait for the inputs or the model so far.
-        self._pace_s = 0.0
-        self._forwards: deque[Future[Forwarded]] = deque()
+        self._longest_s = 0.0
 
     def read_through(self, inputs: Inputs, index: int) -> None:
         """Read and drop a pass that the sink holds, so that the inputs reach the next pass."""
-        doing = f"reading through pass {index}, which is written, to come to pass {self._run.pass_index}"
+        doing = (
+            f"reading through pass {index}, which is written, to come to pass "
+            f"{self._run.pass_index}"
+        )
         self._run.doing.now(doing)
         log.info("%s", doing)
         reader = ReadAhead(inputs.one_pass(index), thread=self._thread, ahead=self._read_ahead)
@@ -76,74 +99,61 @@ class Serving:
     def one_pass(self, inputs: Inputs) -> None:
         """Run the model over the inputs for the run's next pass, and write its records."""
         reader = ReadAhead(
-            inputs.one_pass(self._run.pass_index), depth=2 if self._read_ahead else 1, thread=self._thread, ahead=self._read_ahead,
+            inputs.one_pass(self._run.pass_index),
+            depth=2 if self._read_ahead else 1,
+            thread=self._thread,
+            ahead=self._read_ahead,
             new_memory=lambda: inputs.new_memory,
-        )  # fmt: skip
+        )
+        forward = ForwardStage(reader, self._devices, self._transfer, keeps_rows=self._keeps_rows)
+        gathered = GatherStage(forward, self._run, self._writer.open)
+        records = EncodeStage(gathered, self._writer.encode, self._encoders)
         try:
             if self._run.skip_rows:
-                self._pass_over_written(reader)
-            self._loop(reader)
-            self._encoding.add(self._run.end_pass())
-            while self._encoding.oldest is not None:
-                self._run.doing.beat()
-                self._write()
+                self._pass_over_written(reader, forward, gathered)
+            self._write_all(records, forward, reader)
             self._run.doing.now("between passes")
         finally:
             reader.close()
 
-    def _loop(self, reader: ReadAhead) -> None:
-        waiting = self._new_wait()
-        depth = 2 * len(self._devices)
-        doing, tally = self._run.doing, self._run.tally
+    def _transfer(self, group: list[Any], cuda_stream: Any) -> list[HostBatch]:
+        return start_transfers(group, self._options, self._run.promised, cuda_stream)
+
+    def _write_all(self, records: EncodeStage, forward: ForwardStage, reader: ReadAhead) -> None:
+        """Write records until the pass has ended."""
+        run, doing = self._run, self._run.doing
         doing.now("teaching", beats=True)
+        waiting, awaited = self._new_wait(), list[Future[Any]]()
+        waited = False
         while True:
             doing.beat()
-            if reader.waits and not self._forwards:
-                reader.release()
-            group = reader.next_group() if len(self._forwards) < depth else None
-            forward = self._forwards[0] if self._forwards and self._encoding.has_room else None
-            record = self._encoding.oldest
-            if group is not None and group.done():
-                self._submit(reader.take(), reader)
-            elif forward is not None and forward.done():
-                # This comes before writing, which may take long: the threads encode meanwhile.
-                self._take(self._forwards.popleft().result(), reader)
-            elif record is not None and record.done():
-                self._write()
-            elif self._run.undecided and self._run.due:
-                self._encoding.add(self._run.settle())
-            else:
-                pending: list[Future[Any]] = [
-                    future for future in (group, forward, record) if future is not None
-                ]
-                if not pending:
-                    return
-                began = time.perf_counter()
-                soon = self._run.undecided or (group is not None and reader.holds_part)
-                wait(
-                    pending,
-                    timeout=_LINGER_POLL_S if soon else _POLL_S,
-                    return_when=FIRST_COMPLETED,
-                )
-                if group is not None and not group.done():
-                    self._submit(reader.take_part(), reader)
-                if pending == [group]:
-                    # No later stage has work, so this time was spent waiting for the inputs.
-                    tally.input_wait_s += time.perf_counter() - began
-                self._run.poll()
-                waiting.tick()
-                if waiting.waited_s > _NOTICED_S:
-                    doing.wait = waiting
+            record = records.poll(eager=waited)
+            waited = False
+            if record is not None:
+                self._writer.write(record)
+                self._progress(run)
                 continue
-            self._pace_s = max(self._pace_s, waiting.waited_s)
-            waiting = self._new_wait()
-            doing.wait = None
-
-    def _submit(self, group: list[Any], reader: ReadAhead) -> None:
-        if group:
-            self._forwards.append(
-                self._devices.submit(group, self._transfer, owning=reader.blocked)
+            pending = list(records.pending())
+            if not pending:
+                return
+            if pending != awaited:
+                # Something came since the last wait.
+                self._longest_s = max(self._longest_s, waiting.waited_s)
+                waiting, awaited, doing.wait = self._new_wait(), pending, None
+            began = time.perf_counter()
+            soon = run.is_undecided or reader.holds_part
+            wait(
+                pending,
+                timeout=_LINGER_POLL_S if soon else _POLL_S,
+                return_when=FIRST_COMPLETED,
             )
+            waited = True
+            if forward.waits_for_inputs and not records.is_busy:
+                run.stats.input_wait_s += time.perf_counter() - began
+            self._writer.poll()
+            waiting.tick()
+            if waiting.waited_s > _NOTICED_S:
+                doing.wait = waiting
 
     def _new_wait(self) -> Wait:
         # A wait is not logged until it is clearly longer than earlier ones.
@@ -151,54 +161,12 @@ class Serving:
             "the teacher's inputs or model to give the next batch",
             timeout_s=self._timeout_s,
             log=log,
-            quiet_s=_SLOWER * self._pace_s,
+            quiet_s=_SLOWER * self._longest_s,
         )
 
-    def _transfer(self, group: list[Any], stream: Any) -> list[HostBatch]:
-        return start_transfers(group, self._options, self._run.promised, stream)
-
-    def _take(self, forwarded: Forwarded, reader: ReadAhead) -> None:
-        counts = [count for batch in forwarded.batches for count in batch.counts]
-        if self._keeps_rows is not False:
-            for input_rows, rows in zip(forwarded.input_rows, counts, strict=True):
-                self._compare_rows(input_rows, rows)
-            if counts:
-                self._devices.counts_rows = bool(self._keeps_rows)
-        self._run.tally.forward_s += forwarded.seconds
-        nbytes = 0
-        for batch in forwarded.batches:
-            nbytes += sum(nbytes_of(column) for column in batch.columns().values())
-            self._add(batch)
-        size = max(1, len(counts))
-        reader.group_size = max(
-            1,
-            min(
-                MAX_GROUP,
-                2 * reader.group_size,
-                int(GROUP_SECONDS * size / max(forwarded.seconds, 1e-9)),
-                GROUP_BYTES * size // max(1, nbytes),
-            ),
-        )
-
-    def _compare_rows(self, input_rows: int | None, rows: int) -> None:
-        """Compare a batch's knowledge rows with its input rows.
-
-        The first batch decides whether they are equal, unless the user has said so. If they are,
-        SchemaError is raised for a later batch where they differ.
-        """
-        if self._keeps_rows is None:
-            self._keeps_rows = input_rows == rows
-        if self._keeps_rows and input_rows is not None and input_rows != rows:
-            raise SchemaError(
-                f"the model gave {rows} rows for a batch of {input_rows}, after it gave as many as the batch had; if it drops or adds rows "
-                "on purpose, say so: serve(..., keeps_rows=False)"
-            )
-
-    def _write(self) -> None:
-        self._encoding.write_oldest()
-        self._progress(self._run)
-
-    def _pass_over_written(self, reader: ReadAhead) -> None:
+    def _pass_over_written(
+        self, reader: ReadAhead, forward: ForwardStage, gathered: GatherStage
+    ) -> None:
         """Read up to the first batch with rows that are not written yet.
 
         The pass's first batch goes through the model in any case. It shows whether the model's
@@ -209,13 +177,11 @@ class Serving:
         group = self._next_group(reader)
         if not group:
             return
-        forwarded = self._done(
-            self._devices.submit(group[:1], self._transfer, owning=reader.blocked)
-        )
+        forwarded = self._done(forward.first(group[0]))
         ((batch,), (input_rows,)) = forwarded.batches, forwarded.input_rows
-        self._compare_rows(input_rows, batch.rows)
-        self._add(batch)
-        countable = bool(self._keeps_rows) and input_rows is not None
+        forward.check_rows(input_rows, batch.rows)
+        gathered.add(forwarded)
+        countable = bool(forward.keeps_rows) and input_rows is not None
         doing = f"passing over {self._run.skip_rows} rows that are written" + (
             "" if countable else ", by computing them again"
         )
@@ -227,10 +193,11 @@ class Serving:
             for index, inputs in enumerate(rest):
                 rows = rows_in(inputs) if countable else None
                 if rows is None or rows > self._run.skip_rows:
-                    self._submit(rest[index:], reader)
+                    forward.submit(rest[index:])
                     reader.group_size = 1
                     return
                 self._run.pass_over(rows)
+            self._writer.open()
             rest = self._next_group(reader)
             if not rest:
                 return
@@ -255,11 +222,6 @@ class Serving:
         waiting = self._new_wait()
         while not wait([future], timeout=_POLL_S).done:
             self._run.doing.beat()
-            self._run.poll()
+            self._writer.poll()
             waiting.tick()
         return future.result()
-
-    def _add(self, batch: HostBatch) -> None:
-        columns = batch.columns()
-        if batch.described:
-            self._encoding.add(self._run.add(columns, batch.rows, batch.description))

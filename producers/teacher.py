@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,16 +10,19 @@ from typing import Any
 
 import torch
 
-from tutelage.producers.run import Identity, Run, Work
+from tutelage.producers.batch_writer import BatchWriter
+from tutelage.producers.control_messages import ControlMessages
+from tutelage.producers.run import Run
+from tutelage.producers.run_spec import RunSpec
 from tutelage.producers.serving import Serving
 from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.devices import Devices, Model
-from tutelage.producers.stages.encoding import Encoding, postprocess_threads
+from tutelage.producers.stages.encode import EncodeThreads, postprocess_threads
 from tutelage.producers.stages.inputs import Inputs
 from tutelage.producers.stages.surroundings import Surroundings
-from tutelage.producers.stages.transfer import start_transfer, without_torch
 from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
+from tutelage.producers.writer import RecordWriter, begin_or_continue
 from tutelage.schemas.arguments import flag, seconds, text, whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.transport.waiting import Activity, Status
@@ -32,7 +34,7 @@ DEFAULT_TIMEOUT_S = 3600.0
 _END_WAIT_S = 2.0
 
 
-class Teacher:
+class Teacher(ControlMessages):
     """Writes what a model knows to a sink: one run, of one or more passes over its inputs.
 
     Guarantee: the sink gets every row once, in the order of the inputs, after any number of
@@ -79,7 +81,7 @@ class Teacher:
                 f"sink is a {type(sink).__name__}; give a FileSink, KafkaSink or MemorySink"
             )
         self._sink = sink
-        self._identity = Identity(
+        self._spec = RunSpec(
             teacher=sink.label if name is None else text("name", name),
             revision=text("revision", revision, empty=True),
             inputs_fingerprint=text("inputs_fingerprint", inputs_fingerprint, empty=True),
@@ -92,12 +94,10 @@ class Teacher:
         )
         self._options = wire_options(wire, ragged_keys)
         self._run: Run | None = None
-        self._starting = Status(f"connecting to {sink.name}")
-        self._wrote_by_hand = False
-        self._passes_by_hand = 0
+        self._writer: RecordWriter | None = None
+        self._batches: BatchWriter | None = None
         self._passes_held = 0
-        self._failed = False
-        self._warned = False
+        self._starting = Status(f"connecting to {sink.name}")
         self._closed = False
         self._pid = os.getpid()
 
@@ -108,7 +108,7 @@ class Teacher:
             if run is None
             else f"{run.rows_written} rows in {run.records_written} records written"
         )
-        return f"Teacher({self._identity.teacher!r} to {self._sink!r}, {state})"
+        return f"Teacher({self._spec.teacher!r} to {self._sink!r}, {state})"
 
     def __enter__(self) -> Teacher:
         if self._run is None:
@@ -122,18 +122,16 @@ class Teacher:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if (
-                kind is None
-                and self._wrote_by_hand
-                and not self._failed
-                and not self._started().complete
-            ):
+            if kind is None and self._batches is not None and self._batches.has_open_pass:
                 self.end_pass()
                 if not self._started().complete:
                     log.warning(
-                        "%s: %d of %d passes are written; the run is not complete, the same program goes on with it",
-                        self._sink.name, self._started().pass_index, self._identity.passes,
-                    )  # fmt: skip
+                        "%s: %d of %d passes are written; the run is not complete, the same "
+                        "program goes on with it",
+                        self._sink.name,
+                        self._started().pass_index,
+                        self._spec.passes,
+                    )
         finally:
             self.close()
 
@@ -160,7 +158,7 @@ class Teacher:
     @property
     def name(self) -> str:
         """What the student calls the teacher."""
-        return self._identity.teacher
+        return self._spec.teacher
 
     @property
     def running(self) -> Run | None:
@@ -183,64 +181,15 @@ class Teacher:
         if self._closed or self._run is not None:
             raise ConfigurationError("the teacher was started already; a Teacher is one run")
         try:
-            self._run = Run(self._sink, self._identity)
-            if self._run.promised is not None:
-                self._options.refuse_other(self._run.promised, self._sink.name)
-            self._passes_held = self._run.pass_index
+            run = begin_or_continue(self._sink, self._spec)
+            if run.promised is not None:
+                self._options.refuse_other(run.promised, self._sink.name)
+            writer = RecordWriter(self._sink, run)
+            self._batches = BatchWriter(run, writer, self._sink, self._options, self._spec.passes)
+            self._run, self._writer, self._passes_held = run, writer, run.pass_index
         except BaseException:
             self.close()
             raise
-
-    def send(self, value: Any) -> None:
-        """Send a control message to the student. Needs a topic.
-
-        Args:
-            value: A JSON-like value that may hold tensors, arrays and bytes.
-
-        Raises:
-            ConfigurationError: The sink is a file, or the teacher is not started.
-        """
-        self._started()
-        message = without_torch(value)
-        self._write_what_waits()
-        self._sink.send(message)
-
-    def recv(self, *, timeout_s: float = 600.0) -> Any:
-        """Return the student's next control message.
-
-        Args:
-            timeout_s: How long to wait, in seconds. 0 takes only a message that is there.
-
-        Returns:
-            The value that was sent; tensors come as numpy arrays.
-
-        Raises:
-            ConfigurationError: The sink is a file, or the teacher is not started.
-            WaitTimeout: No message came in time.
-        """
-        self._started()
-        timeout_s = seconds("timeout_s", timeout_s, zero=True)
-        self._write_what_waits()
-        return self._sink.recv(timeout_s)
-
-    def ask(self, value: Any, *, timeout_s: float = 600.0) -> Any:
-        """Send a control message to the student and return what it sends next after it: the answer.
-
-        Args:
-            value: A JSON-like value that may hold tensors, arrays and bytes.
-            timeout_s: How long to wait for the answer, in seconds.
-
-        Returns:
-            The answer; tensors come as numpy arrays.
-
-        Raises:
-            ConfigurationError: The sink is a file, or the teacher is not started.
-            WaitTimeout: No answer came in time.
-        """
-        self._started()
-        message, timeout_s = without_torch(value), seconds("timeout_s", timeout_s, zero=True)
-        self._write_what_waits()
-        return self._sink.ask(message, timeout_s)
 
     def write(self, knowledge: Mapping[str, Any]) -> None:
         """Write one batch by hand. Its memory may be changed again on return.
@@ -256,19 +205,7 @@ class Teacher:
                 before.
             TransportError: The sink failed.
         """
-        run = self._started()
-        if self._passes_by_hand >= self._identity.passes:
-            raise ConfigurationError(
-                f"all {self._identity.passes} passes of this run are written; use a new Teacher"
-            )
-        self._wrote_by_hand = True
-        if self._passes_by_hand < self._passes_held:
-            # A pass the sink holds to its end.
-            return
-        batch = start_transfer(knowledge, self._options, run.promised)
-        columns = batch.columns()
-        if batch.described:
-            self._encode_and_write(lambda: run.add(columns, batch.rows, batch.description))
+        self._batch_writer().write(knowledge)
 
     def end_pass(self) -> None:
         """End the pass that `write` filled; leaving the `with` block does too. The last completes
@@ -278,46 +215,7 @@ class Teacher:
             ConfigurationError: Nothing was written in this pass, or the teacher is not started.
             LengthMismatch: A continued pass has other rows than before.
         """
-        run = self._started()
-        self._passes_by_hand += 1
-        if self._passes_by_hand <= self._passes_held:
-            return
-        self._encode_and_write(run.end_pass)
-        if run.complete:
-            self._sink.finish()
-
-    def _write_what_waits(self) -> None:
-        """Before somebody waits for the other side: choose R if that is still open, and write the records that are full."""
-        run = self._started()
-        if not self._wrote_by_hand or self._failed or run.complete:
-            return
-        self._encode_and_write(lambda: run.settle(at_once=True) if run.undecided else [])
-        waiting = run.rows_waiting
-        if waiting and not self._warned:
-            self._warned = True
-            log.warning(
-                "%s: %d rows wait for more, since a record has %d; the student does not get them before; Teacher(rows_per_record=1), or a "
-                "divisor of the rows that are written before each send and recv, lets them go", self._sink.name, waiting, run.rows_per_record,
-            )  # fmt: skip
-
-    def _encode_and_write(self, made: Callable[[], list[Work]]) -> None:
-        """Write the records that come of a call. Once that failed, rows are missing and nothing more may follow them."""
-        run = self._started()
-        run.doing.now("writing by hand")
-        if self._failed:
-            raise ConfigurationError(
-                "an earlier write failed; a new Teacher with the same arguments goes on from what was written"
-            )
-        try:
-            for work in made():
-                run.write(run.encode(work))
-            # The caller's memory is free again when this returns, and what failed behind his back is raised before.
-            run.let_go()
-        except BaseException:
-            self._failed = True
-            with contextlib.suppress(Exception):
-                run.let_go()
-            raise
+        self._batch_writer().end_pass()
 
     def serve(
         self,
@@ -371,29 +269,35 @@ class Teacher:
             raise ConfigurationError(
                 f"progress is a {type(progress).__name__}; give a function that takes the run"
             )
-        given = Inputs(inputs, batch_size=batch_size, passes=self._identity.passes)
+        given = Inputs(inputs, batch_size=batch_size, passes=self._spec.passes)
         run = self._started() if self._run is not None else self._start_and_run()
         if run.complete:
             log.info("%s holds all of the run; nothing is left to do", self._sink.name)
             return
         surroundings = Surroundings.here()
         devices_lent = Devices(model, devices, surroundings)
-        encoding = Encoding(run, encoders)
+        encode_threads = EncodeThreads(encoders)
         reading: Executor = (
             Worker("tutelage-inputs", surroundings) if read_ahead else CallingThread()
         )
 
-        def serving() -> Serving:
-            return Serving(
-                run, devices_lent, encoding, self._options,
-                keeps_rows=keeps_rows, timeout_s=timeout_s, progress=progress, thread=reading, read_ahead=read_ahead,
-            )  # fmt: skip
-
+        serving = Serving(
+            run,
+            self._writing(),
+            devices_lent,
+            encode_threads,
+            self._options,
+            keeps_rows=keeps_rows,
+            timeout_s=timeout_s,
+            progress=progress,
+            thread=reading,
+            read_ahead=read_ahead,
+        )
         try:
             for index in range(0 if given.stateless else self._passes_held):
-                serving().read_through(given, index)
-            for _ in range(run.pass_index, self._identity.passes):
-                serving().one_pass(given)
+                serving.read_through(given, index)
+            for _ in range(run.pass_index, self._spec.passes):
+                serving.one_pass(given)
             run.doing.now("waiting for the last deliveries")
             self._sink.finish()
             run.doing.now("done")
@@ -401,7 +305,7 @@ class Teacher:
             self.close()
             raise
         finally:
-            encoding.close()
+            encode_threads.close()
             reading.close()
             devices_lent.close()
             reading.join(_END_WAIT_S)
@@ -427,3 +331,12 @@ class Teacher:
                 f"the teacher is {'closed' if self._closed else 'not started'}; use `with Teacher(...)` or start()"
             )
         return self._run
+
+    def _batch_writer(self) -> BatchWriter:
+        self._started()
+        assert self._batches is not None, "made at the start"
+        return self._batches
+
+    def _writing(self) -> RecordWriter:
+        assert self._writer is not None, "made at the start"
+        return self._writer

@@ -1,19 +1,15 @@
-"""A source -> its records in order, ends included: the driver that record, replay, verify and inspect share."""
+"""A source -> every record of its run in order, ends included: what all tools read with."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
-from tutelage.consumers.stages.awaiting import Awaiting
-from tutelage.consumers.stages.holding import Holding
-from tutelage.consumers.stages.order import Order, PassEnd, made_sure
-from tutelage.schemas.errors import CorruptData, TutelageError
-from tutelage.schemas.record import End, Record, RecordHead, Stream
-
-log = logging.getLogger(__name__)
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import Source, StreamInfo
+from tutelage.consumers.stages.order import PassEnd
+from tutelage.consumers.stages.order_stage import OrderStage
+from tutelage.schemas.record import Record
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,30 +42,6 @@ class Counts:
         self.nbytes += record.nbytes
 
 
-class PassRows:
-    """Counts the rows of one pass after the other, and compares each count with the pass's end.
-
-    `start` is the record of the first pass from which counting begins; what comes before it fills whole records.
-    """
-
-    def __init__(self, stream: Stream, start: int = 0) -> None:
-        self.rows = start * stream.rows_per_record
-        # Only the last record of a pass may be shorter: behind it there is no telling.
-        self._unknown_at = start or None
-
-    def add(self, head: RecordHead) -> None:
-        """Count a record."""
-        self.rows += head.rows
-
-    def end(self, head: RecordHead, end: End, where: str) -> None:
-        """Begin with the next pass. CorruptData naming `where` if the end says another number of rows than came."""
-        if self.rows != end.rows and end.records != self._unknown_at:
-            raise CorruptData(
-                f"{where}: pass {head.pass_index} ends with {end.rows:,} rows, but {self.rows:,} came"
-            )
-        self.rows, self._unknown_at = 0, None
-
-
 def in_order(
     source: Source,
     opened: StreamInfo,
@@ -78,54 +50,31 @@ def in_order(
     start: tuple[int, int] = (0, 0),
     counted: Counts | None = None,
 ) -> Iterator[Record]:
-    """Every record of a stream from pass and sequence `start` on, ends included, until the last pass has ended.
+    """Yield every record of a run, ends included, until its last pass has ended.
 
-    Of partitions that are not awaited it keeps a budget (`Holding`). WaitTimeout, naming the record, if it does not come within
-    `timeout_s`, whatever else comes.
+    Args:
+        source: The source, which is open.
+        opened: What it found.
+        timeout_s: How long to wait for the next record, in seconds, whatever else comes.
+        start: The pass and the number of the first record.
+        counted: Where to note the records that were dropped.
+
+    Raises:
+        WaitTimeout: The next record did not come in time; the message names it.
+        DataError: Data are wrong or missing; the message says where.
+        TransportError: Reading failed.
     """
-    position = Position(pass_index=start[0], sequence=start[1])
-    order = Order(opened.stream, opened.partitions, position)
-    arrivals = source.read(position)
     passes = start[0]
-    counted_rows = PassRows(opened.stream, start[1])
-    holding = Holding(source, order)
-    awaiting = Awaiting(
-        source,
-        order,
-        timeout_s=timeout_s,
-        log=log,
-        hint="its teacher has not finished; started again, it goes on",
-    )
-    quiet = False
+    position = Position(pass_index=passes, sequence=start[1])
+    records = OrderStage(source, opened, position, timeout_s=timeout_s)
     try:
         while passes < opened.stream.passes:
-            item: ConsumedRecord | PassEnd | None = order.pop()
+            item = records.poll()
             if item is not None:
-                awaiting.came()
-                quiet = False
-                if isinstance(item, PassEnd):
-                    counted_rows.end(item.record.head, item.end, source.name)
-                    passes += 1
-                else:
-                    counted_rows.add(item.record.head)
+                passes += isinstance(item, PassEnd)
                 yield item.record.load()
-                continue
-            # Only now is it known which partition is awaited.
-            holding.look()
-            awaiting.tick(quiet=quiet)
-            arrival = next(arrivals)
-            quiet = arrival is None
-            if arrival is not None:
-                order.push(made_sure(order, arrival))
-    except TutelageError as error:
-        cause = source.explain(error)
-        if cause is error:
-            raise
-        raise cause from error
     finally:
-        arrivals.close()
+        records.close()
         if counted is not None:
-            counted.duplicates, counted.zombies = (
-                order.duplicates,
-                order.zombies + source.stale_records,
-            )
+            counted.duplicates = records.order.duplicates
+            counted.zombies = records.order.zombies + source.stale_records

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, finished_path, partial_path
 from tutelage.schemas.errors import ConfigurationError, DataError, SinkExists
 from tutelage.schemas.record import Record, Stream
-from tutelage.tools.in_order import PassRows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,8 +99,8 @@ def repair(file: Path, out: Path) -> Repaired:
 class _Copy:
     """Writes a file's records in order, as far as they are whole, and counts them.
 
-    A record that is shorter than the others is held back until what follows proves it to be its pass's last: a teacher could not go
-    on behind one that is not.
+    A record with fewer rows than the others is held until what follows proves that it is its pass's
+    last: a teacher could not continue behind one that is not.
     """
 
     def __init__(self, stream: Stream, writer: ContainerWriter) -> None:
@@ -116,9 +116,8 @@ class _Copy:
 
     def take(self, reader: ContainerReader) -> None:
         """Write what is whole. DataError at the first record that is not."""
-        order, counted = Order(self._stream, 1, Position()), PassRows(self._stream)
+        order = Order(self._stream, 1, Position())
         for block in reader.stored_blocks():
-            where = block.where
             for record in block.each():
                 try:
                     order.push(
@@ -127,42 +126,38 @@ class _Copy:
                             offset=block.offset,
                             next_offset=block.next_offset,
                             record=record,
-                            where=where,
+                            where=block.where,
                         )
                     )
                     while (item := order.pop()) is not None:
-                        self._take_one(item, counted, where)
+                        self._take_one(item)
                 except DataError:
-                    # What follows contradicts the record that was held back.
+                    # What follows contradicts the record that was held.
                     self._held = None
                     raise
             if self.complete:
                 return
 
-    def _take_one(self, item: ConsumedRecord | PassEnd, counted: PassRows, where: str) -> None:
+    def _take_one(self, item: ConsumedRecord | PassEnd) -> None:
         record = item.record.load()
         if isinstance(item, PassEnd):
-            counted.end(record.head, item.end, where)
             self.write_held()
             self._write(record)
             self.passes, self.sequence, self.pass_rows = self.passes + 1, 0, 0
-            return
-        counted.add(record.head)
-        if record.head.rows < self._stream.rows_per_record:
+        elif record.head.rows < self._stream.rows_per_record:
             self._held = record
         else:
             self._write(record)
 
     def write_held(self) -> None:
-        """Write the record that was held back, if one was."""
+        """Write the record that was held, if there is one."""
         held, self._held = self._held, None
         if held is not None:
             self._write(held)
 
     def _write(self, record: Record) -> None:
-        self._writer.append(
-            self._writer.pack(Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes))
-        )
+        encoded = Encoded(head=record.head, buffers=[record.raw], nbytes=record.nbytes)
+        self._writer.append(self._writer.pack(encoded))
         if record.head.end is None:
             self.records, self.rows = self.records + 1, self.rows + record.head.rows
             self.sequence, self.pass_rows = self.sequence + 1, self.pass_rows + record.head.rows

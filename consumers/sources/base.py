@@ -1,6 +1,7 @@
 """Where a stream comes from: the seam between fetching records and putting them in order.
 
-A source gives records as they lie in each partition, duplicates and all. What they mean together is for `order.py`.
+A source gives records as they lie in each partition, duplicates included. `stages/order.py` puts
+them in order.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tutelage.consumers.position import Position
 from tutelage.schemas.container_reader import StoredRecord
 from tutelage.schemas.errors import ConfigurationError, TutelageError
 from tutelage.schemas.record import Description, Record, Stream
@@ -18,11 +20,23 @@ from tutelage.schemas.record import Description, Record, Stream
 log = logging.getLogger(__name__)
 
 
+# Memory for the objects around a record's bytes and around each of its columns. With tiny records
+# they are nearly all that a record takes.
+_RECORD_BYTES = 1 << 10
+_COLUMN_BYTES = 512
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConsumedRecord:
-    """A record as it lies in its partition. Reading again from `offset` gives it again, from `next_offset` what follows.
+    """A record as it lies in its partition.
 
-    The record of a file may still be in it; `record.load()` is the record in memory, in any case. `decode_s` is what decoding took.
+    Args:
+        partition: Its partition.
+        offset: Reading from here gives the record again.
+        next_offset: Reading from here gives what follows it.
+        record: The record; one of a file may still be in the file.
+        where: Its place in words, for messages.
+        decode_s: Seconds that decoding it took.
     """
 
     partition: int
@@ -32,23 +46,33 @@ class ConsumedRecord:
     where: str
     decode_s: float = 0.0
 
+    @property
+    def stored(self) -> StoredRecord | None:
+        """The record if its tensors are still in a file, else None."""
+        return self.record if isinstance(self.record, StoredRecord) else None
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Position:
-    """A place in a stream: the next record's pass and sequence, the rows of it that are used, and where each partition goes on.
+    @property
+    def memory_bytes(self) -> int:
+        """Approximate memory that it takes; next to nothing if it is still in its file."""
+        if isinstance(self.record, StoredRecord):
+            return _RECORD_BYTES
+        return self.record.nbytes + _RECORD_BYTES + _COLUMN_BYTES * len(self.record.columns)
 
-    `offsets` is empty at a stream's beginning, and BEGINNING for a partition of which nothing was used.
-    """
-
-    pass_index: int = 0
-    sequence: int = 0
-    row: int = 0
-    offsets: tuple[int, ...] = ()
+    def loaded(self) -> ConsumedRecord:
+        """The same record in memory, its checksum verified."""
+        return replace(self, record=self.record.load())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamInfo:
-    """What a source found: who wrote the stream, what its records hold, and in how many partitions they lie here."""
+    """What a source found of a stream.
+
+    Args:
+        stream: The run: who wrote it, and how it is cut into records.
+        description: Key -> dtype and row shape.
+        schema: The Avro schema's text.
+        partitions: In how many partitions the records lie here.
+    """
 
     stream: Stream
     description: Description

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.schemas.arguments import absolute_path, flag
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock, StoredRecord
 from tutelage.schemas.container_writer import partial_path

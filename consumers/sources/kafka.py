@@ -9,7 +9,8 @@ from collections.abc import Generator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.consumers.sources.kafka_messages import RunMessages
 from tutelage.schemas.arguments import text
 from tutelage.schemas.errors import (

@@ -7,7 +7,8 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.knowledge_schema import description_of
 from tutelage.schemas.record import Stream

@@ -1,6 +1,6 @@
-"""Teachers side by side, sample by sample: the same rows of each, as many batches as all of them have, or an error.
+"""Teachers side by side: the same rows of each, as many batches as all of them have.
 
-Pure: no I/O, threads or clocks.
+No I/O, threads or clocks.
 """
 
 from __future__ import annotations
@@ -9,39 +9,50 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tutelage.consumers.sources.base import Position
+from tutelage.consumers.position import Position, ResumeIndex
+from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.order import PassEnd
-from tutelage.consumers.stages.rebatch import Chunk
+from tutelage.consumers.stages.stage import LastItem
 from tutelage.schemas.errors import LengthMismatch
 from tutelage.schemas.record import Array, Ragged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Share:
-    """One teacher's share of some batches: the rows from `start` on of a chunk."""
+    """One teacher's share of some batches: rows of a chunk.
+
+    Args:
+        chunk: The chunk.
+        start: The chunk's row where the share begins.
+        rows: How many rows it has.
+    """
 
     chunk: Chunk = field(repr=False)
     start: int
     rows: int
 
     def dense(self, key: str) -> Array:
-        """The rows of a dense key, [rows, *inner] in the wire dtype."""
+        """The rows of a dense key, `[rows, *inner]` in the wire dtype."""
         return self.chunk.dense[key][self.start : self.start + self.rows]
 
     def ragged(self, key: str, start: int, stop: int) -> list[Ragged]:
-        """The rows `start` to `stop` of the share, of a ragged key, as pieces."""
+        """The share's rows `start` to `stop` of a ragged key, as pieces."""
         return self.chunk.ragged_rows(key, self.start + start, self.start + stop)
 
-    def after(self, rows: int) -> Position:
-        """Where reading would go on behind the share's first `rows` rows."""
-        return self.chunk.trail.after(self.start + rows)
+    @property
+    def resume(self) -> ResumeIndex:
+        """The position behind each of the share's rows."""
+        return self.chunk.resume.behind(self.start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Aligned:
-    """Some batches' share of every teacher, in the order of registration; `first_row` is their place in the pass.
+    """The same rows of every teacher: whole batches, except the last of a pass.
 
-    All batches have the student's size, but for the last of the pass.
+    Args:
+        first_row: The number of the first row in the pass.
+        rows: How many rows.
+        shares: Each teacher's share, in the order of registration.
     """
 
     first_row: int
@@ -49,7 +60,7 @@ class Aligned:
     shares: tuple[Share, ...]
 
     def split(self, rows: int) -> tuple[Aligned, Aligned | None]:
-        """The first so many rows, and the others if there are any."""
+        """The first `rows` rows, and the others if there are any."""
         if rows >= self.rows:
             return self, None
         first = tuple(
@@ -65,8 +76,20 @@ class Aligned:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlignedEnd(LastItem):
+    """The end of a pass of all teachers.
+
+    Args:
+        positions: Where each teacher's next pass begins. Where a pass was truncated and its end not
+            reached, the position behind the rows that were used.
+    """
+
+    positions: tuple[Position, ...]
+
+
 class _Queue:
-    """What came of one teacher and was not given yet."""
+    """What came of one teacher and was not used yet."""
 
     def __init__(self, position: Position) -> None:
         self.chunks: deque[Chunk] = deque()
@@ -76,14 +99,15 @@ class _Queue:
 
     @property
     def rows(self) -> int:
-        """Rows in the chunk that is drawn from."""
+        """Unused rows of the first chunk."""
         return self.chunks[0].rows - self.used if self.chunks else 0
 
     def take(self, rows: int) -> Share:
+        """The next rows of the first chunk."""
         chunk = self.chunks[0]
         share = Share(chunk=chunk, start=self.used, rows=rows)
         self.used += rows
-        self.position = share.after(rows)
+        self.position = share.resume.after(rows)
         if self.used == chunk.rows:
             self.chunks.popleft()
             self.used = 0
@@ -91,10 +115,19 @@ class _Queue:
 
 
 class Align:
-    """Draws batches from all teachers at once.
+    """Takes the same rows of all teachers.
 
-    Guarantee: row i of a batch is the same sample of every teacher by position; teachers of different length raise
-    LengthMismatch before the batch in which they differ, or end at the shorter one if `truncate` was asked for.
+    Guarantee: row i of a batch is the same sample of every teacher, by its place in the pass. If
+    teachers differ in length, LengthMismatch is raised before the batch in which they differ; with
+    `truncate` the pass ends at the shortest.
+
+    Args:
+        names: The teachers' names, for messages.
+        batch_size: Rows in a batch.
+        positions: Where reading begins, one per teacher.
+        first_row: The number of the first row in the pass.
+        truncate: Whether the pass ends at the shortest teacher.
+        drop_last: Whether a last batch that is shorter is left out.
     """
 
     def __init__(
@@ -105,30 +138,36 @@ class Align:
         *,
         first_row: int = 0,
         truncate: bool = False,
+        drop_last: bool = False,
     ) -> None:
         self._names = list(names)
         self._size = batch_size
         self._queues = [_Queue(position) for position in positions]
         self._truncate = truncate
-        self.row = first_row
+        self._drop_last = drop_last
+        self._row = first_row
 
     def push(self, teacher: int, item: Chunk | PassEnd) -> None:
         """Take a teacher's next chunk, or the end of its pass."""
         if isinstance(item, PassEnd):
             self._queues[teacher].end = item
-        else:
+        elif item.rows:
             self._queues[teacher].chunks.append(item)
 
     def starving(self) -> list[int]:
-        """The teachers whose next batch is not there yet."""
+        """The teachers whose next batch has not come yet."""
         return [
             index
             for index, queue in enumerate(self._queues)
             if queue.rows < self._size and queue.end is None
         ]
 
-    def pop(self) -> Aligned | None:
-        """The next batches; None when the pass is over. Only when nobody starves."""
+    def pop(self) -> Aligned | AlignedEnd:
+        """Return the next batches, or the end of the pass. Call it only when no teacher starves.
+
+        Raises:
+            LengthMismatch: The teachers differ in length.
+        """
         ready = [queue.rows for queue in self._queues]
         rows = min(ready) - min(ready) % self._size
         if not rows:
@@ -137,24 +176,24 @@ class Align:
             rows = min(ready)
             if len(set(ready)) > 1 and not self._truncate:
                 raise self.mismatch()
-            if not rows:
-                return None
+            if self._drop_last:
+                rows = 0
+        if not rows:
+            return AlignedEnd(
+                positions=tuple(
+                    queue.end.next_pass if queue.end is not None else queue.position
+                    for queue in self._queues
+                )
+            )
         aligned = Aligned(
-            first_row=self.row, rows=rows, shares=tuple(queue.take(rows) for queue in self._queues)
+            first_row=self._row, rows=rows, shares=tuple(queue.take(rows) for queue in self._queues)
         )
-        self.row += rows
+        self._row += rows
         return aligned
 
-    def ended(self, teacher: int) -> bool:
-        """Whether the end of a teacher's pass was seen."""
+    def has_ended(self, teacher: int) -> bool:
+        """Whether the end of a teacher's pass came."""
         return self._queues[teacher].end is not None
-
-    def after_pass(self) -> tuple[Position, ...]:
-        """Where each teacher's next pass begins; a place before it where the end was not reached (truncated)."""
-        return tuple(
-            queue.end.next_pass if queue.end is not None else queue.position
-            for queue in self._queues
-        )
 
     def mismatch(self) -> LengthMismatch:
         """The error for teachers of different length, as far as their lengths are known."""
@@ -162,13 +201,12 @@ class Align:
             f"{name} {self._length(index)}" for index, name in enumerate(self._names)
         )
         return LengthMismatch(
-            f"the teachers differ in length: {lengths}; ask for on_length_mismatch='truncate' to end at the shortest"
+            f"the teachers differ in length: {lengths}; ask for on_length_mismatch='truncate' to "
+            "end at the shortest"
         )
 
     def _length(self, index: int) -> str:
         queue = self._queues[index]
-        return (
-            f"has {queue.end.end.rows} rows"
-            if queue.end is not None
-            else f"has at least {self.row + queue.rows} rows"
-        )
+        if queue.end is not None:
+            return f"has {queue.end.end.rows} rows"
+        return f"has at least {self._row + queue.rows} rows"

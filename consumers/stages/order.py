@@ -1,39 +1,57 @@
-"""Partitions -> one stream: record s is taken from partition s mod P, duplicates are dropped, gaps are fatal.
+"""Partitions -> one stream: records in sequence order, duplicates dropped, gaps refused.
 
-Pure: no I/O, threads or clocks. Arrivals go in, partition by partition in offset order but interleaved in any way; records come out in
-sequence order, the same whatever the interleaving was.
+Records enter partition by partition, each partition in offset order, interleaved in any way. They
+leave in sequence order: record s comes from partition s mod P. No threads or clocks, and no I/O but
+one: a record that is still in its file is read here if it is not the one expected next.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position
-from tutelage.schemas.container_reader import StoredRecord
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord
+from tutelage.consumers.stages.stage import LastItem
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import End, Record, RecordHead, Stream
 from tutelage.schemas.topic import partition_of
 
-# The objects around a record's bytes, and around each column's: with tiny records they are nearly all there is.
-_OBJECT_BYTES = 1 << 10
-_COLUMN_BYTES = 512
+# Memory for the objects of one end record.
+_END_BYTES = 1 << 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PassEnd:
-    """A pass is whole: how much it held, its end record, and where the next one begins."""
+class PassEnd(LastItem):
+    """The end of a pass whose records all came.
+
+    Args:
+        end: How many records and rows the pass has.
+        record: The end record.
+        next_pass: The position of the next pass's first record.
+    """
 
     end: End
     record: Record
     next_pass: Position
 
 
-class Order:
-    """Puts one stream's arrivals in order, from a position on.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _KnownEnd:
+    """What the first end record of a pass says, and where it lies."""
 
-    Guarantee: what comes out is 0, 1, 2 ... of each pass without gaps or repeats, each record the first of its number by
-    offset, and a pass ends only when every partition holds its end; or RunMismatch, SequenceGap or CorruptData is raised.
+    end: End
+    record: Record
+    where: str
+
+
+class Order:
+    """Puts the records of one stream in order, from a position on.
+
+    Guarantee: each pass leaves as records 0, 1, 2 ... without gaps or repeats. Each record is the
+    first of its number by offset. A pass ends only when every partition holds its end and the end
+    counts the records and rows that came. Anything else raises RunMismatch, SequenceGap or
+    CorruptData.
     """
 
     def __init__(self, stream: Stream, partitions: int, position: Position) -> None:
@@ -41,35 +59,41 @@ class Order:
         self._partitions = partitions
         self._start = (position.pass_index, position.sequence)
         self._pass, self._sequence = self._start
+        # The first record of this pass that is read here, and the rows up to the next one.
+        self._first_sequence = position.sequence
+        self._rows = position.sequence * stream.rows_per_record
         self._expected = [
             (position.pass_index, _first_in(partition, position.sequence, partitions))
             for partition in range(partitions)
         ]
         self._pending: list[deque[ConsumedRecord]] = [deque() for _ in range(partitions)]
-        self._ends: dict[int, tuple[End, Record]] = {}
+        self._ends: dict[int, _KnownEnd] = {}
         self._end_offsets: dict[int, dict[int, int]] = {}
         self._newest = [0] * partitions
         self._short: dict[int, int] = {}
+        #: Records that were written twice, and dropped.
         self.duplicates = 0
+        #: Records that a writer wrote after another had taken over its run.
         self.zombies = 0
+        #: Avro bytes of the records that wait for an earlier one.
         self.pending_bytes = 0
-        #: What is kept of partitions that are not awaited: the memory that it takes, about.
+        #: Approximate memory that they take, ends included.
         self.memory_bytes = 0
 
     @property
     def waiting_for(self) -> tuple[int, str]:
-        """A partition that keeps the stream waiting, and what must come from it, in words."""
+        """A partition that the stream waits for, and what it must bring, in words."""
         what = "the end" if self._all_records_came() else f"record {self._sequence}"
         return min(self._awaited()), f"{what} of pass {self._pass}"
 
     def others(self) -> frozenset[int]:
-        """The partitions from which nothing has to come now: what must come next, a record or an end, lies in the rest."""
+        """The partitions that are not needed now: what must come next lies in the others."""
         return frozenset(range(self._partitions)) - self._awaited()
 
     def _awaited(self) -> frozenset[int]:
-        """The partition of the next record; behind the last record, every partition whose end of the pass is missing."""
+        """The next record's partition; after the last record, the partitions without an end."""
         if self._all_records_came():
-            # Asked for by other threads too, between any two steps of this one.
+            # Other threads read this while the stage's thread changes it.
             ended = self._end_offsets.get(self._pass, {})
             missing = frozenset(
                 partition for partition in range(self._partitions) if partition not in ended
@@ -79,31 +103,32 @@ class Order:
         return frozenset((partition_of(self._sequence, self._partitions),))
 
     def _all_records_came(self) -> bool:
-        """Whether an end of the pass is known, and every record before it was given."""
-        end, _ = self._ends.get(self._pass, (None, None))
-        return end is not None and self._sequence >= end.records
+        known = self._ends.get(self._pass)
+        return known is not None and self._sequence >= known.end.records
 
-    def expects(self, arrival: ConsumedRecord) -> bool:
-        """Whether an arrival is by its head just the next record of its partition."""
-        head = arrival.record.head
-        return (
-            head.end is None
-            and head.run_id == self._stream.run_id
-            and (head.pass_index, head.sequence) == self._expected[arrival.partition]
-            and partition_of(head.sequence, self._partitions) == arrival.partition
-        )
+    def push(self, consumed: ConsumedRecord) -> None:
+        """Take a record as it came from its partition.
 
-    def push(self, arrival: ConsumedRecord) -> None:
-        """Take an arrival in."""
-        head, partition = arrival.record.head, arrival.partition
+        A record whose header is not the expected one is loaded, which verifies its checksum, before
+        anything is concluded from it.
+
+        Raises:
+            RunMismatch: It belongs to another run or partition, or its end contradicts another.
+            SequenceGap: Records are missing before it.
+            CorruptData: It has other rows than a record of its run may have, or is damaged.
+        """
+        if not self._is_expected(consumed):
+            consumed = consumed.loaded()
+        head, partition = consumed.record.head, consumed.partition
         if head.run_id != self._stream.run_id:
             raise RunMismatch(
-                f"{arrival.where}: a record of run {head.run_id}, although its place and headers are of {self._stream}"
+                f"{consumed.where}: a record of run {head.run_id}, although its place and headers "
+                f"are of {self._stream}"
             )
         key = (head.pass_index, head.sequence)
         expected = self._expected[partition]
         if key < self._start and not (head.end is not None and head.pass_index == self._start[0]):
-            # From before the position: read again, not written again.
+            # It lies before the position: it was read again, not written again.
             return
         if head.pass_index < expected[0] or (
             head.pass_index == expected[0] and head.end is None and key < expected
@@ -112,115 +137,144 @@ class Order:
             return
         if head.pass_index > expected[0]:
             raise SequenceGap(
-                f"{arrival.where}: {head} came, but the end of pass {expected[0]} is missing in this partition"
+                f"{consumed.where}: {head} came, but the end of pass {expected[0]} is missing in "
+                "this partition"
             )
         if head.generation < self._newest[partition]:
             self.zombies += 1
         self._newest[partition] = max(self._newest[partition], head.generation)
         if head.end is None:
-            self._take(arrival, expected)
+            self._take(consumed, expected)
         else:
-            self._take_end(arrival, head.end, expected)
+            self._take_end(consumed, head.end, expected)
 
-    def _take(self, arrival: ConsumedRecord, expected: tuple[int, int]) -> None:
-        head = arrival.record.head
+    def _is_expected(self, consumed: ConsumedRecord) -> bool:
+        """Whether a record's header is the one that must come next in its partition."""
+        head = consumed.record.head
+        return (
+            head.end is None
+            and head.run_id == self._stream.run_id
+            and (head.pass_index, head.sequence) == self._expected[consumed.partition]
+            and partition_of(head.sequence, self._partitions) == consumed.partition
+        )
+
+    def _take(self, consumed: ConsumedRecord, expected: tuple[int, int]) -> None:
+        head = consumed.record.head
         if head.sequence > expected[1]:
+            missing = (head.sequence - expected[1] + self._partitions - 1) // self._partitions
             raise SequenceGap(
-                f"{arrival.where}: {head} came, but record {expected[1]} must be next in this partition; "
-                f"{(head.sequence - expected[1] + self._partitions - 1) // self._partitions} records are missing"
+                f"{consumed.where}: {head} came, but record {expected[1]} must be next in this "
+                f"partition; {missing} records are missing"
             )
-        if partition_of(head.sequence, self._partitions) != arrival.partition:
+        if partition_of(head.sequence, self._partitions) != consumed.partition:
             raise RunMismatch(
-                f"{arrival.where}: {head} does not belong in this partition of {self._partitions}"
+                f"{consumed.where}: {head} does not belong in this partition of {self._partitions}"
             )
         size = self._stream.rows_per_record
         if head.rows > size:
             raise CorruptData(
-                f"{arrival.where}: {head} has {head.rows} rows, the run has {size} a record"
+                f"{consumed.where}: {head} has {head.rows} rows, the run has {size} a record"
             )
         if head.rows < size:
             # Only a pass's last record is shorter.
             before = self._short.setdefault(head.pass_index, head.sequence)
             if before != head.sequence:
                 raise CorruptData(
-                    f"{arrival.where}: {head} has {head.rows} rows of {size}, and so has record {before}: only the last may"
+                    f"{consumed.where}: {head} has {head.rows} rows of {size}, and so has record "
+                    f"{before}: only the last may"
                 )
-        self._pending[arrival.partition].append(arrival)
-        self.pending_bytes += arrival.record.nbytes
-        self.memory_bytes += _memory_of(arrival.record)
-        self._expected[arrival.partition] = (head.pass_index, head.sequence + self._partitions)
+        self._pending[consumed.partition].append(consumed)
+        self.pending_bytes += consumed.record.nbytes
+        self.memory_bytes += consumed.memory_bytes
+        self._expected[consumed.partition] = (head.pass_index, head.sequence + self._partitions)
 
-    def _take_end(self, arrival: ConsumedRecord, end: End, expected: tuple[int, int]) -> None:
-        head, partition = arrival.record.head, arrival.partition
-        known, _ = self._ends.setdefault(head.pass_index, (end, arrival.record.load()))
-        if known != end or head.sequence != end.records:
+    def _take_end(self, consumed: ConsumedRecord, end: End, expected: tuple[int, int]) -> None:
+        head, partition = consumed.record.head, consumed.partition
+        known = self._ends.setdefault(
+            head.pass_index,
+            _KnownEnd(end=end, record=consumed.record.load(), where=consumed.where),
+        )
+        if known.end != end or head.sequence != end.records:
             raise RunMismatch(
-                f"{arrival.where}: {head} says {_said(end)}, another end of the pass {_said(known)}; the teacher's inputs changed"
+                f"{consumed.where}: {head} says {_counts(end)}, another end of the pass "
+                f"{_counts(known.end)}; the teacher's inputs changed"
             )
         if expected[1] < end.records:
             raise SequenceGap(
-                f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but record {expected[1]} is missing here"
+                f"{consumed.where}: pass {head.pass_index} ends with {_counts(end)}, but record "
+                f"{expected[1]} is missing here"
             )
         if expected[1] != _first_in(partition, end.records, self._partitions):
             raise RunMismatch(
-                f"{arrival.where}: pass {head.pass_index} ends with {_said(end)}, but this partition holds more"
+                f"{consumed.where}: pass {head.pass_index} ends with {_counts(end)}, but this "
+                "partition holds more"
             )
-        self._end_offsets.setdefault(head.pass_index, {})[partition] = arrival.next_offset
+        self._end_offsets.setdefault(head.pass_index, {})[partition] = consumed.next_offset
         # A partition may hold the ends of any number of passes.
-        self.memory_bytes += _OBJECT_BYTES
+        self.memory_bytes += _END_BYTES
         self._expected[partition] = (head.pass_index + 1, partition)
 
     def pop(self) -> ConsumedRecord | PassEnd | None:
-        """The next record in order, the end of the pass, or None until more arrives."""
+        """Return the next record in order, or the end of the pass; None until more records came.
+
+        Raises:
+            CorruptData: The pass has a short record that is not its last, or its end counts other
+                rows than came.
+        """
         pending = self._pending[partition_of(self._sequence, self._partitions)]
         if pending and pending[0].record.head.pass_index == self._pass:
-            arrival = pending.popleft()
-            self.pending_bytes -= arrival.record.nbytes
-            self.memory_bytes -= _memory_of(arrival.record)
-            self._refuse_short(arrival.record.head, arrival.where)
+            consumed = pending.popleft()
+            self.pending_bytes -= consumed.record.nbytes
+            self.memory_bytes -= consumed.memory_bytes
+            self._check_none_was_short(consumed.record.head, consumed.where)
             self._sequence += 1
-            return arrival
-        end, record = self._ends.get(self._pass, (None, None))
+            self._rows += consumed.record.head.rows
+            return consumed
+        known = self._ends.get(self._pass)
         if (
-            end is None
-            or record is None
-            or self._sequence < end.records
+            known is None
+            or self._sequence < known.end.records
             or len(self._end_offsets[self._pass]) < self._partitions
         ):
             return None
-        return self._ended(end, record)
+        self._check_rows(known)
+        return self._ended(known)
 
-    def _refuse_short(self, head: RecordHead, where: str) -> None:
+    def _check_none_was_short(self, head: RecordHead, where: str) -> None:
         short = self._short.get(head.pass_index)
         if short is not None and short < head.sequence:
             raise CorruptData(
-                f"{where}: {head} comes behind record {short}, which is short: only a pass's last record may be"
+                f"{where}: {head} comes behind record {short}, which is short: only a pass's last "
+                "record may be"
             )
 
-    def _ended(self, end: End, record: Record) -> PassEnd:
+    def _check_rows(self, known: _KnownEnd) -> None:
+        """Compare the end's rows with those that came.
+
+        If reading began behind the pass's last record, which may be short, only the number of
+        records can be compared.
+        """
+        ended = known.end.rows
+        matches = self._rows == ended
+        if self._sequence == self._first_sequence:
+            matches = -(-ended // self._stream.rows_per_record) == self._first_sequence
+        if not matches:
+            raise CorruptData(
+                f"{known.where}: pass {self._pass} ends with {ended:,} rows, but {self._rows:,} came"
+            )
+
+    def _ended(self, known: _KnownEnd) -> PassEnd:
         del self._ends[self._pass]
         offsets = self._end_offsets.pop(self._pass)
-        self.memory_bytes -= _OBJECT_BYTES * len(offsets)
+        self.memory_bytes -= _END_BYTES * len(offsets)
         self._short.pop(self._pass, None)
         self._pass += 1
-        self._sequence = 0
+        self._sequence = self._first_sequence = self._rows = 0
         position = Position(
             pass_index=self._pass,
             offsets=tuple(offsets[partition] for partition in range(self._partitions)),
         )
-        return PassEnd(end=end, record=record, next_pass=position)
-
-
-def _memory_of(record: Record | StoredRecord) -> int:
-    """What an arrival takes in memory, about; of a record that is still in its file nearly nothing."""
-    if isinstance(record, StoredRecord):
-        return _OBJECT_BYTES
-    return record.nbytes + _OBJECT_BYTES + _COLUMN_BYTES * len(record.columns)
-
-
-def made_sure(order: Order, arrival: ConsumedRecord) -> ConsumedRecord:
-    """An arrival that is by its head just what must come next, as it is; any other is read and checked before anything is concluded from it."""
-    return arrival if order.expects(arrival) else replace(arrival, record=arrival.record.load())
+        return PassEnd(end=known.end, record=known.record, next_pass=position)
 
 
 def _first_in(partition: int, sequence: int, partitions: int) -> int:
@@ -228,5 +282,5 @@ def _first_in(partition: int, sequence: int, partitions: int) -> int:
     return sequence + (partition - sequence) % partitions
 
 
-def _said(end: End) -> str:
+def _counts(end: End) -> str:
     return f"{end.records} records, {end.rows} rows"

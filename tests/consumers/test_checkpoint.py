@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tutelage.consumers.checkpoint import VERSION, load_checkpoint, save_checkpoint
+from tutelage.consumers.checkpoint_file import VERSION, load_checkpoint, save_checkpoint
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 
 STATE = {"version": VERSION, "batch_size": 4}

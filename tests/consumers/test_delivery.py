@@ -142,11 +142,11 @@ def test_tally_and_metrics_count_what_was_given_not_what_was_cut(tmp_path: Path)
         batches = student.knowledge(4)
         for count in range(1, 7):
             next(batches)
-            assert (student.tally.batches, student.tally.rows) == (count, 4 * count)
+            assert (student.stats.batches, student.stats.rows) == (count, 4 * count)
         batches.close()
-        assert (student.tally.batches, student.tally.rows, student.queue_size) == (6, 24, 0)
+        assert (student.stats.batches, student.stats.rows, student.queue_size) == (6, 24, 0)
         list(student.knowledge(4))
-        assert (student.tally.batches, student.tally.rows) == (6 + 11, 24 + 41)
+        assert (student.stats.batches, student.stats.rows) == (6 + 11, 24 + 41)
         assert registry.get_sample_value("tutelage_consumer_delivered_batches_total") == 17
         assert registry.get_sample_value("tutelage_consumer_delivered_rows_total") == 65
         batches = student.knowledge(4)
@@ -155,7 +155,7 @@ def test_tally_and_metrics_count_what_was_given_not_what_was_cut(tmp_path: Path)
         student.load_state_dict(state)
         batches.close()
         list(student.knowledge(4))
-        assert (student.tally.batches, student.tally.rows) == (17 + 11, 65 + 41)
+        assert (student.stats.batches, student.stats.rows) == (17 + 11, 65 + 41)
 
 
 def test_a_state_taken_in_another_thread_is_of_one_moment(tmp_path: Path) -> None:

@@ -331,10 +331,10 @@ def test_partitions_that_run_ahead_are_held_within_the_budget_and_never_for_good
     with student:
         batches = student.knowledge(7)
         assert next(batches)["x"].tolist() == [*range(7)]
-        pipeline = student._pipeline
-        assert pipeline is not None
+        chain = student._chain
+        assert chain is not None
         # A record has some 120 bytes here: the budget, and what came before it was noticed.
-        assert pipeline._teachers[0].order.pending_bytes < 3000
+        assert chain._orders[0].order.pending_bytes < 3000
         assert [x for batch in batches for x in batch["x"].tolist()] == list(range(7, 3000))
 
 

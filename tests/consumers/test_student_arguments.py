@@ -22,7 +22,7 @@ from tutelage import (
     Student,
     Teacher,
 )
-from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.consumers.checkpoint_file import load_checkpoint, save_checkpoint
 from tutelage.schemas.errors import (
     ConfigurationError,
     MergeError,

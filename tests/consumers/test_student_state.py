@@ -9,7 +9,7 @@ import pytest
 from support.teaching import student_of, teach, xs
 
 from tutelage import MemorySink, MemoryTopic
-from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.consumers.checkpoint_file import load_checkpoint, save_checkpoint
 from tutelage.schemas.errors import (
     ConfigurationError,
     CorruptData,

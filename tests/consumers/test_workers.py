@@ -146,7 +146,7 @@ def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_ze
 ) -> None:
     with student_of(path) as student:
         for asked in (
-            student.tally.batches,
+            student.stats.batches,
             student.pass_index,
             student.queue_size,
             student.batches_delivered,
@@ -158,8 +158,8 @@ def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_ze
         batches = iter(loader_of(student, num_workers=2))
         next(batches), next(batches)
         names = (
-            "tally",
-            "teacher_tallies",
+            "stats",
+            "stream_stats",
             "queue_size",
             "dropped",
             "pass_index",
@@ -180,15 +180,15 @@ def test_what_is_asked_of_the_main_process_beside_workers_is_an_error_never_a_ze
         assert not (tmp_path / "s.json").exists()
         assert "read by DataLoader workers" in repr(student)
         assert student.activity.doing == "read by DataLoader workers"
-        assert student.standings() == []
+        assert student.stream_statuses() == []
         assert generate_latest(registry) == b""
         assert student.passes == 3
         del batches
         # Read in this process again, its place is known again; what workers read was never counted here.
         assert firsts(student.knowledge(5)) == PASSES[0]
         assert (student.pass_index, student.state_dict()["pass_index"]) == (1, 1)
-        with pytest.raises(ConfigurationError, match="tally"):
-            _ = student.tally
+        with pytest.raises(ConfigurationError, match="stats"):
+            _ = student.stats
         assert generate_latest(registry) == b""
 
 

@@ -44,12 +44,12 @@ def test_06_kill_the_student(running: Cluster, outcome: Outcome, tmp_path: Path)
         student = running.begin(*arguments, "--batch-size", "16", cwd=tmp_path)
         before = len(seen.read_text().splitlines()) if seen.exists() else 0
         until(
-            lambda before=before: (
+            lambda before=before: (  # type: ignore[misc]
                 seen.exists() and len(seen.read_text().splitlines()) >= before + 8
             ),
             "batches",
             60,
-        )  # type: ignore[misc]
+        )
         # Between two batches there is little but the checkpoint being written: wherever this falls, it is old or new, never torn.
         time.sleep(0.0013 * kills)
         student.kill()
@@ -97,10 +97,12 @@ def test_09_the_registry_is_away(running: Cluster, outcome: Outcome, tmp_path: P
             ):
                 process = running.begin(*command, "--registry", url, cwd=tmp_path)
                 until(
-                    lambda process=process: process.said() != "" or not process.running(),
+                    lambda process=process: (  # type: ignore[misc]
+                        process.said() != "" or not process.running()
+                    ),
                     "an answer",
                     60,
-                )  # type: ignore[misc]
+                )
                 code, _, err = process.ended(60)
                 assert code == 4, (code, err)
                 one_line(err, "HttpRegistry")

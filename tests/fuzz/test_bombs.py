@@ -55,10 +55,10 @@ def test_sizes_that_are_not_there_are_refused(tmp_path: Path, size: int) -> None
         ):
             refused(lambda body=body, codec=codec: codec.decode(body + bytes(64), "bomb"))  # type: ignore[misc]
             refused(
-                lambda body=body, codec=codec: list(
+                lambda body=body, codec=codec: list(  # type: ignore[misc]
                     codec.decode_each(memoryview(body), 2**40, "bomb")
                 )
-            )  # type: ignore[misc]
+            )
     header = header_of(tmp_path)
     path = tmp_path / "huge.avro"
     for block in (number + encode_long(8), encode_long(1) + number, number + number):
@@ -89,14 +89,14 @@ def test_thousands_of_dimensions_are_refused(rank: int) -> None:
     )
     for size in (b"\0", b"\x02", encode_long(2**31 - 1)):
         refused(
-            lambda size=size: Codec(DENSE).decode(
+            lambda size=size: Codec(DENSE).decode(  # type: ignore[misc]
                 head + encode_long(rank) + size * rank + b"\0\0", "bomb"
             )
-        )  # type: ignore[misc]
+        )
         # One block for each of them.
         refused(
-            lambda size=size: Codec(DENSE).decode(head + (b"\x02" + size) * rank + b"\0\0", "bomb")
-        )  # type: ignore[misc]
+            lambda size=size: Codec(DENSE).decode(head + (b"\x02" + size) * rank + b"\0\0", "bomb")  # type: ignore[misc]
+        )
     text = schema_of(DENSE).replace('"shape": [2]', f'"shape": {[1] * rank}')
     if rank > 64:
         refused(lambda: description_of(text, "bomb"), UnsupportedSchema)

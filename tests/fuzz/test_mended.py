@@ -11,7 +11,7 @@ from support.bombs import bomb, frugal, header_of, message_of, read_all, refused
 from support.originals import DENSE, STREAM
 from support.saved_places import POSITIONS, place_in, state_at
 
-from tutelage.consumers.checkpoint import load_checkpoint
+from tutelage.consumers.checkpoint_file import load_checkpoint
 from tutelage.schemas.container_format import header_bytes
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.control import decode_control

@@ -12,7 +12,7 @@ from support import fuzz_targets
 from support.fuzz_targets import TARGETS, judge
 from support.mutations import mutated
 
-from tutelage.consumers import checkpoint
+from tutelage.consumers import checkpoint_file
 from tutelage.schemas import codec, container_reader, control, headers
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.varint import decode_long
@@ -68,7 +68,7 @@ BUGS: dict[str, tuple[str, Any, str, Change]] = {
     "lengths are cut to what is there": ("message-dense", codec, "_bytes_at", _cut_to_what_is_there),
     "errors of headers come through": ("headers", headers, "json", _Untranslated),
     "errors of control messages come through": ("control", control, "json", _Untranslated),
-    "errors of checkpoints come through": ("checkpoint", checkpoint, "json", _Untranslated),
+    "errors of checkpoints come through": ("checkpoint", checkpoint_file, "json", _Untranslated),
     "names stand for anything": ("name", fuzz_targets, "key_of_field", lambda _: lambda name: name[2:]),
 }  # fmt: skip
 

@@ -117,10 +117,10 @@ def test_integers_of_numpy_and_torch_are_integers() -> None:
             teacher.serve(
                 lambda x: {"x": x},
                 torch.arange(4),
-                batch_size=number,
-                threads=number,
-                timeout_s=np.float32(60),
-            )  # type: ignore[arg-type]
+                batch_size=number,  # type: ignore[arg-type]
+                threads=number,  # type: ignore[arg-type]
+                timeout_s=np.float32(60),  # type: ignore[arg-type]
+            )
         assert read(topic, passes=2) == [*range(4)] * 2
 
 

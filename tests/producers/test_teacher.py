@@ -17,7 +17,7 @@ from support.teaching import Stopped, read, stopping
 
 from tutelage import FileSink, MemorySink, MemoryTopic, Teacher
 from tutelage.producers.stages import gather
-from tutelage.producers.stages.encoding import postprocess_threads
+from tutelage.producers.stages.encode import postprocess_threads
 from tutelage.schemas.errors import (
     ConfigurationError,
     DescriptionChanged,

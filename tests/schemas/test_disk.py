@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.streams import NUMBERS, stream_of
 
-from tutelage.consumers.checkpoint import VERSION, load_checkpoint, save_checkpoint
+from tutelage.consumers.checkpoint_file import VERSION, load_checkpoint, save_checkpoint
 from tutelage.schemas import disk
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter, partial_path

@@ -15,7 +15,7 @@ from support.hostile_files import claiming
 from support.streams import NUMBERS, stream_of
 
 from tutelage import FileSink, FileSource, Student, Teacher
-from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.consumers.checkpoint_file import load_checkpoint, save_checkpoint
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TopicIdentityError
 from tutelage.schemas.headers import run_of_headers, stream_headers, stream_of_headers
 from tutelage.schemas.limits import Limits

@@ -12,7 +12,8 @@ import pytest
 from support.streams import NUMBERS, arrivals_of, partitioned, records_of, stream_of
 
 from tutelage import MemorySource, MemoryTopic
-from tutelage.consumers.sources.base import ConsumedRecord, Position, Source, StreamInfo
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.consumers.stages.order import Order
 from tutelage.schemas.control import encode_control
 from tutelage.schemas.conversation import Conversation

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tutelage import FileSink, Teacher
-from tutelage.consumers.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.consumers.checkpoint_file import load_checkpoint, save_checkpoint
 from tutelage.schemas.disk import file_path, new_file
 from tutelage.schemas.errors import ConfigurationError, SinkExists, TutelageError
 

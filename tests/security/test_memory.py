@@ -12,7 +12,8 @@ from support.hostile_files import in_one_block, tiny_bodies, written
 from support.peak_memory import peak_growth
 
 from tutelage import FileSource, Limits, RaggedFormat, Student
-from tutelage.consumers.sources.base import ConsumedRecord, Position
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.rebatch import Rebatch
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_reader import ContainerReader
@@ -205,9 +206,7 @@ def test_rows_that_hold_nothing_are_limited_on_both_sides(tmp_path: Path) -> Non
 
 def test_rows_that_hold_nothing_count_in_what_is_read_ahead() -> None:
     rows = 1 << 16
-    rebatch = Rebatch(
-        16, description=NOTHING, partitions=1, rows_per_record=rows, position=Position()
-    )
+    rebatch = Rebatch(16, description=NOTHING, partitions=1, position=Position())
     head = RecordHead(run_id="run", pass_index=0, sequence=0, rows=rows, generation=0)
     record = Codec(NOTHING).decode(
         Codec(NOTHING).encode(head, {"x": [np.zeros((rows, 0), np.float32)]}).joined(), "here"

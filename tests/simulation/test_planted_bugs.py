@@ -13,14 +13,15 @@ from support.rehearsal import merge_of
 from support.schedules import Schedule, damaged, healthy, restarted, unequal
 from support.verdicts import check_damaged, check_unequal, check_whole
 
-from tutelage.consumers import place
-from tutelage.consumers.sources.base import ConsumedRecord, Position
+from tutelage.consumers import resume_state
+from tutelage.consumers.position import Position, ResumeIndex
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages import align, order, rebatch
-from tutelage.consumers.stages.align import Align, Aligned
+from tutelage.consumers.stages.align import Align, Aligned, AlignedEnd
 from tutelage.consumers.stages.filling import Filling
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.order import Order
-from tutelage.consumers.stages.rebatch import Rebatch, Trail
+from tutelage.consumers.stages.rebatch import Rebatch
 from tutelage.schemas.errors import TutelageError
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -76,7 +77,7 @@ def _one_too_far(right: Any, partition: int, sequence: int, partitions: int) -> 
     return found + partitions if sequence > 2 else found
 
 
-def _one_row_on(right: Any, self: Trail, rows: int) -> Position:
+def _one_row_on(right: Any, self: ResumeIndex, rows: int) -> Position:
     found: Position = right(self, rows)
     return replace(found, row=found.row + 1) if found.row else found
 
@@ -90,18 +91,20 @@ def _flush_all(right: Any, self: Rebatch, *, ended: bool = False) -> None:
     right(self, ended=True)
 
 
-def _ignore_mismatch(right: Any, self: Align) -> Aligned | None:
+def _ignore_mismatch(right: Any, self: Align) -> Aligned | AlignedEnd:
     before, self._truncate = self._truncate, True
     try:
-        aligned: Aligned | None = right(self)
+        aligned: Aligned | AlignedEnd = right(self)
     finally:
         self._truncate = before
     return aligned
 
 
-def _swap_shares(right: Any, self: Align) -> Aligned | None:
-    aligned: Aligned | None = right(self)
-    return replace(aligned, shares=aligned.shares[::-1]) if aligned else None
+def _swap_shares(right: Any, self: Align) -> Aligned | AlignedEnd:
+    aligned: Aligned | AlignedEnd = right(self)
+    if isinstance(aligned, AlignedEnd):
+        return aligned
+    return replace(aligned, shares=aligned.shares[::-1])
 
 
 def _a_row_late(right: Any, self: Any, rows: int) -> Any:
@@ -133,8 +136,8 @@ def _saved_used_up(right: Any, **values: Any) -> Any:
     return right(**{**values, "offset": values["next_offset"]})
 
 
-def _one_offset_too_far(right: Any, self: Order, end: Any, record: Any) -> Any:
-    found = right(self, end, record)
+def _one_offset_too_far(right: Any, self: Order, known: Any) -> Any:
+    found = right(self, known)
     after = found.next_pass
     return replace(
         found, next_pass=replace(after, offsets=tuple(offset + 1 for offset in after.offsets))
@@ -163,17 +166,17 @@ BUGS: dict[str, tuple[Plant, st.SearchStrategy[Schedule], Callable[[Schedule], N
         check_whole,
     ),
     "order ends a pass an offset too far": (_wrapped(Order, "_ended", _one_offset_too_far), healthy, check_whole),
-    "rebatch says a position one row on": (_wrapped(Trail, "after", _one_row_on), restarted, check_whole),
+    "rebatch says a position one row on": (_wrapped(ResumeIndex, "after", _one_row_on), restarted, check_whole),
     "rebatch goes on at the wrong row": (_wrapped(Rebatch, "__init__", _one_row_late), restarted, check_whole),
     "rebatch gives a batch that is not whole": (_wrapped(Rebatch, "flush", _flush_all), healthy, check_whole),
-    "rebatch says an offset for the next": (_wrapped(rebatch, "_Step", _saved_used_up), restarted, check_whole),
+    "rebatch says an offset for the next": (_wrapped(rebatch, "RecordSpan", _saved_used_up), restarted, check_whole),
     "align ignores that lengths differ": (_wrapped(Align, "pop", _ignore_mismatch), unequal(), check_unequal),
     "align swaps the shares": (_wrapped(Align, "pop", _swap_shares), healthy, check_whole),
     "align takes a share a row late": (_wrapped(align._Queue, "take", _a_row_late), healthy, check_whole),
     "merge takes the teachers in the wrong order": (_wrapped(Merge, "_merged", _wrong_order), healthy, check_whole),
     "rebatch uses memory again that is held": (_wrapped(Filling, "begin", _memory_used_twice), healthy, check_whole),
-    "checkpoint holds the offset behind": (_wrapped(place, "_restored_position", _offset_behind), restarted, check_whole),
-    "checkpoint loses the row": (_wrapped(place, "_source_state", _saved_row_lost), restarted, check_whole),
+    "checkpoint holds the offset behind": (_wrapped(resume_state, "_restored_position", _offset_behind), restarted, check_whole),
+    "checkpoint loses the row": (_wrapped(resume_state, "_source_values", _saved_row_lost), restarted, check_whole),
 }  # fmt: skip
 
 
@@ -199,7 +202,7 @@ def test_offsets_that_lag_behind_are_no_bug(monkeypatch: pytest.MonkeyPatch) -> 
     """A state that holds each partition's last offset in place of the next only has a record read again, which is dropped uncounted."""
     _wrapped(
         rebatch,
-        "_Step",
+        "RecordSpan",
         lambda right, **values: right(**{**values, "next_offset": values["offset"]}),
     )(monkeypatch)
     _run(restarted, check_whole, 300)

@@ -21,8 +21,9 @@ from support.originals import DENSE, GOLDEN, MIXED, STREAM, container, records
 from support.saved_places import POSITIONS, checkpoint_of, place_in, state_at
 
 from tutelage import MemorySource, MemoryTopic, Student
-from tutelage.consumers.checkpoint import load_checkpoint
-from tutelage.consumers.sources.base import ConsumedRecord, Position
+from tutelage.consumers.checkpoint_file import load_checkpoint
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.schemas.codec import Codec, as_bytes
 from tutelage.schemas.container_reader import ContainerReader, StoredBlock

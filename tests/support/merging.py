@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from tutelage.consumers.sources.base import Position
+from tutelage.consumers.position import Position, ResumeIndex
 from tutelage.consumers.stages.align import Aligned, Share
+from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.merge import Batch, Merge
-from tutelage.consumers.stages.rebatch import Chunk, Trail
 from tutelage.schemas.record import Column, Description, KeySpec, Ragged
 
 
@@ -20,7 +20,7 @@ def aligned_of(columns: list[dict[str, Column]], rows: int, cut: int = 0) -> Ali
         bounds = [(0, cut), (cut, rows)] if 0 < cut < rows else [(0, rows)]
         chunk = Chunk(
             rows=rows,
-            trail=Trail(start=Position(), steps=()),
+            resume=ResumeIndex(start=Position(), spans=()),
             dense={
                 key: column for key, column in teacher.items() if not isinstance(column, Ragged)
             },
@@ -29,7 +29,7 @@ def aligned_of(columns: list[dict[str, Column]], rows: int, cut: int = 0) -> Ali
                 for key, column in teacher.items()
                 if isinstance(column, Ragged)
             },
-            loads=[],
+            reads=[],
         )
         shares.append(Share(chunk=chunk, start=0, rows=rows))
     return Aligned(first_row=100, rows=rows, shares=tuple(shares))

@@ -1,6 +1,6 @@
 """A student without threads, sources or clocks: the pure stages together, driven step by step as a schedule says.
 
-What the threads of `pipeline.py` do is done here one step at a time, in any order a schedule's seed gives; a kill throws all of it away
+What the threads of `chain.py` do is done here one step at a time, in any order a schedule's seed gives; a kill throws all of it away
 and begins anew from the last state that was saved, as JSON. What was delivered is judged in `verdicts.py`.
 """
 
@@ -10,19 +10,22 @@ import json
 import random
 from bisect import bisect_left
 from collections import deque
+from dataclasses import replace
 from functools import lru_cache
 
 from support.partition_logs import Logs, logs_of
 from support.schedules import Schedule, description_of_teacher, stream_of_teacher
 
-from tutelage.consumers.place import Place, place_of, state_of
-from tutelage.consumers.progress import Merged
-from tutelage.consumers.sources.base import ConsumedRecord, Position, StreamInfo
+from tutelage.consumers.chain import Merged
+from tutelage.consumers.position import Position, positions_after
+from tutelage.consumers.resume_state import ResumeState, from_state_dict, to_state_dict
+from tutelage.consumers.sources.base import ConsumedRecord, StreamInfo
 from tutelage.consumers.sources.memory import MemorySource
-from tutelage.consumers.stages.align import Align
+from tutelage.consumers.stages.align import Align, AlignedEnd
+from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.merge import Batch, Merge
 from tutelage.consumers.stages.order import Order, PassEnd
-from tutelage.consumers.stages.rebatch import Chunk, Rebatch
+from tutelage.consumers.stages.rebatch import Rebatch
 from tutelage.transport.memory_topic import MemoryTopic
 
 # What the student adds to its state.
@@ -64,7 +67,6 @@ class Desk:
             schedule.batch_size,
             description=opened.description,
             partitions=opened.partitions,
-            rows_per_record=opened.stream.rows_per_record,
             position=position,
             chunk_bytes=schedule.chunk_bytes,
         )
@@ -97,7 +99,7 @@ class Desk:
 
     def hand_on(self, *, flush: bool) -> None:
         """Give the chunks that are full, and with `flush` what is whole of the next."""
-        if flush and self.rebatch.whole_batches:
+        if flush and self.rebatch.has_whole_batches:
             self.rebatch.flush()
         while (chunk := self.rebatch.pop()) is not None:
             self.ready.append(chunk)
@@ -136,7 +138,7 @@ class Rehearsal:
         self._sources = [MemorySource(MemoryTopic(name=f"topic{index}")) for index in range(count)]
         self._merge = merge_of(count, schedule.merge, schedule.sample_id, schedule.ragged)
         self._restarts = schedule.restarts
-        self._begin(Place())
+        self._begin(ResumeState())
         self._save()
 
     def run(self) -> None:
@@ -168,9 +170,9 @@ class Rehearsal:
             desk.hand_on(flush=True)
         self._deliver()
 
-    def _begin(self, place: Place) -> None:
-        self._place = place
-        positions = place.of(len(self._sources))
+    def _begin(self, state: ResumeState) -> None:
+        self._state = state
+        positions = state.positions_of(len(self._sources))
         self._desks = [
             Desk(self.schedule, index, opened, self._logs[index], positions[index])
             for index, opened in enumerate(self._opened)
@@ -180,17 +182,17 @@ class Rehearsal:
             names,
             self.schedule.batch_size,
             positions,
-            first_row=place.rows,
+            first_row=state.rows,
             truncate=self.schedule.truncate,
+            drop_last=self.schedule.drop_last,
         )
 
     def _save(self) -> None:
-        self._place.batch_size, self._place.drop_last = (
-            self.schedule.batch_size,
-            self.schedule.drop_last,
+        self._state = replace(
+            self._state, batch_size=self.schedule.batch_size, drop_last=self.schedule.drop_last
         )
         self._saved = (
-            json.dumps(state_of(self._place, self._sources, self._opened, SETTINGS)),
+            json.dumps(to_state_dict(self._state, self._sources, self._opened, SETTINGS)),
             len(self.delivered),
         )
 
@@ -199,54 +201,57 @@ class Rehearsal:
         state, delivered = self._saved
         # What came behind the state is given again.
         del self.delivered[delivered:]
-        place = place_of(json.loads(state), self._sources, self._opened, SETTINGS)
-        place.refuse_unlike(self.schedule.batch_size, self.schedule.drop_last, None)
-        assert json.dumps(state_of(place, self._sources, self._opened, SETTINGS)) == state, (
-            self.schedule
-        )
-        self._begin(place)
+        restored = from_state_dict(json.loads(state), self._sources, self._opened, SETTINGS)
+        restored.check_fits(self.schedule.batch_size, self.schedule.drop_last, None)
+        assert (
+            json.dumps(to_state_dict(restored, self._sources, self._opened, SETTINGS)) == state
+        ), self.schedule
+        self._begin(restored)
 
     def _deliver(self) -> bool:
         """Give every batch that is ready; whether there was one, or a pass ended."""
         given = False
         while (merged := self._next()) is not None:
             given = True
-            if merged.batches is None:
+            if isinstance(merged, AlignedEnd):
                 self._audit()
-                place = self._place.following(merged.positions)
-                if place.pass_index == self.schedule.passes:
+                following = self._state.next_pass(merged.positions)
+                if following.pass_index == self.schedule.passes:
                     self.finished = True
                     return True
-                self._begin(place)
+                self._begin(following)
                 if self._chooser.randrange(100) < self.schedule.saves:
                     self._save()
                 return True
-            rows = merged.batches.rows
-            for index, batch in enumerate(merged.batches):
-                self._place.batches += 1
-                self._place.rows += min(
-                    self.schedule.batch_size, rows - index * self.schedule.batch_size
+            rows_given = 0
+            for batch in merged.batches:
+                rows = len(batch["x"])
+                rows_given += rows
+                self._state = replace(
+                    self._state,
+                    batches=self._state.batches + 1,
+                    rows=self._state.rows + rows,
+                    positions=positions_after(merged.resume, rows_given),
                 )
-                self._place.merged, self._place.index = merged, index
                 self.delivered.append(batch)
                 if self._restarts and self._chooser.randrange(100) < self.schedule.saves:
                     self._save()
         return given
 
-    def _next(self) -> Merged | None:
-        """What `Pipeline` does where it waits for nobody."""
+    def _next(self) -> Merged | AlignedEnd | None:
+        """What the stages of `Chain` do where they wait for nobody."""
         while starving := self._align.starving():
             for index in starving:
                 if not self._desks[index].ready:
                     return None
                 self._align.push(index, self._desks[index].ready.popleft())
-        size = self.schedule.batch_size
         aligned = self._align.pop()
-        if aligned is None or (aligned.rows < size and self.schedule.drop_last):
-            return Merged(positions=self._align.after_pass())
+        if isinstance(aligned, AlignedEnd):
+            return aligned
         return Merged(
-            batches=self._merge.batches(aligned, size),
-            shares=tuple((share.chunk.trail, share.start) for share in aligned.shares),
+            batches=self._merge.batches(aligned, self.schedule.batch_size),
+            resume=tuple(share.resume for share in aligned.shares),
+            nbytes=0,
         )
 
     def _audit(self) -> None:

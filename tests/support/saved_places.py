@@ -12,9 +12,10 @@ from support.originals import DENSE
 from support.streams import stream_of
 
 from tutelage import MemorySource, MemoryTopic
-from tutelage.consumers.checkpoint import save_checkpoint
-from tutelage.consumers.place import Place, place_of, state_of
-from tutelage.consumers.sources.base import Position, StreamInfo
+from tutelage.consumers.checkpoint_file import save_checkpoint
+from tutelage.consumers.position import Position
+from tutelage.consumers.resume_state import ResumeState, from_state_dict, to_state_dict
+from tutelage.consumers.sources.base import StreamInfo
 from tutelage.schemas.knowledge_schema import schema_of
 
 
@@ -39,8 +40,10 @@ def state_at(positions: Sequence[Position]) -> dict[str, Any]:
     sources, opened = zip(
         *(opened_of(len(position.offsets)) for position in positions), strict=True
     )
-    place = Place(batches=2, rows=8, positions=tuple(positions), batch_size=4, drop_last=False)
-    state: dict[str, Any] = json.loads(json.dumps(state_of(place, sources, opened, SETTINGS)))
+    place = ResumeState(
+        batches=2, rows=8, positions=tuple(positions), batch_size=4, drop_last=False
+    )
+    state: dict[str, Any] = json.loads(json.dumps(to_state_dict(place, sources, opened, SETTINGS)))
     return state
 
 
@@ -57,16 +60,16 @@ def place_in(state: Mapping[str, Any]) -> None:
     sources, opened = zip(
         *(opened_of(len(position.offsets)) for position in POSITIONS), strict=True
     )
-    refuse_implausible(place_of(state, sources, opened, SETTINGS), opened)
+    refuse_implausible(from_state_dict(state, sources, opened, SETTINGS), opened)
 
 
 POSITIONS = (Position(sequence=2, row=2, offsets=(1, 1)), Position(sequence=2, row=2, offsets=(2,)))
 
 
-def refuse_implausible(place: Place, opened: Sequence[StreamInfo]) -> None:
+def refuse_implausible(place: ResumeState, opened: Sequence[StreamInfo]) -> None:
     """ImplausiblePlace if a student of such streams cannot have been there."""
     numbers = [place.pass_index, place.batches, place.rows]
-    for position, found in zip(place.of(len(opened)), opened, strict=True):
+    for position, found in zip(place.positions_of(len(opened)), opened, strict=True):
         numbers += [
             position.pass_index,
             position.sequence,

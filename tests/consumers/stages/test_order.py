@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.streams import arrivals_of, numbers_in, partitioned, records_of, stream_of
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import Stream

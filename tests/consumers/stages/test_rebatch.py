@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.streams import NUMBERS, arrivals_of, numbers_in, partitioned, records_of, stream_of
 
-from tutelage.consumers.sources.base import ConsumedRecord, Position
+from tutelage.consumers.position import Position
+from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.sources.file import FileSource
+from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.order import Order, PassEnd
-from tutelage.consumers.stages.rebatch import Chunk, Rebatch
+from tutelage.consumers.stages.rebatch import Rebatch
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.container_reader import StoredRecord
 from tutelage.schemas.container_writer import ContainerWriter
@@ -30,7 +32,6 @@ def rebatch_of(
         batch_size,
         description=NUMBERS,
         partitions=stream.partitions,
-        rows_per_record=stream.rows_per_record,
         position=position,
         chunk_bytes=chunk_bytes,
     )
@@ -98,13 +99,13 @@ def test_chunks_are_whole_batches_in_order_and_every_position_gives_the_rest(
     )
     assert numbers(whole) == list(range(rows))
     assert all(chunk.rows % batch_size == 0 for chunk in whole[:-1])
-    assert [one.trail.after(one.rows) for one in whole[:-1]] == [
-        other.trail.start for _, other in pairwise(whole)
+    assert [one.resume.after(one.rows) for one in whole[:-1]] == [
+        other.resume.start for _, other in pairwise(whole)
     ]
     before = 0
     for chunk in whole:
         for row in {*range(0, chunk.rows, batch_size), chunk.rows}:
-            position = chunk.trail.after(row)
+            position = chunk.resume.after(row)
             rest = chunks_of(stream, from_logs(logs, position), batch_size, position)
             assert numbers(rest) == list(range(before + row, rows))
         before += chunk.rows
@@ -138,7 +139,7 @@ def test_what_is_read_straight_from_a_file_is_what_is_read_record_by_record(
         stream, arrivals, batch_size, Position(), chunk_bytes=chunk_bytes, flush=flush
     )
     assert numbers(chunks) == list(range(rows))
-    position = chunks[0].trail.after(min(batch_size, chunks[0].rows))
+    position = chunks[0].resume.after(min(batch_size, chunks[0].rows))
     rest = read(source, position)
     assert numbers(chunks_of(stream, rest, batch_size, position)) == list(
         range(min(batch_size, rows), rows)
@@ -165,7 +166,7 @@ def test_a_chunk_that_cannot_be_read_says_how_much_of_it_is_whole(tmp_path: Path
         CorruptData, match=f"byte {arrivals[2].offset}: record 2 of pass 0 fails its checksum"
     ):
         chunk.load()
-    assert chunk.whole_rows == 8
+    assert chunk.rows == 8
     assert numbers_in(chunk.dense["x"])[:8] == list(range(8))
     source.close()
 

@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tutelage.consumers.agreement import names_of
+from tutelage.consumers.compatibility import display_names
+from tutelage.consumers.position import Position
 from tutelage.consumers.progress import Progress
-from tutelage.consumers.sources.base import Position, Source, StreamInfo
+from tutelage.consumers.sources.base import Source, StreamInfo
 
 
 def _per_partition() -> defaultdict[int, int]:
@@ -19,7 +20,7 @@ def _per_partition() -> defaultdict[int, int]:
 
 
 @dataclass(kw_only=True, slots=True)
-class TeacherTally:
+class StreamStats:
     """One teacher's stream since the student was made, every pass of it: by partition where that says more.
 
     `wait_s` is the time in which batches could not be merged for want of this teacher's rows, in seconds; `decode_s` that of
@@ -37,7 +38,7 @@ class TeacherTally:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class StreamStatus:
     """How one teacher's stream stands right now.
 
     `offsets` is where reading would go on in each partition, behind the batches that were given (BEGINNING where nothing was);
@@ -46,36 +47,36 @@ class Standing:
 
     teacher: str
     label: str
-    tally: TeacherTally
+    stats: StreamStats
     offsets: Sequence[int]
     ends: Sequence[tuple[int, int]]
     queued_bytes: int
 
 
-def standings_of(
+def stream_statuses(
     opened: Sequence[StreamInfo],
     sources: Sequence[Source],
-    tallies: Sequence[TeacherTally],
+    stats: Sequence[StreamStats],
     positions: Sequence[Position],
     queued_bytes: Sequence[int],
-) -> list[Standing]:
+) -> list[StreamStatus]:
     """How each of a student's streams stands."""
     return [
-        Standing(
+        StreamStatus(
             teacher=name,
             label=source.label,
-            tally=tally,
+            stats=stats,
             offsets=position.offsets,
             ends=source.ends(),
             queued_bytes=nbytes,
         )
-        for name, source, tally, position, nbytes in zip(
-            names_of(opened), sources, tallies, positions, queued_bytes, strict=True
+        for name, source, stats, position, nbytes in zip(
+            display_names(opened), sources, stats, positions, queued_bytes, strict=True
         )
     ]
 
 
-class StudentTally:
+class StudentStats:
     """What was given to the training loop since the student was made, and where the time went, in seconds.
 
     `starved_s` is the time the loop waited for batches, `training_s` what it took between them; the time of batches that came together
@@ -92,7 +93,7 @@ class StudentTally:
 
     def __repr__(self) -> str:
         batches, rows = self._progress.totals
-        return f"StudentTally({batches} batches of {rows} rows; starved {self.starved_s:.1f} s, training {self.training_s:.1f} s)"
+        return f"StudentStats({batches} batches of {rows} rows; starved {self.starved_s:.1f} s, training {self.training_s:.1f} s)"
 
     @property
     def batches(self) -> int:

@@ -1,4 +1,4 @@
-"""A bounded way from one thread to another: as many bytes as the budget allows, errors and the end included."""
+"""A queue from one thread to another, bounded in bytes, that carries errors too."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Item = TypeVar("Item")
 
 
 class Closed(Exception):
-    """The other side left."""
+    """The queue was closed."""
 
 
-class Channel(Generic[Item]):
+class BoundedQueue(Generic[Item]):
     """One writer, one reader. An item larger than the budget passes alone."""
 
     def __init__(self, budget: int) -> None:
@@ -27,23 +27,27 @@ class Channel(Generic[Item]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def items(self) -> list[tuple[Item, int]]:
-        """What is in it, with sizes."""
+    def items(self) -> list[Item]:
+        """What is in it."""
         with self._changed:
-            return list(self._items)
+            return [item for item, _ in self._items]
 
     @property
     def used(self) -> int:
-        """The size of what is in it."""
+        """The total size of what is in it."""
         return self._used
 
     @property
     def closed(self) -> bool:
-        """Whether a side left."""
+        """Whether it was closed."""
         return self._closed
 
     def put(self, item: Item, size: int, *, wait: bool = True) -> bool:
-        """Add an item, waiting for room; says whether it was added, if not to `wait`. Closed if the reader left."""
+        """Add an item, waiting for room; without `wait` say whether there was room.
+
+        Raises:
+            Closed: The queue was closed.
+        """
         with self._changed:
             while self._used and self._used + size > self._budget and not self._closed:
                 if not wait:
@@ -57,7 +61,12 @@ class Channel(Generic[Item]):
             return True
 
     def get(self, timeout_s: float) -> Item | None:
-        """The next item, or None if none comes in time. Raises the writer's error after its last item; Closed if it left."""
+        """Return the next item, or None if none comes in time.
+
+        Raises:
+            Closed: The queue was closed.
+            BaseException: What `fail` was given, behind the items that were put before it.
+        """
         with self._changed:
             if not self._items and self._error is None and not self._closed:
                 self._changed.wait(timeout_s)
@@ -73,13 +82,13 @@ class Channel(Generic[Item]):
             return None
 
     def fail(self, error: BaseException) -> None:
-        """Hand the reader an error, behind what is in the channel."""
+        """Give the reader an error, behind what is in the queue."""
         with self._changed:
             self._error = error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Leave, from either side; whoever waits is woken."""
+        """Drop what is in it, and wake writer and reader."""
         with self._changed:
             self._closed = True
             self._items.clear()

@@ -51,7 +51,7 @@ def numbered(sources: Sequence[Source], index: Any) -> Source:
     return sources[number]
 
 
-class Messages:
+class ControlMessages:
     """A student's messages to and from its teachers."""
 
     _sources: list[Source]

@@ -8,7 +8,7 @@ from tutelage.consumers.sources.base import StreamInfo
 from tutelage.schemas.errors import LengthMismatch, RunMismatch
 
 
-def refuse_unlike(opened: Sequence[StreamInfo], *, allow_other_inputs: bool) -> None:
+def check_streams(opened: Sequence[StreamInfo], *, allow_other_inputs: bool) -> None:
     """LengthMismatch where streams differ in passes; RunMismatch where teachers read different inputs, unless that is allowed."""
     passes = {found.stream.passes for found in opened}
     if len(passes) > 1:
@@ -30,7 +30,7 @@ def refuse_unlike(opened: Sequence[StreamInfo], *, allow_other_inputs: bool) -> 
         )
 
 
-def names_of(opened: Sequence[StreamInfo]) -> list[str]:
+def display_names(opened: Sequence[StreamInfo]) -> list[str]:
     """The teachers' names; numbered where two have the same."""
     names = [found.stream.teacher for found in opened]
     return [

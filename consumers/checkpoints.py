@@ -1,0 +1,112 @@
+"""A student's state: taken, loaded, written to a file, and committed to consumer groups."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tutelage.consumers.checkpoint_file import load_checkpoint, save_checkpoint
+from tutelage.consumers.commits import Commits
+from tutelage.consumers.resume_state import ResumeState, from_state_dict, to_state_dict
+from tutelage.consumers.settings import Settings
+from tutelage.consumers.sources.base import Source, StreamInfo
+from tutelage.consumers.state_keeper import StateKeeper
+from tutelage.consumers.stats import StudentStats
+from tutelage.schemas.arguments import absolute_path
+
+if TYPE_CHECKING:
+    from tutelage.consumers.stages.merge import Merge
+
+
+class Checkpoints:
+    """The part of `Student` that says where it is and goes on from there."""
+
+    _sources: list[Source]
+    _settings: Settings
+    _keeper: StateKeeper
+    _stats: StudentStats
+
+    if TYPE_CHECKING:
+
+        def _merging(self) -> Merge: ...
+
+        def _streams(self) -> list[StreamInfo]: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the student is, behind the last batch it gave.
+
+        Returns:
+            JSON-like values, for `load_state_dict` or a checkpoint of your own.
+
+        Raises:
+            ConfigurationError: The student is not started, or DataLoader workers read.
+        """
+        self._keeper.check_known_here("state_dict")
+        saved = self._keeper.saved
+        if saved is not None:
+            return dict(saved)
+        self._merging()
+        return to_state_dict(
+            self._keeper.progress.state, self._sources, self._streams(), self._settings.plain()
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state: the next `knowledge` gives the batches behind it.
+
+        The state is compared with the sources when they are opened; `knowledge` raises RunMismatch
+        or TopicIdentityError if it is of other streams, settings or another batch size.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ConfigurationError: The number of teachers differs.
+            CorruptData: It is no student's state.
+        """
+        self._keeper.load(state, len(self._sources))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `state_dict` to a file, atomically.
+
+        The file is the old or the new one, never half of either.
+
+        Args:
+            path: The checkpoint's path.
+
+        Raises:
+            ConfigurationError: The file cannot be written, or the student is not started.
+        """
+        save_checkpoint(absolute_path("path", path), self.state_dict())
+        self._stats.saved = time.time()
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint: `load_state_dict` from a file.
+
+        Args:
+            path: The checkpoint's path.
+
+        Raises:
+            ConfigurationError: There is no such file, or it has another number of teachers.
+            CorruptData: The file is no checkpoint.
+        """
+        self.load_state_dict(load_checkpoint(absolute_path("path", path)))
+
+    def commit(self) -> None:
+        """Commit where the student is to the consumer groups of its sources.
+
+        While it reads, it does so by itself.
+
+        Raises:
+            ConfigurationError: The student is not started, or DataLoader workers read.
+        """
+        self._keeper.check_known_here("commit")
+        self._merging()
+        Commits(self._sources, self._keeper.progress).at(self._state_now(self._keeper.saved))
+
+    def _state_now(self, saved: Mapping[str, Any] | None) -> ResumeState:
+        """The state that was loaded, or where the training loop is."""
+        if saved is None:
+            return self._keeper.progress.state
+        return from_state_dict(saved, self._sources, self._streams(), self._settings.plain())

@@ -1,0 +1,120 @@
+"""Begins or continues a run in a sink, and gives the sink its records."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from tutelage.producers.run import Run, SinkTraits
+from tutelage.producers.run_spec import RunSpec
+from tutelage.producers.sinks.base import Sink
+from tutelage.producers.stages.encode import PackedRecord, RecordParts
+
+log = logging.getLogger(__name__)
+
+
+def begin_or_continue(sink: Sink, spec: RunSpec) -> Run:
+    """Look at what a sink holds, and return the run to write.
+
+    It is the run that the sink holds the beginning of, or a new one.
+
+    Args:
+        sink: The sink.
+        spec: What the run must be.
+
+    Raises:
+        SinkExists: The sink holds another or a finished run.
+        TransportError: Brokers, registry or disk failed.
+    """
+    tail = sink.tail()
+    created_after = 0.0
+    if tail is not None and spec.begins_behind(tail):
+        sink.begin_run(spec.run_id)
+        log.info("%s holds %s; a new run begins behind it", sink.name, tail.stream)
+        # Readers find the start of a run by record times, so a new run must be later than all
+        # records in the topic, whatever this machine's clock says.
+        created_after = max(tail.newest_s, tail.stream.created)
+        tail = None
+    run_id = tail.stream.run_id if tail is not None else spec.run_id or uuid.uuid4().hex
+    sink.speak_of(run_id)
+    if tail is not None:
+        spec.check_continues(tail, sink.name, holds_runs=sink.holds_runs)
+        if tail.complete and not tail.finished:
+            # All records are written, but the file was not given its final name.
+            sink.open(tail.stream, tail.description)
+            sink.finish()
+        log.info(
+            "%s holds %s up to record %d of pass %d; going on from there",
+            sink.name,
+            tail.stream,
+            tail.sequence,
+            tail.pass_index,
+        )
+    traits = SinkTraits(
+        name=sink.name,
+        partitions=sink.partitions,
+        target_record_bytes=sink.target_record_bytes,
+        max_record_bytes=sink.max_record_bytes,
+        linger_s=sink.linger_s,
+    )
+    return Run(spec, run_id=run_id, sink=traits, tail=tail, created_after=created_after)
+
+
+class RecordWriter:
+    """Gives a run's records to its sink, which it opens as soon as R is chosen."""
+
+    def __init__(self, sink: Sink, run: Run) -> None:
+        self._sink = sink
+        self._run = run
+        self._is_open = False
+
+    def open(self) -> None:
+        """Open the sink once the run's R is chosen. May be called at any time."""
+        stream, description = self._run.stream, self._run.promised
+        if self._is_open or stream is None or description is None:
+            return
+        self._sink.open(stream, description)
+        self._is_open = True
+        log.info(
+            "%s: %s, %d rows per record, %d partitions",
+            self._sink.name,
+            stream,
+            stream.rows_per_record,
+            stream.partitions,
+        )
+
+    def encode(self, parts: RecordParts) -> PackedRecord:
+        """Encode and pack a record. May be called from several threads at once."""
+        codec = self._run.codec
+        assert codec is not None, "a record is made only after the description is known"
+        began = time.perf_counter()
+        encoded = codec.encode(parts.head, parts.columns)
+        packed = self._sink.pack(encoded)
+        return PackedRecord(
+            head=parts.head,
+            packed=packed,
+            nbytes=encoded.nbytes,
+            seconds=time.perf_counter() - began,
+        )
+
+    def write(self, record: PackedRecord) -> None:
+        """Write an encoded record. Must be called in the order of the records.
+
+        Raises:
+            TransportError: This record, or an earlier one, could not be kept.
+        """
+        began = time.perf_counter()
+        self._sink.write(record.head, record.packed)
+        self._run.count_written(record, time.perf_counter() - began)
+
+    def poll(self) -> None:
+        """Let the sink look after records on their way. Raises if one could not be kept."""
+        if self._is_open:
+            self._sink.poll()
+
+    def release_memory(self) -> None:
+        """Wait until nothing refers to the caller's memory; rows that wait are copied."""
+        if self._is_open:
+            self._sink.settle()
+        self._run.own_waiting_rows()
