@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import fastavro
 import pytest
-import typer
 from support.commands import Result, invoke
 
-from tutelage.cli.commands import COMMANDS
-from tutelage.cli.main import app
 from tutelage.cli.sources import is_file, parse_pairs
 
 TEACHER1 = "tutelage.examples.toy.lessons:teacher1"
@@ -42,52 +37,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, teacher in (("t1.avro", TEACHER1), ("t2.avro", TEACHER2)):
         assert invoke("teach", teacher, "--out", name).code == 0
     return tmp_path
-
-
-def test_every_command_has_help_with_an_example() -> None:
-    assert "teach" in invoke("--help").out
-    for command in ("teach", "learn", "record", "replay", "inspect", "verify"):
-        assert f"tutelage {command} " in invoke(command, "--help").out
-    assert "tutelage stack up" in invoke("stack", "up", "--help").out
-    assert invoke("--version").out.startswith("tutelage ")
-
-
-def test_the_list_of_commands_names_commands_that_can_be_loaded() -> None:
-    listed = " ".join(invoke("--help").out.replace("│", " ").split())
-    for name, line in COMMANDS.items():
-        assert f"{name} {line}" in listed
-        assert f" {name} [OPTIONS]" in invoke(name, "--help").out
-
-
-def test_every_flag_and_argument_has_a_help_text_of_its_own() -> None:
-    group: Any = typer.main.get_command(app)
-    commands = [each.load() for each in group.commands.values()]
-    below = [each for command in commands for each in getattr(command, "commands", {}).values()]
-    for command in (*commands, *below):
-        for param in command.params:
-            text = param.help or ""
-            assert text[:1].isupper() and text.endswith("."), f"{command.name} {param.opts}: {text}"
-
-
-@pytest.mark.parametrize(
-    "arguments", [("--help",), ("learn", "--help"), ("stack", "--help"), ("--version",)]
-)
-def test_help_does_not_import_what_only_commands_need(arguments: tuple[str, ...]) -> None:
-    program = (
-        "import sys\nfrom tutelage.cli.main import app\n"
-        f"try:\n    app({list(arguments)!r})\nexcept SystemExit:\n    print(*sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
-    )
-    heavy = {
-        *("torch", "numpy", "confluent_kafka", "prometheus_client", "wsgiref", "fastavro"),
-        *("rich.markdown", "rich.traceback", "rich.progress", "markdown_it", "pygments"),
-        *("textual", "matplotlib", "psutil", "httpx"),
-    }
-    if arguments == ("--help",):
-        heavy |= {f"tutelage.cli.{name}" for name in COMMANDS} | {"tutelage.cli.kafka_flags"}
-    assert done.stdout and not heavy & set(done.stderr.split())
 
 
 def test_teach_learn_inspect_verify(files: Path) -> None:
