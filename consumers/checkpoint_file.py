@@ -1,4 +1,4 @@
-"""A student's state in one JSON file: written atomically, versioned. What is in it is for `place.py`."""
+"""A student's state in one JSON file: written atomically, versioned. What is in it is for `resume_state.py`."""
 
 from __future__ import annotations
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+# Every DataLoader worker seeds it. Imported in a forked worker, it sometimes failed in Python's own
+# import lock (KeyError), and the worker died.
+import numpy.random  # noqa: F401
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tutelage.consumers.stages.batches import Batch

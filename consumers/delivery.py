@@ -7,12 +7,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from tutelage.consumers.chain import Chain, Merged
+from tutelage.consumers.chain import Chain
 from tutelage.consumers.commits import Commits
 from tutelage.consumers.progress import Progress
 from tutelage.consumers.stages.align import AlignedEnd
 from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.stages.bounded_queue import Closed
+from tutelage.consumers.stages.merge_stage import Merged
 from tutelage.consumers.stats import StudentStats
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.transport.waiting import Status, Wait

@@ -16,7 +16,6 @@ from functools import lru_cache
 from support.partition_logs import Logs, logs_of
 from support.schedules import Schedule, description_of_teacher, stream_of_teacher
 
-from tutelage.consumers.chain import Merged
 from tutelage.consumers.position import Position, positions_after
 from tutelage.consumers.resume_state import ResumeState, from_state_dict, to_state_dict
 from tutelage.consumers.sources.base import ConsumedRecord, StreamInfo
@@ -24,6 +23,7 @@ from tutelage.consumers.sources.memory import MemorySource
 from tutelage.consumers.stages.align import Align, AlignedEnd
 from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.merge import Batch, Merge
+from tutelage.consumers.stages.merge_stage import Merged
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.consumers.stages.rebatch import Rebatch
 from tutelage.transport.memory_topic import MemoryTopic

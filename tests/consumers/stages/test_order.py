@@ -7,13 +7,14 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.streams import arrivals_of, numbers_in, partitioned, records_of, stream_of
+from support.streams import NUMBERS, arrivals_of, numbers_in, partitioned, records_of, stream_of
 
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.order import Order, PassEnd
+from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
-from tutelage.schemas.record import Stream
+from tutelage.schemas.record import End, RecordHead, Stream
 
 
 def run(
@@ -211,3 +212,28 @@ def test_a_short_record_is_only_a_passs_last() -> None:
         pushed(stream, partitioned(short, records_of(short, 9)))
     with pytest.raises(CorruptData, match="has 4 rows, the run has 3"):
         pushed(short, partitioned(stream, records_of(stream, 9)))
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_an_end_that_counts_other_rows_than_came_is_refused(first: int) -> None:
+    stream = stream_of(rows_per_record=4)
+    (log,) = partitioned(stream, records_of(stream, 8))
+
+    def read(rows_at_end: int) -> list[int]:
+        head = RecordHead(
+            run_id=stream.run_id,
+            pass_index=0,
+            sequence=2,
+            rows=0,
+            generation=0,
+            end=End(records=2, rows=rows_at_end),
+        )
+        bodies = [*log[:-1], Codec(NUMBERS).encode(head, {}).joined()]
+        return run(stream, arrivals_of([bodies]), 0, Position(sequence=first))[0]
+
+    assert read(8) == [*range(4 * first, 8), -1]
+    # Behind the last record, which may be short, 7 rows are as good as 8.
+    for rows in (3, 9) if first == 2 else (3, 7, 9):
+        with pytest.raises(CorruptData, match=f"pass 0 ends with {rows} rows, but 8 came"):
+            read(rows)
+    assert first < 2 or read(7) == [-1]

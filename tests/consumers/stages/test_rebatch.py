@@ -195,11 +195,3 @@ def test_a_batch_far_larger_than_the_pass_takes_only_the_memory_of_its_rows() ->
     (chunk,) = chunks_of(stream, from_logs(logs, Position()), 1 << 40, Position())
     assert numbers([chunk]) == list(range(30))
     assert chunk.nbytes == 30 * ROW_BYTES
-
-
-def test_an_end_that_counts_other_rows_is_refused() -> None:
-    stream = stream_of(rows_per_record=4)
-    logs = partitioned(stream, records_of(stream, 8))
-    logs[0][-1] = partitioned(stream, records_of(stream, 7))[0][-1]
-    with pytest.raises(CorruptData, match="ends with 7 rows, but 8 came"):
-        chunks_of(stream, from_logs(logs, Position()), 3, Position())
