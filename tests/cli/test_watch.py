@@ -216,7 +216,7 @@ def test_where_there_is_no_terminal_that_is_said() -> None:
     result = invoke("watch", "t", "-b", "127.0.0.1:1")
     assert (result.code, result.err) == (
         2,
-        "error: watch draws on a terminal, and this is none; --json prints what it sees\n",
+        "error: watch needs a terminal, and standard output is not one; use --json\n",
     )
     assert invoke("watch", "no/topic", "--json").code == 2
 

@@ -53,7 +53,7 @@ def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(
     batch = start_transfer({"k": tensor}, WireOptions(encodings="", ragged=frozenset()))
     column = batch.columns()["k"]
     assert isinstance(column, np.ndarray)
-    assert column.dtype == DTYPES[name].storage
+    assert column.dtype == DTYPES[name].numpy_dtype
     again = WireView(name).view(column)
     assert again.dtype == dtype
     assert again.shape == tensor.shape

@@ -20,7 +20,7 @@ from support.hostile import BAD, assert_harmless
 from support.raw_server import http_answer, raw_server
 
 from tutelage.cli import metrics_server
-from tutelage.cli.monitoring import monitored
+from tutelage.cli.monitoring import serve_metrics
 from tutelage.schemas.errors import ConfigurationError, TransportError
 from tutelage.tools import scraping
 from tutelage.tools.scraping import Samples, parse_metrics_address, scrape
@@ -44,7 +44,7 @@ def metrics_port(doing: str = "working") -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with monitored(str(port), One, lambda: Activity(doing=doing, seconds=1)):
+    with serve_metrics(str(port), One, lambda: Activity(doing=doing, seconds=1)):
         yield port
 
 
