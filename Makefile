@@ -1,15 +1,18 @@
-# Everything a clone needs, each as the first thing typed: install, demo, test, test-faults, test-containers, soak, check, docs,
-# coverage, bench, profile, clean; and for versions and releases: constraints, checksums, pin-images, audit, dist, sbom.
+# Everything that a clone needs. Each target works in a fresh clone: install, demo, test,
+# test-faults, test-containers, soak, check, docs, coverage, bench, profile, clean. For versions and
+# releases: constraints, checksums, pin-images, audit, dist, sbom.
 
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := tutelage schemas transport producers consumers tools cli deploy/local examples
 
-.PHONY: install constraints checksums pin-images audit dist sbom demo test test-faults test-containers soak check docs coverage bench profile clean FORCE
+.PHONY: install constraints checksums pin-images audit dist sbom
+.PHONY: demo test test-faults test-containers soak check docs coverage bench profile clean FORCE
 
 install: .venv/installed
 
-# A strict editable install links each file: it is done again when files come or go, not when they change.
+# A strict editable install links each file. It is repeated when a file is added or removed, not
+# when one changes.
 .venv/files: FORCE
 	@mkdir -p .venv
 	@find $(FOLDERS) -name '__pycache__' -prune -o -type f -print | LC_ALL=C sort > .venv/files.new
@@ -28,7 +31,8 @@ install: .venv/installed
 	  --config-settings editable_mode=strict -e .
 	@touch $@
 
-# New versions of what we need, with their hashes: UPGRADE=--upgrade for all, UPGRADE='-P torch' for one. Look at the difference before you commit it.
+# Resolves the dependencies again, with their hashes. UPGRADE=--upgrade takes new versions of all,
+# and UPGRADE='-P torch' of one. Look at the difference before you commit it.
 UPGRADE ?=
 constraints: install
 	@printf 'uv\nsetuptools\n' > .venv/tools.in
@@ -39,29 +43,29 @@ constraints: install
 	  | cat - constraints.txt > .venv/constraints.new && mv .venv/constraints.new constraints.txt
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 $(UPGRADE) .github/tools.in -o .github/tools.txt
 
-# The jars of the local stack, after a version was changed.
+# Lists the checksums of the local stack's jars again, after a version was changed.
 checksums: install
 	$(BIN)/python deploy/write_checksums.py
 
-# Today's digests of the images that others made.
+# Writes today's digests of the images of others.
 pin-images:
 	$(PYTHON) deploy/pin_images.py
 
-# These three need no torch, and so not `make install`: GitHub runs them.
+# These three need no torch and therefore no `make install`. GitHub runs them.
 TOOLS := .tools/bin
 .tools/installed: .github/tools.txt
 	@test -x $(TOOLS)/python || $(PYTHON) -m venv .tools
 	@$(TOOLS)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r .github/tools.txt
 	@touch $@
 
-# Whether an advisory is known for anything that we install.
+# Checks everything that is installed for known advisories.
 audit: .tools/installed
 	$(TOOLS)/pip-audit --require-hashes --disable-pip -r constraints.txt
 
 dist: .tools/installed
 	$(TOOLS)/uv build -q --require-hashes --build-constraints constraints.txt --out-dir dist
 
-# A bill of materials, CycloneDX: what the wheel and its extras need.
+# Writes a bill of materials in CycloneDX: what the wheel and its extras need.
 sbom: .tools/installed
 	@mkdir -p dist
 	@$(TOOLS)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --python-version 3.11 -c constraints.txt \
@@ -74,16 +78,16 @@ demo: install
 test: install
 	$(BIN)/pytest --ignore=tests/faults
 
-# Kill anything, cut anything: three brokers, twenty minutes.
+# Kills processes and cuts connections on a cluster of three brokers. It takes twenty minutes.
 test-faults: install
 	$(BIN)/pytest tests/faults
 
-# The compose file in a container engine (docker, with Compose): images, users, volumes, restarts.
+# Runs the compose file in docker with Compose: images, users, volumes, restarts.
 test-containers: install
 	docker compose -f deploy/docker-compose.yml build
 	$(BIN)/pytest tests/deploy/test_containers.py
 
-# Percent of lines and branches; `make coverage` fails below it.
+# The percentage of lines and branches below which `make coverage` fails.
 FLOOR ?= 86
 MINUTES ?= 20
 soak: install
@@ -92,17 +96,18 @@ soak: install
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	# From elsewhere: here, the folder `tutelage` would hide the package that is installed.
+	# From another folder: here the folder `tutelage` would hide the installed package.
 	cd .venv && bin/mypy --config-file ../pyproject.toml -p tutelage
 	MYPYPATH=$$(echo build/__editable__*):tests $(BIN)/mypy --allow-untyped-calls --explicit-package-bases benchmarks deploy/pin_images.py deploy/write_checksums.py $$(find tests -name '*.py' ! -name conftest.py)
 	$(BIN)/pytest -q tests/test_layout.py
 
-# The site, in build/docs. A warning is an error: a dead link, a docstring that does not parse.
+# Builds the site in build/docs. A warning, such as a dead link, is an error.
 docs: install
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 	@echo "the site is in build/docs/index.html"
 
-# The tests of `make test`, counting the lines and branches that they run in this process. CONTRIBUTING.md says what is not counted.
+# Runs most tests of `make test`, and counts the lines and branches that they run in this process.
+# CONTRIBUTING.md says what is not counted.
 coverage: install
 	@mkdir -p build/coverage
 	$(BIN)/pytest -q --ignore=tests/faults --ignore=tests/deploy --ignore=tests/test_benchmarks.py --ignore=tests/test_package.py \

@@ -1,1 +1,1 @@
-"""Measurements: what Tutelage moves against what the disk and the broker can, alternately and in one run."""
+"""Benchmarks: Tutelage against the disk, the broker and its peers, alternately and in one run."""

@@ -1,4 +1,7 @@
-"""python -m benchmarks [NAME ...] [--rounds N] [--quick | --tiny] [--out FOLDER]"""
+"""The command line of the benchmarks: runs them, prints tables, and writes figures and plots.
+
+python -m benchmarks [NAME ...] [--rounds N] [--quick | --tiny] [--out FOLDER]
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from benchmarks.bench import Bench, opened
-from benchmarks.measure import Comparison, shown
-from benchmarks.plots import drawn
+from benchmarks.measure import Comparison, print_comparison
+from benchmarks.plots import plot_ratios
 from benchmarks.scale import FULL, QUICK, TINY, Scale
 
 NAMES = ("offline", "online", "growth", "start", "training")
@@ -25,13 +28,13 @@ def main(
     arguments: Sequence[str] | None = None,
     bench: Callable[[], AbstractContextManager[Bench]] = opened,
 ) -> int:
-    """Run the benchmarks named, or all: print tables, keep figures and plots.
+    """Run the named benchmarks, or all of them.
 
-    A comparison that fails does not end the others; what failed is listed at the end.
+    A comparison that fails does not end the others. The failures are listed at the end.
 
     Args:
-        arguments: The command's; those of this program unless given.
-        bench: Opens what one benchmark runs on.
+        arguments: The command line. If not given, that of this program.
+        bench: Opens the processes and the stack that one benchmark runs on.
 
     Returns:
         The exit code: 1 if anything failed.
@@ -44,10 +47,10 @@ def main(
     for name in given.names or NAMES:
         try:
             with bench() as made:
-                failures += _ran(name, made, given.rounds, scale, given.out)
+                failures += _run(name, made, given.rounds, scale, given.out)
         except Exception as error:
-            failures.append(_failed(f"{name}, as a whole", error))
-    print(f"all of it took {_minutes(time.monotonic() - began)}")
+            failures.append(_failed(f"{name} (all of it)", error))
+    print(f"everything took {_minutes(time.monotonic() - began)}")
     for failure in failures:
         print(f"FAILED: {failure}", file=sys.stderr)
     return FAILED if failures else 0
@@ -59,25 +62,33 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Tutelage against the disk, the broker and its peers.",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all unless given"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"run these of {', '.join(NAMES)}; without names, all",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         default=5,
-        help="how often each side of a comparison runs; 5 unless given",
+        help="run each side of a comparison this many times (default: 5)",
     )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
-        "--quick", action="store_true", help="less data, fewer cases: a look, not a measurement"
+        "--quick",
+        action="store_true",
+        help="move less data in fewer cases: an estimate, not a measurement",
     )
     amount.add_argument(
         "--tiny",
         action="store_true",
-        help="every case with next to no data: shows that it runs, measures nothing",
+        help="run every case with very little data: a test, not a measurement",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("build/benchmarks"), help="folder for JSON and PNG"
+        "--out",
+        type=Path,
+        default=Path("build/benchmarks"),
+        help="write the JSON and PNG files to this folder",
     )
     given = parser.parse_args(arguments)
     unknown = set(given.names) - set(NAMES)
@@ -89,15 +100,15 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def comparisons_of(name: str, bench: Bench, scale: Scale) -> Iterator[Comparison]:
-    """What one benchmark compares, one after the other; each is to be measured before the next is asked for."""
+    """The comparisons of one benchmark. Each must be measured before the next is requested."""
     found: Iterator[Comparison] = importlib.import_module(f"benchmarks.{name}").comparisons(
         bench, scale
     )
     return found
 
 
-def _ran(name: str, bench: Bench, rounds: int, scale: Scale, out: Path) -> list[str]:
-    """Measure one benchmark's comparisons; what failed of them, in words."""
+def _run(name: str, bench: Bench, rounds: int, scale: Scale, out: Path) -> list[str]:
+    """Measure the comparisons of one benchmark. Returns a line for each that failed."""
     began = time.monotonic()
     failures: list[str] = []
     kept: list[Comparison] = []
@@ -106,17 +117,17 @@ def _ran(name: str, bench: Bench, rounds: int, scale: Scale, out: Path) -> list[
         old.unlink(missing_ok=True)
     for comparison in comparisons_of(name, bench, scale):
         try:
-            shown(comparison.measured(rounds))
+            print_comparison(comparison.measured(rounds))
             text = json.dumps(
                 [one.as_json() for one in (*kept, comparison)], indent=1, allow_nan=False
             )
-            # After each, so that what was measured is not lost with what fails later.
+            # After each one, so that a later failure loses no figures.
             figures.write_text(text, encoding="utf-8")
             kept.append(comparison)
         except Exception as error:
             failures.append(_failed(comparison.title, error))
-    drawn(name, kept, plot)
-    print(f"{name} took {_minutes(time.monotonic() - began)}; its figures lie in {figures}")
+    plot_ratios(name, kept, plot)
+    print(f"{name} took {_minutes(time.monotonic() - began)}; its figures are in {figures}")
     return failures
 
 

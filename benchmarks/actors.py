@@ -1,6 +1,8 @@
-"""Processes that do one side's work: started once, measured each time. What a run costs is a process's CPU time and peak memory.
+"""Processes that do the work of a side. A process is started once, and measured at each run.
 
-A job is a module-level function whose first argument is a `Gate`: it prepares, says `gate.ready()`, works, and returns plain values.
+A job is a module-level function whose first argument is a `Gate`. It prepares, calls
+`gate.ready()`, works, and returns plain values. A run's cost is the process's CPU time and peak
+memory.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _END_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
-    """What came of a job: when it was let go and when it ended (on the system's monotonic clock), its cost, and what it returned."""
+    """The result of a job: its start and end on the monotonic clock, its cost, and its value."""
 
     began: float
     ended: float
@@ -34,14 +36,14 @@ class Done:
 
 
 class Gate:
-    """Where a job waits until all are ready."""
+    """Where a job waits until all jobs are ready."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self.began = 0.0
 
     def ready(self) -> None:
-        """Say so, and wait for the start; the peak of memory counts from here."""
+        """Report that the job is ready, and wait for the start. Peak memory counts from here."""
         self._pipe.send("ready")
         self._pipe.recv()
         Path("/proc/self/clear_refs").write_text("5")
@@ -50,11 +52,11 @@ class Gate:
 
 
 class ActorError(Exception):
-    """A job failed, its process ended, or it said nothing for too long."""
+    """A job failed, its process ended, or it did not answer in time."""
 
 
 class Actor:
-    """One process. Close it."""
+    """One process that runs jobs. It must be closed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -68,30 +70,30 @@ class Actor:
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_act, args=(theirs,), name=self.name)
         self._process.start()
-        # Then it ends when this process does, whatever happens: it waits for its next job at the other end of the pipe.
+        # Only the child has this end now, so the child ends with this process: its read fails then.
         theirs.close()
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process's id."""
         assert self._process.pid is not None
         return self._process.pid
 
     def prepare(self, job: Callable[..., Any], *arguments: Any) -> None:
-        """Begin a job; returns when it is ready."""
+        """Begin a job, and wait until it is ready."""
         self._send((job.__module__, job.__name__, arguments))
-        if self._heard() != "ready":
+        if self._receive() != "ready":
             raise ActorError(
                 f"the benchmark's process {self.name} ended {job.__name__} before it was ready"
             )
 
     def go(self) -> None:
-        """Let it work."""
+        """Let the job work."""
         self._send("go")
 
     def done(self) -> Done:
-        """Wait until it is done."""
-        found = self._heard()
+        """Wait for the job's result."""
+        found = self._receive()
         assert isinstance(found, Done)
         return found
 
@@ -101,11 +103,11 @@ class Actor:
         except OSError as error:
             raise self._ended() from error
 
-    def _heard(self) -> Any:
+    def _receive(self) -> Any:
         try:
             if not self.pipe.poll(TIMEOUT_S):
                 raise ActorError(
-                    f"the benchmark's process {self.name} said nothing for {TIMEOUT_S:.0f} s"
+                    f"the benchmark's process {self.name} did not answer for {TIMEOUT_S:.0f} s"
                 )
             found = self.pipe.recv()
         except (EOFError, OSError) as error:
@@ -121,7 +123,7 @@ class Actor:
         )
 
     def restart(self) -> None:
-        """End the process, whatever it does, and start another: of a failed job it may still hold anything."""
+        """Kill the process and start another: a failed job may have left anything behind."""
         self._process.kill()
         self._process.join(_END_TIMEOUT_S)
         self.pipe.close()
@@ -140,10 +142,13 @@ Job = tuple[Actor, Callable[..., Any], tuple[Any, ...]]
 
 
 def together(jobs: Sequence[Job]) -> dict[str, Done]:
-    """Prepare the jobs in order, let all go at once, and wait for all; by their actors' names.
+    """Prepare jobs in order, start all of them at once, and wait for all.
+
+    Returns:
+        Each job's result, by its actor's name.
 
     Raises:
-        ActorError: One failed. The others are not waited for; all of the jobs' processes are started anew.
+        ActorError: A job failed. The others are not waited for, and all processes are restarted.
     """
     try:
         for actor, job, arguments in jobs:
@@ -158,14 +163,16 @@ def together(jobs: Sequence[Job]) -> dict[str, Done]:
 
 
 def _all_done(waiting: dict[Connection, Actor]) -> dict[str, Done]:
-    """What came of all; the first that failed ends the wait, for the others may wait for it."""
+    """All results. The first failure ends the wait, because the other jobs may wait for it."""
     found: dict[str, Done] = {}
     deadline = time.monotonic() + TIMEOUT_S
     while waiting:
         ready = wait(list(waiting), max(0.0, deadline - time.monotonic()))
         if not ready:
             silent = " and ".join(actor.name for actor in waiting.values())
-            raise ActorError(f"the benchmark's process {silent} said nothing for {TIMEOUT_S:.0f} s")
+            raise ActorError(
+                f"the benchmark's process {silent} did not answer for {TIMEOUT_S:.0f} s"
+            )
         for pipe in ready:
             assert isinstance(pipe, Connection)
             actor = waiting.pop(pipe)
@@ -174,7 +181,7 @@ def _all_done(waiting: dict[Connection, Actor]) -> dict[str, Done]:
 
 
 def cpu_of(pid: int) -> float:
-    """CPU seconds a process has used."""
+    """The CPU seconds that a process has used."""
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)
 

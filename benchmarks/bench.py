@@ -1,4 +1,4 @@
-"""What benchmarks run on: processes that do the sides' work, and a broker with topics. Each is started when it is first asked for."""
+"""What benchmarks run on: processes for the sides, and a broker. They are started when needed."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ _NUMBERS = itertools.count()
 
 
 class Bench:
-    """Processes by name, and a stack. The stack belongs to the caller; `close` ends the processes."""
+    """Processes by name, and a stack.
+
+    The stack belongs to the caller. `close` ends the processes.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self._actors: dict[str, Actor] = {}
 
     def actor(self, name: str) -> Actor:
-        """The process of that name."""
+        """The process of this name. It is started if it is new."""
         if name not in self._actors:
             self._actors[name] = Actor(name)
         return self._actors[name]
 
     @cached_property
     def kafka(self) -> dict[str, Any]:
-        """The arguments of `KafkaSink` and `KafkaSource`; the stack is up then."""
+        """The arguments of `KafkaSink` and `KafkaSource`. The stack is started if it is not up."""
         addresses = self._stack.up()
         return {"bootstrap_servers": addresses.bootstrap_servers, "registry": addresses.registry}
 
@@ -43,7 +46,7 @@ class Bench:
         return KafkaConnection(**self.kafka)
 
     def topic(self, partitions: int) -> str:
-        """A new topic."""
+        """Create a topic, and return its name."""
         name = f"bench-{next(_NUMBERS)}"
         KafkaTopic(self._connection, name).create(
             partitions, replication=1, settings={"max.message.bytes": str(16 << 20)}
@@ -51,11 +54,21 @@ class Bench:
         return name
 
     def one(self, name: str, job: Callable[..., Any], *arguments: Any) -> Done:
-        """One job in one process."""
+        """Run one job in one process."""
         return together([(self.actor(name), job, arguments)])[name]
 
     def timed(self, jobs: list[Job], topics: list[str], nbytes: int, units: int) -> Sample:
-        """One run through the broker; the student's job comes first and returns when its last batch came."""
+        """Run jobs through the broker.
+
+        Args:
+            jobs: The jobs. The student's comes first, and returns the time of its last batch.
+            topics: Topics to delete afterwards.
+            nbytes: Bytes of tensors that are moved.
+            units: Batches that are moved.
+
+        Returns:
+            The run's sample.
+        """
         broker = self._stack.processes().get("kafka-1")
         before = cpu_of(broker) if broker is not None else 0.0
         done = together(jobs)
@@ -87,7 +100,7 @@ class Bench:
 
 @contextmanager
 def opened() -> Iterator[Bench]:
-    """A bench with a stack of its own; both end with it."""
+    """Open a bench with a stack of its own. Both end with the block."""
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack(Path(folder) / "stack")
         made = Bench(stack)

@@ -1,6 +1,6 @@
-"""Does more of something cost more than its share: batches, teachers, partitions, keys. Time a batch and memory, drawn by the plot.
+"""The growth benchmark: does a batch cost more with more batches, teachers, partitions or keys?
 
-Each comparison's first side is the smallest; a ratio near 1 is time a batch that does not grow.
+The first side of each comparison is the smallest. A ratio near 1 means that a batch takes as long.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PARTITIONS = (1, 4, 16, 64)
 
 
 def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
-    """Offline by batches, keys and teachers; online by partitions."""
+    """The comparisons: offline by batches, keys and teachers; online by partitions."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         counts = [(f"{n:,} batches", TOY, n, 1) for n in scale.growth_batches]
         yield _offline(bench, folder, "batches of 768 B", counts)
-        # Few batches of many keys would measure the start.
+        # With too few batches of many keys, the start would dominate.
         keys = [
             (f"{n} keys", _keyed(n), max(scale.growth_values // 20, scale.growth_values // n), 1)
             for n in (1, 10, 100)
@@ -55,7 +55,7 @@ def _keyed(keys: int) -> Shape:
 def _offline(
     bench: Bench, folder: Path, what: str, cases: list[tuple[str, Shape, int, int]]
 ) -> Comparison:
-    """Written and read again in one process, each case as often as its batches say."""
+    """Cases whose files are written and read in one process."""
 
     def side(name: str, shape: Shape, count: int, teachers: int) -> Side:
         def one() -> Sample:
@@ -74,7 +74,7 @@ def _offline(
 
 
 def teach_and_learn(gate: Gate, folder: str, shape: Shape, count: int, teachers: int) -> float:
-    """Write files, and read them merged; the seconds of both."""
+    """Write files, and read them merged. Returns the seconds that both took."""
     import time
 
     from tutelage import FileSink, FileSource, Student, Teacher

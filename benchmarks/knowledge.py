@@ -1,4 +1,4 @@
-"""The knowledge that is moved: made before the clock starts, the same for all sides."""
+"""The knowledge that the benchmarks move: the same for all sides, made before the clock starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import torch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """Batches of one size: key -> row shape and dtype, and rows a batch. There are at most `at_most` different ones."""
+    """Batches of one size.
+
+    Args:
+        name: The size, for titles.
+        rows: Rows per batch.
+        keys: Key -> shape of a row and dtype.
+        at_most: The most batches that differ.
+    """
 
     name: str
     rows: int
@@ -20,14 +27,14 @@ class Shape:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a batch's tensors."""
+        """The bytes of a batch's tensors."""
         return sum(
             self.rows * math.prod(shape) * getattr(torch, dtype).itemsize
             for shape, dtype in self.keys.values()
         )
 
     def batch(self, seed: int) -> dict[str, torch.Tensor]:
-        """One batch."""
+        """Make the batch of a seed."""
         torch.manual_seed(seed)
         return {
             key: (torch.randn(self.rows, *shape) * 100).to(getattr(torch, dtype))
@@ -36,16 +43,16 @@ class Shape:
 
     @property
     def distinct(self) -> int:
-        """How many different batches there are: some 16 MB of them, if so many are allowed."""
+        """How many batches differ: about 16 MB of them, but not more than `at_most`."""
         return max(2, min(self.at_most, (16 << 20) // self.nbytes))
 
     def batches(self) -> list[dict[str, torch.Tensor]]:
-        """All different batches, which are sent again and again."""
+        """All batches that differ. They are sent repeatedly."""
         return [self.batch(seed) for seed in range(self.distinct)]
 
 
 def dense(name: str, rows: int, width: int, dtype: str = "float32") -> Shape:
-    """Logits of one dtype and a label."""
+    """Batches of logits in one dtype and of labels."""
     return Shape(name=name, rows=rows, keys={"logits": ((width,), dtype), "label": ((), "int64")})
 
 

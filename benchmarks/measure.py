@@ -1,4 +1,7 @@
-"""Alternating rounds, medians and ratios: on a shared machine only a ratio from one run means anything."""
+"""Alternating rounds, medians and ratios.
+
+On a shared machine only ratios from one run are meaningful.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,15 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One run of one side: `units` (batches) of `nbytes` (of tensors) in `seconds`; per process, CPU seconds and peak RSS in bytes."""
+    """One run of one side.
+
+    Args:
+        seconds: How long it took.
+        nbytes: Bytes of tensors that were moved.
+        units: Batches that were moved.
+        cpu_s: CPU seconds by process.
+        peak_rss: Peak resident memory by process, in bytes.
+    """
 
     seconds: float
     nbytes: int
@@ -21,13 +32,21 @@ class Sample:
 
     @property
     def rate(self) -> float:
-        """Bytes a second."""
+        """Bytes per second."""
         return self.nbytes / self.seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """A ratio that is to be reached: of `what` ("rate", "units" a second, "cpu" for a byte, or "seconds") to another side's."""
+    """A ratio to another side that should be reached.
+
+    Args:
+        other: The other side's name.
+        at_least: The smallest ratio that meets the goal.
+        at_most: The largest ratio that meets the goal.
+        what: What the ratio is of: "rate" (bytes per second), "units" (batches per second), "cpu"
+            (CPU seconds per byte) or "seconds".
+    """
 
     other: str
     at_least: float | None = None
@@ -37,7 +56,7 @@ class Goal:
 
 @dataclass(kw_only=True, slots=True)
 class Side:
-    """One side of a comparison, with its samples and the goals it is measured by."""
+    """One side of a comparison, with its goals and samples."""
 
     name: str
     run: Callable[[], Sample]
@@ -49,7 +68,7 @@ class Side:
         return statistics.median(map(value, self.samples))
 
     def ratio(self, other: Side, value: Callable[[Sample], float]) -> float:
-        """The median of the ratios of each round."""
+        """The median of the rounds' ratios to another side."""
         return statistics.median(
             value(mine) / value(theirs)
             for mine, theirs in zip(self.samples, other.samples, strict=True)
@@ -57,7 +76,7 @@ class Side:
         )
 
 
-#: What a goal may be about.
+#: The values that a goal may be about.
 VALUES: dict[str, Callable[[Sample], float]] = {
     "rate": lambda sample: sample.rate,
     "units": lambda sample: sample.units / sample.seconds,
@@ -68,14 +87,20 @@ VALUES: dict[str, Callable[[Sample], float]] = {
 
 @dataclass(kw_only=True, slots=True)
 class Comparison:
-    """Sides that did the same, measured alternately; ratios are to the first. `times`: what counts is seconds, not bytes a second."""
+    """Sides that do the same work, measured alternately.
+
+    Args:
+        title: The comparison's title.
+        sides: The sides. Ratios are to the first.
+        times: Whether the result is seconds instead of bytes per second.
+    """
 
     title: str
     sides: list[Side]
     times: bool = False
 
     def measured(self, rounds: int) -> Comparison:
-        """Run every side once a round, each round in turn, each round beginning with another side."""
+        """Run every side once per round. Each round begins with another side."""
         for round_ in range(rounds):
             for index in range(len(self.sides)):
                 side = self.sides[(index + round_) % len(self.sides)]
@@ -83,12 +108,12 @@ class Comparison:
         return self
 
     def side(self, name: str) -> Side:
-        """The side of that name."""
+        """The side of this name."""
         return next(side for side in self.sides if side.name == name)
 
     def verdicts(self) -> list[str]:
-        """Each goal, in words, with what came of it."""
-        said: list[str] = []
+        """A line for each goal: the ratio, and whether it was met."""
+        lines: list[str] = []
         for side in self.sides:
             for goal in side.goals:
                 ratio = side.ratio(self.side(goal.other), VALUES[goal.what])
@@ -104,13 +129,14 @@ class Comparison:
                     "cpu": " in CPU per byte",
                     "seconds": " in seconds",
                 }[goal.what]
-                said.append(
-                    f"{side.name} to {goal.other}{what}: {ratio:.2f} ({wanted}: {'met' if met else 'MISSED'})"
+                verdict = "met" if met else "MISSED"
+                lines.append(
+                    f"{side.name} to {goal.other}{what}: {ratio:.2f} ({wanted}: {verdict})"
                 )
-        return said
+        return lines
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as plain values."""
+        """The comparison as plain values."""
         first = self.sides[0]
         return {
             "title": self.title,
@@ -129,7 +155,7 @@ class Comparison:
 
 
 def _checked(side: str, sample: Sample) -> Sample:
-    """A sample that means something; ValueError otherwise."""
+    """The sample. Raises ValueError if it means nothing."""
     if not (math.isfinite(sample.seconds) and sample.seconds > 0):
         raise ValueError(f"{side!r} took {sample.seconds} seconds")
     if sample.nbytes <= 0 or sample.units <= 0:
@@ -137,8 +163,8 @@ def _checked(side: str, sample: Sample) -> Sample:
     return sample
 
 
-def shown(comparison: Comparison) -> None:
-    """Print a comparison as a table, its goals below."""
+def print_comparison(comparison: Comparison) -> None:
+    """Print a comparison as a table, with its goals below."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,6 +1,7 @@
-"""Files: what a teacher writes and a student reads, against raw system calls and the formats people keep such data in.
+"""The offline benchmark: files, against raw system calls and against other formats.
 
-In memory (`/dev/shm`) where there is such a folder, so that the disk's moods do not count; the last comparison is on disk, cold.
+The files are in memory (`/dev/shm`) if that folder exists, so that the disk's variance does not
+count. The last comparison reads from disk, cold.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import offline_peers as peers
 from benchmarks import offline_sides as sides
 from benchmarks.actors import Done
 from benchmarks.bench import Bench
+from benchmarks.disk import drop_from_cache
 from benchmarks.knowledge import KB256, MB8, Shape
 from benchmarks.measure import Comparison, Goal, Sample, Side
 from benchmarks.scale import Scale
@@ -24,18 +27,18 @@ _BLOCK_BYTES = 4 << 20
 
 
 class Files:
-    """A folder, and the process that writes and reads there; each side writes anew before it is read."""
+    """A folder, and the process that writes and reads there. Each side writes its own files."""
 
     def __init__(self, bench: Bench, folder: Path) -> None:
         self._bench = bench
         self.folder = folder
 
     def sample(self, shape: Shape, count: int, job: Any, *arguments: Any) -> Sample:
-        """One job's sample."""
+        """Run a job, and return its sample."""
         return _sample(self._bench.one("files", job, *arguments), shape, count)
 
     def writes(self, shape: Shape, count: int, job: Any, *arguments: Any) -> Callable[[], Sample]:
-        """A side that writes, into an empty folder."""
+        """The run of a side that writes to an empty folder."""
 
         def run() -> Sample:
             self.clear()
@@ -46,7 +49,7 @@ class Files:
     def reads(
         self, shape: Shape, count: int, write: Any, read: Any, *arguments: Any, cold: bool = False
     ) -> Callable[[], Sample]:
-        """A side that reads what its own writer wrote just before."""
+        """The run of a side that reads what its writer has just written."""
 
         def run() -> Sample:
             self.clear()
@@ -54,7 +57,7 @@ class Files:
             self._bench.one("files", write, str(self.folder / "r"), shape, count, *codec)
             if cold:
                 for path in self.folder.iterdir():
-                    sides.drop_caches(str(path))
+                    drop_from_cache(str(path))
             return self.sample(shape, count, read, str(self.folder / "r"), shape, count, *arguments)
 
         return run
@@ -65,7 +68,7 @@ class Files:
             path.unlink()
 
 
-_TAKES_CODEC = (sides.write_ours, sides.write_fastavro)
+_TAKES_CODEC = (sides.write_ours, peers.write_fastavro)
 
 
 def _sample(done: Done, shape: Shape, count: int) -> Sample:
@@ -79,7 +82,7 @@ def _sample(done: Done, shape: Shape, count: int) -> Sample:
 
 
 def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
-    """Write, read, codecs, cold."""
+    """The comparisons: writing, reading, codecs, cold reading."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         files = Files(bench, Path(folder))
@@ -87,7 +90,7 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
             yield _write(files, shape, scale.offline(shape))
             yield _read(files, shape, scale.offline(shape))
         (shape,) = scale.shapes([KB256])
-        # One block at least.
+        # At least one block.
         yield from _codecs(
             files, shape, max(scale.offline(shape) // 2, _BLOCK_BYTES // shape.nbytes)
         )
@@ -103,10 +106,10 @@ def _write(files: Files, shape: Shape, count: int) -> Comparison:
             run=files.writes(shape, count, sides.write_ours, "null"),
             goals=(Goal(other=RAW, at_least=0.95),),
         ),
-        Side(name="fastavro", run=files.writes(shape, count, sides.write_fastavro, "null")),
+        Side(name="fastavro", run=files.writes(shape, count, peers.write_fastavro, "null")),
     ]
     found += [
-        Side(name=peer, run=files.writes(shape, count, getattr(sides, f"write_{peer}")))
+        Side(name=peer, run=files.writes(shape, count, getattr(peers, f"write_{peer}")))
         for peer in PEERS
     ]
     return Comparison(title=f"offline: write, batches of {shape.name}, synced", sides=found)
@@ -134,14 +137,14 @@ def _read(files: Files, shape: Shape, count: int) -> Comparison:
         ),
         Side(
             name="fastavro",
-            run=files.reads(shape, count, sides.write_fastavro, sides.read_fastavro),
+            run=files.reads(shape, count, peers.write_fastavro, peers.read_fastavro),
         ),
     ]
     found += [
         Side(
             name=peer,
             run=files.reads(
-                shape, count, getattr(sides, f"write_{peer}"), getattr(sides, f"read_{peer}")
+                shape, count, getattr(peers, f"write_{peer}"), getattr(peers, f"read_{peer}")
             ),
         )
         for peer in PEERS
@@ -150,7 +153,7 @@ def _read(files: Files, shape: Shape, count: int) -> Comparison:
 
 
 def _codecs(files: Files, shape: Shape, count: int) -> Iterator[Comparison]:
-    """Compressed files: against zstandard by itself on one thread; ours on one thread and on two."""
+    """Compressed files, against the zstandard codec alone on one thread."""
     alone = "zstandard alone, one thread"
 
     def ours(threads: int, codec: str = "zstandard") -> Callable[[], Sample]:
@@ -170,7 +173,7 @@ def _codecs(files: Files, shape: Shape, count: int) -> Iterator[Comparison]:
             Side(name="tutelage, deflate, 2 threads", run=ours(2, "deflate")),
             Side(
                 name="fastavro, zstandard",
-                run=files.writes(shape, count, sides.write_fastavro, "zstandard"),
+                run=files.writes(shape, count, peers.write_fastavro, "zstandard"),
             ),
         ],
     )
@@ -193,7 +196,7 @@ def _codecs(files: Files, shape: Shape, count: int) -> Iterator[Comparison]:
 
 
 def write_threads(gate: Any, path: str, shape: Shape, count: int, codec: str, threads: int) -> None:
-    """Ours on so many encode threads."""
+    """As `write_ours`, on this many encode threads."""
     os.environ["NUM_POSTPROCESS_THREADS"] = str(threads)
     try:
         sides.write_ours(gate, path, shape, count, codec)
@@ -202,7 +205,7 @@ def write_threads(gate: Any, path: str, shape: Shape, count: int, codec: str, th
 
 
 def write_zstandard(gate: Any, path: str, shape: Shape, count: int) -> None:
-    """A zstandard file."""
+    """As `write_ours`, compressed with zstandard."""
     sides.write_ours(gate, path, shape, count, "zstandard")
 
 
@@ -220,7 +223,7 @@ def _cold(files: Files, shape: Shape, count: int) -> Comparison:
             Side(
                 name="safetensors",
                 run=files.reads(
-                    shape, count, sides.write_safetensors, sides.read_safetensors, cold=True
+                    shape, count, peers.write_safetensors, peers.read_safetensors, cold=True
                 ),
             ),
         ],

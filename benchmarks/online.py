@@ -1,7 +1,8 @@
-"""Kafka: a teacher's process to a student's, against the raw client, Avro's usual ways and Pantheon's, on one broker.
+"""The online benchmark: from a teacher's process to a student's through one broker.
 
-Processes are up and connected before the clock starts; it runs from the teacher's first batch to the last tensor at the student, choosing
-R, registering the schema and opening the stream included.
+The peers are the raw client, Avro serializers and Pantheon's queue. All processes run and are
+connected before the clock starts. It runs from the teacher's first batch to the last tensor at the
+student, and includes choosing R, registering the schema and opening the stream.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ RAW, OURS, PANTHEON = "raw client", "tutelage", "a queue of pickled dicts (Panth
 def through_kafka(
     bench: Bench, produce: Any, consume: Any, shape: Shape, count: int, partitions: int
 ) -> Sample:
-    """A side that uses the client as it is."""
+    """Run a side that uses the Kafka client directly."""
     topic = bench.topic(partitions)
     jobs: list[Job] = [
         (bench.actor("student"), consume, (bench.kafka, topic, shape, count, partitions)),
@@ -34,7 +35,7 @@ def through_kafka(
 
 
 def ours(bench: Bench, shape: Shape, count: int, partitions: int, teachers: int = 1) -> Sample:
-    """Our side, of one teacher or of two merged; bytes and batches of both count."""
+    """Run Tutelage, with one teacher or with two merged. Bytes and batches of both count."""
     topics = [bench.topic(partitions) for _ in range(teachers)]
     jobs: list[Job] = [(bench.actor("student"), sides.learn, (bench.kafka, topics, shape, count))]
     for name, topic in zip(("teacher", "teacher2"), topics, strict=False):
@@ -43,7 +44,7 @@ def ours(bench: Bench, shape: Shape, count: int, partitions: int, teachers: int 
 
 
 def pantheon(bench: Bench, shape: Shape, count: int) -> Sample:
-    """Pantheon's way."""
+    """Run Pantheon's queue."""
     (port,) = free_ports(1)
     jobs: list[Job] = [
         (bench.actor("student"), sides.get_pickled, (port, shape, count)),
@@ -53,7 +54,7 @@ def pantheon(bench: Bench, shape: Shape, count: int) -> Sample:
 
 
 def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
-    """All sizes and partition counts; then the dtypes, and two teachers."""
+    """The comparisons: all sizes and partition counts, then the dtypes, then two teachers."""
     for shape in scale.shapes(SIZES):
         for partitions in PARTITIONS if scale.all_cases else PARTITIONS[:2]:
             yield _sizes(bench, shape, partitions, scale.online(shape))
@@ -82,7 +83,7 @@ def _sizes(bench: Bench, shape: Shape, partitions: int, count: int) -> Compariso
         Side(name=OURS, run=lambda: ours(bench, shape, count, partitions), goals=goals),
     ]
     if partitions == 1 and shape.name in {each.name for each in SIZES}:
-        # It is slow with many batches.
+        # The queue is slow: with as many batches it would take too long.
         fewer = max(1, count // 50 if shape.name == TOY.name else count // 4)
         found.append(Side(name=PANTHEON, run=lambda: pantheon(bench, shape, fewer)))
     if partitions == 4 and shape.name == KB256.name:
@@ -118,7 +119,8 @@ def _sizes(bench: Bench, shape: Shape, partitions: int, count: int) -> Compariso
 
 def _two_teachers(bench: Bench, shape: Shape, count: int) -> Comparison:
     return Comparison(
-        title=f"online: two teachers merged by mean, batches of {shape.name}, 4 partitions, total bytes",
+        title=f"online: two teachers merged by mean, batches of {shape.name}, "
+        "4 partitions, total bytes",
         sides=[
             Side(name="one teacher", run=lambda: ours(bench, shape, count, 4)),
             Side(

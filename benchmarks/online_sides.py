@@ -1,4 +1,4 @@
-"""What each side of the online benchmark does, in its writer's and its reader's process."""
+"""The sides of the online benchmark: what the writer's and the reader's process do."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.actors import TIMEOUT_S, Gate
+from benchmarks.buffers import numpy_batches
 from benchmarks.knowledge import Shape
 from tutelage.transport.connection import KafkaConnection
 
@@ -21,7 +22,7 @@ _AUTHKEY = b"benchmark"
 
 
 def teach(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int) -> None:
-    """Our teacher."""
+    """Tutelage's teacher."""
     from tutelage import KafkaSink, Teacher
 
     given = shape.batches()
@@ -31,7 +32,7 @@ def teach(gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: in
 
 
 def learn(gate: Gate, kafka: dict[str, Any], topics: list[str], shape: Shape, count: int) -> float:
-    """Our student, of one teacher or of several merged by mean; the time its last batch came."""
+    """Tutelage's student, which merges by mean. Returns the time of its last batch."""
     from tutelage import KafkaSource, Student
 
     student = Student(
@@ -51,7 +52,7 @@ def learn(gate: Gate, kafka: dict[str, Any], topics: list[str], shape: Shape, co
 def produce_raw(
     gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
 ) -> None:
-    """The raw client: a message a batch."""
+    """The raw client: a message per batch."""
     payloads = [b"".join(_bytes(tensor) for tensor in batch.values()) for batch in shape.batches()]
     _produce(
         gate, kafka, topic, partitions, (payloads[index % len(payloads)] for index in range(count))
@@ -61,14 +62,14 @@ def produce_raw(
 def consume_raw(
     gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
 ) -> float:
-    """The raw client: messages as they come, in memory."""
+    """The raw client: messages in memory."""
     return _consume(gate, kafka, topic, count, partitions, shape.nbytes, lambda value: len(value))
 
 
 def produce_serialized(
     gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
 ) -> None:
-    """confluent-kafka's AvroSerializer, a bytes field a key."""
+    """confluent-kafka's AvroSerializer: a bytes field per key."""
     serializer, context = _serializer(kafka, topic, _bytes_schema(shape))
     given = shape.batches()
     fields = list(shape.keys)
@@ -85,10 +86,10 @@ def produce_serialized(
 def consume_serialized(
     gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
 ) -> float:
-    """Its AvroDeserializer, to torch."""
+    """confluent-kafka's AvroDeserializer, to torch tensors."""
     deserializer, context = _deserializer(kafka, topic)
 
-    def taken(value: bytes) -> object:
+    def take(value: bytes) -> object:
         record = deserializer(value, context)
         return {
             key: torch.frombuffer(bytearray(record[f"k{i}"]), dtype=getattr(torch, dtype)).reshape(
@@ -97,13 +98,13 @@ def consume_serialized(
             for i, (key, (inner, dtype)) in enumerate(shape.keys.items())
         }
 
-    return _consume(gate, kafka, topic, count, partitions, shape.nbytes, taken)
+    return _consume(gate, kafka, topic, count, partitions, shape.nbytes, take)
 
 
 def produce_samples(
     gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
 ) -> None:
-    """A message a sample, each key an array<float>."""
+    """A message per sample, in which each key is an array<float>."""
     serializer, context = _serializer(kafka, topic, _samples_schema(shape))
     given = shape.batches()
     messages = (
@@ -123,11 +124,11 @@ def produce_samples(
 def consume_samples(
     gate: Gate, kafka: dict[str, Any], topic: str, shape: Shape, count: int, partitions: int
 ) -> float:
-    """The samples, stacked to batches again."""
+    """The samples, stacked to batches."""
     deserializer, context = _deserializer(kafka, topic)
     pending: list[Any] = []
 
-    def taken(value: bytes) -> None:
+    def take(value: bytes) -> None:
         pending.append(deserializer(value, context))
         if len(pending) == shape.rows:
             for index in range(len(shape.keys)):
@@ -135,22 +136,23 @@ def consume_samples(
             pending.clear()
 
     return _consume(
-        gate, kafka, topic, count * shape.rows, partitions, shape.nbytes // shape.rows, taken
+        gate, kafka, topic, count * shape.rows, partitions, shape.nbytes // shape.rows, take
     )
 
 
 class _Queues(BaseManager):
-    """Serves and finds the queue of the side that does as Pantheon does."""
+    """Serves and finds Pantheon's queue."""
 
 
 def put_pickled(gate: Gate, port: int, shape: Shape, count: int) -> None:
-    """Pantheon's way: a queue of 100 in the teacher's process, served by multiprocessing.managers, dicts pickled."""
+    """Pantheon's teacher: a queue of 100 pickled dicts, served by multiprocessing.managers."""
     queue: Queue[Any] = Queue(100)
     _Queues.register("knowledge", callable=lambda: queue)
     server = _Queues(("127.0.0.1", port), authkey=_AUTHKEY).get_server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    given = [{key: np.array(tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor) for key, tensor in batch.items()}
-             for batch in shape.batches()]  # fmt: skip
+    given = [
+        {key: np.array(tensor) for key, tensor in batch.items()} for batch in numpy_batches(shape)
+    ]
     gate.ready()
     for index in range(count):
         queue.put(given[index % len(given)])
@@ -159,12 +161,12 @@ def put_pickled(gate: Gate, port: int, shape: Shape, count: int) -> None:
     while not queue.empty() and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.2)
-    # Its own way to stop would end the process.
+    # The server's own method for stopping would end the process.
     server.listener.close()  # type: ignore[attr-defined]
 
 
 def get_pickled(gate: Gate, port: int, shape: Shape, count: int) -> float:
-    """The student's side of it."""
+    """Pantheon's student. Returns the time of its last batch."""
     _Queues.register("knowledge")
     manager = _Queues(("127.0.0.1", port), authkey=_AUTHKEY)
     deadline = time.monotonic() + TIMEOUT_S
@@ -204,7 +206,7 @@ def _produce(gate: Gate, kafka: dict[str, Any], topic: str, partitions: int, mes
         if index % 64 == 0:
             producer.poll(0)
     if producer.flush(TIMEOUT_S):
-        raise TimeoutError("the broker did not take everything")
+        raise TimeoutError("the broker did not acknowledge everything")
     producer.close()
 
 
@@ -234,7 +236,7 @@ def _consume(
     ended = time.monotonic()
     consumer.close()
     if left:
-        raise TimeoutError(f"{left} messages did not come")
+        raise TimeoutError(f"{left} messages did not arrive")
     return ended
 
 

@@ -1,4 +1,4 @@
-"""One picture a benchmark: bars of the rates, side by side."""
+"""Draws one picture per benchmark: bars of the sides' rates, as ratios to the first side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from benchmarks.measure import VALUES, Comparison
 
 
-def drawn(name: str, comparisons: Sequence[Comparison], path: Path) -> None:
-    """Draw the ratio of every side to the first, a panel of bars a comparison."""
+def plot_ratios(name: str, comparisons: Sequence[Comparison], path: Path) -> None:
+    """Draw the ratios. The bars of a comparison are a group under its title."""
     import matplotlib
 
     matplotlib.use("Agg")

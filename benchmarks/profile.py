@@ -1,7 +1,9 @@
-"""Where a batch's microseconds go on each side: `make profile`, or `python -m benchmarks.profile [SECONDS]`.
+"""Profiles a teacher and a student by function: `make profile`.
 
-py-spy looks into a teacher's and a student's process while they work, at every thread, and what it sees is added up by function. "idle" is
-a thread that waits; only what holds a processor counts.
+    python -m benchmarks.profile [SECONDS]
+
+py-spy samples every thread of both processes while they work, and the samples are added up by
+function. Only threads that use a processor count; those that wait do not.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _TOP = 12
 
 def main() -> None:
     """Profile batches of 768 B and of 256 KB."""
-    # py-spy takes whole seconds.
+    # py-spy accepts whole seconds only.
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with opened() as bench:
         for shape, per_second in ((TOY, 120_000), (KB256, 900)):
@@ -42,17 +44,22 @@ def main() -> None:
                 ]
                 spies = [
                     subprocess.Popen(
-                        [str(Path(sys.executable).parent / "py-spy"), "record", "-r", "200", "-d", str(seconds), "-f", "raw",
-                         "-p", str(pid), "-o", str(out)],
-                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                        [
+                            str(Path(sys.executable).parent / "py-spy"),
+                            *("record", "-r", "200", "-d", str(seconds), "-f", "raw"),
+                            *("-p", str(pid), "-o", str(out)),
+                        ],
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        text=True,
                     )
                     for _, pid, out in watched
-                ]  # fmt: skip
+                ]
                 for spy in spies:
-                    _, said = spy.communicate(timeout=seconds + 60)
+                    _, errors = spy.communicate(timeout=seconds + 60)
                     if spy.returncode:
                         raise RuntimeError(
-                            f"py-spy ended with code {spy.returncode}: {said.strip()[-500:]}"
+                            f"py-spy ended with code {spy.returncode}: {errors.strip()[-500:]}"
                         )
                 for actor, _, _ in jobs:
                     actor.done()
@@ -61,13 +68,13 @@ def main() -> None:
 
 
 def _show(name: str, shape: Shape, raw: Path) -> None:
-    """The functions with the most samples of their own."""
+    """Print the functions with the most samples of their own."""
     found: Counter[str] = Counter()
     for line in raw.read_text(encoding="utf-8").splitlines():
         stack, _, samples = line.rpartition(" ")
         found[stack.split(";")[-1]] += int(samples)
     total = sum(found.values())
-    print(f"\n{name}, batches of {shape.name}: {total} samples of threads that work")
+    print(f"\n{name}, batches of {shape.name}: {total} samples of working threads")
     for function, seen in found.most_common(_TOP):
         print(f"  {100 * seen / total:5.1f} %  {function}")
 

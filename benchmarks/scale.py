@@ -1,4 +1,4 @@
-"""How much is moved: enough to measure, enough for a look, or just enough to see that everything runs."""
+"""How much data the benchmarks move: to measure, to estimate, or only to test that they run."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from benchmarks.knowledge import TOY, Shape
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """Amounts of data. `all_cases`: every size, partition count and dtype is compared, not only some."""
+    """Amounts of data. With `all_cases`, every size, partition count and dtype is compared."""
 
     all_cases: bool
     different_batches: int = 64
     offline_bytes: int
     online_bytes: int
     toy_batches: int
-    # Growth: batches of 768 B; values of all keys together; batches a teacher; batches a partition count.
+    # The growth benchmark: batches of 768 B, values of all keys together, batches of each teacher,
+    # batches for each partition count.
     growth_batches: tuple[int, ...]
     growth_values: int
     teacher_batches: int
     partition_batches: int
-    # Start: batches in the full topic, and lone batches, of which the first few open the stream.
+    # The start benchmark: batches in the full topic, and lone batches. The first few of the lone
+    # batches open the stream.
     topic_batches: int
     lone_batches: int
     training_steps: int
 
     def shapes(self, shapes: Sequence[Shape]) -> Iterator[Shape]:
-        """The shapes, with as many different batches as are made at this scale."""
+        """The shapes, with as many different batches as this scale has."""
         return (replace(shape, at_most=self.different_batches) for shape in shapes)
 
     def offline(self, shape: Shape) -> int:
-        """Batches of a shape to write to a file, or to read from it."""
+        """How many batches of a shape are written to a file or read from it."""
         return _count(shape, self.offline_bytes)
 
     def online(self, shape: Shape) -> int:
-        """Batches of a shape to send."""
+        """How many batches of a shape are sent."""
         return (
             max(shape.distinct + 1, self.toy_batches)
             if shape.name == TOY.name
@@ -45,7 +47,8 @@ class Scale:
 
 
 def _count(shape: Shape, nbytes: int) -> int:
-    # More than there are different ones: what cannot take the same batch twice must show it at any scale.
+    # More than there are different ones: a side that cannot write a batch twice must fail at any
+    # scale.
     return max(shape.distinct + 1, nbytes // shape.nbytes)
 
 
@@ -75,7 +78,7 @@ QUICK = Scale(
     lone_batches=200,
     training_steps=100,
 )
-#: For tests: everything that FULL compares, with next to no data. Its figures mean nothing.
+#: For tests: all comparisons of FULL, with very little data. The figures mean nothing.
 TINY = Scale(
     all_cases=True,
     different_batches=3,

@@ -1,6 +1,6 @@
-"""How long until something comes: a command's help, a full topic's first batch, a lone batch at a low rate.
+"""The start benchmark: a command's help, a full topic's first batch, a lone batch at a low rate.
 
-What `import torch` takes is a side of its own, because nobody who gets torch tensors can be faster.
+`import torch` is a side of its own, because whatever returns torch tensors cannot be faster.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import online_sides as sides
 from benchmarks.actors import Gate, together
@@ -22,7 +23,7 @@ from benchmarks.scale import Scale
 
 _COMMAND = str(Path(sys.executable).parent / "tutelage")
 _LATENCY_EVERY_S = 0.02
-# The first few open the stream.
+# The first few batches open the stream. They are not counted.
 _OPENING_BATCHES = 10
 QUANTILES: Mapping[str, Callable[[list[float]], float]] = {
     "p50": statistics.median,
@@ -32,7 +33,7 @@ QUANTILES: Mapping[str, Callable[[list[float]], float]] = {
 
 
 def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
-    """Commands, then latency."""
+    """The comparisons: commands, then latency."""
     yield Comparison(
         title="start: `tutelage --help` (goal: 300 ms)",
         times=True,
@@ -59,7 +60,7 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
             Side(
                 name="tutelage learn, first row",
                 run=lambda: _first_line(learn, environment),
-                # Torch's own second (or three) cannot be had back; what is ours to keep small is the rest.
+                # Only the time beyond torch's own seconds can be reduced.
                 goals=(Goal(other="python -c 'import torch'", at_most=1.33, what="seconds"),),
             ),
         ],
@@ -73,7 +74,10 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
 
 
 class LoneBatches:
-    """How long lone batches took; each round of a comparison sends them once, and each of its sides is a quantile of that round."""
+    """The latency of lone batches.
+
+    Each round of a comparison sends the batches once. Each side is a quantile of the round.
+    """
 
     def __init__(self, bench: Bench, count: int) -> None:
         self._bench = bench
@@ -81,7 +85,7 @@ class LoneBatches:
         self._rounds: list[list[float]] = []
 
     def quantile(self, name: str) -> Callable[[], Sample]:
-        """A side: its nth call is about the nth round."""
+        """The run of a side: call n returns the quantile of round n."""
         calls = iter(range(sys.maxsize))
 
         def one() -> Sample:
@@ -114,7 +118,7 @@ def _timed(command: Sequence[str]) -> Sample:
 
 
 def _first_line(command: Sequence[str], environment: dict[str, str]) -> Sample:
-    """Until a command's first line; then it is ended."""
+    """The time until a command's first line. The command is killed then."""
     began = time.monotonic()
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
@@ -133,14 +137,14 @@ def _sample(seconds: float) -> Sample:
     return Sample(seconds=seconds, nbytes=1, units=1)
 
 
-def depart(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[float]:
-    """Write a batch every so often; when each was written."""
+def depart(gate: Gate, kafka: dict[str, Any], topic: str, count: int) -> list[float]:
+    """Write batches at a low rate. Returns the time of each."""
     import torch
 
     from tutelage import KafkaSink, Teacher
 
     went: list[float] = []
-    with Teacher(KafkaSink(topic, **kafka), rows_per_record=32) as teacher:  # type: ignore[arg-type]  # plain strings
+    with Teacher(KafkaSink(topic, **kafka), rows_per_record=32) as teacher:
         gate.ready()
         for index in range(count):
             time.sleep(_LATENCY_EVERY_S)
@@ -149,12 +153,12 @@ def depart(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[fl
     return went
 
 
-def arrive(gate: Gate, kafka: dict[str, str], topic: str, count: int) -> list[float]:
-    """When each batch came."""
+def arrive(gate: Gate, kafka: dict[str, Any], topic: str, count: int) -> list[float]:
+    """Read the batches. Returns the time of each."""
     from tutelage import KafkaSource, Student
 
     student = Student(timeout_s=60)
-    student.register_teacher(KafkaSource(topic, **kafka))  # type: ignore[arg-type]
+    student.register_teacher(KafkaSource(topic, **kafka))
     came: list[float] = []
     with student:
         gate.ready()

@@ -1,6 +1,7 @@
-"""A student that trains 20 ms on each batch of 1 MB: how much of a step is waiting for data.
+"""The training benchmark: how long a student waits that trains 20 ms on each batch of 1 MB.
 
-The rate is of steps' bytes; the ratio to steps without data is what is left of it, so 0.99 is 1 % of waiting.
+The rate is in bytes of steps. Its ratio to the rate of steps without data shows the waiting: 0.99
+means 1 %.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ALONE = "steps without data"
 
 
 def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
-    """The student itself, and a DataLoader with one worker."""
+    """The comparison: the student itself, and a DataLoader without and with a worker."""
     topic, count = bench.topic(4), scale.training_steps
     bench.one("teacher", sides.teach, bench.kafka, topic, MB1, count)
     goals = (Goal(other=_ALONE, at_least=0.99),)
@@ -61,7 +62,7 @@ def _side(bench: Bench, topic: str, count: int, way: str) -> Callable[[], Sample
 
 
 def train(gate: Gate, kafka: dict[str, Any], topic: str, count: int, way: str) -> float:
-    """Seconds from the second batch on: the first opens the stream, and is the start benchmark's."""
+    """Train on the batches. Returns the seconds without the first batch, which opens the stream."""
     from torch.utils.data import DataLoader
 
     from tutelage import KafkaSource, Student
@@ -77,7 +78,7 @@ def train(gate: Gate, kafka: dict[str, Any], topic: str, count: int, way: str) -
             batches = student.knowledge(64)
         else:
             workers = int(way.split()[1])
-            # What spawns a daemon's children is not for a benchmark's process to have: it is forked, as DataLoader does by default.
+            # DataLoader forks by default. In a spawned process, such as this, it would spawn.
             context = "fork" if workers else None
             batches = iter(
                 DataLoader(

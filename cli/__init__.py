@@ -1,1 +1,4 @@
-"""The command line: one file per command; the only place that parses flags, reads the environment, prints and exits."""
+"""The command line, one file per command.
+
+Only this package parses flags, reads the environment, prints and exits.
+"""

@@ -1,4 +1,7 @@
-"""One number for what reached the student: equal digests mean equal batches, bit for bit and in order."""
+"""The checksum of everything that reached a student.
+
+Equal digests mean equal rows, bit for bit and in order.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ if TYPE_CHECKING:
 
 
 class Digest:
-    """xxh3-128 of every key's rows in order; for dense keys it does not depend on the batch size."""
+    """The xxh3-128 of each key's rows in order, combined over the keys.
+
+    Guarantee: for dense keys the digest does not depend on the batch size.
+    """
 
     def __init__(self) -> None:
         self._keys: dict[str, xxhash.xxh3_128] = {}
 
     def add(self, batch: dict[str, torch.Tensor]) -> None:
-        """Take a batch in."""
+        """Add a batch's rows."""
         from tutelage.consumers.stages.torch_view import tensor_bytes
 
         for key, values in batch.items():
@@ -30,7 +36,7 @@ class Digest:
 
     def hexdigest(self) -> str:
         """The digest so far, as 32 hexadecimal digits."""
-        whole = xxhash.xxh3_128()
+        combined = xxhash.xxh3_128()
         for key in sorted(self._keys):
-            whole.update(self._keys[key].digest())
-        return whole.hexdigest()
+            combined.update(self._keys[key].digest())
+        return combined.hexdigest()

@@ -1,4 +1,7 @@
-"""The flags Kafka users know, and where their values come from: flags over environment over file."""
+"""The flags that reach Kafka, and the settings they result in.
+
+A flag takes precedence over the environment, and the environment over the file of -F.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.printing import typed_text
-from tutelage.cli.secrets import refuse_on_command_line, refuse_open_file, resolved
+from tutelage.cli.secrets import check_command_line, check_file_mode, resolve_references
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.transport.addresses import (
     BOOTSTRAP_VARIABLE,
@@ -24,71 +27,89 @@ from tutelage.transport.addresses import (
 from tutelage.transport.hiding import is_secret_url
 
 _PANEL = "Kafka"
+_BOOTSTRAP = "bootstrap.servers"
 _REGISTRY = "schema.registry."
-# The one setting of Confluent's serializers that concerns us.
+_REGISTRY_URL = _REGISTRY + "url"
+# The only setting of Confluent's serializers that has a meaning here.
 _AUTO_REGISTER = "auto.register.schemas"
 
 BootstrapFlag = Annotated[
     str | None,
     typer.Option(
-        "-b", "--bootstrap-server", metavar="HOST:PORT", envvar=BOOTSTRAP_VARIABLE, rich_help_panel=_PANEL,
-        help="A broker's address. Unless given: the file's, else localhost:9092.", show_default=False,
+        "-b",
+        "--bootstrap-server",
+        metavar="HOST:PORT",
+        envvar=BOOTSTRAP_VARIABLE,
+        rich_help_panel=_PANEL,
+        help="Connect to the Kafka broker at this address. Without it, the file of -F names the "
+        "broker, or it is localhost:9092.",
+        show_default=False,
     ),
-]  # fmt: skip
+]
 RegistryFlag = Annotated[
     str | None,
     typer.Option(
-        "--registry", metavar="URL", envvar=REGISTRY_VARIABLE, rich_help_panel=_PANEL,
-        help="The schema registry (Confluent's interface). Unless given: the file's, else that of `tutelage stack`.", show_default=False,
+        "--registry",
+        metavar="URL",
+        envvar=REGISTRY_VARIABLE,
+        rich_help_panel=_PANEL,
+        help="Use the schema registry at this URL; it must have Confluent's REST interface. "
+        "Without it, the file of -F names the registry, or it is that of `tutelage stack`.",
+        show_default=False,
     ),
-]  # fmt: skip
+]
 FileFlag = Annotated[
     Path | None,
     typer.Option(
-        "-F", "--command-config", metavar="FILE", envvar=FILE_VARIABLE, rich_help_panel=_PANEL,
-        help="client.properties: librdkafka's names, and schema.registry.*; values may be @FILE or ${env:NAME}.", show_default=False,
+        "-F",
+        "--command-config",
+        metavar="FILE",
+        envvar=FILE_VARIABLE,
+        rich_help_panel=_PANEL,
+        help="Read Kafka settings from a client.properties file: librdkafka's options, and those "
+        "of the registry as schema.registry.*. A value may be @FILE or ${env:NAME}.",
+        show_default=False,
     ),
-]  # fmt: skip
+]
 OptionFlag = Annotated[
     list[str] | None,
     typer.Option(
         "-X",
         metavar="KEY=VALUE",
         rich_help_panel=_PANEL,
-        help="A librdkafka option; may be repeated. Secrets as KEY=@FILE.",
+        help="Set an option of librdkafka; may be repeated. Give a secret as KEY=@FILE.",
         show_default=False,
     ),
 ]
-
 RunFlag = Annotated[
     str | None,
     typer.Option(
         "--run",
         metavar="RUN_ID",
-        help="Read this run of the topic, not the newest; `tutelage inspect TOPIC` lists its runs.",
+        help="Read this run of the topic instead of the newest one. `tutelage inspect TOPIC` lists "
+        "the runs.",
         show_default=False,
     ),
 ]
-
 CreateFlag = Annotated[
     bool,
     typer.Option(
         "--create/--no-create",
-        help="Whether to create the topic where it is missing, or only to check it.",
+        help="Create the topic if it does not exist, or only check that it exists.",
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KafkaSettings:
-    """Where Kafka is and how to speak to it, as keyword arguments for `KafkaSink` and `KafkaSource`."""
+    """The addresses of Kafka and the registry, and the client's options."""
 
     bootstrap_servers: Address
     registry: Any
     options: dict[str, object] = field(repr=False)
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments."""
+        """The keyword arguments of `KafkaSink` and `KafkaSource`."""
         return {
             "bootstrap_servers": self.bootstrap_servers,
             "registry": self.registry,
@@ -99,65 +120,85 @@ class KafkaSettings:
 def kafka_settings(
     bootstrap: str | None, registry: str | None, file: Path | None, options: list[str] | None
 ) -> KafkaSettings:
-    """What the flags, the environment (through typer) and the file come to.
+    """The settings that the flags, the environment and the file result in.
 
-    Raises ConfigurationError for a line or option that is no key=value, for a file with secrets that others may read, and for secrets on the
-    command line.
+    Args:
+        bootstrap: The broker's address, from its flag or, through typer, from the environment.
+        registry: The registry's URL, from its flag or from the environment.
+        file: A client.properties file.
+        options: Options of librdkafka as KEY=VALUE.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigurationError: A line or an option is not key=value, others may read a file that holds
+            a secret, or a secret is on the command line.
     """
-    from tutelage.transport.http_registry import HttpRegistry
-
     bootstrap = typed_text("--bootstrap-server", bootstrap) if bootstrap is not None else None
     registry = typed_text("--registry", registry) if registry is not None else None
-    in_file = resolved(_properties(file), str(file)) if file is not None else {}
-    with_x: dict[str, str] = {}
-    for typed in options or ():
-        option = typed_text("-X", typed)
-        key, equals, value = (part.strip() for part in option.partition("="))
-        if not equals or not key:
-            raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")
-        refuse_on_command_line(key, value)
-        with_x |= resolved({key: value}, "-X")
+    in_file = resolve_references(_properties(file), str(file)) if file is not None else {}
+    with_x = _options(options or ())
     sources = (("-X", with_x), (str(file), in_file))
-    servers = _first_of(
-        named_by(bootstrap, BOOTSTRAP_VARIABLE, "flag --bootstrap-server"),
-        "bootstrap.servers",
-        sources,
+    servers = _first_address(
+        named_by(bootstrap, BOOTSTRAP_VARIABLE, "flag --bootstrap-server"), _BOOTSTRAP, sources
     )
     named = named_by(registry, REGISTRY_VARIABLE, "flag --registry")
     if named is not None and "flag" in named.origin and is_secret_url(named):
         raise ConfigurationError(
-            "--registry: its URL holds a user or a key, and everybody on this machine can read a command line; give the URL "
-            f"in the file of -F (schema.registry.url=...) or in {REGISTRY_VARIABLE}"
+            "--registry: its URL holds a user or a key, and everybody on this machine can read a "
+            "command line; give the URL in the file of -F (schema.registry.url=...) or in "
+            f"{REGISTRY_VARIABLE}"
         )
-    url = _first_of(named, _REGISTRY + "url", sources)
-    given = {
+    url = _first_address(named, _REGISTRY_URL, sources)
+    settings = {
         key: value
         for key, value in {**in_file, **with_x}.items()
-        if key not in ("bootstrap.servers", _REGISTRY + "url")
+        if key not in (_BOOTSTRAP, _REGISTRY_URL)
     }
-    registry_settings = {
-        key.removeprefix(_REGISTRY): given.pop(key)
-        for key in list(given)
-        if key.startswith(_REGISTRY)
-    }
-    auto_register = given.pop(_AUTO_REGISTER, "true").lower()
-    if auto_register not in ("true", "false"):
-        raise ConfigurationError(f"{_AUTO_REGISTER}={auto_register}: it is true or false")
+    # It takes its own settings out; the others are librdkafka's.
+    made_registry = _registry(url, settings)
     return KafkaSettings(
         bootstrap_servers=bootstrap_address(servers),
-        registry=HttpRegistry(
-            registry_address(url),
-            settings=dict(registry_settings),
-            auto_register=auto_register == "true",
-        ),
-        options=dict(given),
+        registry=made_registry,
+        options=dict(settings),
     )
 
 
-def _first_of(
+def _options(typed: Sequence[str]) -> dict[str, str]:
+    """The options of -X, checked and with their references resolved."""
+    found: dict[str, str] = {}
+    for argument in typed:
+        option = typed_text("-X", argument)
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not equals or not key:
+            raise ConfigurationError(f"-X {option.split('=')[0]}: options are given as key=value")
+        check_command_line(key, value)
+        found |= resolve_references({key: value}, "-X")
+    return found
+
+
+def _registry(url: Address | None, settings: dict[str, str]) -> Any:
+    """The registry's client. Its settings are removed from `settings`."""
+    from tutelage.transport.http_registry import HttpRegistry
+
+    own = {
+        key.removeprefix(_REGISTRY): settings.pop(key)
+        for key in list(settings)
+        if key.startswith(_REGISTRY)
+    }
+    auto_register = settings.pop(_AUTO_REGISTER, "true").lower()
+    if auto_register not in ("true", "false"):
+        raise ConfigurationError(f"{_AUTO_REGISTER}={auto_register}: it is true or false")
+    return HttpRegistry(
+        registry_address(url), settings=dict(own), auto_register=auto_register == "true"
+    )
+
+
+def _first_address(
     flag: Address | None, key: str, sources: Sequence[tuple[str, Mapping[str, str]]]
 ) -> Address | None:
-    """An address that a flag, -X, the environment or the file names: the first of them in this order."""
+    """The address that takes precedence: flag, -X, environment, file, in this order."""
     named = [
         Address(held[key], f"{key} in {place}" if place != "-X" else f"-X {key}")
         for place, held in sources
@@ -165,17 +206,18 @@ def _first_of(
     ]
     if flag is None:
         return named[0] if named else None
-    # What typer takes from the environment comes as the flag's value.
+    # Typer passes a value from the environment as the flag's; -X takes precedence over it.
     over = named and "environment" in flag.origin and key in sources[0][1]
     return named[0] if over else flag
 
 
 def _properties(file: Path) -> dict[str, str]:
+    """The settings in a properties file."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigurationError(f"{file} cannot be read: {said}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigurationError(f"{file} cannot be read: {reason}") from error
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
@@ -185,5 +227,5 @@ def _properties(file: Path) -> dict[str, str]:
         if not equals:
             raise ConfigurationError(f"{file}, line {number}: not key=value")
         found[key.strip()] = value.strip()
-    refuse_open_file(file, found)
+    check_file_mode(file, found)
     return found

@@ -1,7 +1,7 @@
-"""The HTTP server of `--metrics-port`: prometheus_client's, with a connection limit and a time limit.
+"""The HTTP server of `--metrics-port`: prometheus_client's, with limits on connections and time.
 
-Clients are not trusted. A silent or slow connection must not block Prometheus or a health check, use
-unbounded memory or threads, or outlive the command.
+Clients are not trusted. A silent or slow connection must not block Prometheus or a health check,
+use unbounded memory or threads, or outlive the command.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ _CONNECTION_S = 5.0
 # Each connection has a thread. Prometheus and a kubelet need one each.
 _MOST_CONNECTIONS = 16
 # The interval at which connections are checked, and the most that closing takes.
-_LOOK_EVERY_S = 0.1
+_CHECK_EVERY_S = 0.1
 
 
 class MetricsServer(ThreadingWSGIServer):
-    """Serves each connection in a thread. With too many connections the oldest is closed, so a new one is always served."""
+    """Serves each connection in a thread.
+
+    Guarantee: a new connection is always served. If there are too many, the oldest is closed.
+    """
 
     # Connections that wait for `accept`.
     request_queue_size = 64
@@ -73,7 +76,7 @@ class MetricsServer(ThreadingWSGIServer):
             self._open.clear()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a connection that ended early; the user of the command cannot do anything about it."""
+        """Log a connection that ended early. The command's user cannot do anything about it."""
         log.debug("a connection to the metrics port ended early", exc_info=True)
 
 
@@ -93,7 +96,7 @@ class Handler(WSGIRequestHandler):
 def serve_in_thread(
     host: str, port: int, application: Any
 ) -> contextlib.AbstractContextManager[None]:
-    """Listen, and serve while the block runs. Raises OSError at once if the address cannot be used."""
+    """Listen at once and serve while the block runs. OSError if the address cannot be used."""
     server = make_server(
         host, port, application, MetricsServer6 if ":" in host else MetricsServer, Handler
     )
@@ -104,7 +107,7 @@ def serve_in_thread(
 def _serving(server: WSGIServer) -> Iterator[None]:
     thread = threading.Thread(
         target=server.serve_forever,
-        kwargs={"poll_interval": _LOOK_EVERY_S},
+        kwargs={"poll_interval": _CHECK_EVERY_S},
         name="tutelage-metrics",
         daemon=True,
     )

@@ -1,9 +1,12 @@
-"""What orchestrators and Prometheus ask a running command: /metrics, /livez and /readyz, on a port of its own.
+"""Serves the metrics and the health of a running command over HTTP: /metrics, /livez and /readyz.
 
-/livez    503 once the command has given no sign of life for a minute where it should: it hangs, and restarting it may help.
-/readyz   503 while its streams are not open yet, and once it has waited half a minute for somebody else; the body says for whom.
+/livez   503 if the command should have given a sign of life and has not for 60 s: it hangs, and a
+         restart may help.
+/readyz  503 until its streams are open, and while it has waited for more than 30 s. The body says
+         for what.
 
-A student that trains, however long a step takes, and a teacher whose model works are alive and ready.
+A student that trains is live and ready, however long a step takes. So is a teacher whose model
+works.
 """
 
 from __future__ import annotations
@@ -23,57 +26,67 @@ from tutelage.transport.status import Activity
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-SILENT_AT_MOST_S = 60.0
-WAITING_AT_MOST_S = 30.0
+MOST_SILENT_S = 60.0
+MOST_WAITING_S = 30.0
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
 
 MetricsFlag = Annotated[
     str | None,
     typer.Option(
-        "--metrics-port", metavar="PORT", show_default=False,
-        help="Serve Prometheus metrics, /livez and /readyz there, to this machine alone; 0.0.0.0:PORT for all who can reach it.",
+        "--metrics-port",
+        metavar="PORT",
+        show_default=False,
+        help="Serve Prometheus metrics, /livez and /readyz on this port, to this machine alone. "
+        "With 0.0.0.0:PORT everybody who can reach the port can read them.",
     ),
-]  # fmt: skip
+]
 
 
 @contextlib.contextmanager
-def monitored(
-    place: str | None, collector: Callable[[], Collector], activity: Callable[[], Activity]
+def serve_metrics(
+    address: str | None, collector: Callable[[], Collector], activity: Callable[[], Activity]
 ) -> Iterator[None]:
-    """Serve a command's metrics and health while the block runs; nothing, and no collector is made, if no place was given.
+    """Serve a command's metrics and health while the block runs.
 
-    Raises ConfigurationError for a place that is none, or is taken.
+    Args:
+        address: PORT or HOST:PORT. If None, nothing is served and no collector is made.
+        collector: Makes the command's collector of metrics.
+        activity: Returns what the command does now.
+
+    Raises:
+        ConfigurationError: The address is not valid, or it is in use.
     """
-    if place is None:
+    if address is None:
         yield
         return
-    host, port = _host_and_port(place)
+    host, port = _host_and_port(address)
     from tutelage.cli.metrics_server import serve_in_thread
 
     try:
         served = serve_in_thread(host, port, _application(collector(), activity))
     except OSError as error:
         raise ConfigurationError(
-            f"--metrics-port {place}: cannot listen there: {error.strerror or error}"
+            f"--metrics-port {address}: cannot listen there: {error.strerror or error}"
         ) from error
     with served:
         yield
 
 
-def live(activity: Activity) -> tuple[bool, str]:
-    """Whether a command is alive, and why."""
-    if activity.silent_s > SILENT_AT_MOST_S:
+def liveness(activity: Activity) -> tuple[bool, str]:
+    """Whether a command is live, and why."""
+    if activity.silent_s > MOST_SILENT_S:
         return False, f"no sign of life for {activity.silent_s:.0f} s while {activity.doing}"
     return True, f"{activity.doing} ({activity.seconds:.0f} s)"
 
 
-def ready(activity: Activity) -> tuple[bool, str]:
-    """Whether a command does, or could at once do, its work, and why."""
-    said = f"{activity.doing} ({activity.seconds:.0f} s)"
-    return activity.begun and not (activity.waiting and activity.seconds > WAITING_AT_MOST_S), said
+def readiness(activity: Activity) -> tuple[bool, str]:
+    """Whether a command works, or could begin at once, and why."""
+    waits = activity.waiting and activity.seconds > MOST_WAITING_S
+    return activity.begun and not waits, f"{activity.doing} ({activity.seconds:.0f} s)"
 
 
 def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
+    """The WSGI application of the three paths."""
     from prometheus_client import (
         CollectorRegistry,
         PlatformCollector,
@@ -86,7 +99,7 @@ def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
     PlatformCollector(registry=registry)
     registry.register(collector)
     metrics: Any = make_wsgi_app(registry)
-    checks = {"/livez": live, "/readyz": ready}
+    checks = {"/livez": liveness, "/readyz": readiness}
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         path = environ.get("PATH_INFO", "")
@@ -95,18 +108,18 @@ def _application(collector: Collector, activity: Callable[[], Activity]) -> Any:
         if path not in checks:
             start_response(f"{HTTPStatus.NOT_FOUND.value} Not Found", [_TEXT])
             return [b"try /metrics, /livez or /readyz\n"]
-        well, why = checks[path](activity())
-        status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+        passed, reason = checks[path](activity())
+        status = HTTPStatus.OK if passed else HTTPStatus.SERVICE_UNAVAILABLE
         start_response(f"{status.value} {status.phrase}", [_TEXT])
-        return [f"{printable(why)}\n".encode()]
+        return [f"{printable(reason)}\n".encode()]
 
     return application
 
 
-def _host_and_port(place: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:(?P<host>[^:]+|\[[0-9a-fA-F:]+\]):)?(?P<port>\d{1,5})", place)
+def _host_and_port(address: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:(?P<host>[^:]+|\[[0-9a-fA-F:]+\]):)?(?P<port>\d{1,5})", address)
     if match is None or int(match["port"]) > 65535:
         raise ConfigurationError(
-            f"--metrics-port {place}: give it as PORT or HOST:PORT, the port from 0 to 65535"
+            f"--metrics-port {address}: give it as PORT or HOST:PORT, the port from 0 to 65535"
         )
     return (match["host"] or "127.0.0.1").strip("[]"), int(match["port"])

@@ -1,7 +1,9 @@
-"""What commands print. The only place that writes to the terminal: no text from outside can act on it or forge a line.
+"""Prints what commands print. No other module writes to the terminal.
 
-`say` prints lines, `draw` what rich lays out, `LogFormat` formats log records and tracebacks. Each escapes all characters that are not
-shown as themselves. A line break is ours only between two lines: one inside a line came with a value, and is escaped.
+`say` prints lines, `draw` prints what rich lays out, and `LogFormat` formats log records and
+tracebacks. Each of them escapes every character that a terminal does not show as itself, so that
+text from outside cannot control the terminal or forge a line. A line break within a line came with
+a value, and is escaped, too.
 """
 
 from __future__ import annotations
@@ -24,44 +26,52 @@ if TYPE_CHECKING:
     from rich.segment import Segment
     from rich.text import Text
 
-# Where no terminal says how wide it is.
+# Columns, if standard output is not a terminal.
 _WIDTH = 120
 
 
 def prepare_output() -> None:
-    """Have characters that standard output or error cannot show written escaped, and have both be there even where they were closed."""
+    """Open standard output and error if they are closed, and escape what their encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # it lives as long as the process
+            # It stays open until the process exits.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def say(*lines: str, error: bool = False) -> None:
-    """Print lines, at once, each printable.
+    """Print lines and flush. Each line is made printable.
 
-    Not `typer.echo`, which takes another encoding than the one that was asked for where that is ASCII.
+    `typer.echo` is not used: where the encoding is ASCII, it takes another one.
+
+    Args:
+        lines: The lines, without line breaks.
+        error: Whether to print to standard error.
 
     Raises:
-        TransportError: Standard output cannot be written. BrokenPipeError where nobody reads it any more.
+        TransportError: Standard output cannot be written.
+        BrokenPipeError: The reader of standard output has closed it.
     """
     _write("".join(f"{printable(line)}\n" for line in lines), error=error)
 
 
 def draw(*parts: RenderableType) -> None:
-    """Print what rich lays out: tables, and lines of `line`, which are not wrapped. Markup and emoji codes are text like any other.
+    """Print what rich lays out: tables, and texts made by `line`, which are not wrapped.
 
-    Values enter by `line`: rich breaks lines by itself, so a line break of a value cannot be told from rich's own here.
+    Markup and emoji codes are printed as text. A value must be passed through `line`: rich breaks
+    lines, and here a value's line breaks look like rich's own.
 
     Raises:
-        TransportError: Standard output cannot be written. BrokenPipeError where nobody reads it any more.
+        TransportError: Standard output cannot be written.
+        BrokenPipeError: The reader of standard output has closed it.
     """
     from rich.console import Console
     from rich.segment import Segments
     from rich.text import Text
 
-    # Drawn first and written then, as everything else is.
+    # Drawn to memory first, then written as `say` writes.
     drawn = _Page()
     terminal = sys.stdout.isatty()
     width = Console().width if terminal else _WIDTH
@@ -76,14 +86,14 @@ def draw(*parts: RenderableType) -> None:
 
 
 def line(text: str, style: str = "") -> Text:
-    """A line or a table's cell for rich and Textual: the text printable, and no markup in it."""
+    """A line or a table cell for rich and Textual: printable text without markup."""
     from rich.text import Text
 
     return Text(printable(text), style=style)
 
 
 class _Page(io.StringIO):
-    """What is drawn, with the characters that standard output has: rich draws lines of tables in ASCII where it has no others."""
+    """The drawn text. Rich chooses a table's lines by its encoding, which is standard output's."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -91,17 +101,18 @@ class _Page(io.StringIO):
 
 
 class LogFormat(logging.Formatter):
-    """A log record, of any library, as one line without secrets. The lines of a traceback are indented.
+    """Formats a log record of any library as one line without secrets.
 
-    No line of it can be taken for another record, or for an error of ours.
+    Guarantee: no line of a record looks like another record or like an error of this program. The
+    lines of a traceback are indented.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """The record's line."""
+        """Format the record as a line."""
         return printable(hiding.hidden(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
-        """The traceback, indented."""
+        """Format the traceback, indented."""
         return "\n".join(
             f"  {printable(text)}"
             for text in hiding.hidden(super().formatException(ei)).split("\n")
@@ -111,9 +122,9 @@ class LogFormat(logging.Formatter):
 def say_traceback(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
-    """Print the traceback of an error that nobody expected on standard error, as Python does, but printable.
+    """Print the traceback of an unexpected error to standard error, as Python does, but printable.
 
-    A message's further lines are indented, so that none can be taken for an error of ours.
+    Further lines of a message are indented, so that none looks like an error of this program.
     """
     lines: list[str] = []
     for part in traceback.format_exception(kind, error, trace):
@@ -126,7 +137,7 @@ def say_traceback(
 
 
 def is_shown(text: str) -> bool:
-    """Whether standard output has all characters of a text."""
+    """Whether standard output's encoding has all characters of a text."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -135,20 +146,27 @@ def is_shown(text: str) -> bool:
 
 
 def typed_text(flag: str, argument: str) -> str:
-    """The text that a user typed, which is UTF-8 also where the locale knows only ASCII.
+    """Decode an argument as UTF-8, whatever the locale's encoding.
+
+    Args:
+        flag: The argument's flag, for the error.
+        argument: The argument as Python decoded it.
+
+    Returns:
+        The text that was typed.
 
     Raises:
-        ConfigurationError: It is not UTF-8.
+        ConfigurationError: The argument is not UTF-8.
     """
     try:
         return os.fsencode(argument).decode()
     except UnicodeError:
-        # Without the argument, which may be a secret.
+        # The argument is not shown: it may be a secret.
         raise ConfigurationError(f"{flag}: what is given is not UTF-8 text") from None
 
 
 def _printable_segments(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Segments of text without control codes, and printable but for the line breaks that rich made."""
+    """The segments of text, printable except for rich's line breaks, without control codes."""
     for segment in segments:
         if not segment.control:
             text = "\n".join(map(printable, segment.text.split("\n")))
@@ -162,7 +180,7 @@ def _write(text: str, *, error: bool = False) -> None:
         stream.flush()
     except OSError as failure:
         if error:
-            # Where errors cannot be written there is no place to say so.
+            # There is no other place to report it.
             return
         if isinstance(failure, BrokenPipeError):
             raise

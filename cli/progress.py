@@ -1,4 +1,4 @@
-"""How far a command has come: a live line on a terminal, a log line now and then elsewhere; always on stderr."""
+"""Shows progress on standard error: a live line on a terminal, else a line at intervals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from tutelage.cli.printing import say
 from tutelage.schemas.printable import printable
 
 _LINE_EVERY_S = 10.0
+_LIVE_EVERY_S = 0.1
 
 
 class Progress:
-    """Shows rows, records and rate of one activity. Use it in a `with`; call `show` as often as you like."""
+    """Shows the rows, the records and the rate of one activity.
+
+    Use it in a `with` statement. `show` may be called as often as needed; it prints at intervals.
+
+    Args:
+        doing: What the command does, such as "verifying teacher1.avro".
+    """
 
     def __init__(self, doing: str) -> None:
         self._doing = printable(doing)
@@ -52,14 +59,19 @@ class Progress:
             self._live.stop()
 
     def show(self, rows: int, units: int, unit: str, nbytes: int = 0) -> None:
-        """Say that so many rows in so many units (records, batches) are done."""
+        """Show the amount so far.
+
+        Args:
+            rows: Rows so far.
+            units: Records or batches so far.
+            unit: "records" or "batches".
+            nbytes: Bytes so far; not shown if 0.
+        """
         now = time.monotonic()
-        if self._live is None and now - self._shown < _LINE_EVERY_S:
-            return
-        if self._live is not None and now - self._shown < 0.1:
+        if now - self._shown < (_LIVE_EVERY_S if self._live is not None else _LINE_EVERY_S):
             return
         self._shown = now
-        state = said(rows, units, unit, nbytes, now - self._began)
+        state = format_amount(rows, units, unit, nbytes, now - self._began)
         if self._live is not None:
             self._live.update(self._task, state=state)
         else:
@@ -67,12 +79,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the activity began."""
         return time.monotonic() - self._began
 
 
-def said(rows: int, units: int, unit: str, nbytes: int, seconds: float) -> str:
-    """An amount and its rate, for people."""
+def format_amount(rows: int, units: int, unit: str, nbytes: int, seconds: float) -> str:
+    """An amount and its rate as text."""
     from rich.filesize import decimal
 
     rate = rows / seconds if seconds > 0 else 0

@@ -1,4 +1,4 @@
-"""`tutelage repair`: the whole prefix of a damaged file."""
+"""`tutelage repair`: saves the intact beginning of a damaged file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ import typer
 def repair(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A file that is cut or damaged, finished or partial."),
+        typer.Argument(
+            metavar="FILE", help="The file that is cut off or damaged, finished or partial."
+        ),
     ],
     out: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT.avro", help="Where what is whole of it goes; must not be there."
+            metavar="OUT.avro", help="The file to write the intact records to; it must not exist."
         ),
     ],
-    print_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    print_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write what is whole of a damaged file, from its beginning on, and say what is missing and how to get it.
+    """Save the intact beginning of a damaged file, and tell how to get the missing records.
 
-    A file whose run is complete becomes OUT.avro. Else what is whole becomes OUT.avro.partial, which its teacher goes on with when it is started
-    again with --out OUT.avro. Exits with 5 where something is missing.
+    If the run is complete, the result is OUT.avro. Otherwise the result is OUT.avro.partial, which
+    the teacher continues when it is started again with --out OUT.avro. The exit code is then 5.
 
     [bold]Example[/bold]
 
@@ -32,12 +34,13 @@ def repair(
     """
     from tutelage.cli.printing import say
     from tutelage.cli.strict_json import as_json
-    from tutelage.tools.repair import repair as write_whole
+    from tutelage.schemas.errors import DataError
+    from tutelage.tools.repair import repair as save_intact
 
-    found = write_whole(file, out)
+    found = save_intact(file, out)
     if print_json:
         say(as_json(found.as_json()))
     else:
         say(*found.said())
     if not found.complete:
-        raise typer.Exit(5)
+        raise typer.Exit(DataError.exit_code)

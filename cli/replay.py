@@ -1,4 +1,4 @@
-"""`tutelage replay`: file -> topic."""
+"""`tutelage replay`: copies a run from a file to a topic."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ MANY_PARTITIONS = 100
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE.avro")],
-    topic: Annotated[str, typer.Argument(metavar="TOPIC")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.avro", help="The Avro file to read.")],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic to write.")],
     create: CreateFlag = True,
     yes: Annotated[
         bool,
         typer.Option(
             "--yes",
             "-y",
-            help=f"Make a topic of more than {MANY_PARTITIONS} partitions without asking.",
+            help=f"Create a topic of more than {MANY_PARTITIONS} partitions without asking.",
         ),
     ] = False,
     bootstrap_server: BootstrapFlag = None,
@@ -40,40 +40,47 @@ def replay(
     command_config: FileFlag = None,
     x: OptionFlag = None,
 ) -> None:
-    """Replay a file's run to a topic, record by record as they are, in the partitions it had. Interrupted, it goes on.
+    """Copy a run from a file to a topic.
 
-    How many partitions that are stands in the file. Where the topic is missing and they are many, it asks first.
+    Records are copied unchanged, each to the partition that it was recorded from. After an
+    interruption the same command continues.
+
+    The file says how many partitions the topic needs. Before a topic with many of them is created,
+    the command asks.
 
     [bold]Example[/bold]
 
       tutelage replay teacher1.avro teacher1-again -b localhost:9092
     """
     from tutelage import FileSource, KafkaSink
-    from tutelage.cli.copy_command import with_progress
+    from tutelage.cli.copy_report import copy_with_progress
     from tutelage.tools.copy import replay as copy
 
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     source = FileSource(file)
     partitions = source.open(0).stream.partitions
     if create and not yes and partitions > MANY_PARTITIONS:
-        _ask(file, topic, partitions, kafka)
+        _confirm_creation(file, topic, partitions, kafka)
     source.close()
     sink = KafkaSink(topic, partitions=partitions, create=create, **kafka.arguments())
-    with_progress(source.name, sink.name, lambda show: copy(file, sink, progress=show))
+    copy_with_progress(source.name, sink.name, lambda show: copy(file, sink, progress=show))
 
 
-def _ask(file: Path, topic: str, partitions: int, kafka: KafkaSettings) -> None:
-    """Ask whether a topic of so many partitions is to be made. ConfigurationError if not, or where nobody can be asked."""
+def _confirm_creation(file: Path, topic: str, partitions: int, kafka: KafkaSettings) -> None:
+    """Ask before a topic is created. ConfigurationError for a no, or if nobody can be asked."""
     from tutelage.schemas.errors import ConfigurationError
-    from tutelage.schemas.topic import checked_topic
+    from tutelage.schemas.topic import check_topic
     from tutelage.transport.connection import KafkaConnection
     from tutelage.transport.topic_admin import KafkaTopic
 
-    if KafkaTopic(KafkaConnection(**kafka.arguments()), checked_topic(topic)).partitions():
-        # It is there: nothing is made, and whether it has partitions enough is for the sink to say.
+    if KafkaTopic(KafkaConnection(**kafka.arguments()), check_topic(topic)).partitions():
+        # The topic exists. The sink checks whether it has enough partitions.
         return
-    what = f"{printable(str(file))} says that its run has {partitions:,} partitions, and topic {topic} would be made with as many"
+    what = (
+        f"{printable(str(file))} says that its run has {partitions:,} partitions, and topic "
+        f"{topic} would be created with as many"
+    )
     if not sys.stdin.isatty():
-        raise ConfigurationError(f"{what}; if that is meant, say so with --yes")
-    if not typer.confirm(f"{what}. Make it?", err=True):
-        raise ConfigurationError(f"topic {topic} was not made, and nothing was written")
+        raise ConfigurationError(f"{what}; if that is intended, repeat the command with --yes")
+    if not typer.confirm(f"{what}. Create it?", err=True):
+        raise ConfigurationError(f"topic {topic} was not created, and nothing was written")

@@ -1,6 +1,7 @@
-"""Settings whose values may be secrets: read from a file (`@PATH`) or the environment (`${env:NAME}`), refused on a command line.
+"""Settings whose values may be secrets.
 
-Everybody on a machine can read the command lines in its process list.
+A value may be read from a file (`@PATH`) or from the environment (`${env:NAME}`). A secret on a
+command line is refused: everybody on the machine can read command lines in the process list.
 """
 
 from __future__ import annotations
@@ -19,19 +20,32 @@ _MOST_BYTES = 1 << 20
 
 
 def is_secret(key: str, value: str = "") -> bool:
-    """Whether a setting's value grants access: by the setting's name, or as a URL that holds a user or a key.
+    """Whether a value grants access, by the setting's name or as a URL with a user or a key.
 
-    A value that only says where the secret is (`@PATH`, `${env:NAME}`) is none; `@@...` is the text `@...` itself.
+    A reference (`@PATH`, `${env:NAME}`) is not a secret. `@@TEXT` is the text `@TEXT`, not a
+    reference.
     """
     if (value.startswith("@") and not value.startswith("@@")) or _FROM_ENVIRONMENT.search(value):
         return False
     return holds_secret(key, value)
 
 
-def resolved(settings: Mapping[str, str], where: str) -> dict[str, str]:
-    """The settings with `@PATH` replaced by what the file holds (without its last line's end) and `${env:NAME}` by the variable.
+def resolve_references(settings: Mapping[str, str], where: str) -> dict[str, str]:
+    """Replace references in settings by the values that they refer to.
 
-    `@@` is an @ that is meant. ConfigurationError, naming the setting and never a value, if there is no such file or variable.
+    `@PATH` becomes the file's text without its last line break, `${env:NAME}` the variable's value,
+    and a leading `@@` one `@`.
+
+    Args:
+        settings: Settings by name.
+        where: Where the settings come from, for errors.
+
+    Returns:
+        The settings with their values.
+
+    Raises:
+        ConfigurationError: A file cannot be read or a variable does not exist. The message names
+            the setting, never a value.
     """
     return {key: _resolved(value, f"{where}: {key}") for key, value in settings.items()}
 
@@ -46,8 +60,8 @@ def _resolved(value: str, where: str) -> str:
                 raise ConfigurationError(f"{where}: {path} is too large to be a setting")
             return path.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            said = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigurationError(f"{where}: {path} cannot be read: {said}") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigurationError(f"{where}: {path} cannot be read: {reason}") from error
 
     def variable(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
@@ -58,17 +72,17 @@ def _resolved(value: str, where: str) -> str:
     return _FROM_ENVIRONMENT.sub(variable, value)
 
 
-def refuse_on_command_line(key: str, value: str) -> None:
-    """ConfigurationError for a secret that is given with -X as it is."""
+def check_command_line(key: str, value: str) -> None:
+    """Raise ConfigurationError for a secret that -X gives as plain text."""
     if is_secret(key, value):
         raise ConfigurationError(
-            f"-X {key}: on the command line everybody on this machine can read it; give it as {key}=@FILE "
-            f"or {key}='${{env:NAME}}', or in the file of -F"
+            f"-X {key}: on the command line everybody on this machine can read it; give it as "
+            f"{key}=@FILE or {key}='${{env:NAME}}', or in the file of -F"
         )
 
 
-def refuse_open_file(file: Path, settings: Mapping[str, str]) -> None:
-    """ConfigurationError for a file that holds a secret as it is and that others may read."""
+def check_file_mode(file: Path, settings: Mapping[str, str]) -> None:
+    """Raise ConfigurationError if others may read a file that holds a secret as plain text."""
     held = next((key for key, value in settings.items() if is_secret(key, value)), None)
     if (
         held is not None

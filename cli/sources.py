@@ -1,4 +1,4 @@
-"""SOURCE on the command line -> a source: a file where there is one or the name looks like one, else a topic."""
+"""Turns each SOURCE of a command line into a source object: a file or a topic."""
 
 from __future__ import annotations
 
@@ -11,16 +11,29 @@ from tutelage.schemas.errors import ConfigurationError
 
 
 def is_file(text: str) -> bool:
-    """Whether a SOURCE names a file: by `file:`, by a slash or .avro in it, or because there is such a file."""
+    """Whether a SOURCE is a file: by the prefix `file:`, by its name, or because it exists."""
     if text.startswith(("file:", "topic:")):
         return text.startswith("file:")
     return "/" in text or text.endswith((".avro", ".partial")) or os.path.exists(text)
 
 
-def source_of(
+def make_source(
     text: str, kafka: KafkaSettings, *, group: str | None = None, run: str | None = None
 ) -> Source:
-    """The source a SOURCE names; `file:NAME` and `topic:NAME` leave no doubt. `run` names one run of a topic."""
+    """Make the source that a SOURCE names.
+
+    Args:
+        text: The SOURCE: NAME, file:NAME or topic:NAME.
+        kafka: Where topics are.
+        group: The consumer group that a topic's progress is committed to.
+        run: The run of a topic; the newest if None.
+
+    Returns:
+        A source that is not open yet.
+
+    Raises:
+        ConfigurationError: The SOURCE has no name, or is a file and a run is given.
+    """
     name = text.removeprefix("file:").removeprefix("topic:")
     if not name:
         raise ConfigurationError(f"{text!r} names no file or topic")
@@ -35,8 +48,19 @@ def source_of(
     return KafkaSource(name, group=group, run=run, **kafka.arguments())
 
 
-def runs_of(sources: list[str], given: list[str] | None) -> dict[str, str]:
-    """SOURCE -> the run that --run names for it: as TOPIC=RUN_ID, or RUN_ID alone where there is one topic."""
+def parse_runs(sources: list[str], given: list[str] | None) -> dict[str, str]:
+    """Parse the --run flags of several sources.
+
+    Args:
+        sources: The SOURCEs.
+        given: The values of --run: TOPIC=RUN_ID, or RUN_ID alone if there is one topic.
+
+    Returns:
+        SOURCE -> run id.
+
+    Raises:
+        ConfigurationError: A value names none of the topics.
+    """
     topics = {text.removeprefix("topic:"): text for text in sources if not is_file(text)}
     found: dict[str, str] = {}
     for value in given or ():
@@ -47,13 +71,14 @@ def runs_of(sources: list[str], given: list[str] | None) -> dict[str, str]:
             found[next(iter(topics.values()))] = value
         else:
             raise ConfigurationError(
-                f"--run {value}: give it as TOPIC=RUN_ID, with one of the topics {', '.join(topics) or '(there are none)'}"
+                f"--run {value}: give it as TOPIC=RUN_ID, with one of the topics "
+                f"{', '.join(topics) or '(there are none)'}"
             )
     return found
 
 
-def pairs(given: list[str] | None, flag: str) -> dict[str, str]:
-    """KEY=VALUE flags as a dict; the last `=` separates, because keys may hold any text."""
+def parse_pairs(given: list[str] | None, flag: str) -> dict[str, str]:
+    """Parse KEY=VALUE flags. The last `=` separates, because a key may hold any text."""
     found: dict[str, str] = {}
     for argument in given or ():
         text = typed_text(flag, argument)

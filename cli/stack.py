@@ -1,4 +1,4 @@
-"""`tutelage stack`: a real broker and registry on this machine."""
+"""`tutelage stack`: runs a broker and a registry on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.failing import one_line_errors
+from tutelage.cli.commands import COMMANDS, Command, CommandGroup
+from tutelage.cli.exit_codes import one_line_errors
 from tutelage.cli.printing import say
 from tutelage.transport.addresses import BOOTSTRAP_VARIABLE, REGISTRY_VARIABLE
 
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from tutelage.deploy.local import StackAddresses
 
 stack = typer.Typer(
-    no_args_is_help=True,
-    help="A real Kafka broker and schema registry on this machine, without containers.",
-    rich_markup_mode="rich",
+    cls=CommandGroup, no_args_is_help=True, help=COMMANDS["stack"], rich_markup_mode="rich"
 )
 
 FolderFlag = Annotated[
@@ -26,7 +25,8 @@ FolderFlag = Annotated[
     typer.Option(
         "--folder",
         metavar="FOLDER",
-        help="Where the stack lies: a folder of its own. Unless given, in the user's state folder.",
+        help="Keep everything of the stack in this folder, which holds nothing else. Without it, "
+        "in a folder of the user's state (XDG_STATE_HOME).",
         show_default=False,
     ),
 ]
@@ -34,24 +34,28 @@ NOT_UP = 1
 
 
 def stack_folder(given: Path | None) -> Path:
-    """The folder given, or the user's: XDG_STATE_HOME/tutelage/stack."""
+    """The folder that is given, or the user's: XDG_STATE_HOME/tutelage/stack."""
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return (given or state / "tutelage" / "stack").absolute()
 
 
-@stack.command()
+@stack.command(cls=Command)
 @one_line_errors
 def up(
-    brokers: Annotated[int, typer.Option(help="1 or 3.")] = 1,
-    port: Annotated[int, typer.Option(help="Of the first broker; 0 takes a free one.")] = 9092,
-    registry_port: Annotated[int, typer.Option(help="Of the registry; 0 takes a free one.")] = 8081,
+    brokers: Annotated[int, typer.Option(help="Run this many brokers: 1 or 3.")] = 1,
+    port: Annotated[
+        int, typer.Option(help="Let the first broker listen on this port; 0 takes a free one.")
+    ] = 9092,
+    registry_port: Annotated[
+        int, typer.Option(help="Let the registry listen on this port; 0 takes a free one.")
+    ] = 8081,
     folder: FolderFlag = None,
 ) -> None:
-    """Start broker and registry and wait until they answer. The first time, Maven fetches them (200 MB).
+    """Start the broker and the registry, and wait until both answer.
 
-    A new stack takes a folder that is new or empty, and makes it readable for its user alone.
-
-    A stack that was stopped, or that the machine's restart ended, continues with its topics, schemas and ports.
+    The first start fetches them with Maven (200 MB). A new stack needs a new or an empty folder,
+    and makes it readable for its user alone. A stack that was stopped, or that ended with a restart
+    of the machine, continues with its topics, schemas and ports.
 
     [bold]Examples[/bold]
 
@@ -61,17 +65,20 @@ def up(
     """
     from tutelage.deploy.local import Stack
 
-    _print(
+    _print_addresses(
         Stack(stack_folder(folder)).up(
             brokers=brokers, kafka_port=port or None, registry_port=registry_port or None
         )
     )
 
 
-@stack.command()
+@stack.command(cls=Command)
 @one_line_errors
 def down(folder: FolderFlag = None) -> None:
-    """End what `up` started, and remove its topics, schemas and logs. What Maven fetched stays, and so do files that are not the stack's."""
+    """Stop the stack, and remove its topics, schemas and logs.
+
+    What Maven fetched stays, and so do files that the stack did not write.
+    """
     from tutelage.deploy.local import Stack
 
     running = Stack(stack_folder(folder))
@@ -86,10 +93,10 @@ def down(folder: FolderFlag = None) -> None:
     say(f"the stack is down{left}", error=True)
 
 
-@stack.command()
+@stack.command(cls=Command)
 @one_line_errors
 def stop(folder: FolderFlag = None) -> None:
-    """End what `up` started, and keep its topics and schemas: the next `up` continues with them.
+    """Stop the stack, and keep its topics and schemas for the next `up`.
 
     [bold]Examples[/bold]
 
@@ -100,14 +107,14 @@ def stop(folder: FolderFlag = None) -> None:
     from tutelage.deploy.local import Stack
 
     running = Stack(stack_folder(folder))
-    said = f"the stack is stopped; its data lies in {running.folder}"
-    say(said if running.stop() else f"no stack was up in {running.folder}", error=True)
+    stopped = f"the stack is stopped; its data is kept in {running.folder}"
+    say(stopped if running.stop() else f"no stack was up in {running.folder}", error=True)
 
 
-@stack.command()
+@stack.command(cls=Command)
 @one_line_errors
 def status(folder: FolderFlag = None) -> None:
-    """Say where the stack is; exit with 1 if it is not up."""
+    """Print the addresses of the stack and its processes. The exit code is 1 if it is not up."""
     from tutelage.deploy.local import Stack
 
     running = Stack(stack_folder(folder))
@@ -120,21 +127,27 @@ def status(folder: FolderFlag = None) -> None:
         )
         say(f"no stack is up in {running.folder}{kept}", error=True)
         raise typer.Exit(NOT_UP)
-    _print(addresses)
+    _print_addresses(addresses)
     for name, pid in running.processes().items():
         say(f"# {name}: process {pid}, log {running.folder / (name + '.log')}")
 
 
-@stack.command()
+@stack.command(cls=Command)
 @one_line_errors
 def node(
-    action: Annotated[str, typer.Argument(metavar="kill|pause|resume|restart")],
+    action: Annotated[
+        str,
+        typer.Argument(
+            metavar="kill|pause|resume|restart", help="What to do to one of the stack's processes."
+        ),
+    ],
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="kafka-1, kafka-2, kafka-3 or registry.")
+        str,
+        typer.Argument(metavar="NAME", help="The process: kafka-1, kafka-2, kafka-3 or registry."),
     ],
     folder: FolderFlag = None,
 ) -> None:
-    """Have one of the stack's processes fail, and come back: to see what your programs make of it.
+    """Kill, pause, resume or restart one process of the stack, to test how programs take a failure.
 
     [bold]Examples[/bold]
 
@@ -153,12 +166,12 @@ def node(
         "restart": running.restart,
     }
     if action not in actions:
-        raise ConfigurationError(f"{action!r} is none of {', '.join(actions)}")
+        raise ConfigurationError(f"{action!r} is not one of {', '.join(actions)}")
     actions[action](name)
     if action == "restart":
         running.await_ready()
 
 
-def _print(addresses: StackAddresses) -> None:
+def _print_addresses(addresses: StackAddresses) -> None:
     say(f"export {BOOTSTRAP_VARIABLE}={addresses.bootstrap_servers}")
     say(f"export {REGISTRY_VARIABLE}={addresses.registry}")

@@ -1,4 +1,7 @@
-"""Values as strict JSON (RFC 8259), for any program to read: no NaN, no Infinity, and no type that is turned into text unseen."""
+"""Encodes values as strict JSON (RFC 8259), which any program can read.
+
+There is no NaN and no Infinity, and no type is converted to text silently.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from tutelage.schemas.printable import is_printable
 
 
 def as_json(value: Any) -> str:
-    """One line of JSON. NaN and infinities become null, a complex number [real, imaginary], bytes Base64, arrays lists.
+    """Encode a value as one line of JSON.
 
-    Characters stand for themselves where standard output has them and a terminal shows them as they are, else as \\u escapes.
+    NaN and infinities become null, a complex number [real, imaginary], bytes Base64, and arrays and
+    tensors lists. A character is written as itself if standard output's encoding has it and a
+    terminal shows it, else as a \\u escape.
 
     Raises:
-        TypeError: The value holds something that has no form in JSON.
+        TypeError: The value holds a type that has no form in JSON.
     """
     try:
         text = _dumped(value)
@@ -27,7 +32,8 @@ def as_json(value: Any) -> str:
         text = _dumped(value)
     if not is_shown(text):
         return json.dumps(value, allow_nan=False)
-    # JSON escapes control characters below 32 alone. All others lie within its strings, where an escape says the same.
+    # JSON escapes only control characters below 32. Any other character that is not printable is
+    # inside a string, where its escape means the same.
     return (
         text
         if is_printable(text)
@@ -40,7 +46,7 @@ def _dumped(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value in what JSON has."""
+    """The value in types that JSON has."""
     if isinstance(value, dict):
         return {_key(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -55,11 +61,11 @@ def _plain(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return _of_array(value)
+    return _plain_array(value)
 
 
-def _of_array(value: Any) -> Any:
-    """Arrays, tensors and their scalars as lists and numbers; those of dtypes that Python lacks (bfloat16) as floats."""
+def _plain_array(value: Any) -> Any:
+    """Arrays, tensors and scalars as lists and numbers; dtypes that Python lacks as floats."""
     as_list = getattr(value, "tolist", None)
     plain = as_list() if as_list is not None else value
     if type(plain) is not type(value):

@@ -1,4 +1,4 @@
-"""`tutelage teach`: run a teacher."""
+"""`tutelage teach`: runs a teacher and writes its knowledge to a file or a topic."""
 
 from __future__ import annotations
 
@@ -16,95 +16,144 @@ from tutelage.cli.kafka_flags import (
     RegistryFlag,
     kafka_settings,
 )
-from tutelage.cli.monitoring import MetricsFlag, monitored
+from tutelage.cli.monitoring import MetricsFlag, serve_metrics
+from tutelage.cli.printing import say, typed_text
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
-    from tutelage import Teacher
+    from tutelage import Lesson, Teacher
+
+TeacherArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:TEACHER",
+        help="The Lesson to teach, or a function that returns one; FILE.py:NAME works too.",
+    ),
+]
+OutFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE.avro",
+        help="Write the knowledge to this Avro file.",
+        show_default=False,
+    ),
+]
+TopicFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--topic",
+        "-t",
+        metavar="TOPIC",
+        help="Write the knowledge to this Kafka topic.",
+        show_default=False,
+    ),
+]
+CodecFlag = Annotated[
+    str, typer.Option(help="Compress the file with null (not at all), deflate or zstandard.")
+]
+OverwriteFlag = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the file if it exists, finished or not.")
+]
+PartitionsFlag = Annotated[
+    int | None,
+    typer.Option(
+        help="Create the topic with this many partitions. Without it, 4.", show_default=False
+    ),
+]
+RowsPerRecordFlag = Annotated[
+    int | None,
+    typer.Option(
+        help="Put this many rows into a record. Without it, as many as make about 4 MB.",
+        show_default=False,
+    ),
+]
+PassesFlag = Annotated[
+    int | None,
+    typer.Option(
+        help="Go over the inputs this many times. Without it, as often as the lesson says.",
+        show_default=False,
+    ),
+]
+WireFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE", help="Send floats as float16, bfloat16 or float32.", show_default=False
+    ),
+]
+DeviceFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Run the model on this device, such as cuda:0 or cpu; may be repeated.",
+        show_default=False,
+    ),
+]
+NameFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="Give the teacher this name, by which the student knows it. Without it, the lesson's.",
+        show_default=False,
+    ),
+]
+RunIdFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="Give the run this id. Started again after the run's end, the command has nothing to "
+        "do.",
+        show_default=False,
+    ),
+]
+NewRunFlag = Annotated[
+    bool,
+    typer.Option(
+        "--new-run",
+        help="Begin a new run after the one that the topic holds, as a daily job does. With "
+        "--run-id, the same command continues its run when it is repeated.",
+    ),
+]
+DeliveryTimeoutFlag = Annotated[
+    float,
+    typer.Option(
+        help="Stop the teacher when the brokers have been unreachable for this many seconds, at "
+        "the start or later."
+    ),
+]
+TransactionalFlag = Annotated[
+    bool,
+    typer.Option(
+        "--transactional",
+        help="Write in Kafka transactions, for other programs that read committed data only.",
+    ),
+]
 
 
 def teach(
-    teacher: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:TEACHER",
-            help="A Lesson, or a function that returns one; FILE.py:NAME works too.",
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE.avro", help="Write an Avro file.", show_default=False),
-    ] = None,
-    topic: Annotated[
-        str | None,
-        typer.Option(
-            "--topic", "-t", metavar="TOPIC", help="Write a Kafka topic.", show_default=False
-        ),
-    ] = None,
-    codec: Annotated[str, typer.Option(help="Of the file: null, deflate or zstandard.")] = "null",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file, finished or not.")
-    ] = False,
-    partitions: Annotated[
-        int | None, typer.Option(help="Of a new topic; 4 unless given.", show_default=False)
-    ] = None,
-    rows_per_record: Annotated[
-        int | None, typer.Option(help="Chosen for about 4 MB unless given.", show_default=False)
-    ] = None,
-    passes: Annotated[
-        int | None,
-        typer.Option(help="Over the inputs; the lesson's unless given.", show_default=False),
-    ] = None,
-    wire: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE", help="Send floats as float16, bfloat16 or float32.", show_default=False
-        ),
-    ] = None,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(help="Such as cuda:0 or cpu; may be repeated.", show_default=False),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="What the student calls it.", show_default=False)
-    ] = None,
-    run_id: Annotated[
-        str | None,
-        typer.Option(
-            help="Name the run: started again after its end, it is then simply done.",
-            show_default=False,
-        ),
-    ] = None,
-    new_run: Annotated[
-        bool,
-        typer.Option(
-            "--new-run",
-            help="Begin a new run behind the one that the topic holds, as a daily capture does. With --run-id the same command goes on with "
-            "its run when it is repeated.",
-        ),
-    ] = False,
+    teacher: TeacherArgument,
+    out: OutFlag = None,
+    topic: TopicFlag = None,
+    codec: CodecFlag = "null",
+    overwrite: OverwriteFlag = False,
+    partitions: PartitionsFlag = None,
+    rows_per_record: RowsPerRecordFlag = None,
+    passes: PassesFlag = None,
+    wire: WireFlag = None,
+    device: DeviceFlag = None,
+    name: NameFlag = None,
+    run_id: RunIdFlag = None,
+    new_run: NewRunFlag = False,
     create: CreateFlag = True,
-    delivery_timeout: Annotated[
-        float,
-        typer.Option(
-            help="Seconds that the brokers may be away, at the start and later, before the teacher stops."
-        ),
-    ] = 120.0,
-    transactional: Annotated[
-        bool,
-        typer.Option(
-            "--transactional",
-            help="Write in Kafka transactions, for foreign readers of committed data.",
-        ),
-    ] = False,
+    delivery_timeout: DeliveryTimeoutFlag = 120.0,
+    transactional: TransactionalFlag = False,
     metrics_port: MetricsFlag = None,
     bootstrap_server: BootstrapFlag = None,
     registry: RegistryFlag = None,
     command_config: FileFlag = None,
     x: OptionFlag = None,
 ) -> None:
-    """Run a teacher and write what it knows to a file or a topic. Interrupted, the same command goes on where it stopped.
+    """Run a teacher and write its knowledge to a file or a topic.
+
+    After an interruption the same command continues where it stopped.
 
     [bold]Examples[/bold]
 
@@ -115,47 +164,17 @@ def teach(
       tutelage teach tutelage.examples.toy.lessons:teacher1 --topic toy1 --device cpu --device cpu
     """
     from tutelage import FileSink, KafkaSink, Sink, Teacher
-    from tutelage.cli.printing import say, typed_text
-    from tutelage.cli.progress import Progress, said
-    from tutelage.cli.targets import lesson_of
-    from tutelage.schemas.arguments import seconds, text, whole_number
-    from tutelage.schemas.container_format import checked_codec
-    from tutelage.schemas.errors import ConfigurationError
+    from tutelage.cli.named_objects import load_lesson
+    from tutelage.schemas.arguments import check_seconds
+    from tutelage.schemas.container_format import check_codec
 
-    if (out is None) == (topic is None):
-        raise ConfigurationError(
-            "say where to write: --out FILE.avro or --topic TOPIC, one of them"
-        )
-    if topic is not None and (overwrite or codec != "null"):
-        raise ConfigurationError(
-            "--codec and --overwrite are about a file; with --topic there is none"
-        )
-    if out is not None and new_run:
-        raise ConfigurationError(
-            "--new-run is about a topic, which may hold several runs; a file holds one"
-        )
-    if out is not None and not create:
-        raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
-    for flag, number in (
-        ("--partitions", partitions),
-        ("--rows-per-record", rows_per_record),
-        ("--passes", passes),
-    ):
-        if number is not None:
-            whole_number(flag, number)
-    for flag, given in (
-        ("--name", name),
-        ("--run-id", run_id),
-        ("--wire", wire),
-        *(("--device", one) for one in device or ()),
-    ):
-        if given is not None:
-            text(flag, typed_text(flag, given))
-    _refuse_no_devices(device or ())
+    _check_place(out, topic, for_files=overwrite or codec != "null", new_run=new_run, create=create)
+    _check_numbers(partitions, rows_per_record, passes)
+    _check_texts(name, run_id, wire, device or ())
     sink: Sink
-    # Before the lesson is looked up: what its module does with the working directory must not move the file.
+    # The sink comes before the lesson, whose module may change the working directory.
     if out is not None:
-        sink = FileSink(out, codec=checked_codec(codec), overwrite=overwrite)
+        sink = FileSink(out, codec=check_codec(codec), overwrite=overwrite)
     else:
         kafka = kafka_settings(bootstrap_server, registry, command_config, x)
         sink = KafkaSink(
@@ -163,11 +182,11 @@ def teach(
             partitions=partitions,
             create=create,
             transactional=transactional,
-            delivery_timeout_s=seconds("--delivery-timeout", delivery_timeout),
+            delivery_timeout_s=check_seconds("--delivery-timeout", delivery_timeout),
             **kafka.arguments(),
         )
-    lesson = lesson_of(teacher)
-    running = Teacher(
+    lesson = load_lesson(teacher)
+    made = Teacher(
         sink,
         name=typed_text("--name", name) if name is not None else lesson.name,
         revision=lesson.revision,
@@ -179,40 +198,97 @@ def teach(
         run_id=typed_text("--run-id", run_id) if run_id is not None else None,
         new_run=new_run,
     )
-    watched = monitored(metrics_port, lambda: _metrics(running), lambda: running.activity)
-    with watched, running, Progress(f"teaching to {sink.name}") as progress:
-        if running.run.complete:
-            say(f"{sink.name}: holds this run already, and all of it", error=True)
-        elif running.run.generation:
-            begun = f"pass {running.run.pass_index}, {running.run.skip_rows:,} rows of which are written already"
-            say(f"{sink.name}: going on with a run that was begun, in {begun}", error=True)
-        running.serve(
+    with serve_metrics(metrics_port, lambda: _metrics(made), lambda: made.activity):
+        _serve(made, lesson, device, sink.name)
+
+
+def _serve(teacher: Teacher, lesson: Lesson, devices: list[str] | None, name: str) -> None:
+    """Serve the lesson, and print what was written to the sink of this name."""
+    from tutelage.cli.progress import Progress, format_amount
+
+    with teacher, Progress(f"teaching to {name}") as progress:
+        run = teacher.run
+        if run.complete:
+            say(f"{name}: holds this run already, and all of it", error=True)
+        elif run.generation:
+            say(
+                f"{name}: continuing a run in pass {run.pass_index}, after {run.skip_rows:,} rows",
+                error=True,
+            )
+        teacher.serve(
             lesson.model,
             lesson.inputs,
             batch_size=lesson.batch_size,
-            devices=device or lesson.devices,
+            devices=devices or lesson.devices,
             progress=lambda run: progress.show(
                 run.rows_written, run.records_written, "records", run.bytes_written
             ),
         )
-        run = running.run
-        total = said(
+        run = teacher.run
+        total = format_amount(
             run.rows_written, run.records_written, "records", run.bytes_written, progress.seconds
         )
-    say(f"{sink.name}: {total}", error=True)
+    say(f"{name}: {total}", error=True)
 
 
-def _refuse_no_devices(names: Sequence[str]) -> None:
-    import torch
-
+def _check_place(
+    out: Path | None, topic: str | None, *, for_files: bool, new_run: bool, create: bool
+) -> None:
+    """Raise ConfigurationError unless there is one place to write to, and all flags apply to it."""
     from tutelage.schemas.errors import ConfigurationError
 
-    for name in names:
+    if (out is None) == (topic is None):
+        raise ConfigurationError(
+            "say where to write: --out FILE.avro or --topic TOPIC, one of them"
+        )
+    if topic is not None and for_files:
+        raise ConfigurationError(
+            "--codec and --overwrite are about a file; with --topic there is none"
+        )
+    if out is not None and new_run:
+        raise ConfigurationError(
+            "--new-run is about a topic, which may hold several runs; a file holds one"
+        )
+    if out is not None and not create:
+        raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
+
+
+def _check_numbers(partitions: int | None, rows_per_record: int | None, passes: int | None) -> None:
+    """Raise ConfigurationError for a number that is out of range."""
+    from tutelage.schemas.arguments import check_whole_number
+
+    for flag, number in (
+        ("--partitions", partitions),
+        ("--rows-per-record", rows_per_record),
+        ("--passes", passes),
+    ):
+        if number is not None:
+            check_whole_number(flag, number)
+
+
+def _check_texts(
+    name: str | None, run_id: str | None, wire: str | None, devices: Sequence[str]
+) -> None:
+    """Raise ConfigurationError for an empty text, or for a device that torch does not know."""
+    import torch
+
+    from tutelage.schemas.arguments import check_text
+    from tutelage.schemas.errors import ConfigurationError
+
+    for flag, given in (
+        ("--name", name),
+        ("--run-id", run_id),
+        ("--wire", wire),
+        *(("--device", device) for device in devices),
+    ):
+        if given is not None:
+            check_text(flag, typed_text(flag, given))
+    for device in devices:
         try:
-            torch.device(name)
+            torch.device(device)
         except RuntimeError as error:
             raise ConfigurationError(
-                f"--device {name!r} is no device of torch; name one such as cpu or cuda:0"
+                f"--device {device!r} is not a device of torch; name one such as cpu or cuda:0"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""`tutelage watch`: a live screen of topics, their teachers and their reader."""
+"""`tutelage watch`: shows topics, their teachers and their student on a live screen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tutelage.cli.failing import TERMINATED
+from tutelage.cli.exit_codes import TERMINATED
 from tutelage.cli.kafka_flags import (
     BootstrapFlag,
     FileFlag,
@@ -24,18 +24,20 @@ from tutelage.cli.printing import say
 if TYPE_CHECKING:
     from tutelage.tools.watch import Watcher
 
+# textual-serve sets it for the process of each browser.
 _DRIVER_VARIABLE = "TEXTUAL_DRIVER"
-_HINT = "the screen needs textual: pip install 'tutelage[watch]'; --json needs nothing"
+_HINT = "the screen needs textual: pip install 'tutelage[watch]'; --json does not"
 
 
 def watch(
     topics: Annotated[
-        list[str], typer.Argument(metavar="TOPIC...", help="Topics that teachers write.")
+        list[str], typer.Argument(metavar="TOPIC...", help="The topics that the teachers write.")
     ],
     group: Annotated[
         str | None,
         typer.Option(
-            help="The student's consumer group (learn --group): how far it has read. Unless given: the only one that reads them.",
+            help="Show how far this consumer group has read: the student's (learn --group). "
+            "Without it, the only group that reads the topics.",
             show_default=False,
         ),
     ] = None,
@@ -43,26 +45,30 @@ def watch(
         list[str] | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Where a student shows its metrics (learn --metrics-port); may be repeated.",
+            help="Read a student's metrics from this address (learn --metrics-port); may be "
+            "repeated.",
             show_default=False,
         ),
     ] = None,
     every: Annotated[
-        float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks.")
+        float, typer.Option(min=0.2, max=3600.0, help="Refresh the screen every this many seconds.")
     ] = 1.0,
     web: Annotated[
         bool,
         typer.Option(
             "--web",
-            help="Show the same screen in the browser of this machine, at an address that is printed.",
+            help="Show the screen in a browser on this machine, at the address that is printed.",
         ),
     ] = False,
-    web_port: Annotated[int, typer.Option(help="Where the browser finds it.")] = 8000,
+    web_port: Annotated[
+        int, typer.Option(help="With --web, serve the screen on this port.")
+    ] = 8000,
     print_json: Annotated[
         bool,
         typer.Option(
             "--json",
-            help="Look twice, print what was seen as JSON, and end; with 1 if not all could be looked at.",
+            help="Instead of a screen, print the state as JSON once, after two measurements. The "
+            "exit code is 1 if a part could not be measured.",
         ),
     ] = False,
     bootstrap_server: BootstrapFlag = None,
@@ -70,25 +76,28 @@ def watch(
     command_config: FileFlag = None,
     x: OptionFlag = None,
 ) -> None:
-    """Watch topics live: is the student starving, which teacher is the slow one, how far behind is it, is anything dropped.
+    """Show topics, their teachers and their student on a live screen.
+
+    It answers whether the student waits for batches, which teacher is the slowest, how far behind
+    the student is, and whether anything is dropped.
 
     [bold]Examples[/bold]
 
       tutelage watch teacher1 teacher2 --group student
 
-      tutelage watch teacher1 teacher2 --group student --metrics localhost:9404 --web
+      tutelage watch teacher1 teacher2 --group student --metrics localhost:9405 --web
     """
-    from tutelage.schemas.arguments import seconds, whole_number
+    from tutelage.schemas.arguments import check_seconds, check_whole_number
     from tutelage.schemas.errors import ConfigurationError
-    from tutelage.schemas.topic import checked_topic
+    from tutelage.schemas.topic import check_topic
     from tutelage.tools.watch import Watcher
     from tutelage.transport.connection import KafkaConnection
 
-    seconds("--every", every)
-    whole_number("--web-port", web_port, most=65535)
+    check_seconds("--every", every)
+    check_whole_number("--web-port", web_port, most=65535)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
-    names = [checked_topic(topic.removeprefix("topic:")) for topic in topics]
-    # The server runs this very command for each browser, with the variable set.
+    names = [check_topic(topic.removeprefix("topic:")) for topic in topics]
+    # The server runs this command again for each browser, with the variable set.
     if web and _DRIVER_VARIABLE not in os.environ:
         _serve(web_port)
         return
@@ -97,13 +106,12 @@ def watch(
             from tutelage.cli.watch_screen import WatchScreen
         except ImportError as error:
             raise ConfigurationError(_HINT) from error
-        # textual-serve has no terminal, and says by this how to draw.
         if not sys.stdout.isatty() and _DRIVER_VARIABLE not in os.environ:
             raise ConfigurationError(
-                "watch draws on a terminal, and this is none; --json prints what it sees"
+                "watch needs a terminal, and standard output is not one; use --json"
             )
     if web:
-        _end_with(os.getppid())
+        _exit_with(os.getppid())
     connection = KafkaConnection(**kafka.arguments(), client_id="tutelage-watch")
     watcher = Watcher(connection, names, group=group, metrics=metrics or ())
     try:
@@ -122,26 +130,27 @@ def watch(
 
 def _print_json(watcher: Watcher, every_s: float) -> None:
     from tutelage.cli.strict_json import as_json
+    from tutelage.tools.verdicts import verdicts
 
-    # Rates need two looks.
+    # A rate needs two measurements.
     watcher.look()
     time.sleep(every_s)
     view = watcher.look()
-    said = [{"how": how, "said": line} for how, line in view.verdicts()]
-    say(as_json({**asdict(view), "verdicts": said}))
+    found = [{"how": how, "said": line} for how, line in verdicts(view)]
+    say(as_json({**asdict(view), "verdicts": found}))
     if view.trouble:
         raise typer.Exit(1)
 
 
-def _end_with(server: int) -> None:
-    """End this process once the server that started it is gone: nobody sees its screen any more, however the server ended."""
+def _exit_with(server: int) -> None:
+    """Exit when the server that started this process has ended: nobody sees the screen then."""
 
-    def look() -> None:
+    def poll() -> None:
         while os.getppid() == server:
             time.sleep(1)
         os._exit(TERMINATED)
 
-    threading.Thread(target=look, name="tutelage-server", daemon=True).start()
+    threading.Thread(target=poll, name="tutelage-server", daemon=True).start()
 
 
 def _serve(port: int) -> None:

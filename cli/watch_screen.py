@@ -1,4 +1,4 @@
-"""The live screen of `tutelage watch`: verdicts on top, a table of teachers, every partition's position below."""
+"""The live screen of `tutelage watch`: verdicts at the top, topics and partitions below."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, Header, Static
 
-from tutelage.cli.failing import INTERRUPTED
+from tutelage.cli.exit_codes import INTERRUPTED
 from tutelage.cli.printing import line
 from tutelage.schemas.printable import printable
-from tutelage.tools.watch import PartitionView, TopicView, View
+from tutelage.tools.verdicts import verdicts
+from tutelage.tools.watch_view import PartitionView, TopicView, View
 
 _STYLES = {"good": "green", "warning": "yellow", "bad": "bold red", "plain": ""}
 _MARKS = {"good": "●", "warning": "▲", "bad": "■", "plain": "·"}
-_BAR = 40
-# Of a teacher's name so many characters, for the other columns are seen, too.
-_NAME = 40
+_BAR_WIDTH = 40
+# A longer name of a teacher is cut off, so that the other columns fit.
+_MOST_NAME_CHARACTERS = 40
 
 
 class WatchScreen(App[None]):
-    """Looks every few seconds, in a thread, and draws what was seen."""
+    """Measures at intervals, in a thread, and draws the result.
+
+    Args:
+        look: Measures once; it may block.
+        every_s: Seconds from one measurement to the next.
+        title: The screen's title.
+    """
 
     CSS = """
     #verdicts { height: auto; padding: 1 2; background: $panel; }
@@ -49,7 +56,7 @@ class WatchScreen(App[None]):
         self.view: View | None = None
 
     def compose(self) -> ComposeResult:
-        """The parts of the screen."""
+        """Lay the screen out."""
         yield Header(show_clock=True)
         yield Static("looking ...", id="verdicts")
         with VerticalScroll():
@@ -57,30 +64,30 @@ class WatchScreen(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to look."""
+        """Measure at intervals."""
         self.set_interval(self._every_s, self.look_again)
         self.look_again()
 
     def action_pause(self) -> None:
-        """Stand still, or go on."""
+        """Pause, or continue."""
         self._paused = not self._paused
         self.sub_title = "paused" if self._paused else ""
 
     def action_interrupt(self) -> None:
-        """Ctrl-C ends it, as it ends the other commands."""
+        """Exit as the other commands do after Ctrl-C."""
         self.exit(return_code=INTERRUPTED)
 
     def action_look(self) -> None:
-        """Look at once."""
+        """Measure now."""
         self._look_in_thread()
 
     def look_again(self) -> None:
-        """Look, unless it is paused."""
+        """Measure, unless paused."""
         if not self._paused:
             self._look_in_thread()
 
     def _look_in_thread(self) -> None:
-        # One look at a time: where a broker does not answer, each takes long.
+        # One at a time: a broker that does not answer makes a measurement take long.
         if not self._looking:
             self._looking = True
             self._looked()
@@ -100,13 +107,13 @@ class WatchScreen(App[None]):
 
 
 def verdicts_of(view: View) -> Text:
-    """The answers, a line each."""
-    lines = [line(f"{_MARKS[how]} {said}", _STYLES[how]) for how, said in view.verdicts()]
+    """The verdicts, one line each."""
+    lines = [line(f"{_MARKS[how]} {text}", _STYLES[how]) for how, text in verdicts(view)]
     return Text("\n").join(lines) if lines else Text("nothing to say yet")
 
 
 def topics_of(view: View) -> Table:
-    """Every topic's partitions, and where its reader is."""
+    """The table of all topics: each partition's end, and how far it is read."""
     table = Table(box=None, expand=False, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("topic", "", "read", "end", "behind", "records/s"):
         table.add_column(title, justify="left" if title in ("topic", "") else "right", no_wrap=True)
@@ -135,12 +142,14 @@ def _heading(topic: TopicView, wait: float | None) -> list[Text | str]:
     )
     waited = f"waited for {wait:.0%}" if wait is not None else ""
     name = printable(topic.teacher)
-    teacher = f"teacher {name if len(name) <= _NAME else f'{name[:_NAME]}...'}" if name else ""
-    said = ", ".join(part for part in (teacher, rows, quiet, waited) if part)
+    if len(name) > _MOST_NAME_CHARACTERS:
+        name = f"{name[:_MOST_NAME_CHARACTERS]}..."
+    teacher = f"teacher {name}" if name else ""
+    heading = ", ".join(part for part in (teacher, rows, quiet, waited) if part)
     behind = f"{topic.behind:,}" if topic.behind is not None else "-"
     return [
         line(topic.topic, "bold"),
-        line(said),
+        line(heading),
         "",
         "",
         Text(behind, style="bold"),
@@ -149,10 +158,12 @@ def _heading(topic: TopicView, wait: float | None) -> list[Text | str]:
 
 
 def _bar(part: PartitionView) -> Text:
-    """From the first offset that is left to the end: what is read, what is not."""
+    """A bar from the partition's first offset to its end, filled as far as it is read."""
     span = max(1, part.end - part.first)
     read = part.read if part.read is not None else part.first
     done = (
-        round(_BAR * min(1.0, max(0.0, (read - part.first) / span))) if part.end > part.first else 0
+        round(_BAR_WIDTH * min(1.0, max(0.0, (read - part.first) / span)))
+        if part.end > part.first
+        else 0
     )
-    return Text("━" * done, style="green") + Text("─" * (_BAR - done), style="dim")
+    return Text("━" * done, style="green") + Text("─" * (_BAR_WIDTH - done), style="dim")

@@ -1,9 +1,9 @@
-"""`watch --web`: textual-serve with access control. Each browser gets a process that draws the screen.
+"""`watch --web`: textual-serve with access control. A process draws the screen of each browser.
 
 Only this machine can connect, but any web page in a browser on this machine can send requests. A
-request is therefore answered only if it has the token of the printed address (or the cookie that was
-set for it), names the printed address as its host, and does not come from another page. The page
-loads nothing from other servers.
+request is therefore answered only if it has the token of the printed address (or the cookie that
+was set for it), names the printed address as its host, and does not come from another page. The
+page loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -151,8 +151,10 @@ class WatchServer(Server):
             page = page.replace(f"{{{{ {name} }}}}", value)
         # The terminal creates style elements.
         policy = (
-            f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
-            f"connect-src ws://{self._authority}/ws; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; "
+            "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
+            f"connect-src ws://{self._authority}/ws; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
         )
         return web.Response(
             text=page, content_type="text/html", headers={"Content-Security-Policy": policy}
@@ -169,8 +171,11 @@ class WatchServer(Server):
         )
         screen = _Screen(
             self._arguments,
-            write_bytes=websocket.send_bytes, write_str=websocket.send_str, close=websocket.close, download_manager=self.download_manager,
-        )  # fmt: skip
+            write_bytes=websocket.send_bytes,
+            write_str=websocket.send_str,
+            close=websocket.close,
+            download_manager=self.download_manager,
+        )
         self._sockets.add(websocket)
         try:
             await websocket.prepare(request)

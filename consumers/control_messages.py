@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source
 from tutelage.consumers.stages.torch_view import tensors_to_arrays
-from tutelage.schemas.arguments import seconds, whole_number
+from tutelage.schemas.arguments import check_seconds, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class ControlMessages:
         wait_s = (
             self._settings.timeout_s
             if timeout_s is None
-            else seconds("timeout_s", timeout_s, zero=True)
+            else check_seconds("timeout_s", timeout_s, zero=True)
         )
         return _source_at(self._sources, teacher).recv(wait_s)
 
@@ -91,7 +91,9 @@ class ControlMessages:
             WaitTimeout: No answer came in time.
         """
         self._check_started()
-        wait_s = self._settings.timeout_s if timeout_s is None else seconds("timeout_s", timeout_s)
+        wait_s = (
+            self._settings.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
+        )
         return _source_at(self._sources, teacher).ask(tensors_to_arrays(value), wait_s)
 
 
@@ -108,7 +110,7 @@ def _select(sources: Sequence[Source], teachers: Any) -> list[Source]:
 
 def _source_at(sources: Sequence[Source], index: Any) -> Source:
     """The source of the teacher with this number."""
-    number = whole_number("the teacher's number", index, least=0)
+    number = check_whole_number("the teacher's number", index, least=0)
     if number >= len(sources):
         raise ConfigurationError(
             f"there is no teacher {number}; {len(sources)} are registered, from 0"

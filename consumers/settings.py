@@ -10,9 +10,15 @@ from tutelage.consumers.chain import PassOptions
 from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.rebatch import CHUNK_BYTES
 from tutelage.consumers.stages.strategies import MergeStrategy, parse_strategy
-from tutelage.schemas.arguments import flag, one_of, seconds, text, whole_number
+from tutelage.schemas.arguments import (
+    check_choice,
+    check_flag,
+    check_seconds,
+    check_text,
+    check_whole_number,
+)
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.limits import Limits, checked_limits
+from tutelage.schemas.limits import Limits, check_limits
 
 _MOST_BYTES = 2**63 - 1
 
@@ -59,7 +65,7 @@ class Settings:
                 "{'logits': 'mean'}"
             )
         strategies = {
-            text("a key in merge", key, empty=True): strategy
+            check_text("a key in merge", key, empty=True): strategy
             for key, strategy in (merge or {}).items()
         }
         for key, strategy in strategies.items():
@@ -69,17 +75,17 @@ class Settings:
             raise ConfigurationError(f"ragged_format is {ragged!r}; it must be RaggedFormat(...)")
         return cls(
             strategies=strategies,
-            sample_id=None if sample_id is None else text("sample_id", sample_id, empty=True),
-            on_length_mismatch=one_of(
+            sample_id=None if sample_id is None else check_text("sample_id", sample_id, empty=True),
+            on_length_mismatch=check_choice(
                 "on_length_mismatch", on_length_mismatch, ("error", "truncate")
             ),
-            allow_other_inputs=flag("allow_other_inputs", allow_other_inputs),
+            allow_other_inputs=check_flag("allow_other_inputs", allow_other_inputs),
             ragged=ragged or RaggedFormat(),
-            timeout_s=seconds("timeout_s", timeout_s),
-            prefetch=whole_number("prefetch", prefetch),
-            budget_bytes=whole_number("budget_bytes", budget_bytes, most=_MOST_BYTES),
-            pin_memory=flag("pin_memory", pin_memory),
-            limits=checked_limits(limits),
+            timeout_s=check_seconds("timeout_s", timeout_s),
+            prefetch=check_whole_number("prefetch", prefetch),
+            budget_bytes=check_whole_number("budget_bytes", budget_bytes, most=_MOST_BYTES),
+            pin_memory=check_flag("pin_memory", pin_memory),
+            limits=check_limits(limits),
         )
 
     @property

@@ -25,7 +25,7 @@ from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.state_keeper import StateKeeper
 from tutelage.consumers.stats import StreamStats, StudentStats
-from tutelage.schemas.arguments import flag, whole_number
+from tutelage.schemas.arguments import check_flag, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description
@@ -212,9 +212,14 @@ class Student(Checkpoints, ControlMessages, Inspection):
             WaitTimeout: A teacher's stream did not appear in time; or, while iterating, its next
                 record did not come.
         """
-        batch_size = whole_number("batch_size", batch_size)
-        drop_last, own_memory = flag("drop_last", drop_last), flag("own_memory", own_memory)
-        pass_index = None if pass_index is None else whole_number("pass_index", pass_index, least=0)
+        batch_size = check_whole_number("batch_size", batch_size)
+        drop_last, own_memory = (
+            check_flag("drop_last", drop_last),
+            check_flag("own_memory", own_memory),
+        )
+        pass_index = (
+            None if pass_index is None else check_whole_number("pass_index", pass_index, least=0)
+        )
         self._check_started()
         self._refuse_second()
         if pass_index is None:
@@ -330,7 +335,10 @@ class Student(Checkpoints, ControlMessages, Inspection):
         """
         from tutelage.consumers.dataset import KnowledgeDataset
 
-        batch_size, drop_last = whole_number("batch_size", batch_size), flag("drop_last", drop_last)
+        batch_size, drop_last = (
+            check_whole_number("batch_size", batch_size),
+            check_flag("drop_last", drop_last),
+        )
         # Made before workers are, which share them.
         _ = self._keeper.epochs
         return KnowledgeDataset(self, batch_size, drop_last=drop_last)

@@ -1,6 +1,7 @@
-"""Pins the images that others made by digest: `make pin-images` writes today's, `python deploy/pin_images.py --check` looks whether they are there.
+"""Pins the images of others by digest.
 
-Needs docker with buildx and access to the image registries.
+`make pin-images` writes today's digests. `python deploy/pin_images.py --check` checks the written
+ones. Both need docker with buildx, and access to the image registries.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 _FILES = ("Dockerfile", "docker-compose.yml", "k8s/base/registry.yaml")
-# Ours has no digest before it is built.
+# The image of Tutelage has no digest before it is built.
 _IMAGE = re.compile(
-    r"(?P<before>(?:image: |FROM ))(?P<name>(?!tutelage:)[a-z][a-z0-9./-]*:[\w.-]+)(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+    r"(?P<before>(?:image: |FROM ))(?P<name>(?!tutelage:)[a-z][a-z0-9./-]*:[\w.-]+)"
+    r"(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 
 
 def digest_of(image: str) -> str:
-    """The digest of an image, for all platforms, as its registry has it now; exits with what docker said if it is not there."""
+    """The digest of an image for all platforms, as its registry has it now.
+
+    Exits with docker's error if the image does not exist.
+    """
     command = [
         "docker",
         "buildx",
@@ -32,12 +37,12 @@ def digest_of(image: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = done.stdout.strip()
     if done.returncode or not re.fullmatch(r"sha256:[0-9a-f]{64}", found):
-        sys.exit(f"{image}: {done.stderr.strip() or f'docker said {found!r}'}")
+        sys.exit(f"{image}: {done.stderr.strip() or f'docker printed {found!r}'}")
     return found
 
 
 def pin(folder: Path, digest: Callable[[str], str]) -> None:
-    """Write the digest of each image's tag beside it."""
+    """Write the digest of each image beside its tag."""
     for name in _FILES:
         file = folder / name
         text = file.read_text(encoding="utf-8")
@@ -50,7 +55,11 @@ def pin(folder: Path, digest: Callable[[str], str]) -> None:
 
 
 def check(folder: Path, digest: Callable[[str], str]) -> list[str]:
-    """What is wrong with the digests that are written: one line for each image without one, or whose tag means another by now."""
+    """Check the written digests.
+
+    Returns:
+        A line for each image that has no digest, or whose tag means another image now.
+    """
     found = set()
     for name in _FILES:
         for match in _IMAGE.finditer((folder / name).read_text(encoding="utf-8")):
@@ -59,7 +68,8 @@ def check(folder: Path, digest: Callable[[str], str]) -> list[str]:
                 found.add(f"{name}: {image} has no digest")
             elif (digest(f"{image.partition(':')[0]}@{pinned}"), digest(image)) != (pinned, pinned):
                 found.add(
-                    f"{name}: {image} is another image than {pinned} by now: look why, and run `make pin-images`"
+                    f"{name}: {image} is no longer the image {pinned}: find out why, and run "
+                    "`make pin-images`"
                 )
     return sorted(found)
 

@@ -1,7 +1,7 @@
-"""Writes deploy/local/checksums.txt: `make checksums`, after a version in pom.xml or programs.py was changed.
+"""Writes deploy/local/checksums.txt: `make checksums`, after a version of the stack was changed.
 
-Maven fetches everything into an empty local repository, so that no local file is listed. Compare the
-changes with the checksums that the projects publish before you commit them.
+Maven fetches everything into an empty local repository, so that no local file is listed. Before you
+commit the changes, compare them with the checksums that the projects publish.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from tutelage.deploy.local import programs
 from tutelage.deploy.local.checksums import LIST, sha256
 
 _HEAD = """\
-# SHA-256 of what Maven brings for `tutelage stack`; nothing else is used. `make checksums` writes this file.
+# SHA-256 of the files that Maven fetches for `tutelage stack`. No other file is used.
+# `make checksums` writes this list.
 """
 
 
 def main() -> None:
-    """Fetch and list."""
+    """Fetch the files and write the list."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MAVEN_OPTS"] = (
             f"{os.environ.get('MAVEN_OPTS', '')} -Dmaven.repo.local={folder}/repository"
@@ -29,7 +30,7 @@ def main() -> None:
             "registry": ["copy", f"-Dartifact={programs.REGISTRY}"],
         }
         for name, goal in wanted.items():
-            programs.bring(Path(folder) / name, goal, name)
+            programs.fetch(Path(folder) / name, goal, name)
         found = {
             file.name: sha256(file) for name in wanted for file in (Path(folder) / name).iterdir()
         }

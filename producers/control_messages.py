@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tutelage.producers.sinks.base import Sink
-from tutelage.producers.stages.transfer import without_torch
-from tutelage.schemas.arguments import seconds
+from tutelage.producers.stages.host_arrays import without_torch
+from tutelage.schemas.arguments import check_seconds
 
 if TYPE_CHECKING:
     from tutelage.producers.batch_writer import BatchWriter
@@ -49,7 +49,7 @@ class ControlMessages:
             WaitTimeout: No message came in time.
         """
         batches = self._batch_writer()
-        timeout_s = seconds("timeout_s", timeout_s, zero=True)
+        timeout_s = check_seconds("timeout_s", timeout_s, zero=True)
         batches.write_waiting()
         return self._sink.recv(timeout_s)
 
@@ -68,6 +68,6 @@ class ControlMessages:
             WaitTimeout: No answer came in time.
         """
         batches = self._batch_writer()
-        message, timeout_s = without_torch(value), seconds("timeout_s", timeout_s, zero=True)
+        message, timeout_s = without_torch(value), check_seconds("timeout_s", timeout_s, zero=True)
         batches.write_waiting()
         return self._sink.ask(message, timeout_s)

@@ -1,4 +1,4 @@
-"""`Lesson`: everything a teacher needs besides a place to write to; what `tutelage teach MODULE:NAME` looks up."""
+"""`Lesson`: what a teacher needs besides a sink, as `tutelage teach MODULE:NAME` takes it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.producers.wire_options import wire_options
-from tutelage.schemas.arguments import text, whole_number
+from tutelage.schemas.arguments import check_text, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lesson:
-    """A model and its inputs, with what `Teacher` and `Teacher.serve` take.
+    """A model and its inputs, with the other arguments of `Teacher` and `Teacher.serve`.
 
-    `tutelage teach MODULE:NAME` looks for a Lesson, or for a function that returns one.
+    `tutelage teach MODULE:NAME` expects `NAME` to be a Lesson, or a function that returns one.
 
     Args:
         model: As `model` of `Teacher.serve`.
@@ -50,11 +50,11 @@ class Lesson:
         for name in ("batch_size", "passes", "rows_per_record"):
             value = getattr(self, name)
             if value is not None or name == "passes":
-                object.__setattr__(self, name, whole_number(name, value))
+                object.__setattr__(self, name, check_whole_number(name, value))
         if self.name is not None:
-            text("name", self.name)
-        text("revision", self.revision, empty=True)
-        text("inputs_fingerprint", self.inputs_fingerprint, empty=True)
+            check_text("name", self.name)
+        check_text("revision", self.revision, empty=True)
+        check_text("inputs_fingerprint", self.inputs_fingerprint, empty=True)
         if self.devices is not None and (
             isinstance(self.devices, str) or not isinstance(self.devices, Sequence)
         ):

@@ -293,7 +293,7 @@ class Run:
 
     def _check_length(self, rows: int, *, ended: bool) -> None:
         if self._tail is not None and self.pass_index == self._tail.pass_index:
-            self._tail.refuse_other_length(rows, self._sink.name, ended=ended)
+            self._tail.check_row_count(rows, self._sink.name, ended=ended)
 
     def _describe(self, description: Description) -> None:
         if self._tail is not None and description != self._tail.description:

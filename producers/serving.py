@@ -17,9 +17,13 @@ from tutelage.producers.stages.devices import Devices
 from tutelage.producers.stages.encode import EncodeStage, EncodeThreads
 from tutelage.producers.stages.forward import ForwardStage
 from tutelage.producers.stages.gather_stage import GatherStage
-from tutelage.producers.stages.inputs import Inputs, ReadAhead, rows_in
-from tutelage.producers.stages.transfer import HostBatch, WireOptions, start_transfers
+from tutelage.producers.stages.host_batch import HostBatch
+from tutelage.producers.stages.inputs import Inputs
+from tutelage.producers.stages.read_ahead import ReadAhead
+from tutelage.producers.stages.row_counts import rows_in
+from tutelage.producers.stages.transfer import start_transfers
 from tutelage.producers.stages.worker import Executor
+from tutelage.producers.wire_options import WireOptions
 from tutelage.producers.writer import RecordWriter
 from tutelage.transport.waiting import Wait
 

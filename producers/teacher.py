@@ -19,11 +19,11 @@ from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.devices import Devices, Model
 from tutelage.producers.stages.encode import EncodeThreads, postprocess_threads
 from tutelage.producers.stages.inputs import Inputs
-from tutelage.producers.stages.surroundings import Surroundings
+from tutelage.producers.stages.thread_context import Surroundings
 from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
 from tutelage.producers.writer import RecordWriter, begin_or_continue
-from tutelage.schemas.arguments import flag, seconds, text, whole_number
+from tutelage.schemas.arguments import check_flag, check_seconds, check_text, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.transport.status import Activity, Status
 
@@ -82,15 +82,15 @@ class Teacher(ControlMessages):
             )
         self._sink = sink
         self._spec = RunSpec(
-            teacher=sink.label if name is None else text("name", name),
-            revision=text("revision", revision, empty=True),
-            inputs_fingerprint=text("inputs_fingerprint", inputs_fingerprint, empty=True),
-            passes=whole_number("passes", passes),
+            teacher=sink.label if name is None else check_text("name", name),
+            revision=check_text("revision", revision, empty=True),
+            inputs_fingerprint=check_text("inputs_fingerprint", inputs_fingerprint, empty=True),
+            passes=check_whole_number("passes", passes),
             rows_per_record=None
             if rows_per_record is None
-            else whole_number("rows_per_record", rows_per_record),
-            run_id=None if run_id is None else text("run_id", run_id),
-            new_run=flag("new_run", new_run),
+            else check_whole_number("rows_per_record", rows_per_record),
+            run_id=None if run_id is None else check_text("run_id", run_id),
+            new_run=check_flag("new_run", new_run),
         )
         self._options = wire_options(wire, ragged_keys)
         self._run: Run | None = None
@@ -261,9 +261,9 @@ class Teacher(ControlMessages):
             WaitTimeout: Inputs or model gave nothing for `timeout_s`.
             Exception: Whatever the model or the inputs raised.
         """
-        timeout_s = seconds("timeout_s", timeout_s)
-        keeps_rows = None if keeps_rows is None else flag("keeps_rows", keeps_rows)
-        read_ahead = flag("read_ahead", read_ahead)
+        timeout_s = check_seconds("timeout_s", timeout_s)
+        keeps_rows = None if keeps_rows is None else check_flag("keeps_rows", keeps_rows)
+        read_ahead = check_flag("read_ahead", read_ahead)
         encoders = postprocess_threads(threads)
         if not callable(progress):
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What the user asked for about how keys travel, checked when it is asked."""
+"""A teacher's arguments `wire` and `ragged_keys`, checked: in which dtype each key is sent."""
 
 from __future__ import annotations
 
@@ -6,83 +6,106 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.schemas.arguments import text
+from tutelage.schemas.arguments import check_text
 from tutelage.schemas.dtypes import DTYPES, WIRE_ENCODINGS
 from tutelage.schemas.errors import ConfigurationError, SinkExists
 from tutelage.schemas.record import Description
 
-# What all floats may be sent as.
+# The wire dtypes that can be given for all floats at once.
 _FOR_ALL_FLOATS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WireOptions:
-    """What the user asked for: an encoding per key (or one for all floats), and which keys are ragged."""
+    """The wire dtypes and ragged keys that the user asked for.
+
+    Attributes:
+        encodings: Key -> wire dtype; or one wire dtype for all floats, "" to keep their dtypes.
+        ragged: The keys whose rows differ in length.
+    """
 
     encodings: Mapping[str, str] | str
     ragged: frozenset[str]
 
     def encoding(self, key: str, dtype: str) -> str:
-        """The wire dtype of a key whose model dtype is `dtype`."""
+        """Return the wire dtype of a key whose dtype in the model's output is `dtype`."""
         if isinstance(self.encodings, str):
             return self.encodings if self.encodings and dtype in ("float32", "float64") else dtype
         return self.encodings.get(key, dtype)
 
     @property
     def named(self) -> set[str]:
-        """The keys that are named."""
+        """All keys that the options name."""
         return set(self.ragged) | (
             set() if isinstance(self.encodings, str) else set(self.encodings)
         )
 
-    def refuse_other(self, there: Description, where: str) -> None:
-        """SinkExists, naming what differs, unless a run that is to be continued was begun with these options."""
+    def refuse_other(self, held: Description, sink_name: str) -> None:
+        """Check that a run can be continued with these options.
+
+        Args:
+            held: The description of the run that the sink holds.
+            sink_name: The sink's name, for the error.
+
+        Raises:
+            SinkExists: The run was begun with other options; the message says which.
+        """
         differs = [
-            f"{spec.key!r} travels as {spec.wire} there, as {self.encoding(spec.key, spec.dtype)} here"
-            for spec in there.specs
+            f"{spec.key!r} travels as {spec.wire} there, as {self.encoding(spec.key, spec.dtype)} "
+            "here"
+            for spec in held.specs
             if spec.wire != self.encoding(spec.key, spec.dtype)
         ]
         differs += [
             f"{key!r} is not ragged there"
             for key in sorted(self.ragged)
-            if key in there and not there[key].ragged
+            if key in held and not held[key].ragged
         ]
-        if unknown := sorted(self.named - set(there)):
-            differs.append(f"wire or ragged_keys names {unknown}, keys that are not there")
+        if unknown := sorted(self.named - set(held)):
+            differs.append(f"wire or ragged_keys names {unknown}, keys that it does not have")
         if differs:
             raise SinkExists(
-                f"{where} holds a run that was begun with other options: {'; '.join(differs)}. Continue it with the same wire and ragged_keys, or "
-                "write elsewhere"
+                f"{sink_name} holds a run that was begun with other options: {'; '.join(differs)}. "
+                "Continue it with the same wire and ragged_keys, or write elsewhere"
             )
 
 
-def wire_options(wire: Any, ragged: Any) -> WireOptions:
-    """The arguments `wire` and `ragged_keys` of a teacher. ConfigurationError if they are of another kind, or name what does not exist."""
-    wire = _named(wire)
+def wire_options(wire: Any, ragged_keys: Any) -> WireOptions:
+    """Check a teacher's arguments `wire` and `ragged_keys`, and return them as options.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type, or names a dtype that does not exist.
+    """
+    wire = _dtype_name(wire)
     if isinstance(wire, str):
         if wire and wire not in _FOR_ALL_FLOATS:
             raise ConfigurationError(
-                f"wire is {wire!r}; all floats can travel as {', '.join(_FOR_ALL_FLOATS)}, or as they are (an empty text)"
+                f"wire is {wire!r}; all floats can travel as {', '.join(_FOR_ALL_FLOATS)}, or "
+                "unchanged (an empty text)"
             )
     elif isinstance(wire, Mapping):
-        wire = {_key("wire", key): _encoding(key, encoding) for key, encoding in wire.items()}
+        wire = {
+            _check_key("wire", key): _check_encoding(key, encoding)
+            for key, encoding in wire.items()
+        }
     else:
         raise ConfigurationError(
             f"wire is {wire!r}; give a dtype for all floats, or a dict of key -> dtype"
         )
-    if isinstance(ragged, (str, bytes, Mapping)) or not isinstance(ragged, Iterable):
+    if isinstance(ragged_keys, (str, bytes, Mapping)) or not isinstance(ragged_keys, Iterable):
         raise ConfigurationError(
-            f"ragged_keys is {ragged!r}; give a list of keys, such as ['logits']"
+            f"ragged_keys is {ragged_keys!r}; give a list of keys, such as ['logits']"
         )
-    return WireOptions(encodings=wire, ragged=frozenset(_key("ragged_keys", key) for key in ragged))
+    ragged = frozenset(_check_key("ragged_keys", key) for key in ragged_keys)
+    return WireOptions(encodings=wire, ragged=ragged)
 
 
-def _key(where: str, key: Any) -> str:
-    return text(f"a key in {where}", key, empty=True)
+def _check_key(where: str, key: Any) -> str:
+    return check_text(f"a key in {where}", key, empty=True)
 
 
-def _named(encoding: Any) -> Any:
-    """A torch dtype by its name; anything else as it is. Torch need not be imported for this."""
+def _dtype_name(encoding: Any) -> Any:
+    """Return the name of a torch dtype, and anything else unchanged. Does not import torch."""
     kind = type(encoding)
     return (
         str(encoding).removeprefix("torch.")
@@ -91,11 +114,12 @@ def _named(encoding: Any) -> Any:
     )
 
 
-def _encoding(key: str, encoding: Any) -> str:
-    encoding = _named(encoding)
+def _check_encoding(key: str, encoding: Any) -> str:
+    encoding = _dtype_name(encoding)
     if not isinstance(encoding, str) or encoding not in DTYPES:
         smaller = sorted({name for names in WIRE_ENCODINGS.values() for name in names})
         raise ConfigurationError(
-            f"wire[{key!r}] is {encoding!r}, which is no dtype; floats can travel as {', '.join(smaller)}"
+            f"wire[{key!r}] is {encoding!r}, which is not a dtype; floats can travel as "
+            f"{', '.join(smaller)}"
         )
     return encoding

@@ -1,5 +1,5 @@
-"""The contract both sides share: records, descriptions, Avro schemas, codec, framing, container files, errors.
+"""The contract of both sides: records, descriptions, Avro schemas, codec, container files, errors.
 
-Knows no torch, sockets, clients, threads or clocks. It re-exports nothing, so that a command line that only prints its help need not
-load numpy.
+Knows no torch, sockets, clients, threads or clocks. Re-exports nothing, so that a command that only
+prints its help does not load numpy.
 """

@@ -1,6 +1,7 @@
-"""Checks of arguments at the call, by the type's own protocol, so that a mistake is an error where it is made.
+"""Checks of arguments at the call, so that a mistake is an error where it was made.
 
-Each function takes the argument's name and value, and returns the value in the type that the code behind works with.
+Each function takes the name and the value of an argument. It checks the value with the protocol of
+its type (`operator.index`, `os.fspath`, ...), and returns it in the type that the code works with.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from tutelage.schemas.errors import ConfigurationError
 _LARGEST = 2**31 - 1
 
 
-def whole_number(name: str, value: Any, *, least: int = 1, most: int = _LARGEST) -> int:
-    """An integer of any type that has `__index__` (numpy's and torch's too), within limits.
+def check_whole_number(name: str, value: Any, *, least: int = 1, most: int = _LARGEST) -> int:
+    """Return an integer from `least` to `most`, of any type with `__index__` (numpy's, torch's).
 
     Raises:
-        ConfigurationError: The value is a bool, a float, a text or anything else, or outside `least` to `most`.
+        ConfigurationError: The value is a bool, is not an integer, or is outside the limits.
     """
     try:
         # A bool has an index, but nobody who means a number writes one.
@@ -34,25 +35,26 @@ def whole_number(name: str, value: Any, *, least: int = 1, most: int = _LARGEST)
     return number
 
 
-def seconds(name: str, value: Any, *, zero: bool = False) -> float:
-    """A finite number of seconds above zero, or with `zero` not below it.
+def check_seconds(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return a finite number of seconds above zero; `zero` allows zero as well.
 
     Raises:
-        ConfigurationError: The value is no number, not finite, or not large enough.
+        ConfigurationError: The value is not a finite number, or too small.
     """
-    number = real_number(name, value)
+    number = check_real_number(name, value)
     if number < 0 or (number == 0 and not zero):
         raise ConfigurationError(
-            f"{name} is {value!r}; it must be a number of seconds {'from 0 on' if zero else 'above 0'}"
+            f"{name} is {value!r}; it must be a number of seconds "
+            f"{'from 0 on' if zero else 'above 0'}"
         )
     return number
 
 
-def real_number(name: str, value: Any) -> float:
-    """A finite number, as a float.
+def check_real_number(name: str, value: Any) -> float:
+    """Return a finite number as a float.
 
     Raises:
-        ConfigurationError: The value is a bool, a text, no number, NaN or infinite.
+        ConfigurationError: The value is a bool, a text, NaN, infinite, or not a number at all.
     """
     try:
         is_number = isinstance(value, SupportsFloat) and not isinstance(value, (bool, str, bytes))
@@ -64,15 +66,23 @@ def real_number(name: str, value: Any) -> float:
     return number
 
 
-def flag(name: str, value: Any) -> bool:
-    """True or False. ConfigurationError for anything else, so that no text such as "false" counts as true."""
+def check_flag(name: str, value: Any) -> bool:
+    """Return True or False.
+
+    Raises:
+        ConfigurationError: The value is not a bool. A text such as "false" must not count as true.
+    """
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} is {value!r}; it must be True or False")
     return value
 
 
-def text(name: str, value: Any, *, empty: bool = False) -> str:
-    """A text, not empty unless `empty` allows it. ConfigurationError for anything else, and for text that UTF-8 cannot hold."""
+def check_text(name: str, value: Any, *, empty: bool = False) -> str:
+    """Return a text; `empty` allows the empty one.
+
+    Raises:
+        ConfigurationError: The value is not a text, is empty, or cannot be encoded in UTF-8.
+    """
     if not isinstance(value, str) or not (value or empty):
         raise ConfigurationError(
             f"{name} is {value!r}; it must be a text{'' if empty else ', not empty'}"
@@ -86,8 +96,12 @@ def text(name: str, value: Any, *, empty: bool = False) -> str:
     return value
 
 
-def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """One of the choices. ConfigurationError for anything else."""
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return one of the choices.
+
+    Raises:
+        ConfigurationError: The value is none of them.
+    """
     if not isinstance(value, str) or value not in choices:
         raise ConfigurationError(
             f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}"
@@ -95,23 +109,30 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
-def option_mapping(name: str, value: Any) -> dict[str, object]:
-    """Options by name, as a dict of their own; None is none of them. ConfigurationError for anything but a mapping with texts as names."""
+def check_options(name: str, value: Any) -> dict[str, object]:
+    """Return a copy of the options, name -> value; None stands for no options.
+
+    Raises:
+        ConfigurationError: The value is not a mapping, or a name is not a text.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        # Its value is not shown: options may hold a password.
+        # The value is not shown, because options may hold a password.
         raise ConfigurationError(
             f"{name} is of type {type(value).__name__}; it must be a mapping of option to value"
         )
-    return {text(f"the name of an option in {name}", key): each for key, each in value.items()}
+    return {
+        check_text(f"the name of an option in {name}", key): each for key, each in value.items()
+    }
 
 
 def absolute_path(name: str, value: Any) -> Path:
-    """The path as an absolute one: what a relative one names must not change with the working directory.
+    """Make a path absolute: its meaning must not change with the working directory.
 
     Raises:
-        ConfigurationError: The value is no path, is empty, holds a null character, or is relative to a folder that was removed.
+        ConfigurationError: The value is not a path, is empty, holds a null character, or is
+            relative to a directory that was removed.
     """
     try:
         given = os.fspath(value)
@@ -123,5 +144,6 @@ def absolute_path(name: str, value: Any) -> Path:
         return Path(os.path.abspath(given))
     except OSError as error:
         raise ConfigurationError(
-            f"{name} is {value!r}, but the working directory is gone ({error.strerror}); name the whole path"
+            f"{name} is {value!r}, but the working directory is gone ({error.strerror}); name the "
+            "whole path"
         ) from error

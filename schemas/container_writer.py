@@ -1,7 +1,8 @@
-"""Records -> an Avro container file: written to NAME.partial, synced and renamed to NAME at the end.
+"""Records -> an Avro container file, written to NAME.partial, then synced and renamed to NAME.
 
-What is on disk is always a valid container up to its last whole block. An interrupted file is continued: blocks that are not
-whole are cut off, and writing goes on behind the last whole one.
+The file on disk is always a valid container up to its last whole block. An interrupted file is
+continued: an incomplete block is cut off, and writing goes on after the last whole one. Knows
+nothing of the order of records.
 """
 
 from __future__ import annotations
@@ -19,26 +20,33 @@ from tutelage.schemas.container_format import (
     MAX_BUFFERS,
     SYNC_BYTES,
     Header,
-    checked_codec,
+    check_codec,
     compress,
     encode_header,
     header_bytes,
 )
-from tutelage.schemas.disk import file_path, is_foreign, is_named, locked, sync_file, sync_folder
+from tutelage.schemas.disk import (
+    file_path,
+    is_at_path,
+    is_foreign,
+    lock_file,
+    sync_file,
+    sync_folder,
+)
 from tutelage.schemas.errors import ConfigurationError, SinkExists, TransportError
-from tutelage.schemas.headers import CHECKSUM_KEY, identity_checksum, stream_headers
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.headers import CHECKSUM_KEY, header_checksum, stream_headers
+from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.schemas.record import Description, Stream
 from tutelage.schemas.varint import encode_long
 
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
-_OPENED_AT_MOST = 10
+_MAX_OPEN_ATTEMPTS = 10
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file lies while it is written."""
+    """The name of a file while it is being written."""
     return path.with_name(path.name + PARTIAL)
 
 
@@ -46,20 +54,22 @@ def finished_path(name: str, value: str | os.PathLike[str]) -> Path:
     """The absolute path of a container file to write, with symbolic links followed.
 
     Raises:
-        ConfigurationError: The value is no path, names an unfinished file, or something there that is no file.
+        ConfigurationError: The value is not a path, has the name of an unfinished file, or names
+            something other than a regular file.
     """
     path = file_path(name, value)
-    # Some file systems do not tell upper case from lower.
+    # Some file systems ignore case.
     if path.name.lower().endswith(PARTIAL):
         raise ConfigurationError(
-            f"{name} {os.fspath(value)!r} ends in {PARTIAL}, which is where {path.name[: -len(PARTIAL)]!r} lies while it is written, and where the "
-            "writer of that file would replace it; choose another name"
+            f"{name} {os.fspath(value)!r} ends in {PARTIAL}: {path.name[: -len(PARTIAL)]!r} has "
+            "that name while it is written, and its writer would replace this file; choose another "
+            "name"
         )
     return path
 
 
-def linked(partial: Path) -> SinkExists:
-    """The error for a symbolic link where an unfinished file is to lie."""
+def symlink_error(partial: Path) -> SinkExists:
+    """The error to raise where the name of an unfinished file is a symbolic link."""
     return SinkExists(
         f"{partial} is a symbolic link, through which another file would be written; remove it"
     )
@@ -68,8 +78,9 @@ def linked(partial: Path) -> SinkExists:
 class ContainerWriter:
     """Writes one file. `pack` may be called in any thread; the other methods belong to one.
 
-    Guarantee: NAME exists only when everything was written and synced; NAME.partial is readable up to its last whole block. No file
-    but the one that was written gets the name, and without `replace` none that has it loses it.
+    Guarantee: NAME exists only after everything was written and synced, and NAME.partial is
+    readable up to its last whole block. Only the file written here is renamed to NAME, and without
+    `replace` an existing NAME is kept.
     """
 
     def __init__(
@@ -92,7 +103,14 @@ class ContainerWriter:
         *,
         replace: bool = True,
     ) -> ContainerWriter:
-        """Begin NAME.partial.
+        """Begin NAME.partial anew.
+
+        Args:
+            path: NAME.
+            stream: The identity of the run.
+            description: What its records hold.
+            codec: How blocks are compressed: "null", "deflate" or "zstandard".
+            replace: Whether NAME may exist, and is replaced at the end.
 
         Raises:
             SinkExists: Another process is writing it, or NAME exists and may not be replaced.
@@ -100,15 +118,15 @@ class ContainerWriter:
         """
         path = file_path("path", path)
         fields = {
-            "avro.schema": schema_of(description).encode(),
-            "avro.codec": checked_codec(codec).encode(),
+            "avro.schema": schema_from_description(description).encode(),
+            "avro.codec": check_codec(codec).encode(),
             **dict(stream_headers(stream, description)),
-            CHECKSUM_KEY: identity_checksum(stream, description),
+            CHECKSUM_KEY: header_checksum(stream, description),
         }
         header = encode_header(fields)
         writer = cls(path, _open_locked(path), header, replace=replace)
         try:
-            writer._refuse_taken()
+            writer._check_replaceable()
             writer._cut(0)
             writer._write([header_bytes(header)])
         except BaseException:
@@ -120,17 +138,24 @@ class ContainerWriter:
     def resume(
         cls, path: Path, header: Header, whole_bytes: int, *, replace: bool = True
     ) -> ContainerWriter:
-        """Go on with NAME.partial behind its first `whole_bytes`; what lies behind them is cut off.
+        """Continue NAME.partial.
+
+        Args:
+            path: NAME.
+            header: The header that was read from NAME.partial.
+            whole_bytes: The bytes to keep: the header and the whole blocks. The rest is cut off.
+            replace: Whether NAME may exist, and is replaced at the end.
 
         Raises:
-            SinkExists: Another process is writing it, it is not the file that was read any more, or NAME exists and may not be replaced.
+            SinkExists: Another process is writing it, it was replaced after it was read, or NAME
+                exists and may not be replaced.
             TransportError: It cannot be written.
         """
         path = file_path("path", path)
         writer = cls(path, _open_locked(path), header, replace=replace)
         try:
-            writer._refuse_taken()
-            writer._refuse_other(whole_bytes)
+            writer._check_replaceable()
+            writer._check_same_file(whole_bytes)
             writer._cut(whole_bytes)
         except BaseException:
             writer.close()
@@ -138,7 +163,7 @@ class ContainerWriter:
         return writer
 
     def pack(self, encoded: Encoded) -> list[Any]:
-        """The block of one record, as buffers; compression happens here, in the calling thread."""
+        """Make the block of one record, as buffers. Compresses in the calling thread."""
         codec = self._header.codec
         if codec == "null":
             return [
@@ -150,72 +175,80 @@ class ContainerWriter:
         return [encode_long(1) + encode_long(sum(map(len, payload))), *payload, self._header.sync]
 
     def append(self, block: Sequence[Any]) -> None:
-        """Write a packed block. TransportError, with the file's name, if the disk is full or fails; and again for any block after that.
+        """Write a packed block.
 
-        Of a block that failed nothing stays in the file: no block may ever stand behind one that is missing.
+        A block that failed leaves nothing in the file, and no later block is written: no block may
+        follow one that is missing.
+
+        Raises:
+            TransportError: The disk is full or failed, now or at an earlier block.
         """
         if self._failed is not None:
             raise self._failed
         self._write(block)
 
     def finish(self) -> None:
-        """Sync, and give the file its name.
+        """Sync the file, rename it to NAME, and close it.
 
         Raises:
             SinkExists: NAME has appeared meanwhile and may not be replaced.
-            TransportError: The disk failed, or another file lies at NAME.partial; nothing is renamed then.
+            TransportError: The disk failed, or NAME.partial is another file by now. Nothing was
+                renamed.
         """
         partial = partial_path(self.path)
         try:
             sync_file(self._fd, partial)
-            self._refuse_taken()
-            if not is_named(self._fd, partial):
+            self._check_replaceable()
+            if not is_at_path(self._fd, partial):
                 raise TransportError(
-                    f"{partial} is not the file that was written here: it was removed, renamed or replaced meanwhile, so nothing gets the name "
-                    f"{self.path.name}; leave the file alone while it is written, and write it again"
+                    f"{partial} is not the file that was written here: it was removed, renamed or "
+                    f"replaced meanwhile, so nothing was renamed to {self.path.name}; leave the "
+                    "file alone while it is written, and write it again"
                 )
             os.replace(partial, self.path)
             sync_folder(self.path.parent)
         except OSError as error:
-            raise _failed(self.path, error) from error
+            raise _write_error(self.path, error) from error
         finally:
             self.close()
 
     def sync(self) -> None:
-        """Have the disk keep what was written so far."""
+        """Sync to disk what was written so far."""
         try:
             sync_file(self._fd, partial_path(self.path))
             sync_folder(self.path.parent)
         except OSError as error:
-            raise _failed(self.path, error) from error
+            raise _write_error(self.path, error) from error
 
     def close(self) -> None:
-        """Leave the file as it is: partial unless finished. May be called twice."""
+        """Close the file; unless finished, it stays NAME.partial. May be called twice."""
         descriptor, self._fd = self._fd, -1
         if descriptor >= 0:
             try:
                 os.close(descriptor)
             except OSError as error:
-                # A finished file was synced before; what is missing of an unfinished one is found when it is continued.
+                # A finished file is synced already. Resuming an unfinished one finds what it lacks.
                 log.warning("%s: closing it failed (%s)", partial_path(self.path), error.strerror)
 
-    def _refuse_taken(self) -> None:
+    def _check_replaceable(self) -> None:
+        """SinkExists if NAME exists and may not be replaced."""
         if not self._replace and os.path.lexists(self.path):
             raise SinkExists(
-                f"{self.path} exists, and was not there before; it is kept, and what was written stays in {partial_path(self.path)}. Move one "
-                "of them away"
+                f"{self.path} exists, and was not there before; it is kept, and what was written "
+                f"stays in {partial_path(self.path)}. Move one of them away"
             )
 
-    def _refuse_other(self, whole_bytes: int) -> None:
+    def _check_same_file(self, whole_bytes: int) -> None:
         """SinkExists unless the open file is the one whose header was read."""
         try:
             sync = os.pread(self._fd, SYNC_BYTES, self._header.nbytes - SYNC_BYTES)
             is_other = sync != self._header.sync or os.fstat(self._fd).st_size < whole_bytes
         except OSError as error:
-            raise _failed(self.path, error) from error
+            raise _write_error(self.path, error) from error
         if is_other:
             raise SinkExists(
-                f"{partial_path(self.path)} was replaced by another file since it was read; start again to see what it holds"
+                f"{partial_path(self.path)} was replaced by another file since it was read; start "
+                "again to see what it holds"
             )
 
     def _cut(self, nbytes: int) -> None:
@@ -223,7 +256,7 @@ class ContainerWriter:
             os.ftruncate(self._fd, nbytes)
             os.lseek(self._fd, nbytes, os.SEEK_SET)
         except OSError as error:
-            raise _failed(self.path, error) from error
+            raise _write_error(self.path, error) from error
         self._whole_bytes = nbytes
 
     def _write(self, buffers: Sequence[Any]) -> None:
@@ -237,7 +270,7 @@ class ContainerWriter:
                     if written:
                         pending[0] = pending[0][written:]
         except OSError as error:
-            self._failed = _failed(self.path, error)
+            self._failed = _write_error(self.path, error)
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._whole_bytes)
             raise self._failed from error
@@ -245,45 +278,45 @@ class ContainerWriter:
 
 
 def _open_locked(path: Path) -> int:
-    """NAME.partial, open and locked.
-
-    A file that was renamed or removed before it could be locked is another writer's finished one: it is let go, and the name opened again.
-    """
+    """Open and lock NAME.partial; try again if its writer renamed it before it was locked."""
     partial = partial_path(path)
-    for _ in range(_OPENED_AT_MOST):
+    for _ in range(_MAX_OPEN_ATTEMPTS):
         try:
-            # Through a symbolic link another file would be written, and the link would get the name.
+            # Through a symbolic link another file would be written, and the link be renamed.
             descriptor = os.open(
                 partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
             )
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise linked(partial) from error
-            raise _failed(path, error) from error
+                raise symlink_error(partial) from error
+            raise _write_error(path, error) from error
         try:
             if is_foreign(os.fstat(descriptor), partial):
                 raise SinkExists(
-                    f"{partial} belongs to another user, who could change what is written to it; remove it, or write elsewhere"
+                    f"{partial} belongs to another user, who could change what is written to it; "
+                    "remove it, or write elsewhere"
                 )
-            if not locked(descriptor, partial):
+            if not lock_file(descriptor, partial):
                 raise SinkExists(
                     f"{partial} is being written by another process; end it, or write elsewhere"
                 )
-            if is_named(descriptor, partial):
+            if is_at_path(descriptor, partial):
                 return descriptor
         except OSError as error:
             os.close(descriptor)
-            raise _failed(path, error) from error
+            raise _write_error(path, error) from error
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
     raise SinkExists(
-        f"{partial} is replaced again and again while it is opened; end whoever does that, or write elsewhere"
+        f"{partial} is replaced again and again while it is opened; end the process that does "
+        "that, or write elsewhere"
     )
 
 
-def _failed(path: Path, error: OSError) -> TransportError:
+def _write_error(path: Path, error: OSError) -> TransportError:
     return TransportError(
-        f"{partial_path(path)} cannot be written: {error.strerror}; what was written so far is kept there"
+        f"{partial_path(path)} cannot be written: {error.strerror}; what was written so far is "
+        "kept there"
     )

@@ -1,7 +1,8 @@
-"""Control messages <-> Avro bytes: JSON-like values, with tensors and bytes in them; never pickle.
+"""Control messages <-> Avro bytes: JSON-like values that may hold tensors and bytes; never pickle.
 
-Values are None, bool, int, float, str, bytes, numpy arrays, and lists, tuples (which arrive as lists) and dicts with text keys of
-these. Strings in the JSON text keep the message readable for any Avro tool.
+A value is None, a bool, int, float, str, bytes or numpy array, or a list, tuple (which arrives as a
+list) or dict of values with text keys. All but tensors and bytes stands in the message as JSON
+text, which every Avro tool can show. Knows no topics.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 import fastavro
 import numpy as np
 
-from tutelage.schemas.codec import as_bytes
 from tutelage.schemas.conversation import Message
-from tutelage.schemas.dtypes import dtype_named, dtype_of_array
+from tutelage.schemas.dtypes import dtype_from_array, dtype_from_name
 from tutelage.schemas.errors import ConfigurationError, CorruptData
+from tutelage.schemas.tensor_layout import as_bytes
 
 MAX_DEPTH = 64
 _PLAIN_FIELDS = ("id", "session", "reply_to", "asks", "run_id", "seen")
@@ -36,7 +37,15 @@ def _parsed() -> Any:
 
 
 def encode_control(message: Message, sender: str) -> bytes:
-    """The Avro body of a message; ConfigurationError if its value holds what cannot travel."""
+    """Encode a message as an Avro body.
+
+    Args:
+        message: The message.
+        sender: The name of its sender.
+
+    Raises:
+        ConfigurationError: Its value holds something else than such values.
+    """
     tensors: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     plain = _to_plain(message.value, tensors, blobs, 0)
@@ -48,12 +57,16 @@ def encode_control(message: Message, sender: str) -> bytes:
 
 
 def decode_control(body: bytes | memoryview, where: str) -> Message:
-    """The message in an Avro body; CorruptData naming `where` if it is none."""
+    """Decode the message in an Avro body.
+
+    Raises:
+        CorruptData: The bytes are not a message. The error names `where`.
+    """
     stream = io.BytesIO(body)
     try:
         found: Any = fastavro.schemaless_reader(stream, _parsed(), None)
         if stream.read(1):
-            raise ValueError("bytes are left behind the message")
+            raise ValueError("extra bytes follow the message")
         tensors = [_tensor(tensor, where) for tensor in found["tensors"]]
         value = _from_plain(json.loads(found["json"]), tensors, found["blobs"])
         return Message(value=value, **{name: found[name] for name in _PLAIN_FIELDS})
@@ -80,8 +93,8 @@ def _to_plain(value: Any, tensors: list[dict[str, Any]], blobs: list[bytes], dep
         return {"$bytes": len(blobs) - 1}
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
-        dtype = dtype_of_array(array, "control message")
-        data = as_bytes(array.astype(dtype.storage, copy=False)).tobytes()
+        dtype = dtype_from_array(array, "control message")
+        data = as_bytes(array.astype(dtype.numpy_dtype, copy=False)).tobytes()
         tensors.append({"dtype": dtype.name, "shape": list(array.shape), "data": data})
         return {"$tensor": len(tensors) - 1}
     if isinstance(value, (list, tuple)):
@@ -92,19 +105,23 @@ def _to_plain(value: Any, tensors: list[dict[str, Any]], blobs: list[bytes], dep
             for key, item in value.items()
         }
     raise ConfigurationError(
-        f"a control message cannot hold a {type(value).__name__}; it holds JSON-like values, bytes and tensors"
+        f"a control message cannot hold a {type(value).__name__}; it holds JSON-like values, bytes "
+        "and tensors"
     )
 
 
 def _tensor(tensor: dict[str, Any], where: str) -> np.ndarray[Any, Any]:
-    dtype = dtype_named(tensor["dtype"], where)
+    dtype = dtype_from_name(tensor["dtype"], where)
     return (
-        np.frombuffer(tensor["data"], np.uint8).view(dtype.storage).reshape(tensor["shape"]).copy()
+        np.frombuffer(tensor["data"], np.uint8)
+        .view(dtype.numpy_dtype)
+        .reshape(tensor["shape"])
+        .copy()
     )
 
 
 def _from_plain(value: Any, tensors: list[np.ndarray[Any, Any]], blobs: list[bytes]) -> Any:
-    """The value, with its tensors and bytes in their places; one that is named more than once is the same one each time."""
+    """The value with its tensors and bytes put in; several references share one object."""
     if isinstance(value, list):
         return [_from_plain(item, tensors, blobs) for item in value]
     if not isinstance(value, dict):

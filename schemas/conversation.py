@@ -1,6 +1,6 @@
-"""The rules of a conversation between a student and a teacher: which message is for whom, and what it answers.
+"""The rules of the control messages between a student and a teacher: addressees and answers.
 
-Pure: no I/O, threads or clocks. `control.py` encodes messages; `kafka_control.py` and `memory_topic.py` carry them.
+No I/O, threads or clocks. `control.py` encodes messages, and `transport/` carries them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-# Questions whose answers are still expected; of older ones an answer is dropped. Memory stays bounded in runs of any length.
-_MOST_OPEN = 10_000
+# The latest questions whose answers are accepted. Bounds memory in runs of any length.
+_MAX_OPEN_QUESTIONS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,12 +19,13 @@ class Message:
     """One control message.
 
     Attributes:
-        id: Its own name, unique.
-        session: The conversation of one process that wrote it.
+        id: Its unique id.
+        session: The id of the conversation that sent it. Each process has its own.
         reply_to: The id of the message that it answers, or "".
-        asks: Whether its writer waits for the answer to it.
-        run_id: The run it belongs to, or "" where its writer did not know it yet.
-        seen: The offset in its writer's inbox up to which messages were taken: a writer that starts again goes on there.
+        asks: Whether its sender waits for an answer.
+        run_id: The run it belongs to, or "" if its sender did not know the run yet.
+        seen: The offset after the last message that its sender has taken from its own inbox, where
+            the sender continues after a restart.
         value: A JSON-like value that may hold tensors (numpy arrays) and bytes.
     """
 
@@ -40,36 +41,47 @@ class Message:
 class Conversation:
     """One side of a conversation.
 
-    Guarantee: an answer is taken only by the session that asked, only once per question from one answering session, and only for the run
-    both speak of; what an earlier session asked is never taken as an answer to this one.
+    Guarantee: an answer reaches only the session that asked, and only if both sides are at the same
+    run. Only the first session to answer a question is heard. Answers to an earlier session's
+    questions are dropped.
 
-    What a teacher sends first after it took a message answers that message, so that a plain loop of `recv` and `send` is a conversation
-    of questions and answers. A student answers only what was asked with `ask`.
+    The first message that a teacher sends after it took a message is the answer to that message, so
+    that a plain loop of `recv` and `send` answers questions. A student's message is an answer only
+    to what was asked with `ask`.
+
+    Args:
+        answers_all: Whether every message that is not an answer counts as a question; so for a
+            teacher.
     """
 
     def __init__(self, *, answers_all: bool) -> None:
         self._answers_all = answers_all
         self._session = uuid.uuid4().hex
-        # The question's id -> the session that answered it first.
+        # Question id -> the session that answered first, or "".
         self._asked: OrderedDict[str, str] = OrderedDict()
         self._unanswered = ""
-        # Messages that came while the answer to a question was awaited, each with its offset.
+        # Messages not yet taken, each with its offset.
         self._waiting: deque[tuple[Message, int]] = deque()
         self._next_offset = 0
-        #: The run that this side speaks of; "" while it is not known.
+        #: The run that this side is at; "" while it is unknown.
         self.run_id = ""
 
-    def begin_at(self, offset: int) -> None:
-        """Begin to read the inbox at this offset."""
+    def start_at(self, offset: int) -> None:
+        """Set the offset where reading of the inbox begins."""
         self._next_offset = offset
 
     @property
     def seen(self) -> int:
-        """The offset behind the messages that were taken."""
+        """The offset after the messages that were taken."""
         return self._waiting[0][1] if self._waiting else self._next_offset
 
     def compose(self, value: Any, *, asks: bool = False) -> Message:
-        """A message to be sent."""
+        """Make the next message to send.
+
+        Args:
+            value: A JSON-like value that may hold tensors and bytes.
+            asks: Whether the other side is to answer.
+        """
         message = Message(
             id=uuid.uuid4().hex,
             session=self._session,
@@ -81,18 +93,25 @@ class Conversation:
         )
         self._unanswered = ""
         self._asked[message.id] = ""
-        while len(self._asked) > _MOST_OPEN:
+        while len(self._asked) > _MAX_OPEN_QUESTIONS:
             self._asked.popitem(last=False)
         return message
 
-    def arrived(self, message: Message, offset: int) -> None:
-        """Take in the inbox's next message; those that are not for this side are dropped."""
+    def receive(self, message: Message, offset: int) -> None:
+        """Add the next message of the inbox; drop it if it is not for this side."""
         self._next_offset = offset + 1
         if self._is_for_us(message):
             self._waiting.append((message, offset))
 
-    def taken(self, answer_to: str = "") -> Message | None:
-        """The next message, or the answer to the question of that id; None if it is not there yet."""
+    def take(self, answer_to: str = "") -> Message | None:
+        """Take the next message.
+
+        Args:
+            answer_to: The id of a question, to take the answer to it instead.
+
+        Returns:
+            The message, or None if it has not arrived.
+        """
         for index, (message, _) in enumerate(self._waiting):
             if not answer_to or message.reply_to == answer_to:
                 del self._waiting[index]

@@ -1,7 +1,7 @@
-"""The dtypes that travel: their names, their numpy storage and what they can be cast to.
+"""The dtypes that a record can hold: dtype name -> numpy dtype, and the casts allowed on the wire.
 
-A dtype is known by its name in torch (`bfloat16`, `float8_e4m3fn`, ...), which is also numpy's where both have it. Names
-come in, numpy dtypes go out; torch itself is not known here.
+A dtype has its name in torch (`bfloat16`, `float8_e4m3fn`, ...), which numpy shares if it has the
+dtype. Knows no torch.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from tutelage.schemas.errors import SchemaError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DType:
-    """One dtype: its `name` and the numpy dtype that stores it, little-endian.
+    """One dtype.
 
-    `storage` has the width of one element. `kind` is one of "bool", "int", "float", "complex" or "opaque"; opaque
-    elements can be carried but not calculated with.
+    Args:
+        name: Its name in torch.
+        numpy_dtype: The numpy dtype of one element, little-endian.
+        kind: "bool", "int", "float", "complex" or "opaque". Opaque elements can be carried, but not
+            calculated with.
     """
 
     name: str
-    storage: np.dtype[Any]
+    numpy_dtype: np.dtype[Any]
     kind: str
 
     @property
     def itemsize(self) -> int:
         """Bytes per element."""
-        return self.storage.itemsize
+        return self.numpy_dtype.itemsize
 
 
 def _table() -> dict[str, DType]:
@@ -50,7 +53,7 @@ def _table() -> dict[str, DType]:
         "float8_e8m0fnu",
     )
     rows += [(name, getattr(ml_dtypes, name), "float") for name in ("bfloat16", *eights)]
-    # Numpy has no half complex numbers: a pair of halves has the same bytes.
+    # Numpy has no half-precision complex dtype: a pair of halves has the same bytes.
     rows.append(("complex32", np.dtype([("real", "<f2"), ("imag", "<f2")]), "complex"))
     rows.append(
         (
@@ -62,25 +65,30 @@ def _table() -> dict[str, DType]:
     # Torch packs two float4 values into one byte, and so does the wire.
     rows.append(("float4_e2m1fn_x2", np.uint8, "opaque"))
     return {
-        name: DType(name=name, storage=np.dtype(storage), kind=kind) for name, storage, kind in rows
+        name: DType(name=name, numpy_dtype=np.dtype(numpy_dtype), kind=kind)
+        for name, numpy_dtype, kind in rows
     }
 
 
 DTYPES: dict[str, DType] = _table()
 
-_BY_STORAGE = {
-    dtype.storage: dtype for dtype in DTYPES.values() if dtype.name not in ("float4_e2m1fn_x2",)
+_BY_NUMPY_DTYPE = {
+    dtype.numpy_dtype: dtype for dtype in DTYPES.values() if dtype.name not in ("float4_e2m1fn_x2",)
 }
 
-# What a key may be cast to for the way, by the dtype the model gave: always to fewer bytes, never to another kind.
+# The model's dtype -> the dtypes it may be cast to on the wire: fewer bytes, the same kind.
 WIRE_ENCODINGS = {
     "float64": ("float32", "bfloat16", "float16"),
     "float32": ("bfloat16", "float16"),
 }
 
 
-def dtype_named(name: object, where: str) -> DType:
-    """The dtype of that name; SchemaError naming `where` if there is none."""
+def dtype_from_name(name: object, where: str) -> DType:
+    """Look up a dtype by its name.
+
+    Raises:
+        SchemaError: There is no such dtype. The message names `where`.
+    """
     found = DTYPES.get(name) if isinstance(name, str) else None
     if found is None:
         raise SchemaError(
@@ -89,10 +97,14 @@ def dtype_named(name: object, where: str) -> DType:
     return found
 
 
-def dtype_of_array(array: np.ndarray[Any, Any], where: str) -> DType:
-    """The dtype of a numpy array, whatever its byte order; SchemaError if it cannot be carried (object, str, ...)."""
-    storage = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
-    found = _BY_STORAGE.get(storage)
+def dtype_from_array(array: np.ndarray[Any, Any], where: str) -> DType:
+    """Look up the dtype of a numpy array of any byte order.
+
+    Raises:
+        SchemaError: The dtype cannot be carried (object, str, ...). The message names `where`.
+    """
+    key = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
+    found = _BY_NUMPY_DTYPE.get(key)
     if found is None:
         raise SchemaError(
             f"{where}: numpy dtype {array.dtype} cannot be carried; known are {', '.join(DTYPES)}"

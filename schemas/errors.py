@@ -3,19 +3,19 @@
 TutelageError
 ├── ConfigurationError        the caller: change the call, the flags or the file name
 │   ├── BatchTooLarge         a batch would take more memory than allowed
-│   ├── SinkExists            the output is there already
-│   └── MergeError            keys of several teachers that cannot be merged as asked
+│   ├── SinkExists            the output exists already
+│   └── MergeError            the keys of several teachers cannot be merged as asked
 ├── SchemaError               whoever owns the schema
 │   ├── DescriptionChanged    keys, dtypes or shapes differ from what the stream promised
 │   ├── UnsupportedSchema     an Avro schema outside the closed shape
 │   └── UnsupportedFormat     records of another version of the format
 ├── TransportError            whoever runs the broker, the registry or the network
-│   ├── AccessDenied          who is not let in, or may not do this
-│   ├── BrokerUnavailable
-│   ├── RegistryUnavailable
-│   ├── DeliveryFailed
-│   └── RecordTooLarge
-├── WaitTimeout               nobody came: the message says what was waited for
+│   ├── AccessDenied          the client is not authenticated, or not authorized
+│   ├── BrokerUnavailable     no broker answered
+│   ├── RegistryUnavailable   the registry did not answer, or rejected the request
+│   ├── DeliveryFailed        a record could not be delivered
+│   └── RecordTooLarge        a record is larger than its topic allows
+├── WaitTimeout               a wait timed out: the message says what was waited for
 └── DataError                 the data are not what was written
     ├── CorruptData           bytes that do not decode, or fail their checksum
     ├── TruncatedData         a file or stream that ends before its end record
@@ -35,9 +35,10 @@ from tutelage.schemas.printable import printable
 
 
 class TutelageError(Exception):
-    """Base of all errors that are Tutelage's own. `exit_code` is what the command line exits with.
+    """The base of Tutelage's own errors. The command line exits with `exit_code`.
 
-    As text it is one printable line, whatever keys, names or answers of others it quotes: logs and notebooks show it as it is.
+    The text is one printable line, whatever keys, names and foreign answers it quotes, so that logs
+    and notebooks show it as it is.
     """
 
     exit_code = 1
@@ -47,13 +48,13 @@ class TutelageError(Exception):
 
 
 class ConfigurationError(TutelageError):
-    """The call asks for something that cannot be done; nothing was written."""
+    """The call asks for something impossible; nothing was written."""
 
     exit_code = 2
 
 
 class BatchTooLarge(ConfigurationError):
-    """A batch would take more memory than `Limits.batch_bytes` allows; none of it was taken."""
+    """A batch would take more memory than `Limits.batch_bytes` allows; none was allocated."""
 
 
 class SinkExists(ConfigurationError):
@@ -79,7 +80,7 @@ class UnsupportedSchema(SchemaError):
 
 
 class UnsupportedFormat(SchemaError):
-    """Records, a topic or a file of another version of the format than this Tutelage reads."""
+    """Records, a topic or a file of a version of the format that this Tutelage does not read."""
 
 
 class TransportError(TutelageError):
@@ -89,7 +90,7 @@ class TransportError(TutelageError):
 
 
 class AccessDenied(TransportError):
-    """A broker or registry does not let this client in, or not do this; the message says what to look at."""
+    """A broker or registry denied access to this client; the message says what to check."""
 
 
 class BrokerUnavailable(TransportError):
@@ -97,7 +98,7 @@ class BrokerUnavailable(TransportError):
 
 
 class RegistryUnavailable(TransportError):
-    """The schema registry did not answer, or refused."""
+    """The schema registry did not answer, or rejected the request."""
 
 
 class DeliveryFailed(TransportError):
@@ -147,6 +148,6 @@ class RetentionLoss(DataError):
 
 
 class WaitTimeout(TutelageError):
-    """A wait ran out; the message says what was waited for."""
+    """A wait timed out; the message says what was waited for."""
 
     exit_code = 6

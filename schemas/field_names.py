@@ -1,8 +1,9 @@
-"""Keys of any text <-> Avro field names, which hold only letters, digits and underscores.
+"""A key, which may be any text <-> an Avro field name of letters, digits and underscores.
 
-The name is made of the key alone, never of its position, so that the same key has the same field in every schema:
-`k_` and then the key, where `_` is doubled and any other character outside A-Z, a-z, 0-9 is `_u`, its code point in
-hexadecimal, and `_`. `2x-1` is `k_2x_u2d_1`. The two ways are inverse to each other.
+A field name is `k_` and the key, where `_` is doubled, and any other character outside A-Z, a-z,
+0-9 is `_u`, its code point in hexadecimal, and `_`: the key `2x-1` has the field `k_2x_u2d_1`. The
+name depends on the key alone, not on its position, so that a key has the same field in every
+schema. The two functions are the inverse of each other.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ _ESCAPED = re.compile(r"__|_u([0-9a-f]+)_|([A-Za-z0-9]+)")
 
 
 def field_name(key: str) -> str:
-    """The Avro field name of a key; SchemaError if the key is no valid Unicode text."""
+    """Encode a key as a field name.
+
+    Raises:
+        SchemaError: The key is not valid Unicode text.
+    """
     if not isinstance(key, str):
         raise SchemaError(f"key {key!r} is a {type(key).__name__}; keys are text")
     try:
@@ -30,8 +35,12 @@ def field_name(key: str) -> str:
     )
 
 
-def key_of_field(name: str) -> str:
-    """The key a field name stands for; SchemaError if no key has that name."""
+def key_from_field_name(name: str) -> str:
+    """Decode a field name to its key.
+
+    Raises:
+        SchemaError: No key has this field name.
+    """
     parts: list[str] = []
     position = len(PREFIX)
     while position < len(name):
@@ -47,7 +56,7 @@ def key_of_field(name: str) -> str:
     key = "".join(parts)
     if not name.startswith(PREFIX) or position != len(name) or _name_or_none(key) != name:
         raise SchemaError(
-            f"field {name!r} is not the name of a key; Tutelage did not write this schema"
+            f"field {name!r} does not stand for a key; Tutelage did not write this schema"
         )
     return key
 

@@ -1,7 +1,9 @@
-"""A stream's identity <-> Kafka headers, or the metadata of an Avro file: one entry a field, each value UTF-8 JSON.
+"""The identity of a stream <-> Kafka headers, or the metadata of an Avro file.
 
-Beside the identity stand the version of the format and the fingerprint of the description, so that a reader finds out before it
-decodes anything whether it can read the records, and whether the schema it was given is the one they were written with.
+Each field is one entry, and each value is JSON in UTF-8. Two more entries hold the version of the
+format and the fingerprint of the description. From them a reader knows, before it decodes anything,
+whether it can read the records, and whether it has the schema that they were written with. Knows
+neither Kafka nor files.
 """
 
 from __future__ import annotations
@@ -32,18 +34,19 @@ _FIELD_TYPES: dict[str, type] = {
     "version": str,
 }
 
-# Fields of `Stream` whose header has another name.
+# Fields of `Stream` whose headers have other names.
 _RENAMED = {"inputs_fingerprint": "inputs"}
 _FIELD_OF = {header: field for field, header in _RENAMED.items()}
-# What a teacher's own arguments may be at most, and the last second of the year 9999, where calendars end.
-_MOST = 2**31 - 1
+# The largest count that a teacher's arguments allow.
+_MAX_COUNT = 2**31 - 1
+# The end of the year 9999, the last that Python's calendar has.
 _LAST_SECOND = 253_402_300_799
 
 Headers = Iterable[tuple[str, Any]] | Mapping[str, Any]
 
 
 def stream_headers(stream: Stream, description: Description) -> list[tuple[str, bytes]]:
-    """The headers of every record of a stream, always in the same order."""
+    """Encode the headers that every record of a stream has, always in the same order."""
     values: dict[str, object] = {_FORMAT: FORMAT_VERSION}
     values |= {_RENAMED.get(name, name): getattr(stream, name) for name in Stream.__slots__}
     values[_DESCRIPTION] = description.fingerprint()
@@ -53,56 +56,66 @@ def stream_headers(stream: Stream, description: Description) -> list[tuple[str, 
     ]
 
 
-def identity_checksum(stream: Stream, description: Description) -> bytes:
-    """What a file keeps under CHECKSUM_KEY: xxh3-64, in hexadecimal, of the values of all headers, one behind the other.
+def header_checksum(stream: Stream, description: Description) -> bytes:
+    """The value under CHECKSUM_KEY in a file: xxh3-64, in hexadecimal, of all header values.
 
-    A file's header has no checksum of its own, and one changed bit could turn three passes into two. Brokers check theirs.
+    Avro has no checksum of a file's header, where one changed bit could turn three passes into two.
+    Messages need none, because brokers have their own.
     """
     return xxhash.xxh3_64_hexdigest(
         b"".join(value for _, value in stream_headers(stream, description))
     ).encode()
 
 
-def stream_of_headers(headers: Headers, where: str, limits: Limits = DEFAULT_LIMITS) -> Stream:
-    """The identity that headers hold.
+def stream_from_headers(headers: Headers, where: str, limits: Limits = DEFAULT_LIMITS) -> Stream:
+    """Decode the identity of a stream.
 
     Raises:
-        UnsupportedFormat: The records are of another version of the format than this program reads.
-        CorruptData: A header is missing, is not JSON, or holds a value that it cannot have, or more partitions than the limit.
+        UnsupportedFormat: The records have a version of the format that this program does not read.
+        CorruptData: A header is missing, is not JSON, has an impossible value, or names more
+            partitions than the limit. The message names `where`.
     """
     found = dict(headers)
     check_format(found, where)
     values = {name: _value(found, name, kind, where) for name, kind in _FIELD_TYPES.items()}
     stream = Stream(**{_FIELD_OF.get(name, name): value for name, value in values.items()})
     for name in ("partitions", "rows_per_record", "passes"):
-        if not 1 <= (count := getattr(stream, name)) <= _MOST:
+        if not 1 <= (count := getattr(stream, name)) <= _MAX_COUNT:
             raise CorruptData(
-                f"{where}: header {HEADER_PREFIX}{name} is {_shown(count)}; it must be from 1 to {_MOST}"
+                f"{where}: header {HEADER_PREFIX}{name} is {_shortened(count)}; it must be from 1 "
+                f"to {_MAX_COUNT}"
             )
     if stream.partitions > limits.partitions:
         raise CorruptData(
-            f"{where}: header {HEADER_PREFIX}partitions is {stream.partitions}, over the limit of {limits.partitions}; where that many are "
-            f"meant, read it with Limits(partitions={stream.partitions})"
+            f"{where}: header {HEADER_PREFIX}partitions is {stream.partitions}, over the limit of "
+            f"{limits.partitions}; if the number is right, read it with "
+            f"Limits(partitions={stream.partitions})"
         )
     if not is_time(stream.created):
         raise CorruptData(
-            f"{where}: header {HEADER_PREFIX}created is {stream.created!r}, which is no time that a teacher could have begun"
+            f"{where}: header {HEADER_PREFIX}created is {stream.created!r}, which is not a time "
+            "that a teacher could have started at"
         )
     return stream
 
 
 def is_time(seconds: float) -> bool:
-    """Whether a number is seconds since the epoch of a time that clocks and calendars have."""
+    """Whether a number of seconds since the epoch is within the range of the calendar."""
     return -_LAST_SECOND <= seconds <= _LAST_SECOND
 
 
 def check_format(headers: Headers, where: str) -> None:
-    """UnsupportedFormat unless the headers name the version of the format that this program reads."""
+    """Check that the headers name the version of the format that this program reads.
+
+    Raises:
+        UnsupportedFormat: They name another version.
+        CorruptData: They name none.
+    """
     found = dict(headers)
     if HEADER_PREFIX + _FORMAT not in found and HEADER_PREFIX + "run_id" in found:
         raise UnsupportedFormat(
-            f"{where}: format 1, written by a Tutelage from before its first release; this one reads format {FORMAT_VERSION}. "
-            "Let the teacher write it again"
+            f"{where}: format 1, written by a Tutelage from before its first release; this one "
+            f"reads format {FORMAT_VERSION}. Let the teacher write it again"
         )
     version = _value(found, _FORMAT, int, where)
     if version != FORMAT_VERSION:
@@ -119,18 +132,23 @@ def check_format(headers: Headers, where: str) -> None:
 
 
 def check_description(headers: Headers, description: Description, where: str) -> None:
-    """SchemaError unless a schema's description is the one that the headers say the records were written with."""
+    """Check that a description is the one that the records were written with.
+
+    Raises:
+        SchemaError: The headers hold another fingerprint.
+    """
     written = _value(dict(headers), _DESCRIPTION, str, where)
     if written != description.fingerprint():
         raise SchemaError(
-            f"{where}: the schema that was found for it holds {description}, which is not what its teacher wrote (fingerprint "
-            f"{description.fingerprint()}, its header says {written!r}). Does the registry give this schema id to another schema than before, "
-            "as one that was reset or restored does?"
+            f"{where}: the schema that was found for it holds {description}, which is not what its "
+            f"teacher wrote (fingerprint {description.fingerprint()}, its header says "
+            f"{written!r}). Was the registry reset or restored, so that this schema id "
+            "belongs to another schema now?"
         )
 
 
-def run_of_headers(headers: Headers) -> tuple[str, float] | None:
-    """The run that a record's headers name and when that was created; None where they name none, or a time that cannot be."""
+def run_from_headers(headers: Headers) -> tuple[str, float] | None:
+    """Read the run id and the creation time; None if one is missing or impossible."""
     found = dict(headers)
     run_id, created = (
         json_or_none(found.get(f"{HEADER_PREFIX}run_id")),
@@ -147,7 +165,7 @@ def run_of_headers(headers: Headers) -> tuple[str, float] | None:
 
 
 def json_or_none(value: Any) -> Any:
-    """What a header's value holds; None where it is missing or is not JSON."""
+    """Decode the value of a header; None if it is missing or is not JSON."""
     try:
         return json.loads(value or b"")
     except (ValueError, RecursionError):
@@ -161,15 +179,15 @@ def _value(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     value: Any
     try:
         value = json.loads(found[header])
-        # Text that no encoding can carry again and times that are no numbers are as broken as what is no JSON.
+        # Rejects what JSON in UTF-8 cannot express again: lone surrogates, NaN and infinity.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise CorruptData(
-            f"{where}: header {header} is not JSON in UTF-8 ({_shown(found[header])})"
+            f"{where}: header {header} is not JSON in UTF-8 ({_shortened(found[header])})"
         ) from error
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise CorruptData(
-            f"{where}: header {header} is {_shown(found[header])}, not {_KINDS[kind]}"
+            f"{where}: header {header} is {_shortened(found[header])}, not {_KINDS[kind]}"
         )
     number: Any = value
     try:
@@ -179,9 +197,9 @@ def _value(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
 
 
 _KINDS = {str: "a JSON string", int: "a JSON integer", float: "a JSON number"}
-_SHOWN = 80
+_MAX_SHOWN = 80
 
 
-def _shown(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

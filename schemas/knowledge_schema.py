@@ -1,8 +1,10 @@
-"""Description <-> Avro schema of one teacher's stream, and the check that a schema is of that closed shape.
+"""Description <-> Avro schema of one teacher's stream.
 
-The fixed part is `knowledge.avsc`. Each key adds one field: its name escapes the key, its type is the record Tensor (or
-RaggedTensor), its default an empty tensor so that keys may come and go under FULL_TRANSITIVE, and the key, dtype, row shape
-and wire dtype stand as properties on it. A writer's schema is checked against this shape before anything is decoded with it.
+The fixed part is `knowledge.avsc`. Each key adds one field. Its name is the escaped key; its type
+is the record Tensor or RaggedTensor; its default is an empty tensor, so that keys can be added and
+removed under FULL_TRANSITIVE; its properties hold the key, dtype, row shape and wire dtype. A
+writer's schema must have exactly this form: it is checked before anything is decoded with it.
+Knows no registry.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from tutelage.schemas.errors import SchemaError, UnsupportedSchema
-from tutelage.schemas.field_names import field_name, key_of_field
+from tutelage.schemas.field_names import field_name, key_from_field_name
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description, KeySpec
 
@@ -30,7 +32,9 @@ _TENSOR = {
 _RAGGED = {
     "type": "record",
     "name": "RaggedTensor",
-    "doc": "Rows of different length, one behind the other; lengths is little-endian int32, one per row.",
+    # On the wire: fixed.
+    "doc": "Rows of different length, one behind the other; "
+    "lengths is little-endian int32, one per row.",
     "fields": [
         {"name": "lengths", "type": "bytes"},
         {"name": "shape", "type": {"type": "array", "items": "int"}},
@@ -44,8 +48,8 @@ def _fixed_part() -> str:
     return files("tutelage.schemas").joinpath("knowledge.avsc").read_text(encoding="utf-8")
 
 
-def schema_of(description: Description) -> str:
-    """The Avro schema of a stream with that description, as JSON text."""
+def schema_from_description(description: Description) -> str:
+    """Write the Avro schema of a stream with this description, as JSON text."""
     schema = json.loads(_fixed_part())
     defined: set[str] = set()
     for spec in description.specs:
@@ -68,18 +72,23 @@ def schema_of(description: Description) -> str:
     return json.dumps(schema, ensure_ascii=False)
 
 
-def description_of(schema_text: str, where: str, limits: Limits = DEFAULT_LIMITS) -> Description:
-    """The description a writer's schema holds.
+def description_from_schema(
+    schema_text: str, where: str, limits: Limits = DEFAULT_LIMITS
+) -> Description:
+    """Read the description that a writer's schema holds.
 
-    Raises UnsupportedSchema, naming `where`, if the schema is anything but the closed shape: another fixed part, another
-    field order, a field that is no tensor, recursion, or a size or key count beyond the limits.
+    Raises:
+        UnsupportedSchema: The schema does not have the form of this module: another fixed part,
+            another order of fields, a field that is not a tensor, recursion, or more text or keys
+            than the limits allow. The message names `where`.
     """
     if len(schema_text) > limits.schema_bytes:
         raise UnsupportedSchema(
-            f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of {limits.schema_bytes}"
+            f"{where}: the Avro schema has {len(schema_text)} characters, over the limit of "
+            f"{limits.schema_bytes}"
         )
     try:
-        return _described(json.loads(schema_text), where, limits)
+        return _parse_schema(json.loads(schema_text), where, limits)
     except ValueError as error:
         raise UnsupportedSchema(f"{where}: the Avro schema is not JSON: {error}") from error
     except RecursionError as error:
@@ -88,15 +97,16 @@ def description_of(schema_text: str, where: str, limits: Limits = DEFAULT_LIMITS
         ) from error
 
 
-def _described(schema: Any, where: str, limits: Limits) -> Description:
+def _parse_schema(schema: Any, where: str, limits: Limits) -> Description:
     fixed = json.loads(_fixed_part())
     fields = schema.get("fields") if isinstance(schema, dict) else None
     count = len(fixed["fields"])
     if (
         not isinstance(fields, list)
-        or _qualified(schema, "") != "tutelage.Knowledge"
+        or _full_name(schema, "") != "tutelage.Knowledge"
         or schema.get("type") != "record"
-        or [_bare(field) for field in fields[:count]] != [_bare(field) for field in fixed["fields"]]
+        or [_without_annotations(field) for field in fields[:count]]
+        != [_without_annotations(field) for field in fixed["fields"]]
     ):
         raise UnsupportedSchema(
             f"{where}: not a knowledge schema; Tutelage reads only what a Tutelage teacher wrote"
@@ -106,10 +116,10 @@ def _described(schema: Any, where: str, limits: Limits) -> Description:
             f"{where}: {len(fields) - count} keys, over the limit of {limits.keys}"
         )
     defined: dict[str, Any] = {}
-    return Description(tuple(_spec_of(field, defined, where) for field in fields[count:]))
+    return Description(tuple(_parse_field(field, defined, where) for field in fields[count:]))
 
 
-def _spec_of(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
+def _parse_field(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
     name = field.get("name") if isinstance(field, dict) else None
     here = f"{where}, field {name!r}"
     if not isinstance(name, str):
@@ -118,10 +128,10 @@ def _spec_of(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
     if isinstance(kind, str):
         kind = defined.get(kind if "." in kind else f"tutelage.{kind}")
     elif isinstance(kind, dict):
-        defined[_qualified(kind, "tutelage")] = kind
-    ragged = _is(kind, _RAGGED)
-    if not ragged and not _is(kind, _TENSOR):
-        raise UnsupportedSchema(f"{here} is no tensor")
+        defined[_full_name(kind, "tutelage")] = kind
+    ragged = _is_type(kind, _RAGGED)
+    if not ragged and not _is_type(kind, _TENSOR):
+        raise UnsupportedSchema(f"{here} is not a tensor")
     shape = field.get("shape")
     if (
         not isinstance(shape, list)
@@ -129,10 +139,10 @@ def _spec_of(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
         or len(shape) > 64
     ):
         raise UnsupportedSchema(
-            f"{here}: its property shape is {'missing' if shape is None else 'no list of sizes'}"
+            f"{here}: its property shape is {'missing' if shape is None else 'not a list of sizes'}"
         )
     try:
-        key = key_of_field(name)
+        key = key_from_field_name(name)
         spec = KeySpec(
             key=key,
             dtype=_property(field, "dtype"),
@@ -156,38 +166,43 @@ def _property(field: Mapping[str, Any], name: str) -> str:
     value = field.get(name)
     if not isinstance(value, str) or not value:
         raise SchemaError(
-            f"its property {name} is {'missing' if name not in field else repr(value)}; it must name a dtype"
+            f"its property {name} is {'missing' if name not in field else repr(value)}; it must "
+            "name a dtype"
         )
     return value
 
 
-def _qualified(schema: Mapping[str, Any], outer: str) -> str:
+def _full_name(schema: Mapping[str, Any], outer: str) -> str:
+    """The fullname of a named type, by the rules of Avro; `outer` is the enclosing namespace."""
     name, space = schema.get("name"), schema.get("namespace", outer)
     return str(name) if "." in str(name) or not space else f"{space}.{name}"
 
 
-def _is(kind: Any, wanted: Mapping[str, Any]) -> bool:
+def _is_type(kind: Any, wanted: Mapping[str, Any]) -> bool:
     return (
         isinstance(kind, dict)
-        and _qualified(kind, "tutelage") == f"tutelage.{wanted['name']}"
-        and _bare({**kind, "name": wanted["name"]}) == _bare(wanted)
+        and _full_name(kind, "tutelage") == f"tutelage.{wanted['name']}"
+        and _without_annotations({**kind, "name": wanted["name"]}) == _without_annotations(wanted)
     )
 
 
-def same_schema(one: str, other: str) -> bool:
-    """Whether two schemas' texts say the same; registries lay them out anew, and spell names with or without their namespace."""
-    return bool(_bare(json.loads(one)) == _bare(json.loads(other)))
+def is_same_schema(one: str, other: str) -> bool:
+    """Whether two texts hold the same schema.
+
+    Registries reformat a schema's text, and write names with or without their namespace.
+    """
+    return bool(_without_annotations(json.loads(one)) == _without_annotations(json.loads(other)))
 
 
-def _bare(schema: Any) -> Any:
-    """A schema without what does not change its encoding: documentation, defaults, namespaces of nested names."""
+def _without_annotations(schema: Any) -> Any:
+    """A schema without what does not change the encoding: docs, defaults and namespaces."""
     if isinstance(schema, dict):
         return {
-            key: _bare(value)
+            key: _without_annotations(value)
             for key, value in schema.items()
             if key not in ("doc", "default", "namespace")
         }
     if isinstance(schema, list):
-        return [_bare(item) for item in schema]
-    # Parsers may spell a primitive {"type": "int"} and qualify names; both mean the same.
+        return [_without_annotations(item) for item in schema]
+    # Parsers may qualify names, which does not change their meaning.
     return schema.removeprefix("tutelage.") if isinstance(schema, str) else schema

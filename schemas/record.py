@@ -1,6 +1,6 @@
-"""What the two sides speak of: a key's description, a stream's identity, a record.
+"""The types that both sides share: the description of keys, the identity of a stream, a record.
 
-All of it is frozen and knows no file, no broker and no torch. Tensors are numpy arrays here.
+All are frozen, and tensors are numpy arrays. Knows no files, brokers or torch.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from typing import Any, TypeAlias
 import numpy as np
 import xxhash
 
-from tutelage.schemas.dtypes import WIRE_ENCODINGS, DType, dtype_named
+from tutelage.schemas.dtypes import WIRE_ENCODINGS, DType, dtype_from_name
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.printable import printable
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-#: The version of the format of records, headers and files (docs/format.md). Version 1 had no description in its checksums, so that
-#: a record could be decoded with another schema of the same layout; it was never released, and is not read.
+#: The version of the format of records, headers and files (docs/format.md). Version 1 had no
+#: description in its checksums, so that a record could be decoded with another schema of the same
+#: layout. It was never released, and is not read.
 FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ragged:
-    """Rows of different length, one behind the other: what a model may return for a ragged key.
+    """Rows of different length, concatenated: what a model may return for a ragged key.
 
     Args:
-        values: Array or tensor `[sum(lengths), *inner]`, of any dtype that travels.
+        values: Array or tensor `[sum(lengths), *inner]`, of any dtype that can be carried.
         lengths: int64 array or tensor `[rows]`: each row's elements along its first dimension.
 
     Raises:
-        SchemaError: When it is written: the lengths do not add up to the values.
+        SchemaError: Only when it is written: the lengths do not add up to the values.
     """
 
     values: Array
@@ -44,7 +45,7 @@ class Ragged:
 
         Args:
             start: The first row.
-            stop: The row behind the last.
+            stop: The row after the last.
 
         Returns:
             The rows `start` to `stop`.
@@ -59,10 +60,17 @@ Column: TypeAlias = "Array | Ragged"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeySpec:
-    """What one key holds: the dtype the model gave, the shape of one row, and how it travels.
+    """The description of one key.
 
-    `shape` is the inner shape (without rows); a ragged key has -1 as its first element. `wire` is the dtype on the wire,
-    the same as `dtype` unless an encoding to fewer bytes was asked for.
+    Args:
+        key: Its name.
+        dtype: The model's dtype.
+        shape: The shape of one row. A ragged key has -1 as its first size.
+        wire: The dtype on the wire: `dtype`, unless the user asked for one of fewer bytes.
+
+    Raises:
+        SchemaError: A dtype cannot be carried, `dtype` cannot be cast to `wire`, or `shape` is not
+            the shape of a row.
     """
 
     key: str
@@ -72,7 +80,7 @@ class KeySpec:
 
     def __post_init__(self) -> None:
         where = f"key {self.key!r}"
-        dtype_named(self.dtype, where)
+        dtype_from_name(self.dtype, where)
         if not self.wire:
             object.__setattr__(self, "wire", self.dtype)
         if self.wire != self.dtype and self.wire not in WIRE_ENCODINGS.get(self.dtype, ()):
@@ -82,7 +90,8 @@ class KeySpec:
             )
         if any(size < 0 for size in self.inner) or any(size > 2**31 - 1 for size in self.shape):
             raise SchemaError(
-                f"{where}: shape {self.shape} is not the shape of a row; only the first size may be -1"
+                f"{where}: shape {self.shape} is not the shape of a row; only the first size may "
+                "be -1"
             )
 
     @property
@@ -92,13 +101,13 @@ class KeySpec:
 
     @property
     def inner(self) -> tuple[int, ...]:
-        """The shape of what `row_bytes` counts: of a row, or of one element of a ragged row."""
+        """The shape of one row, or of one element of a ragged row."""
         return self.shape[1:] if self.ragged else self.shape
 
     @property
-    def storage(self) -> DType:
+    def wire_dtype(self) -> DType:
         """The dtype on the wire."""
-        return dtype_named(self.wire, f"key {self.key!r}")
+        return dtype_from_name(self.wire, f"key {self.key!r}")
 
     def __str__(self) -> str:
         sizes = ", ".join(str(size) for size in self.shape)
@@ -107,7 +116,11 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class Description(Mapping[str, KeySpec]):
-    """What a stream's batches hold: key -> KeySpec, in the order the teacher gave."""
+    """What the batches of a stream hold: key -> KeySpec, in the teacher's order.
+
+    Raises:
+        SchemaError: There is no key, or a key appears twice.
+    """
 
     specs: tuple[KeySpec, ...]
 
@@ -136,10 +149,11 @@ class Description(Mapping[str, KeySpec]):
         return ", ".join(f"{spec.key!r}: {spec}" for spec in self.specs)
 
     def canonical_bytes(self) -> bytes:
-        """The description as bytes, for checksums: the same in every language (docs/format.md).
+        """The description as bytes for checksums, the same in every language (docs/format.md).
 
-        Per key, in order: key, dtype and wire dtype, each as its length in bytes and its UTF-8, then the number of sizes of one row's
-        shape and those sizes. All numbers are little-endian int64.
+        For each key in order: the key, dtype and wire dtype, each as its length in bytes and its
+        UTF-8; then the number of dimensions of a row, and its sizes. All numbers are little-endian
+        int64.
         """
         parts: list[bytes] = []
         for spec in self.specs:
@@ -153,25 +167,38 @@ class Description(Mapping[str, KeySpec]):
         return xxhash.xxh3_64_hexdigest(self.canonical_bytes())
 
 
-def refuse_changes(old: Description, new: Description, where: str) -> None:
-    """Refuse a dtype or row shape that differs for a key both have; added and removed keys are allowed.
+def check_compatible(old: Description, new: Description, where: str) -> None:
+    """Check that keys in both descriptions keep their dtype and row shape.
 
-    Raises DescriptionChanged naming `where`, the key and both descriptions.
+    Keys may be added and removed.
+
+    Raises:
+        DescriptionChanged: A key changed. The message names `where`, the key and both versions.
     """
     for key, spec in new.items():
         before = old.get(key)
         if before is not None and (before.dtype, before.shape) != (spec.dtype, spec.shape):
             raise DescriptionChanged(
-                f"{where}: key {key!r} was {before} and would become {spec}; give it another name, or write elsewhere"
+                f"{where}: key {key!r} was {before} and would become {spec}; give it another name, "
+                "or write elsewhere"
             )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
-    """Who wrote a stream and how it is cut: fixed when a run starts, carried with it everywhere.
+    """The identity of a stream: who wrote it, and how it is divided. Fixed when a run starts.
 
-    `partitions` is P and `rows_per_record` is R of the contract. `inputs_fingerprint` is the user's, of what the teacher read (data set,
-    tokenizer, order, seed), empty if the user gave none. `created` is in seconds since the epoch.
+    Args:
+        run_id: The run.
+        teacher: The teacher's name.
+        revision: The revision of the teacher's model.
+        inputs_fingerprint: The user's fingerprint of what the teacher read (data set, tokenizer,
+            order, seed); empty if the user gave none.
+        passes: How many times the teacher reads its inputs.
+        partitions: P of the contract: the partitions that hold the records.
+        rows_per_record: R of the contract: the rows of each record but a pass's last.
+        created: When the run started, in seconds since the epoch.
+        version: The version of Tutelage that wrote it.
     """
 
     run_id: str
@@ -190,7 +217,7 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class End:
-    """How much one pass held: records before the end record, and rows in them."""
+    """The size of one pass: the records before its end record, and the rows in them."""
 
     records: int
     rows: int
@@ -198,7 +225,17 @@ class End:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordHead:
-    """The fixed part of a record. `sequence` counts from 0 in each pass; an end record has the number after the last."""
+    """The head of a record.
+
+    Args:
+        run_id: The run it belongs to.
+        pass_index: Its pass, counted from 0.
+        sequence: Its number, counted from 0 in each pass. An end record has the number after the
+            last.
+        rows: The rows it holds; 0 in an end record.
+        generation: The number of the writer: each restart of the teacher has a higher one.
+        end: The size of the pass; only in an end record.
+    """
 
     run_id: str
     pass_index: int
@@ -214,9 +251,12 @@ class RecordHead:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Record:
-    """One decoded record: its head, its columns as views into `raw`, and the Avro bytes it came from.
+    """One decoded record.
 
-    An end record has no columns. `raw` is the Avro body alone: no framing, no block.
+    Args:
+        head: Its head.
+        columns: Key -> its rows, as views of `raw`. Empty in an end record.
+        raw: The Avro body it was decoded from, without framing or block.
     """
 
     head: RecordHead
@@ -225,9 +265,9 @@ class Record:
 
     @property
     def nbytes(self) -> int:
-        """The length of its Avro body."""
+        """The length of the Avro body."""
         return self.raw.nbytes
 
     def load(self) -> Record:
-        """Itself: it is in memory already (a record that is still in its file is read by this)."""
+        """Return itself. (`StoredRecord.load` reads a record that is still in its file.)"""
         return self

@@ -1,4 +1,7 @@
-"""The records of a run that a sink holds -> the first one that is missing, where the teacher goes on. Pure."""
+"""The heads of the records in a sink -> the first missing record, where the teacher continues.
+
+Knows no sinks, files or brokers.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,18 @@ from tutelage.schemas.record import Description, RecordHead, Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tail:
-    """What a sink holds of a run: who wrote it, and the first record that is missing.
+    """How much of a run a sink holds.
 
     Args:
         stream: The run's identity.
         description: What its records hold.
         pass_index: The pass of the first missing record.
-        sequence: That record's number in its pass.
+        sequence: The number of the first missing record in its pass.
         generation: The highest generation of any writer so far.
-        complete: Whether no record is missing.
-        finished: Whether nothing is left to do, not even to rename a file.
-        last: The last record of the pass that is there, or its end.
+        complete: Whether all records of the run are in the sink.
+        finished: Whether the run is complete and sealed: a file, for example, is renamed already.
+        last: The last head that the sink holds of the pass of the first missing record, or, where
+            the run is complete, of the last pass.
         newest_s: The time of the newest record in the sink, of any run, in seconds since the epoch.
     """
 
@@ -34,8 +38,17 @@ class Tail:
     last: RecordHead | None = None
     newest_s: float = 0.0
 
-    def refuse_other_length(self, rows: int, where: str, *, ended: bool) -> None:
-        """Raise LengthMismatch if a continued pass has more rows than the sink allows, or ended with fewer."""
+    def check_row_count(self, rows: int, where: str, *, ended: bool) -> None:
+        """Check that the inputs of a continued pass are as long as the records that the sink holds.
+
+        Args:
+            rows: The rows that the inputs gave so far.
+            where: The sink, for the message.
+            ended: Whether the inputs have ended.
+
+        Raises:
+            LengthMismatch: The inputs ended before the records do, or go on where the pass ended.
+        """
         last = self.last
         if last is None:
             return
@@ -44,13 +57,23 @@ class Tail:
         exact = last.end is not None or last.rows < size
         if (ended and rows < least) or (exact and rows > least):
             raise LengthMismatch(
-                f"{where} holds {least} rows of pass {self.pass_index} already, but the inputs gave {rows} this time; a continued run "
-                "must read the same inputs again from the beginning"
+                f"{where} holds {least} rows of pass {self.pass_index} already, but the inputs "
+                f"gave {rows} this time; a continued run must read the same inputs again from the "
+                "beginning"
             )
 
 
 def next_record(heads: list[RecordHead], partition: int, partitions: int) -> tuple[int, int]:
-    """The pass and sequence of the first record that is missing in a partition, given the heads it holds in offset order."""
+    """Find the first missing record of one partition.
+
+    Args:
+        heads: The heads that the partition holds.
+        partition: Its number.
+        partitions: The number of partitions.
+
+    Returns:
+        The pass and sequence of the record.
+    """
     if not heads:
         return 0, partition
     last = max(heads, key=lambda head: (head.pass_index, head.end is not None, head.sequence))
@@ -60,17 +83,29 @@ def next_record(heads: list[RecordHead], partition: int, partitions: int) -> tup
 
 
 def is_missing(head: RecordHead, missing: tuple[int, int]) -> bool:
-    """Whether a partition lacks a record, given its first missing one. An end is missing until its pass is whole."""
+    """Whether a partition lacks a record, given the pass and sequence of its first missing one.
+
+    An end record is missing until its pass is complete.
+    """
     pass_index, sequence = missing
     return head.pass_index > pass_index or (
         head.pass_index == pass_index and (head.end is not None or head.sequence >= sequence)
     )
 
 
-def tail_of(
+def tail_from_heads(
     stream: Stream, description: Description, heads: list[list[RecordHead]]
 ) -> tuple[Tail, list[tuple[int, int]]]:
-    """The tail of a run from the heads at the end of each partition, and each partition's first missing record."""
+    """Compute the tail of a run.
+
+    Args:
+        stream: The run's identity.
+        description: What its records hold.
+        heads: For each partition, the heads of the records at its end.
+
+    Returns:
+        The tail, and the pass and sequence of each partition's first missing record.
+    """
     missing = [next_record(found, partition, len(heads)) for partition, found in enumerate(heads)]
     pass_index, sequence = min(missing)
     complete = pass_index >= stream.passes

@@ -1,4 +1,4 @@
-"""Names and partitions: where the records of a topic's runs lie."""
+"""The names that belong to a topic, and the partition of each record. Knows no broker."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import re
 
 from tutelage.schemas.errors import ConfigurationError
 
-#: In place of a partition's offset: nothing of it was read; reading begins with its first record.
+#: In place of an offset: the partition was not read yet, and reading begins with its first record.
 BEGINNING = -1
 
 _LEGAL_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
-def checked_topic(topic: str) -> str:
-    """The topic name itself; ConfigurationError unless Kafka and the names derived from it allow it."""
+def check_topic(topic: str) -> str:
+    """Return the topic's name.
+
+    Raises:
+        ConfigurationError: Kafka does not allow the name, or the names derived from it.
+    """
     if not isinstance(topic, str) or not _LEGAL_TOPIC.fullmatch(topic) or topic in (".", ".."):
         raise ConfigurationError(
-            f"{topic!r} is no topic name: use 1 to 200 letters, digits, '.', '_' or '-' (the control topics add to it)"
+            f"{topic!r} is not a topic name: use 1 to 200 letters, digits, '.', '_' or '-' (the "
+            "names of the control topics are longer)"
         )
     return topic
 
@@ -27,15 +32,15 @@ def value_subject(topic: str) -> str:
 
 
 def to_teacher_topic(topic: str) -> str:
-    """Where a student's control messages to the teacher of `topic` go."""
+    """The control topic that holds a student's messages to the teacher of `topic`."""
     return f"{topic}.to-teacher"
 
 
 def to_student_topic(topic: str) -> str:
-    """Where the control messages of the teacher of `topic` go."""
+    """The control topic that holds the messages of the teacher of `topic`."""
     return f"{topic}.to-student"
 
 
-def partition_of(sequence: int, partitions: int) -> int:
-    """The partition that holds record `sequence` of any pass."""
+def partition_for(sequence: int, partitions: int) -> int:
+    """The partition for record `sequence` of any pass."""
     return sequence % partitions

@@ -1,4 +1,8 @@
-"""Avro's int and long: zigzag, then seven bits a byte, least first (Avro 1.12 specification, "Binary encoding")."""
+"""Avro's int and long, and the length before a `bytes` or `string` value.
+
+A number is encoded zigzag, then seven bits a byte, least significant first (Avro 1.12
+specification, "Binary encoding").
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import Any
 
 
 def encode_long(value: int) -> bytes:
-    """The bytes of an int or long."""
+    """Encode an int or long."""
     value = (value << 1) ^ (value >> 63)
     if value < 0x80:
         return bytes((value,))
@@ -19,9 +23,14 @@ def encode_long(value: int) -> bytes:
 
 
 def decode_long(buffer: Any, position: int) -> tuple[int, int]:
-    """The int or long at `position` of a buffer of bytes, and the position behind it.
+    """Decode the int or long at `position` of a buffer of bytes.
 
-    Raises IndexError where the buffer ends inside it, ValueError where it is longer than 64 bits.
+    Returns:
+        The number, and the position after it.
+
+    Raises:
+        IndexError: The buffer ends inside the number.
+        ValueError: The number is longer than 64 bits.
     """
     byte = buffer[position]
     if byte < 0x80:
@@ -39,3 +48,19 @@ def decode_long(buffer: Any, position: int) -> tuple[int, int]:
     if value >> 64:
         raise ValueError("a number longer than 64 bits")
     return (value >> 1) ^ -(value & 1), position + 1
+
+
+def decode_span(buffer: Any, position: int) -> tuple[int, int]:
+    """Find the content of the `bytes` or `string` value at `position` of a buffer of bytes.
+
+    Returns:
+        Where the content starts and stops. The next value begins where it stops.
+
+    Raises:
+        IndexError: The buffer ends inside the length.
+        ValueError: The length is negative, or more than the buffer holds.
+    """
+    length, position = decode_long(buffer, position)
+    if length < 0 or position + length > len(buffer):
+        raise ValueError(f"{length} bytes announced where {len(buffer) - position} are left")
+    return position, position + length

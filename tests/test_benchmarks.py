@@ -140,7 +140,7 @@ def test_every_comparison_runs_with_every_side_and_gives_finite_figures(
             )
             assert all(math.isfinite(cpu_s) and cpu_s >= 0 for cpu_s in sample["cpu_s"].values())
     assert f"{name} took " in out
-    assert "all of it took " in out
+    assert "everything took " in out
 
 
 def test_all_that_is_measured_in_full_is_tried_in_tiny() -> None:
@@ -157,7 +157,7 @@ def test_at_every_scale_the_same_batch_is_given_twice(scale: Any) -> None:
 
 
 def test_a_peer_s_shards_never_hold_a_batch_twice(tmp_path: Path) -> None:
-    from benchmarks import offline_sides as sides
+    from benchmarks import offline_peers as peers
 
     class Gate:
         def ready(self) -> None: ...
@@ -168,8 +168,8 @@ def test_a_peer_s_shards_never_hold_a_batch_twice(tmp_path: Path) -> None:
     ):
         count = 2 * shape.distinct + 1
         path = str(tmp_path / shape.name)
-        sides.write_safetensors(Gate(), path, shape, count)  # type: ignore[arg-type]
-        sides.read_safetensors(Gate(), path, shape, count)  # type: ignore[arg-type]
+        peers.write_safetensors(Gate(), path, shape, count)  # type: ignore[arg-type]
+        peers.read_safetensors(Gate(), path, shape, count)  # type: ignore[arg-type]
         assert len(list(tmp_path.glob(f"{shape.name}.*"))) == 3
 
 
@@ -225,10 +225,10 @@ def test_a_comparison_that_fails_is_listed_at_the_end_and_the_others_are_kept(
     said = capsys.readouterr()
     assert [line for line in said.err.splitlines() if line.startswith("FAILED: ")] == [
         "FAILED: first: broken: RuntimeError: tensors share memory",
-        "FAILED: second, as a whole: OSError: no broker",
+        "FAILED: second (all of it): OSError: no broker",
         "FAILED: third: not a number: ValueError: 'other' took nan seconds",
     ]
-    assert "all of it took " in said.out
+    assert "everything took " in said.out
     for name in ("first", "second", "third"):
         found = json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))
         assert [one["title"] for one in found] == [f"{name}: fine"]
@@ -273,5 +273,5 @@ def test_a_job_that_says_nothing_is_named(
     student, teacher = pair
     together([(student, jobs.answers, (1,)), (teacher, jobs.answers, (2,))])
     monkeypatch.setattr("benchmarks.actors.TIMEOUT_S", 1.0)
-    with pytest.raises(ActorError, match="student said nothing"):
+    with pytest.raises(ActorError, match="student did not answer"):
         together([(student, jobs.waits_in_vain, ()), (teacher, jobs.answers, (2,))])

@@ -23,7 +23,7 @@ from tutelage import (
 )
 from tutelage.examples.toy.reader import GENERATOR_TYPES, inputs_of
 from tutelage.examples.toy.teachers import Teacher1, Teacher2
-from tutelage.schemas.container_format import checked_codec
+from tutelage.schemas.container_format import check_codec
 
 BATCH_SIZES = st.sampled_from([1, 7, 32, 1000])
 STUDENT_SIZES = st.sampled_from([1, 5, 32, 64])
@@ -104,7 +104,7 @@ def test_every_way_of_teaching_gives_the_same_batches_in_every_mode(
     topics: list[Source] = []
     for index, (model, way) in enumerate(((Teacher1(), way1), (Teacher2(), way2))):
         path = folder / f"{index}.avro"
-        taught(FileSink(path, codec=checked_codec(str(way["codec"]))), model, max_n, way)
+        taught(FileSink(path, codec=check_codec(str(way["codec"]))), model, max_n, way)
         topic = MemoryTopic(name=f"t{index}", partitions=int(way["partitions"] or 1))
         taught(MemorySink(topic), model, max_n, way)
         files.append(FileSource(path))

@@ -134,7 +134,7 @@ def test_the_dockerfile_s_steps_install_a_package_that_teaches_and_learns_from_a
     run(
         str(tmp_path / "opt/bin/python"),
         "-c",
-        "from tutelage.deploy.local.checksums import listed; assert len(listed()) > 40",
+        "from tutelage.deploy.local.checksums import read_checksums; assert len(read_checksums()) > 40",
     )
     stub = "import tutelage, tutelage.deploy.local, textual; print(tutelage.__file__)"
     assert str(tmp_path) in run(str(tmp_path / "opt/bin/python"), "-c", stub)

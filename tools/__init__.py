@@ -1,9 +1,11 @@
-"""What the commands do, as a library: `record`, `replay`, `verify`, `repair` and `inspect` return typed results and print nothing.
+"""What the commands do, as a library.
 
-from tutelage import FileSource
-from tutelage.tools import verify
+`record`, `replay`, `verify`, `repair` and `inspect` return typed results and print nothing:
 
-print(verify(FileSource("teacher1.avro")).counts.rows)
+    from tutelage import FileSource
+    from tutelage.tools import verify
+
+    print(verify(FileSource("teacher1.avro")).counts.rows)
 """
 
 from __future__ import annotations

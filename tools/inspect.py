@@ -1,4 +1,4 @@
-"""A source -> who wrote it, how much it holds, what its values are like, and its first rows."""
+"""A source -> who wrote it, how much it holds, statistics of its values, and its first rows."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from tutelage.consumers.sources.base import Source
 from tutelage.schemas.record import Column, Ragged, Record
-from tutelage.tools.key_statistics import KeyStatistics, whole_complex
-from tutelage.tools.survey import SAMPLE_BYTES, Survey, sampled, survey_of
+from tutelage.tools.key_statistics import KeyStatistics, as_complex64
+from tutelage.tools.survey import SAMPLE_BYTES, Survey, sample_records, survey_source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspected:
-    """What is inside a source.
+    """What a source holds.
 
     Args:
-        name: The source's.
-        survey: Its run, and how much of it is there.
-        statistics: Key -> what its values are like, of the records that were looked at.
-        first_rows: Its first rows, key -> value as Python's numbers and lists.
-        records: Records that were looked at.
-        rows: Their rows.
+        name: The source's name.
+        survey: Its run, and how much of it the source holds.
+        statistics: Key -> statistics of its values, from the records that were read.
+        first_rows: The first rows, each as key -> value in Python's numbers and lists.
+        records: The number of records that were read.
+        rows: The number of rows in them.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Inspected:
     rows: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """The same as JSON-like values."""
         survey = self.survey
         keys = {
             spec.key: {
@@ -43,7 +43,7 @@ class Inspected:
                 "wire": spec.wire,
                 **self.statistics[spec.key].as_dict(),
             }
-            for spec in survey.opened.description.specs
+            for spec in survey.info.description.specs
         }
         holds = {
             "records": survey.records,
@@ -56,7 +56,7 @@ class Inspected:
         }
         return {
             "source": self.name,
-            **asdict(survey.opened.stream),
+            **asdict(survey.info.stream),
             "holds": holds,
             "runs": [asdict(run) for run in survey.runs],
             "looked_at": {"records": self.records, "rows": self.rows},
@@ -75,28 +75,28 @@ def inspect(
     """Look into a file or topic.
 
     Args:
-        source: What to look into; closed at the end.
-        rows: First rows to give.
-        sample_bytes: Bytes of records to read for the statistics, about; None reads all.
+        source: The file or topic; closed at the end.
+        rows: How many of the first rows to return.
+        sample_bytes: About how many bytes of records to read for the statistics; None reads all.
         timeout_s: Seconds to wait for a topic's first record.
 
     Returns:
-        What is inside. What is not whole is said in `survey.flaw`.
+        What the source holds. `survey.flaw` says where it is incomplete or damaged.
 
     Raises:
-        WaitTimeout: The topic holds nothing.
-        DataError: Not even its first record can be read.
+        WaitTimeout: The topic is empty.
+        DataError: Not even the first record can be read.
     """
     try:
-        survey = survey_of(source, timeout_s)
-        statistics = {key: KeyStatistics() for key in survey.opened.description}
-        # Packed values cannot be calculated with.
+        survey = survey_source(source, timeout_s)
+        statistics = {key: KeyStatistics() for key in survey.info.description}
+        # Opaque values cannot be calculated with.
         opaque = {
-            spec.key for spec in survey.opened.description.specs if spec.storage.kind == "opaque"
+            spec.key for spec in survey.info.description.specs if spec.wire_dtype.kind == "opaque"
         }
         first: list[dict[str, Any]] = []
         seen_records = seen_rows = 0
-        for record in sampled(source, survey, sample_bytes, timeout_s):
+        for record in sample_records(source, survey, sample_bytes, timeout_s):
             seen_records, seen_rows = seen_records + 1, seen_rows + record.head.rows
             for key, column in record.columns.items():
                 if key not in opaque:
@@ -132,6 +132,6 @@ def _row_values(column: Column, count: int) -> list[Any]:
 
 
 def _plain(values: Any) -> Any:
-    """A row as Python's numbers; what numpy alone knows (bfloat16, float8, half complex numbers) as floats or complex numbers."""
-    array = whole_complex(np.asarray(values))
+    """A row as Python's numbers; dtypes that Python lacks (bfloat16, float8, ...) are converted."""
+    array = as_complex64(np.asarray(values))
     return (array if array.dtype.kind in "biufc" else array.astype(np.float64)).tolist()

@@ -1,4 +1,4 @@
-"""What the values of a key are like: range, mean, share of NaN, histogram. Arrays in, numbers out; no I/O."""
+"""The values of a key -> statistics: range, mean, share of NaN, histogram. No I/O."""
 
 from __future__ import annotations
 
@@ -13,18 +13,30 @@ from tutelage.schemas.record import Array, Column, Ragged
 
 BINS = 16
 _LARGEST = sys.float_info.max
-_KEPT, _KEPT_OF_A_RECORD = 1 << 20, 4096
+# The values that a histogram is made of: all together, and per record.
+_MAX_SAMPLES, _SAMPLES_PER_RECORD = 1 << 20, 4096
 _FLOAT32_BYTES = 4
-# Values this near, by their size, cannot be told apart by so many edges.
-_TOO_NEAR = 1e-12
+# A relative range below this is too narrow for the edges of the bins to differ.
+_NARROW_RANGE = 1e-12
 _BLOCKS, _PLAIN_BLOCKS = " ▁▂▃▄▅▆▇█", " .,:-=+*#"
 
 
 @dataclass(kw_only=True, slots=True)
 class KeyStatistics:
-    """One key's values so far. Complex numbers count by their magnitude, bools as 0 and 1; NaN and infinities only by their share.
+    """The statistics of one key, over the values added so far.
 
-    The histogram is of some values of each record, evenly chosen, a million at most.
+    Complex numbers count by their magnitude, and bools as 0 and 1. NaN and infinities are counted,
+    and left out of everything else. The histogram is made of a sample: evenly chosen values of each
+    record, a million at most.
+
+    Args:
+        count: Values.
+        nan: NaN among them.
+        infinite: Infinities among them.
+        low: The lowest finite value; None if there is none.
+        high: The highest finite value; None if there is none.
+        mean: The mean of the finite values; None if there are none.
+        lengths: Of a ragged key, the shortest and the longest row.
     """
 
     count: int = 0
@@ -34,11 +46,11 @@ class KeyStatistics:
     high: float | None = None
     mean: float | None = None
     lengths: list[int] = field(default_factory=list)
-    _kept: list[Array] = field(default_factory=list)
-    _kept_count: int = 0
+    _samples: list[Array] = field(default_factory=list)
+    _sample_count: int = 0
 
     def add(self, column: Column) -> None:
-        """Take values in."""
+        """Add the values of a column."""
         if isinstance(column, Ragged):
             if len(column.lengths):
                 shortest, longest = int(column.lengths.min()), int(column.lengths.max())
@@ -49,9 +61,9 @@ class KeyStatistics:
             column = column.values
         values = _numbers(column)
         finite = values
-        whole = np.isfinite(values)
-        if not whole.all():
-            finite = values[whole]
+        is_finite = np.isfinite(values)
+        if not is_finite.all():
+            finite = values[is_finite]
             nan = int(np.isnan(values).sum())
             self.nan += nan
             self.infinite += values.size - finite.size - nan
@@ -63,42 +75,51 @@ class KeyStatistics:
         self.high = high if self.high is None else max(self.high, high)
         known = self.count - self.nan - self.infinite
         mean = _mean(finite)
-        # Step by step, because the sum of the largest numbers is none.
+        # A running mean, because the sum of very large numbers overflows.
         share = finite.size / known
         self.mean = mean if self.mean is None else self.mean * (1 - share) + mean * share
-        # A copy: a view would keep the whole record.
-        some = finite[:: max(1, finite.size // _KEPT_OF_A_RECORD)].copy()
-        self._kept.append(some)
-        self._kept_count += some.size
-        if self._kept_count > _KEPT:
-            self._kept = [np.concatenate(self._kept)[::2]]
-            self._kept_count = self._kept[0].size
+        # A copy, because a view would keep the whole record in memory.
+        sample = finite[:: max(1, finite.size // _SAMPLES_PER_RECORD)].copy()
+        self._samples.append(sample)
+        self._sample_count += sample.size
+        if self._sample_count > _MAX_SAMPLES:
+            self._samples = [np.concatenate(self._samples)[::2]]
+            self._sample_count = self._samples[0].size
 
     def histogram(self) -> tuple[Array, Array]:
-        """Counts [BINS] and edges [BINS + 1], from the lowest to the highest value."""
+        """Make the histogram.
+
+        Returns:
+            Counts `[BINS]` and edges `[BINS + 1]`, from the lowest to the highest value.
+        """
         low, high = self.low or 0.0, self.high or 0.0
-        if high - low <= abs(low) * _TOO_NEAR:
-            # One value only, or as good as: it has the first bin.
+        if high - low <= abs(low) * _NARROW_RANGE:
+            # Practically one value: it goes to the first bin.
             low, high = (
                 (low, low + max(1.0, abs(low))) if low < 0 or low < _LARGEST / 2 else (low / 2, low)
             )
-        kept = (np.concatenate(self._kept) if self._kept else np.empty(0)).astype(np.float64)
-        # Halved, the range of the largest numbers is a number too.
-        counts, edges = np.histogram(kept / 2, BINS, (low / 2, high / 2))
+        samples = np.concatenate(self._samples) if self._samples else np.empty(0)
+        # Halved, because the range of very large numbers overflows.
+        counts, edges = np.histogram(samples.astype(np.float64) / 2, BINS, (low / 2, high / 2))
         return counts, edges * 2
 
     def sparkline(self, is_shown: Callable[[str], bool] = lambda text: True) -> str:
-        """The histogram in one line of text; in ASCII where blocks are not shown."""
+        """Draw the histogram as one line of text.
+
+        Args:
+            is_shown: Whether the terminal can show a text; if not the block characters, the line
+                is ASCII.
+        """
         counts, _ = self.histogram()
         if not counts.max():
             return ""
-        # What is there at all is seen.
         blocks = _BLOCKS if is_shown(_BLOCKS) else _PLAIN_BLOCKS
+        # Rounded up, so that a bin with few values is visible.
         heights = np.ceil(counts * (len(blocks) - 1) / counts.max()).astype(int)
         return "".join(blocks[height] for height in heights)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, as JSON-like values."""
+        """The statistics as JSON-like values."""
         counts, edges = self.histogram()
         return {
             "count": self.count,
@@ -112,13 +133,13 @@ class KeyStatistics:
         }
 
 
-def whole_complex(values: Array) -> Array:
-    """Half complex numbers, which numpy knows only as pairs, as complex64; any other array as it is."""
+def as_complex64(values: Array) -> Array:
+    """Convert half-precision complex numbers, which numpy holds as pairs; return others as is."""
     if values.dtype.names is None:
         return values
-    whole = np.empty(values.shape, np.complex64)
-    whole.real, whole.imag = values["real"], values["imag"]
-    return whole
+    converted = np.empty(values.shape, np.complex64)
+    converted.real, converted.imag = values["real"], values["imag"]
+    return converted
 
 
 def _mean(finite: Array) -> float:
@@ -132,10 +153,10 @@ def _mean(finite: Array) -> float:
 
 
 def _numbers(values: Array) -> Array:
-    """The values as numbers one can calculate with, flat: float32 where that holds them, else float64."""
-    values = whole_complex(values)
+    """The values flat, as float32 where that is exact, else as float64."""
+    values = as_complex64(values)
     if values.dtype.kind == "c":
-        # The magnitude of a finite number may be infinite.
+        # The magnitude of a finite complex number may overflow.
         with np.errstate(over="ignore", invalid="ignore"):
             values = np.abs(values)
     exact = (

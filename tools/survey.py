@@ -1,4 +1,4 @@
-"""A look into a source: how much it holds, by heads and tails alone, and a sample of its records from one end to the other."""
+"""A source -> how much it holds, from heads and tails alone, and a sample of its records."""
 
 from __future__ import annotations
 
@@ -21,19 +21,24 @@ if TYPE_CHECKING:
     from tutelage.schemas.tail import Tail
     from tutelage.transport.tail import TopicTail
 
-#: Bytes of records that a look reads unless all are asked for.
+#: Bytes of records to read, unless all are asked for.
 SAMPLE_BYTES = 64 << 20
-
-
-# Of older runs each costs a look at every partition.
-_MOST_RUNS = 50
+# Each run costs a read of every partition's tail.
+_MAX_RUNS = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSummary:
-    """One run of a topic: who wrote it, when it began (seconds since the epoch), its passes, and how much of them is there.
+    """One run of a topic.
 
-    `rows` are those of the last pass that is there, as far as its records say; `whole` is whether all passes are there to their ends.
+    Args:
+        run_id: The run.
+        teacher: The teacher that wrote it.
+        created: When it started, in seconds since the epoch.
+        passes: The passes it is to have.
+        passes_ended: The passes that are complete.
+        rows: The rows of its last pass so far.
+        whole: Whether all passes are complete.
     """
 
     run_id: str
@@ -47,71 +52,94 @@ class RunSummary:
 
 @dataclass(kw_only=True, slots=True)
 class Survey:
-    """What a source holds. Counts are None where only reading all of it would tell; `flaw` says where it is not whole.
+    """How much a source holds. A count is None if only reading everything could tell.
 
-    `seconds` is the time from the run's beginning to its last record, as far as it is known.
+    Args:
+        info: The run, and the description of its records.
+        records: Records.
+        rows: Rows.
+        nbytes: The size of a file.
+        passes_ended: The passes that are complete.
+        seconds: Seconds from the start of the run to its last record.
+        flaw: Where the source is incomplete or damaged.
+        missing: Of a topic, the pass and sequence of the first missing record.
+        partitions: Of a topic, the first offset and the end offset of each partition.
+        runs: Of a topic, its runs, the newest first.
     """
 
-    opened: StreamInfo
+    info: StreamInfo
     records: int | None = None
     rows: int | None = None
     nbytes: int | None = None
     passes_ended: int | None = None
     seconds: float | None = None
     flaw: str | None = None
-    #: Of a topic the pass and sequence of the first record that is not there.
     missing: tuple[int, int] | None = None
     partitions: list[tuple[int, int]] = field(default_factory=list)
-    #: The runs of a topic, the newest first.
     runs: list[RunSummary] = field(default_factory=list)
 
 
-def survey_of(source: Source, timeout_s: float) -> Survey:
-    """Look at a source's extent: a file's heads are walked, a topic's ends are asked for and its tails read."""
-    survey = Survey(opened=source.open(timeout_s))
+def survey_source(source: Source, timeout_s: float) -> Survey:
+    """Find out how much a source holds.
+
+    Reads the heads of a file's blocks, or a topic's offsets and tails.
+
+    Args:
+        source: The source; it stays open.
+        timeout_s: Seconds to wait for a topic's first record.
+    """
+    survey = Survey(info=source.open(timeout_s))
     if isinstance(source, FileSource):
-        _of_file(survey, source)
+        _survey_file(survey, source)
     elif isinstance(source, KafkaSource):
-        _of_topic(survey, source)
+        _survey_topic(survey, source)
     return survey
 
 
-def sampled(
+def sample_records(
     source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float
 ) -> Iterator[Record]:
-    """Records, ends left out: all of them, or of a file about so many bytes spread evenly over it, of a topic as many from its beginning."""
+    """Read a sample of a source's records, without end records.
+
+    Args:
+        source: The source.
+        survey: Its survey. Gets a flaw, if a topic cannot be read.
+        sample_bytes: About how many bytes of records to read: spread evenly over a file, or from
+            the beginning of a topic. None reads all.
+        timeout_s: Seconds to wait for a topic's next record.
+    """
     if isinstance(source, FileSource):
-        yield from _of_blocks(source, sample_bytes)
+        yield from _sample_file(source, sample_bytes)
         return
     try:
-        yield from _in_order(source, survey, sample_bytes, timeout_s)
+        yield from _sample_topic(source, survey, sample_bytes, timeout_s)
     except TutelageError as error:
-        # Its beginning may have been deleted: all else is shown.
+        # The topic's beginning may have been deleted. Everything else can still be shown.
         survey.flaw = survey.flaw or str(error)
 
 
-def _in_order(
+def _sample_topic(
     source: Source, survey: Survey, sample_bytes: int | None, timeout_s: float
 ) -> Iterator[Record]:
-    """A topic's records, as far as they are there now."""
+    """The records that a topic holds now."""
     seen, missing = 0, survey.missing
     if missing == (0, 0):
         return
-    for record in in_order(source, survey.opened, timeout_s=timeout_s):
+    for record in in_order(source, survey.info, timeout_s=timeout_s):
         head = record.head
         if head.end is None:
             yield record
             seen += record.nbytes
-        behind = (
+        following = (
             (head.pass_index + 1, 0)
             if head.end is not None
             else (head.pass_index, head.sequence + 1)
         )
-        if behind == missing or (sample_bytes is not None and seen >= sample_bytes):
+        if following == missing or (sample_bytes is not None and seen >= sample_bytes):
             return
 
 
-def _of_file(survey: Survey, source: FileSource) -> None:
+def _survey_file(survey: Survey, source: FileSource) -> None:
     records = rows = passes = unread = 0
     with ContainerReader(source.path, name=source.name) as reader:
         small = reader.nbytes <= SAMPLE_BYTES
@@ -120,7 +148,7 @@ def _of_file(survey: Survey, source: FileSource) -> None:
             for block in reader.stored_blocks():
                 head = block.head()
                 if head is None and not small:
-                    # Compressed: what is in it only unpacking tells, and of much the last is enough.
+                    # Compressed. Of a large file only the last block is decompressed.
                     unread, last = unread + 1, block
                     continue
                 for found in (
@@ -138,19 +166,22 @@ def _of_file(survey: Survey, source: FileSource) -> None:
         survey.nbytes = reader.nbytes
         survey.records, survey.rows, survey.passes_ended = records, None if unread else rows, passes
         if survey.flaw is None and passes < reader.stream.passes:
-            survey.flaw = f"{source.name} ends after {passes} of {reader.stream.passes} passes: its teacher has not finished"
-        # The writer's clock, which may say anything, and this file system's.
+            survey.flaw = (
+                f"{source.name} ends after {passes} of {reader.stream.passes} passes: its teacher "
+                "has not finished"
+            )
+        # The clocks of the writer and of this file system may differ by any amount.
         with contextlib.suppress(OSError, OverflowError):
             survey.seconds = max(0.0, os.stat(source.path).st_mtime - reader.stream.created) or None
 
 
-def _of_topic(survey: Survey, source: KafkaSource) -> None:
+def _survey_topic(survey: Survey, source: KafkaSource) -> None:
     from tutelage.transport.topic_admin import KafkaTopic
 
-    stream = survey.opened.stream
-    asked = KafkaTopic(source.connection, source.label)
-    partitions = asked.partitions()
-    lows, ends = asked.first_offsets(partitions), asked.end_offsets(partitions)
+    stream = survey.info.stream
+    admin = KafkaTopic(source.connection, source.label)
+    partitions = admin.partitions()
+    lows, ends = admin.first_offsets(partitions), admin.end_offsets(partitions)
     found: TopicTail | None = None
     for each in _tails(source, partitions, ends):
         survey.runs.append(_summary(each.tail))
@@ -164,12 +195,15 @@ def _of_topic(survey: Survey, source: KafkaSource) -> None:
         survey.passes_ended = tail.pass_index
         survey.missing = (tail.pass_index, tail.sequence)
         if stream.passes == 1:
-            # Of earlier passes the lengths are not known without reading their ends.
+            # With several passes, the lengths of earlier ones stand only in their end records.
             end = tail.last.end if tail.last is not None else None
             survey.records = end.records if end is not None else tail.sequence
             survey.rows = end.rows if end is not None else tail.sequence * stream.rows_per_record
         if not tail.complete:
-            survey.flaw = f"{source.name} holds {stream} up to record {tail.sequence} of pass {tail.pass_index}: its teacher has not finished"
+            survey.flaw = (
+                f"{source.name} holds {stream} up to record {tail.sequence} of pass "
+                f"{tail.pass_index}: its teacher has not finished"
+            )
         with contextlib.suppress(OverflowError):
             survey.seconds = (
                 tail.newest_s - stream.created if tail.newest_s > stream.created else None
@@ -182,11 +216,11 @@ def _tails(source: KafkaSource, partitions: int, ends: list[int]) -> Iterator[To
     from tutelage.transport.tail import read_tail
 
     runs = TopicRuns(source.connection, source.label)
-    for found in islice(runs.all(), _MOST_RUNS):
+    for found in islice(runs.all(), _MAX_RUNS):
         tail = read_tail(source.connection, source.label, partitions, run=found, ends=ends)
         if tail is not None:
             yield tail
-            # The next older run lies before this one's first records.
+            # The next older run ends before this one's first records.
             ends = [min(pair) for pair in zip(tail.begins, ends, strict=False)] + ends[
                 len(tail.begins) :
             ]
@@ -213,17 +247,17 @@ def _summary(tail: Tail) -> RunSummary:
     )
 
 
-def _of_blocks(source: FileSource, sample_bytes: int | None) -> Iterator[Record]:
+def _sample_file(source: FileSource, sample_bytes: int | None) -> Iterator[Record]:
     with ContainerReader(source.path, name=source.name) as reader:
         share = 1.0 if sample_bytes is None else min(1.0, sample_bytes / max(1, reader.nbytes))
         due = 1.0
         try:
             for block in reader.stored_blocks():
-                # Evenly, the first one always.
+                # Spread evenly; the first block is always in the sample.
                 if due >= 1.0:
                     due -= 1.0
                     yield from (record for record in block.each() if record.head.end is None)
                 due += share
         except TutelageError:
-            # Said by the survey; what is whole is shown.
+            # The survey has the error already. The sample ends here.
             return

@@ -20,7 +20,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, ThrottleEvent
 from confluent_kafka.admin import AdminClient
 
-from tutelage.schemas.arguments import option_mapping, text
+from tutelage.schemas.arguments import check_options, check_text
 from tutelage.schemas.errors import (
     AccessDenied,
     BrokerUnavailable,
@@ -106,7 +106,7 @@ class KafkaConnection(Secretless):
         options: Mapping[str, object] | None = None,
         client_id: str = "tutelage",
     ) -> None:
-        self._options = option_mapping("options", options)
+        self._options = check_options("options", options)
         self._address = _address(bootstrap_servers, self._options)
         self.bootstrap_servers = str(self._address)
         self.client_id = client_id
@@ -303,4 +303,6 @@ def _address(bootstrap_servers: str | Sequence[str] | None, options: dict[str, o
             f"the options have {next(iter(given))}, and {also} is given too; give one of them"
         )
     name, servers = given.popitem()
-    return bootstrap_address(Address(text(f"options[{name!r}]", servers), f"options[{name!r}]"))
+    return bootstrap_address(
+        Address(check_text(f"options[{name!r}]", servers), f"options[{name!r}]")
+    )

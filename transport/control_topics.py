@@ -150,7 +150,7 @@ class KafkaControl:
         )[0]
         if messages:
             where = f"topic {self._outbox}, partition 0, offset {messages[-1].offset()}"
-            self.conversation.begin_at(
+            self.conversation.start_at(
                 decode_control(unframe(messages[-1].value(), where)[1], where).seen
             )
 
@@ -158,7 +158,7 @@ class KafkaControl:
         self._resume()
         # Messages behind the end that the inbox had at the first one do not prolong the wait.
         end, later = 0, False
-        while (message := self.conversation.taken(answer_to)) is None:
+        while (message := self.conversation.take(answer_to)) is None:
             if later:
                 wait.tick()
             consumer = self._consumer or self._open_inbox()
@@ -205,9 +205,9 @@ class KafkaControl:
         where = f"topic {self._inbox}, partition 0, offset {received.offset()}"
         message = decode_control(unframe(received.value(), where)[1], where)
         if not message.run_id and received.timestamp()[1] < self._since_s * 1000:
-            self.conversation.begin_at(received.offset() + 1)
+            self.conversation.start_at(received.offset() + 1)
             return
-        self.conversation.arrived(message, received.offset())
+        self.conversation.receive(message, received.offset())
 
     def close(self) -> None:
         """Release the clients. May be called twice."""

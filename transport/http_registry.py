@@ -14,14 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from tutelage.schemas.arguments import flag, option_mapping, seconds
+from tutelage.schemas.arguments import check_flag, check_options, check_seconds
 from tutelage.schemas.errors import (
     ConfigurationError,
     RegistryUnavailable,
     SchemaError,
     TutelageError,
 )
-from tutelage.schemas.knowledge_schema import same_schema
+from tutelage.schemas.knowledge_schema import is_same_schema
 from tutelage.transport.addresses import origin_of
 from tutelage.transport.background import within
 from tutelage.transport.exposure import registry_exposures, warn_once
@@ -79,7 +79,7 @@ class HttpRegistry(Secretless):
         self.url = self._parts.shown
         origin = origin_of(url, "")
         self._name = f"{self!r} ({origin})" if origin else repr(self)
-        given = completed_settings(option_mapping("settings", settings))
+        given = completed_settings(check_options("settings", settings))
         if self._parts.user_info:
             if "basic.auth.user.info" in given:
                 raise ConfigurationError(
@@ -87,9 +87,9 @@ class HttpRegistry(Secretless):
                     "give one of them"
                 )
             given["basic.auth.user.info"] = self._parts.user_info
-        self._auto_register = flag("auto_register", auto_register)
+        self._auto_register = check_flag("auto_register", auto_register)
         self._settings = {
-            "timeout": seconds("timeout_s", timeout_s),
+            "timeout": check_seconds("timeout_s", timeout_s),
             "max.retries": ATTEMPTS - 1,
             **given,
             "url": self.url,
@@ -130,7 +130,7 @@ class HttpRegistry(Secretless):
     def _registered_id(self, subject: str, schema: str) -> int:
         """Find a schema that others registered, whatever its layout and spelling."""
         for version in self._versions(subject, self._lookup_deadline()):
-            if version.schema_id is not None and same_schema(
+            if version.schema_id is not None and is_same_schema(
                 version.schema.schema_str or "null", schema
             ):
                 return int(version.schema_id)

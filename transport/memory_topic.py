@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.schemas.conversation import Conversation, Message
-from tutelage.schemas.headers import run_of_headers, stream_of_headers
+from tutelage.schemas.headers import run_from_headers, stream_from_headers
 from tutelage.schemas.record import Stream
 from tutelage.transport.waiting import Wait
 
@@ -34,7 +34,7 @@ class StoredRecord:
     @property
     def run_id(self) -> str | None:
         """The run that its headers name."""
-        run = run_of_headers(self.headers)
+        run = run_from_headers(self.headers)
         return run[0] if run is not None else None
 
 
@@ -72,7 +72,7 @@ class MemoryTopic:
             if each.run_id is not None:
                 found.setdefault(each.run_id, each)
         return sorted(
-            (stream_of_headers(each.headers, self.name) for each in found.values()),
+            (stream_from_headers(each.headers, self.name) for each in found.values()),
             key=lambda run: run.created,
         )
 
@@ -127,7 +127,7 @@ class MemoryControl:
         self._frm = frm
         self._read = outbox[-1].seen if is_teacher and outbox else 0
         self.conversation = Conversation(answers_all=is_teacher)
-        self.conversation.begin_at(self._read)
+        self.conversation.start_at(self._read)
 
     def send(self, value: Any) -> None:
         """Send a value."""
@@ -158,9 +158,9 @@ class MemoryControl:
     def _receive(self, wait: Wait, answer_to: str = "") -> Any:
         while True:
             while self._read < len(self._inbox):
-                self.conversation.arrived(self._inbox[self._read], self._read)
+                self.conversation.receive(self._inbox[self._read], self._read)
                 self._read += 1
-            message = self.conversation.taken(answer_to)
+            message = self.conversation.take(answer_to)
             if message is not None:
                 return message.value
             wait.tick()

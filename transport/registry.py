@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from tutelage.schemas.errors import ConfigurationError
-from tutelage.schemas.knowledge_schema import description_of
-from tutelage.schemas.record import Description, refuse_changes
+from tutelage.schemas.knowledge_schema import description_from_schema
+from tutelage.schemas.record import Description, check_compatible
 from tutelage.transport.addresses import registry_address
 from tutelage.transport.http_registry import HttpRegistry
 
@@ -113,5 +113,5 @@ def register_description(
     """
     for index, version in enumerate(versions, start=1):
         where = f"subject {subject}, version {index}"
-        refuse_changes(description_of(version, where), description, where)
+        check_compatible(description_from_schema(version, where), description, where)
     return registry.register(subject, schema)

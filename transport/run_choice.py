@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from confluent_kafka import Message
 
 from tutelage.schemas.errors import RetentionLoss
-from tutelage.schemas.headers import stream_of_headers
+from tutelage.schemas.headers import stream_from_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
 from tutelage.transport.connection import KafkaConnection
@@ -83,7 +83,7 @@ class RunChoice:
         """
         where = f"topic {self._topic}, partition {first.partition()}, offset {first.offset()}"
         found = FoundRun(
-            stream=stream_of_headers(first.headers() or (), where, self._limits), message=first
+            stream=stream_from_headers(first.headers() or (), where, self._limits), message=first
         )
         runs = TopicRuns(self._connection, self._topic, self._limits)
         if self._run is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from tutelage.schemas.errors import RunMismatch, TopicIdentityError
-from tutelage.schemas.headers import run_of_headers
+from tutelage.schemas.headers import run_from_headers
 from tutelage.schemas.record import Stream
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.rate_limit import RateLimit
@@ -97,7 +97,7 @@ class TopicWatch:
         }
         for messages in self._runs.messages(ranges).values():
             for message in messages:
-                run = run_of_headers(message.headers() or ())
+                run = run_from_headers(message.headers() or ())
                 if (
                     ours is not None
                     and run is not None

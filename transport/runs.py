@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from tutelage.schemas.errors import TopicIdentityError, TransportError
-from tutelage.schemas.headers import run_of_headers, stream_of_headers
+from tutelage.schemas.headers import run_from_headers, stream_from_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Stream
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
@@ -208,7 +208,7 @@ def unlike(topic: str, partitions: int, stream: Stream) -> str:
 
 def is_of_run(message: Message, stream: Stream) -> bool:
     """Whether a message belongs to a run, by its headers."""
-    run = run_of_headers(message.headers() or ())
+    run = run_from_headers(message.headers() or ())
     return run is not None and run[0] == stream.run_id
 
 
@@ -217,7 +217,7 @@ def _newest_message(messages: Sequence[Message]) -> list[Message]:
     runs = [
         (run[1], message)
         for message in messages
-        if (run := run_of_headers(message.headers() or ())) is not None
+        if (run := run_from_headers(message.headers() or ())) is not None
     ]
     return [max(runs, key=lambda each: each[0])[1]] if runs else []
 
@@ -230,7 +230,7 @@ def newest_of(messages: Sequence[Message], limits: Limits = DEFAULT_LIMITS) -> F
     (message,) = newest
     where = f"topic {message.topic()}, partition {message.partition()}, offset {message.offset()}"
     return FoundRun(
-        stream=stream_of_headers(message.headers() or (), where, limits), message=message
+        stream=stream_from_headers(message.headers() or (), where, limits), message=message
     )
 
 

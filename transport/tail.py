@@ -11,10 +11,10 @@ from confluent_kafka import Message
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
-from tutelage.schemas.headers import check_description, stream_of_headers
-from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.headers import check_description, stream_from_headers
+from tutelage.schemas.knowledge_schema import description_from_schema
 from tutelage.schemas.record import RecordHead, Stream
-from tutelage.schemas.tail import Tail, tail_of
+from tutelage.schemas.tail import Tail, tail_from_heads
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import (
     FIRST_WINDOW,
@@ -79,7 +79,7 @@ def read_tail(
     found_run = run or newest_of(messages)
     if found_run is None:
         if messages:
-            stream_of_headers(
+            stream_from_headers(
                 messages[0].headers() or (), f"topic {topic}, partition {messages[0].partition()}"
             )
         return None
@@ -96,7 +96,7 @@ def read_tail(
     description = next(iter(codecs.values())).description if codecs else None
     if description is None:
         return None
-    tail, missing = tail_of(stream, description, heads)
+    tail, missing = tail_from_heads(stream, description, heads)
     # From the topic's own times, not this machine's clock: later records must have a later time.
     newest_s = max((message.timestamp()[1] / 1000 for message in messages), default=0.0)
     return TopicTail(
@@ -132,7 +132,9 @@ def _decode_head(
     where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"
     schema_id, body = unframe(message.value(), where)
     if schema_id not in codecs:
-        description = description_of(connection.registry.schema(schema_id), f"schema {schema_id}")
+        description = description_from_schema(
+            connection.registry.schema(schema_id), f"schema {schema_id}"
+        )
         check_description(message.headers() or (), description, where)
         codecs[schema_id] = Codec(description)
     return codecs[schema_id].decode(body, where).head

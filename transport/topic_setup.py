@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Producer
 
-from tutelage.schemas.arguments import option_mapping
+from tutelage.schemas.arguments import check_options
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import AccessDenied, ConfigurationError, RecordTooLarge
 from tutelage.transport.connection import MESSAGE_HEADROOM_BYTES
@@ -70,7 +70,7 @@ def checked_settings(given: Mapping[str, object] | None) -> dict[str, str]:
             number or a bool.
     """
     found: dict[str, str] = {}
-    for name, value in option_mapping("topic_settings", given).items():
+    for name, value in check_options("topic_settings", given).items():
         if not isinstance(value, (str, int, float)):
             raise ConfigurationError(
                 f"topic_settings has {name}={value!r}; a setting is a text, a number or a bool"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tutelage.producers.sinks.file import FileSink
     from tutelage.producers.sinks.kafka import KafkaSink
     from tutelage.producers.sinks.memory import MemorySink
-    from tutelage.producers.stages.inputs import from_sample_lists, from_samples
+    from tutelage.producers.stages.samples import from_sample_lists, from_samples
     from tutelage.producers.teacher import Teacher
     from tutelage.schemas.errors import (
         AccessDenied,
@@ -97,8 +97,8 @@ _MODULES = {
     "Source": "tutelage.consumers.sources.base",
     "Student": "tutelage.consumers.student",
     "Teacher": "tutelage.producers.teacher",
-    "from_sample_lists": "tutelage.producers.stages.inputs",
-    "from_samples": "tutelage.producers.stages.inputs",
+    "from_sample_lists": "tutelage.producers.stages.samples",
+    "from_samples": "tutelage.producers.stages.samples",
 }
 
 

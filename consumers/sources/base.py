@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.consumers.position import Position
-from tutelage.schemas.container_reader import StoredRecord
 from tutelage.schemas.errors import ConfigurationError, TutelageError
 from tutelage.schemas.record import Description, Record, Stream
+from tutelage.schemas.stored_block import StoredRecord
 
 log = logging.getLogger(__name__)
 

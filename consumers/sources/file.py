@@ -11,12 +11,13 @@ from pathlib import Path
 
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
-from tutelage.schemas.arguments import absolute_path, flag
-from tutelage.schemas.container_reader import ContainerReader, StoredBlock, StoredRecord
+from tutelage.schemas.arguments import absolute_path, check_flag
+from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TruncatedData
-from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, check_limits
 from tutelage.schemas.record import Record
+from tutelage.schemas.stored_block import StoredBlock, StoredRecord
 
 # The number of blocks decompressed at once, by as many threads as there are processors, at most
 # this many.
@@ -51,8 +52,8 @@ class FileSource(Source):
         self._path = absolute_path("path", path)
         # The path as it was given, for messages.
         self._name = os.fspath(path)
-        self._verify = flag("verify", verify)
-        self._limits = checked_limits(limits)
+        self._verify = check_flag("verify", verify)
+        self._limits = check_limits(limits)
         self._reader: ContainerReader | None = None
 
     def __repr__(self) -> str:

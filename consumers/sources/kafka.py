@@ -15,7 +15,7 @@ from typing import Any
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.consumers.sources.kafka_run import OpenRun, RunFinder, wait_for_partitions
-from tutelage.schemas.arguments import text
+from tutelage.schemas.arguments import check_text
 from tutelage.schemas.errors import (
     ConfigurationError,
     DataError,
@@ -24,8 +24,8 @@ from tutelage.schemas.errors import (
     TutelageError,
     WaitTimeout,
 )
-from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, checked_limits
-from tutelage.schemas.topic import BEGINNING, checked_topic
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits, check_limits
+from tutelage.schemas.topic import BEGINNING, check_topic
 from tutelage.transport.beginnings import Beginnings
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
 from tutelage.transport.control_topics import KafkaControl, student_control
@@ -92,17 +92,17 @@ class KafkaSource(Source):
         run: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self._topic = checked_topic(topic)
+        self._topic = check_topic(topic)
         client_id = f"tutelage-student-{topic}"
         self._connection = KafkaConnection(
             bootstrap_servers, registry=registry, options=options, client_id=client_id
         )
-        self._limits = checked_limits(limits)
+        self._limits = check_limits(limits)
         self._choice = RunChoice(
-            self._connection, topic, None if run is None else text("run", run), self._limits
+            self._connection, topic, None if run is None else check_text("run", run), self._limits
         )
         self._group = (
-            OffsetCommits(self._connection, text("group", group), topic)
+            OffsetCommits(self._connection, check_text("group", group), topic)
             if group is not None
             else None
         )

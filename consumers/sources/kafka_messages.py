@@ -17,10 +17,10 @@ from tutelage.schemas.framing import unframe
 from tutelage.schemas.headers import (
     HEADER_PREFIX,
     check_description,
-    run_of_headers,
-    stream_of_headers,
+    run_from_headers,
+    stream_from_headers,
 )
-from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.knowledge_schema import description_from_schema
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.printable import printable
 from tutelage.transport.connection import KafkaConnection
@@ -68,7 +68,7 @@ class RunMessages:
         schema_id, _ = unframe(message.value(), where)
         #: The writer's schema, as JSON text.
         self.schema = self._registry.schema(schema_id)
-        self.description = description_of(
+        self.description = description_from_schema(
             self.schema, f"schema {schema_id} of topic {topic}", limits
         )
         check_description(self._headers, self.description, f"{where}, schema {schema_id}")
@@ -89,7 +89,7 @@ class RunMessages:
         headers: list[Any] = list(message.headers() or ())
         if headers[: len(self._headers)] == self._headers:
             return None
-        run = run_of_headers(headers)
+        run = run_from_headers(headers)
         if run is None or run[0] == self.stream.run_id:
             return None
         if run[1] > self.stream.created and run[0] != self._newer:
@@ -135,7 +135,7 @@ class RunMessages:
         )
 
     def _check_headers(self, headers: list[Any], where: str) -> None:
-        theirs = stream_of_headers(headers, where, self._limits)
+        theirs = stream_from_headers(headers, where, self._limits)
         for field in _FIXED_FIELDS:
             if getattr(theirs, field) != getattr(self.stream, field):
                 raise RunMismatch(
@@ -146,7 +146,7 @@ class RunMessages:
         check_description(headers, self.description, where)
 
     def _check_schema(self, schema_id: int, where: str) -> None:
-        theirs = description_of(
+        theirs = description_from_schema(
             self._registry.schema(schema_id), f"{where}, schema {schema_id}", self._limits
         )
         if theirs != self.description:

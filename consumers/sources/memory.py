@@ -10,7 +10,7 @@ from typing import Any
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.schemas.codec import Codec
-from tutelage.schemas.knowledge_schema import description_of
+from tutelage.schemas.knowledge_schema import description_from_schema
 from tutelage.schemas.record import Stream
 from tutelage.transport.memory_topic import MemoryTopic
 from tutelage.transport.waiting import Wait
@@ -74,7 +74,7 @@ class MemorySource(Source):
             for entry in entries
             if entry.run_id == stream.run_id
         )
-        description = description_of(schema, self.name)
+        description = description_from_schema(schema, self.name)
         self._control.conversation.run_id = stream.run_id
         self._opened = StreamInfo(
             stream=stream, description=description, schema=schema, partitions=stream.partitions

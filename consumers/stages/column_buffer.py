@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
-from tutelage.schemas.codec import as_bytes
 from tutelage.schemas.errors import CorruptData
 from tutelage.schemas.record import Array, Column, KeySpec, Ragged
+from tutelage.schemas.tensor_layout import as_bytes
 
 
 class ColumnBuffer:
@@ -28,7 +28,7 @@ class ColumnBuffer:
         self.key = spec.key
         self.ragged = spec.ragged
         self._shape = spec.shape
-        self._storage = spec.storage.storage
+        self._storage = spec.wire_dtype.numpy_dtype
         self.row_bytes = 0 if spec.ragged else math.prod(spec.shape) * self._storage.itemsize
         self._memory: Array = np.empty(0, np.uint8)
         # Ragged rows, each piece with the number of its first row.

@@ -15,7 +15,7 @@ from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.stage import LastItem
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import End, Record, RecordHead, Stream
-from tutelage.schemas.topic import partition_of
+from tutelage.schemas.topic import partition_for
 
 # Memory for the objects of one end record.
 _END_BYTES = 1 << 10
@@ -100,7 +100,7 @@ class Order:
             )
             if missing:
                 return missing
-        return frozenset((partition_of(self._sequence, self._partitions),))
+        return frozenset((partition_for(self._sequence, self._partitions),))
 
     def _all_records_came(self) -> bool:
         known = self._ends.get(self._pass)
@@ -155,7 +155,7 @@ class Order:
             head.end is None
             and head.run_id == self._stream.run_id
             and (head.pass_index, head.sequence) == self._expected[consumed.partition]
-            and partition_of(head.sequence, self._partitions) == consumed.partition
+            and partition_for(head.sequence, self._partitions) == consumed.partition
         )
 
     def _take(self, consumed: ConsumedRecord, expected: tuple[int, int]) -> None:
@@ -166,7 +166,7 @@ class Order:
                 f"{consumed.where}: {head} came, but record {expected[1]} must be next in this "
                 f"partition; {missing} records are missing"
             )
-        if partition_of(head.sequence, self._partitions) != consumed.partition:
+        if partition_for(head.sequence, self._partitions) != consumed.partition:
             raise RunMismatch(
                 f"{consumed.where}: {head} does not belong in this partition of {self._partitions}"
             )
@@ -221,7 +221,7 @@ class Order:
             CorruptData: The pass has a short record that is not its last, or its end counts other
                 rows than came.
         """
-        pending = self._pending[partition_of(self._sequence, self._partitions)]
+        pending = self._pending[partition_for(self._sequence, self._partitions)]
         if pending and pending[0].record.head.pass_index == self._pass:
             consumed = pending.popleft()
             self.pending_bytes -= consumed.record.nbytes

@@ -12,11 +12,11 @@ import torch
 
 from tutelage.consumers.stages.overflow import dtype_range
 from tutelage.consumers.stages.torch_view import bit_view, bits_dtype, torch_dtype
-from tutelage.schemas.arguments import flag, text
-from tutelage.schemas.codec import as_bytes
+from tutelage.schemas.arguments import check_flag, check_text
 from tutelage.schemas.dtypes import DTYPES
 from tutelage.schemas.errors import ConfigurationError, MergeError
 from tutelage.schemas.record import Array
+from tutelage.schemas.tensor_layout import as_bytes
 
 # Rows with at least this many elements are copied one by one: 64 rows of up to 4,096 float32 take
 # 0.27 ms, with a mask 0.76 ms.
@@ -49,12 +49,14 @@ class RaggedFormat:
     pad_left: bool = False
 
     def __post_init__(self) -> None:
-        flag("padded", self.padded)
-        flag("pad_left", self.pad_left)
+        check_flag("padded", self.padded)
+        check_flag("pad_left", self.pad_left)
         value: PadValue | dict[str, PadValue]
         if isinstance(self.pad_value, Mapping):
             value = {
-                text("a key in pad_value", key, empty=True): _number(f"pad_value[{key!r}]", each)
+                check_text("a key in pad_value", key, empty=True): _number(
+                    f"pad_value[{key!r}]", each
+                )
                 for key, each in self.pad_value.items()
             }
         else:

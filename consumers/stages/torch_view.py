@@ -89,7 +89,7 @@ def tensor_bytes(tensor: torch.Tensor) -> Array:
 def tensors_to_arrays(value: Any) -> Any:
     """A control message with numpy arrays in place of its torch tensors."""
     if isinstance(value, torch.Tensor):
-        storage = DTYPES[dtype_name(value.dtype)].storage
+        storage = DTYPES[dtype_name(value.dtype)].numpy_dtype
         return tensor_bytes(value).view(storage).reshape(value.shape)
     if isinstance(value, dict):
         return {key: tensors_to_arrays(item) for key, item in value.items()}

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Makes the secrets of the registry in the cluster, once, before the overlay is applied:
+# Makes the secrets of the registry in the cluster. Run it once, before the overlay is applied.
 #
-#   registry-tls      its certificate and key, of an authority that is made here and thrown away
-#   registry-ca       that authority's certificate: whom teachers and students trust
-#   registry-users    who may come in: the registry's own list, with passwords and roles
-#   registry-NAME     for each teacher and student, its own name and password, and no other's
+#   registry-tls      the registry's certificate and key, signed by an authority made for it alone
+#   registry-ca       the certificate of that authority, which teachers and students trust
+#   registry-users    the registry's list of users, with passwords and roles
+#   registry-NAME     the name and password of one teacher or student
 #
-# Needs openssl, and kubectl that reaches the cluster. The certificate lasts a year. To make all anew: delete the secrets that this has made, run it
-# again, and restart the registry (kubectl rollout restart deployment/registry).
+# It needs openssl, and kubectl with access to the cluster. The certificate is valid for a year. To
+# make all secrets again, delete them, run this script again, and restart the registry (kubectl
+# rollout restart deployment/registry).
 set -euo pipefail
 NAMESPACE=${NAMESPACE:-tutelage}
-# Teachers register their schemas, students only read.
+# Teachers register their schemas. Students only read.
 TEACHERS=${TEACHERS:-teacher1 teacher2}
 STUDENTS=${STUDENTS:-student}
-# By what names clients call it.
+# The host names of the registry, for its certificate.
 NAMES=${NAMES:-DNS:registry,DNS:registry.$NAMESPACE,DNS:registry.$NAMESPACE.svc,DNS:registry.$NAMESPACE.svc.cluster.local}
 DAYS=365
 
@@ -43,7 +44,7 @@ user() {
 for name in $TEACHERS; do user "$name" sr-developer; done
 for name in $STUDENTS; do user "$name" sr-readonly; done
 
-# First what fails where this was done before.
+# First the secret whose creation fails if the script was run before.
 secret registry-users --from-file=users.properties
 secret registry-tls --type=kubernetes.io/tls --from-file=tls.crt --from-file=tls.key
 secret registry-ca --from-file=ca.crt

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from tutelage.deploy.local.programs import StackError
 
-# What Kafka writes into its data folder, and into a partition's folder within it (org.apache.kafka.storage.internals.log.LogFileUtils,
-# UnifiedLog and LogManager; org.apache.kafka.snapshot.Snapshots). A segment's name begins with its first offset, in 20 digits.
+# What Kafka writes into its data folder and into the partitions' folders in it. The names are from
+# org.apache.kafka.storage.internals.log.LogFileUtils, UnifiedLog and LogManager, and from
+# org.apache.kafka.snapshot.Snapshots. A segment's name begins with its first offset, in 20 digits.
 _KAFKA_FILES = re.compile(
     r"\d{20}[-.].*"
     r"|(leader-epoch-checkpoint|partition\.metadata|quorum-state|meta\.properties)(\.tmp)?"
-    r"|(recovery-point-offset|log-start-offset|replication-offset|cleaner-offset)-checkpoint(\.tmp)?"
+    r"|(recovery-point-offset|log-start-offset|replication-offset|cleaner-offset)-checkpoint"
+    r"(\.tmp)?"
     r"|bootstrap\.checkpoint|\.lock|\.kafka_cleanshutdown"
 )
 _KAFKA_FOLDERS = re.compile(r".+-\d+|.+\.[0-9a-f]{32}-(delete|future|stray)")
@@ -36,13 +38,14 @@ _MOST_BYTES = 1 << 16
 class StackFolder:
     """A folder that belongs to one stack of one user.
 
-    Guarantee: nothing is read from, written to or removed from a folder of another user, and no symbolic link in it is followed.
+    Guarantee: nothing is read from, written to or removed from a folder of another user, and no
+    symbolic link in the folder is followed.
     """
 
     path: Path
 
     def is_there(self) -> bool:
-        """Whether the folder exists; StackError if it is not this user's alone."""
+        """Whether the folder exists. Raises StackError if it is not this user's alone."""
         try:
             # A link of another user may point to another folder of this user.
             found = (self.path.lstat(), self.path.stat())
@@ -56,8 +59,8 @@ class StackFolder:
             raise StackError(f"{self.path} is not a folder: name another one with --folder")
         if found[1].st_mode & _WRITABLE_BY_OTHERS:
             raise StackError(
-                f"others may write to {self.path}, and could have put anything there: look at what it holds, then "
-                f"`chmod 700 {self.path}`, or name another folder"
+                f"others may write to {self.path}, and could have put anything there: look at what "
+                f"it holds, then `chmod 700 {self.path}`, or name another folder"
             )
         return True
 
@@ -67,12 +70,13 @@ class StackFolder:
         with suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
         if not self.is_there():
-            raise StackError(f"{self.path} leads nowhere: name another folder")
+            raise StackError(f"{self.path} is a link to nothing: name another folder")
         held = sorted(each.name for each in self.path.iterdir() if each.name != "stack.json.new")
         if held:
+            more = f" and {len(held) - 1} more" if held[1:] else ""
             raise StackError(
-                f"{self.path} holds {held[0]!r}{f' and {len(held) - 1} more' if held[1:] else ''} and does not belong to a stack: "
-                "name a new or an empty folder"
+                f"{self.path} holds {held[0]!r}{more} and does not belong to a stack: name a new "
+                "or an empty folder"
             )
         self.path.chmod(0o700)
 
@@ -83,11 +87,20 @@ class StackFolder:
             _check_owner(self.path / name, found)
             if not stat.S_ISDIR(found.st_mode):
                 raise StackError(
-                    f"{self.path / name} is not the folder that the stack made: remove it, or the stack with `tutelage stack down`"
+                    f"{self.path / name} is not the folder that the stack made: remove it, or the "
+                    "stack with `tutelage stack down`"
                 )
 
     def read(self, name: str) -> bytes | None:
-        """Read a file of this user; None if it does not exist. Raises StackError for a link, a pipe, or a file that others may write."""
+        """Read a file of this user.
+
+        Returns:
+            The bytes, or None if the file does not exist.
+
+        Raises:
+            StackError: The file is a link or a pipe, others may write it, or it is larger than 64
+                KiB.
+        """
         path = self.path / name
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,7 +113,8 @@ class StackFolder:
             _check_owner(path, found)
             if not stat.S_ISREG(found.st_mode) or found.st_mode & _WRITABLE_BY_OTHERS:
                 raise StackError(
-                    f"{path} is not a file that this user alone may write: look at what it says before you use its stack"
+                    f"{path} is not a file that this user alone may write: look at what it says "
+                    "before you use its stack"
                 )
             read = file.read(_MOST_BYTES + 1)
         if len(read) > _MOST_BYTES:
@@ -129,14 +143,17 @@ class StackFolder:
         return os.open(self.path / name, flags, 0o600)
 
     def remove_data(self, name: str, *, registry: bool) -> None:
-        """Remove what a broker or the registry wrote into its data folder, and the folder if nothing else is left in it."""
+        """Remove what a broker or the registry wrote into its data folder.
+
+        The folder is removed, too, if it is empty then.
+        """
         data = self.path / name
         if data.is_symlink() or not data.is_dir():
             return
         files, folders = (
             (_REGISTRY_FILES, _NO_FOLDERS) if registry else (_KAFKA_FILES, _KAFKA_FOLDERS)
         )
-        # fwalk does not enter linked folders, `data` included. Names are relative to an open folder.
+        # fwalk enters no linked folder, `data` included. Names are relative to an open folder.
         for _, inner, names, at in os.fwalk(data, topdown=False, follow_symlinks=False):
             for each in names:
                 if files.fullmatch(each):

@@ -1,4 +1,4 @@
-"""Ports of this machine that are free, by the system's own word, and those that a new stack takes."""
+"""Finds free ports on this machine, and chooses those of a new stack."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import socket
 import time
 from collections.abc import Callable
 
-from tutelage.deploy.local.launches import HOST, BrokerPlace, RegistryPlace
+from tutelage.deploy.local.command_lines import HOST, BrokerPorts, RegistryPorts
 from tutelage.deploy.local.programs import StackError
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on, held all at once so that they differ."""
+    """Find free ports. All are bound at the same time, so that they differ."""
     held = [socket.socket() for _ in range(count)]
     try:
         for each in held:
@@ -23,7 +23,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int, *, within_s: float = 0.0) -> bool:
-    """Whether nobody listens on a port, now or within that time."""
+    """Whether a port is free now, or becomes free within a time."""
     deadline = time.monotonic() + within_s
     while not _can_be_bound(port):
         if time.monotonic() >= deadline:
@@ -32,13 +32,13 @@ def is_free(port: int, *, within_s: float = 0.0) -> bool:
     return True
 
 
-def planned_ports(
+def plan_ports(
     brokers: int,
     kafka_port: int | None,
     registry_port: int | None,
     proxied: Callable[[list[int]], list[int]] | None,
-) -> tuple[tuple[BrokerPlace, ...], RegistryPlace]:
-    """Where the brokers and the registry of a new stack listen."""
+) -> tuple[tuple[BrokerPorts, ...], RegistryPorts]:
+    """Choose the ports of a new stack. The arguments are those of `Stack.up`."""
     for port in (kafka_port, registry_port):
         if port is not None and not is_free(port):
             raise StackError(
@@ -48,15 +48,15 @@ def planned_ports(
     ports = [kafka_port if index == 0 and kafka_port else free.pop() for index in range(brokers)]
     advertised = ports if proxied is None else proxied(ports)
     places = (
-        BrokerPlace(
+        BrokerPorts(
             port=port,
             controller=free.pop(),
-            advertised=told,
+            advertised=shown,
             internal=free.pop() if proxied else None,
         )
-        for port, told in zip(ports, advertised, strict=True)
+        for port, shown in zip(ports, advertised, strict=True)
     )
-    return tuple(places), RegistryPlace(port=registry_port or free.pop(), management=free.pop())
+    return tuple(places), RegistryPorts(port=registry_port or free.pop(), management=free.pop())
 
 
 def _can_be_bound(port: int) -> bool:

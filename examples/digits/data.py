@@ -1,4 +1,4 @@
-"""Scikit-learn's digits, split anew for each seed: what teachers may see, what the student is taught on, what it is tested on."""
+"""Scikit-learn's digits, split for each seed into images for teachers, student and test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLASSES = 10
 FEW_LABELS = 50
 TEST_ROWS = 500
 TRANSFER_ROWS = 797
-#: Which digits each teacher is an expert on: it has all labels of these, and a handful of the others.
+#: The digits of each expert. It has all labels of these, and a few of each other digit.
 EXPERTISE = {"svm": (0, 1, 2, 3), "forest": (4, 5, 6), "cnn": (7, 8, 9)}
 OTHER_LABELS_PER_CLASS = 3
 
@@ -23,9 +23,13 @@ OTHER_LABELS_PER_CLASS = 3
 class Split:
     """One seed's data. Images are float32 [rows, 64] from 0 to 1, labels int64 [rows].
 
-    teaching  what teachers train on, labels known (500 rows)
-    transfer  what teachers label and the student is taught on; its labels are never used, but for the few
-    few       indices into transfer of the few labels the student alone has
+    Args:
+        seed: The seed.
+        teaching: The images that the teachers train on, with labels (500 rows).
+        transfer: The images that the teachers label and the student learns from (797 rows). Of the
+            labels only those in `few` are used.
+        test: The images that accuracy is measured on, with labels (500 rows).
+        few: Indices into `transfer` of the few labels that the student has.
     """
 
     seed: int
@@ -44,7 +48,7 @@ def _digits() -> tuple[Array, Array]:
 
 
 def split(seed: int) -> Split:
-    """The split of a seed; the same in every process."""
+    """The split of a seed. It is the same in every process."""
     images, labels = _digits()
     order = np.random.default_rng(seed).permutation(len(images))
     test, transfer, teaching = np.split(order, [TEST_ROWS, TEST_ROWS + TRANSFER_ROWS])
@@ -58,7 +62,7 @@ def split(seed: int) -> Split:
 
 
 def seen_by(teacher: str, data: Split) -> tuple[Array, Array]:
-    """The labelled images a teacher trains on: all of the digits it is an expert on, and three of each other one."""
+    """A teacher's training images and labels: all of its own digits, three of each other digit."""
     images, labels = data.teaching
     expert = np.isin(labels, EXPERTISE[teacher])
     others = [

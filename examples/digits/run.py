@@ -1,7 +1,7 @@
-"""The whole experiment: teach, learn online, record, learn again from the recordings, and say what merging gains.
+"""The experiment: teach, learn online, record, learn from recordings, report what merging gains.
 
-python run.py --seeds 20 --out_folder results                                  with the broker of `tutelage stack up`
-python run.py --seeds 20 --out_folder results --offline                        through files alone
+python run.py --seeds 20 --out_folder results             with the broker of `tutelage stack up`
+python run.py --seeds 20 --out_folder results --offline   through files alone
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tutelage import (
@@ -39,7 +40,7 @@ Accuracies = dict[str, list[float]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Where a teacher's knowledge goes to and comes from."""
+    """Where each teacher's knowledge is written to and read from, by the teacher's name."""
 
     sink: Callable[[str], Sink]
     source: Callable[[str], Source]
@@ -66,7 +67,7 @@ def topic_places(prefix: str, bootstrap_servers: str | None, registry: str | Non
 
 
 def teach(places: Places, seeds: int) -> None:
-    """Let each teacher write its knowledge: one pass a seed."""
+    """Let each teacher write its knowledge, one pass per seed."""
     for name in TEACHERS:
         given = lesson(name, seeds)
         with Teacher(
@@ -76,7 +77,7 @@ def teach(places: Places, seeds: int) -> None:
 
 
 def learn(source: Callable[[str], Source], seeds: int) -> Accuracies:
-    """Accuracies per seed of students taught by each teacher alone and by all, merged."""
+    """The accuracies, seed by seed, of students of each teacher and of all teachers merged."""
     found: Accuracies = {}
     for names in (*((name,) for name in TEACHERS), TEACHERS):
         student = Student(
@@ -94,19 +95,19 @@ def learn(source: Callable[[str], Source], seeds: int) -> Accuracies:
 
 
 def teachers_themselves(seeds: int) -> Accuracies:
-    """The teachers' own accuracies on the test images, and that of their mean."""
+    """The accuracies of the teachers on the test images, and that of their mean."""
     found: Accuracies = {name: [] for name in (*TEACHERS, "merged")}
     for seed in range(seeds):
         data = split(seed)
-        said = {name: trained(name, data)(data.test[0]) for name in TEACHERS}
-        said["merged"] = sum(said[name] for name in TEACHERS) / len(TEACHERS)  # type: ignore[assignment]
-        for name, probabilities in said.items():
+        predicted = {name: trained(name, data)(data.test[0]) for name in TEACHERS}
+        predicted["merged"] = np.mean([predicted[name] for name in TEACHERS], axis=0)
+        for name, probabilities in predicted.items():
             found[name].append(float((probabilities.argmax(1) == data.test[1]).mean()))
     return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % confidence interval (Student's t)."""
+    """The mean, and half the width of its 95 % confidence interval (Student's t)."""
     from scipy.stats import t
 
     mean = sum(values) / len(values)
@@ -119,7 +120,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequence[float]]) -> str:
-    """The results in Markdown, and in words what merging gained."""
+    """The results in Markdown: a table, and what merging gained."""
     lines = ["| taught by | student, test accuracy | teacher itself |", "| --- | --- | --- |"]
     for name, values in students.items():
         own = _percent(teachers[name]) if name in teachers else "-"
@@ -136,7 +137,8 @@ def table(students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequen
             "more" if mean - half > 0 else "less" if mean + half < 0 else "not distinguishable from"
         )
         lines.append(
-            f"\nMerged against {other}, paired by seed: {100 * mean:+.1f} ± {100 * half:.1f} points ({verdict})."
+            f"\nMerged against {other}, paired by seed: "
+            f"{100 * mean:+.1f} ± {100 * half:.1f} points ({verdict})."
         )
     return "\n".join(lines)
 
@@ -149,7 +151,7 @@ def _percent(values: Sequence[float]) -> str:
 def plot(
     students: Mapping[str, Sequence[float]], teachers: Mapping[str, Sequence[float]], path: Path
 ) -> None:
-    """A picture of the table: every seed a dot, mean and interval beside them."""
+    """Plot the table: a dot for each seed, with the mean and the interval beside them."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -186,7 +188,8 @@ def plot(
     axes.set_xticks(range(len(students)), list(students))
     axes.set_ylabel("test accuracy, %")
     axes.set_title(
-        f"Digits: what a student learns, {len(next(iter(students.values())))} seeds, mean and 95 % interval",
+        f"Digits: what a student learns, {len(next(iter(students.values())))} seeds, "
+        "mean and 95 % interval",
         fontsize=10,
     )
     axes.legend(frameon=False, loc="lower right")
@@ -202,10 +205,19 @@ def experiment(
     online: tuple[str | None, str | None] | None,
     say: Callable[[str], None],
 ) -> str:
-    """Run everything, write `results.md`, `results.json` and `results.png` to the folder; returns the table.
+    """Run the experiment, and write `results.md`, `results.json` and `results.png` to the folder.
 
-    `online` holds the addresses of broker and registry; without it knowledge goes through files alone. Raises DataError if the
-    students that learned online and from the recordings differ in anything.
+    Args:
+        seeds: How many seeds, from 0.
+        folder: Where the results and the files of knowledge are written.
+        online: The addresses of broker and registry. If None, knowledge goes through files alone.
+        say: Called with a line of progress.
+
+    Returns:
+        The table, in Markdown.
+
+    Raises:
+        DataError: The students that learned online differ from those that learned from recordings.
     """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,10 +236,12 @@ def experiment(
         replayed = learn(files.source, seeds)
         if any(students[name] != values for name, values in replayed.items()):
             raise DataError(
-                "the students that learned from the recordings differ from those that learned online"
+                "the students that learned from the recordings differ from those that learned "
+                "online"
             )
         say(
-            "students that learned online and from the recordings have the same accuracies, seed by seed"
+            "students that learned online and from the recordings have the same accuracies, seed "
+            "by seed"
         )
     teachers = teachers_themselves(seeds)
     text = table(students, teachers)
@@ -254,15 +268,20 @@ def _record(topics: Places, files: Places) -> None:
 
 
 def main() -> None:
-    """Parse, run, print the table."""
+    """Run the experiment with the flags' settings, and print the table."""
     parser = argparse.ArgumentParser(
         description="Distil three experts on digits into a small student."
     )
-    parser.add_argument("--seeds", type=positive, default=20)
-    parser.add_argument("--out_folder", type=Path, default=Path("digits-results"))
     parser.add_argument(
-        "--offline", action="store_true", help="through files alone, without a broker"
+        "--seeds", type=positive, default=20, help="repeat with this many seeds (default: 20)"
     )
+    parser.add_argument(
+        "--out_folder",
+        type=Path,
+        default=Path("digits-results"),
+        help="write the results to this folder (default: digits-results)",
+    )
+    parser.add_argument("--offline", action="store_true", help="use files alone, without a broker")
     kafka_flags(parser)
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -1,4 +1,4 @@
-"""The student: a small network that learns from few labels, or from what teachers say of unlabelled images."""
+"""The student: a small network that learns from few labels or from the teachers' probabilities."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ BATCH_SIZE = 64
 
 
 def accuracy_after(targets: torch.Tensor, images: torch.Tensor, data: Split) -> float:
-    """Train a new student on images float32 [rows, 64] and target probabilities [rows, 10]; its accuracy on the test images.
+    """Train a new student, and measure its accuracy.
 
-    The loss is the cross entropy with the targets (Hinton et al. 2015, at temperature 1); labels are targets with one 1.
+    The loss is the cross entropy with the targets (Hinton et al. 2015, at temperature 1).
+
+    Args:
+        targets: Target probabilities, float32 [rows, 10]. A label is a target with a single 1.
+        images: float32 [rows, 64].
+        data: The split, for its seed and its test images.
+
+    Returns:
+        The accuracy on the test images, from 0 to 1.
     """
     generator = torch.Generator().manual_seed(data.seed)
     with torch.random.fork_rng():
@@ -38,14 +46,14 @@ def accuracy_after(targets: torch.Tensor, images: torch.Tensor, data: Split) -> 
 
 
 def from_few_labels(data: Split) -> float:
-    """The accuracy of a student that has nothing but the few labels."""
+    """The accuracy of a student that learns from the few labels alone."""
     images = torch.from_numpy(data.transfer[0][data.few])
     targets = nn.functional.one_hot(torch.from_numpy(data.transfer[1][data.few]), CLASSES).float()
     return accuracy_after(targets, images, data)
 
 
 def from_knowledge(batches: Iterable[dict[str, torch.Tensor]], data: Split) -> float:
-    """The accuracy of a student that learns from merged knowledge of the transfer images, and the few labels."""
+    """The accuracy of a student that learns from merged knowledge and the few labels."""
     taught = list(batches)
     targets = torch.cat([batch["probabilities"] for batch in taught])
     rows = torch.cat([batch["row"] for batch in taught])

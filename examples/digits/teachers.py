@@ -1,6 +1,7 @@
-"""Three teachers of different kinds: a support vector machine, a random forest and a convolutional network.
+"""Three teachers: a support vector machine, a random forest and a convolutional network.
 
-Each is trained per seed on what `data.seen_by` lets it see, and asked for probabilities, float32 [rows, 10].
+For each seed, each is trained on the images of `data.seen_by`. It predicts probabilities, float32
+[rows, 10].
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def trained(kind: str, data: Split) -> Classifier:
     if kind == "svm":
         from sklearn.svm import SVC
 
-        # Decision values of a support vector machine, made probabilities by a softmax: its own calibration needs many labels.
+        # A softmax of the decision values, because the machine's own calibration needs many labels.
         machine = SVC(gamma=0.6, C=10, decision_function_shape="ovr").fit(images, labels)
         return lambda x: _softmax(np.asarray(machine.decision_function(x)))
     from sklearn.ensemble import RandomForestClassifier
@@ -40,9 +41,10 @@ def trained(kind: str, data: Split) -> Classifier:
 
 
 def lesson(kind: str, seeds: int) -> Lesson:
-    """What a teacher serves: one pass per seed, each over that seed's transfer images with the teacher of that seed.
+    """The lesson of a teacher: one pass per seed, over the seed's transfer images.
 
-    Keys: `row` (int64, the sample's number, for the check that teachers are aligned) and `probabilities`.
+    Its keys are `row` (int64 [rows], the sample id that is compared between teachers) and
+    `probabilities` (float32 [rows, 10]). Each pass is served by the teacher of its seed.
     """
     upcoming = iter(range(seeds))
     current: dict[int, Classifier] = {}

@@ -1,7 +1,9 @@
-"""The toy for the command line: `tutelage teach tutelage.examples.toy.lessons:teacher1 --out teacher1.avro`.
+"""The toy's lessons, for the command line:
 
-`steady1` and `steady2` are the same teachers at the pace of real ones, ten minutes over a million rows, for whoever wants to watch
-something; `train` is a student for them.
+    tutelage teach tutelage.examples.toy.lessons:teacher1 --out teacher1.avro
+
+`steady1` and `steady2` are the same teachers at the pace of real ones: they take ten minutes for a
+million rows, so that there is something to watch. `train` is a student for them.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ STEADY_ROWS, STEADY_BATCH, STEADY_SECONDS = 1_000_000, 100, 600.0
 
 
 def teacher1() -> Lesson:
-    """x -> 2x-1, for 0 to 999."""
+    """x -> 2x-1, for the numbers 0 to 999."""
     return Lesson(
         model=Teacher1(),
         inputs=inputs_of("batch_generator", max_n=MAX_N, batch_size=32),
@@ -31,7 +33,7 @@ def teacher1() -> Lesson:
 
 
 def teacher2() -> Lesson:
-    """x -> 2x+1, for 0 to 999."""
+    """x -> 2x+1, for the numbers 0 to 999."""
     return Lesson(
         model=Teacher2(),
         inputs=inputs_of("batch_generator", max_n=MAX_N, batch_size=25),
@@ -51,19 +53,19 @@ def steady2() -> Lesson:
 
 
 def train(batches: Iterator[dict[str, torch.Tensor]]) -> None:
-    """Learn result = w x + b from the merged knowledge, by gradient descent."""
+    """Fit result = w x + b to the merged knowledge by gradient descent."""
     line = torch.nn.Linear(1, 1)
     optimizer = torch.optim.Adam(line.parameters(), lr=0.05)
     for batch in batches:
         x, result = (batch[key].float() / STEADY_ROWS for key in ("x", "result"))
         optimizer.zero_grad()
-        torch.nn.functional.mse_loss(line(x), result).backward()  # type: ignore[no-untyped-call]  # torch's own gap
+        torch.autograd.backward(torch.nn.functional.mse_loss(line(x), result))
         optimizer.step()
 
 
 def _steady() -> Iterator[torch.Tensor]:
     began, batches = time.monotonic(), STEADY_ROWS // STEADY_BATCH
     for index in range(batches):
-        # By the clock, so that what comes late is made up for.
+        # By the clock, so that a late batch does not delay the later ones.
         time.sleep(max(0.0, began + index * STEADY_SECONDS / batches - time.monotonic()))
         yield torch.arange(index * STEADY_BATCH, (index + 1) * STEADY_BATCH).reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""The reader both teachers share, 0, 1, ... max_n - 1, in the three forms Pantheon knows."""
+"""The inputs of both teachers, 0, 1, ... max_n - 1, in the three forms that Pantheon has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GENERATOR_TYPES = ("sample_generator", "sample_list_generator", "batch_generator
 
 
 def inputs_of(generator_type: str, *, max_n: int, batch_size: int) -> Callable[[], Iterator[Any]]:
-    """A function that gives the numbers anew at each pass, as batches int64 [batch_size, 1]."""
+    """A function that returns the numbers for one pass, as batches int64 [batch_size, 1]."""
 
     def samples() -> Iterator[torch.Tensor]:
         for number in range(max_n):

@@ -1,4 +1,4 @@
-"""The student of the toy: merges both teachers and prints one line a sample, in order.
+"""The student of the toy: merges both teachers and prints one line per sample, in order.
 
 python run_student.py --in_path0 teacher1.avro --in_path1 teacher2.avro      offline
 python run_student.py --in_topic0 teacher1 --in_topic1 teacher2              online
@@ -15,7 +15,7 @@ from tutelage.examples.toy.flags import exit_with, kafka_flags, positive
 
 
 def flags() -> argparse.Namespace:
-    """The flags of the student's script."""
+    """Parse the flags of the student's script."""
     parser = argparse.ArgumentParser(description="The student of the toy.")
     for index in (0, 1):
         source = parser.add_mutually_exclusive_group(required=index == 0)
@@ -25,20 +25,24 @@ def flags() -> argparse.Namespace:
         source.add_argument(
             f"--in_topic{index}", metavar="TOPIC", help=f"read teacher {index} from a Kafka topic"
         )
-    parser.add_argument("--batch_size", type=positive, default=32)
-    parser.add_argument("--merge_strategy", choices=("sum", "mean"), default="mean")
+    parser.add_argument(
+        "--batch_size", type=positive, default=32, help="make batches of this many rows"
+    )
+    parser.add_argument(
+        "--merge_strategy", choices=("sum", "mean"), default="mean", help="merge `result` this way"
+    )
     parser.add_argument(
         "--test_send_recv", action="store_true", help="exchange greetings with the teachers first"
     )
     parser.add_argument(
-        "--timeout", type=float, default=600.0, help="seconds to wait for a teacher"
+        "--timeout", type=float, default=600.0, help="wait at most this many seconds for a teacher"
     )
     kafka_flags(parser)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Register, merge, print: as many passes as the teachers write."""
+    """Register the teachers, and print all passes of their merged knowledge."""
     given = flags()
     student = Student(merge={"result": given.merge_strategy}, timeout_s=given.timeout)
     online: list[int] = []
@@ -66,7 +70,7 @@ def main() -> None:
         print(f"knowledge: {student.description}", file=sys.stderr)
         for _ in range(student.passes):
             for batch in student.knowledge(given.batch_size):
-                # Only for printing are tensors taken apart.
+                # Tensors are converted to lists only to be printed.
                 columns = [(key, values.flatten().tolist()) for key, values in batch.items()]
                 for row in range(len(columns[0][1])):
                     print(" ".join(f"{key}={values[row]}" for key, values in columns))

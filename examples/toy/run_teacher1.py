@@ -10,7 +10,7 @@ from tutelage.examples.toy.teachers import Teacher1
 
 
 def main() -> None:
-    """Parse, serve."""
+    """Serve with the flags' settings."""
     serve(Teacher1(), "teacher1", teacher_flags("Teacher 1 of the toy: predicts 2x-1."))
 
 

@@ -10,7 +10,7 @@ from tutelage.examples.toy.teachers import Teacher2
 
 
 def main() -> None:
-    """Parse, serve."""
+    """Serve with the flags' settings."""
     serve(Teacher2(), "teacher2", teacher_flags("Teacher 2 of the toy: predicts 2x+1."))
 
 

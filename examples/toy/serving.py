@@ -1,4 +1,4 @@
-"""What both teachers' scripts do: choose a sink, greet the student if asked to, serve."""
+"""What both teachers' scripts do: open a sink, exchange greetings if asked to, serve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tutelage.examples.toy.reader import inputs_of
 
 
 def serve(model: nn.Module, name: str, flags: argparse.Namespace) -> None:
-    """Write what the model says of the reader's numbers to the file or topic the flags name."""
+    """Write the model's predictions for the reader's numbers to the flags' file or topic."""
     sink: Sink
     if flags.out_path:
         sink = FileSink(flags.out_path)

@@ -1,4 +1,4 @@
-"""The two teachers: untrained, so that everybody can see what they must say."""
+"""The two teachers. They are not trained, so that everybody can see what they must predict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from torch import nn
 
 
 class Teacher1(nn.Module):
-    """Predicts 2x-1. Knows `x`, `2x-1` and `result`, a copy of its prediction; all int64 [rows, 1]."""
+    """Predicts 2x-1.
+
+    Its keys are `x`, `2x-1` and `result`, a copy of its prediction; all int64 [rows, 1].
+    """
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         prediction = 2 * x - 1
@@ -15,7 +18,10 @@ class Teacher1(nn.Module):
 
 
 class Teacher2(nn.Module):
-    """Predicts 2x+1. Knows `2x+1` and `result`, a copy of its prediction; all int64 [rows, 1]."""
+    """Predicts 2x+1.
+
+    Its keys are `2x+1` and `result`, a copy of its prediction; all int64 [rows, 1].
+    """
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         prediction = 2 * x + 1

@@ -1,4 +1,4 @@
-"""Records -> an Avro container file, one record a block; an interrupted file is continued."""
+"""Records -> an Avro container file, one record per block. An interrupted file can be continued."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from typing import Any
 
 from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.worker import Worker
-from tutelage.schemas.arguments import flag
+from tutelage.schemas.arguments import check_flag
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.container_format import CodecName, Header, checked_codec
+from tutelage.schemas.container_format import CodecName, Header, check_codec
 from tutelage.schemas.container_reader import ContainerReader
-from tutelage.schemas.container_writer import ContainerWriter, finished_path, linked, partial_path
+from tutelage.schemas.container_writer import (
+    ContainerWriter,
+    finished_path,
+    partial_path,
+    symlink_error,
+)
 from tutelage.schemas.errors import (
     ConfigurationError,
     CorruptData,
@@ -30,31 +35,33 @@ from tutelage.schemas.errors import (
 )
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Description, RecordHead, Stream
-from tutelage.schemas.tail import Tail, tail_of
+from tutelage.schemas.tail import Tail, tail_from_heads
 
-# Blocks that are handed over and not yet written: enough that the disk never waits, few enough that memory does not pile up.
-_BLOCKS_BEHIND = 2
+# How many blocks may wait to be written: enough that the disk is never idle, and few enough to
+# bound the memory.
+_MAX_QUEUED_BLOCKS = 2
 _DISK_TIMEOUT_S = 600.0
 
 
 class FileSink(Sink):
-    """Writes an Avro container file, with one record a block.
+    """Writes an Avro container file, with one record per block.
 
-    The file lies at `PATH.partial` until its run is complete. An interrupted file is continued:
-    what is whole of it is kept.
+    The file is at `PATH.partial` until its run is complete. An interrupted file is continued: its
+    complete records are kept.
 
-    Guarantee: `path` exists only when the run is complete, synced and whole. A file that has the
-    name already is kept unless `overwrite`.
+    Guarantee: `path` exists only when the run is complete, synced and undamaged. An existing file
+    of that name is kept unless `overwrite` is true.
 
     Args:
-        path: The file to write. A relative path is fixed now; a later `os.chdir` does not move it.
-            A symbolic link stands for the file it points to. The name must not end in `.partial`.
+        path: The file to write. A relative path is resolved now; a later `os.chdir` does not change
+            it. A symbolic link stands for its target. The name must not end in `.partial`.
         codec: How blocks are compressed: `"null"` (not at all, the fastest), `"deflate"` or
             `"zstandard"`.
-        overwrite: Replace a file that is there, finished or not, when the new one is complete.
+        overwrite: Whether to replace an existing file, finished or not, once the new one is
+            complete.
 
     Raises:
-        ConfigurationError: The path names no file, or an argument has the wrong type or value.
+        ConfigurationError: The path cannot name a file, or an argument has the wrong type or value.
     """
 
     max_record_bytes: int = DEFAULT_LIMITS.record_bytes
@@ -62,16 +69,17 @@ class FileSink(Sink):
     def __init__(
         self, path: str | os.PathLike[str], *, codec: CodecName = "null", overwrite: bool = False
     ) -> None:
-        # The path as it was given is for messages; what it names must not change with the working directory.
+        # Absolute, so that it does not depend on the working directory. Messages show `path` as
+        # given.
         self._path = finished_path("path", path)
         self._name = os.fspath(path)
-        self._codec = checked_codec(codec)
-        self._overwrite = flag("overwrite", overwrite)
+        self._codec = check_codec(codec)
+        self._overwrite = check_flag("overwrite", overwrite)
         self._writer: ContainerWriter | None = None
         self._header: Header | None = None
         self._whole_bytes = 0
         self._thread: Worker | None = None
-        self._behind: deque[Future[None]] = deque()
+        self._queued: deque[Future[None]] = deque()
 
     def __repr__(self) -> str:
         return f"FileSink({self._name!r}, codec={self._codec!r})"
@@ -82,7 +90,7 @@ class FileSink(Sink):
 
     @property
     def label(self) -> str:
-        # A file's name need not be text; a teacher's must be.
+        # A file name may hold bytes that are not text; a teacher's name must be text.
         return os.fsencode(Path(self._name).stem).decode("utf-8", "backslashreplace")
 
     def tail(self) -> Tail | None:
@@ -92,9 +100,9 @@ class FileSink(Sink):
         if self._overwrite:
             return None
         if os.path.lexists(self._path):
-            return _finished(self._path, self._name)
+            return _finished_tail(self._path, self._name)
         partial = partial_path(self._path)
-        if not _holds_bytes(partial):
+        if not _has_content(partial):
             return None
         try:
             reader = ContainerReader(partial)
@@ -103,11 +111,17 @@ class FileSink(Sink):
                 f"{error}; it cannot be continued: remove it, or overwrite it (--overwrite)"
             ) from error
         with reader:
-            last, self._whole_bytes = _whole_prefix(reader)
+            last, self._whole_bytes = _complete_prefix(reader)
             self._header = reader.header
-            # A file holds the records of all partitions in order, as one partition would.
-            tail, _ = tail_of(reader.stream, reader.description, [last])
+            # A file holds the records of all partitions in order, so it counts as one partition.
+            tail, _ = tail_from_heads(reader.stream, reader.description, [last])
             return replace(tail, finished=False)
+
+    def begin_run(self, run_id: str | None) -> None:
+        raise ConfigurationError(
+            f"{self.name} is a file, and a file holds one run; write the new run to another file, "
+            "or replace this one with overwrite=True (--overwrite)"
+        )
 
     def open(self, stream: Stream, description: Description) -> None:
         if self._header is not None:
@@ -122,41 +136,48 @@ class FileSink(Sink):
     def pack(self, encoded: Encoded) -> list[Any]:
         assert self._writer is not None, "open comes before pack"
         if encoded.nbytes > self.max_record_bytes:
-            raise RecordTooLarge(self._too_large(encoded))
+            raise self._too_large(encoded)
         return self._writer.pack(encoded)
 
-    def _too_large(self, encoded: Encoded) -> str:
+    def _too_large(self, encoded: Encoded) -> RecordTooLarge:
         head, most = encoded.head, self.max_record_bytes
-        said = f"{self._name}, {head}: its {encoded.nbytes:,} bytes are more than the {most:,} that a block may have; "
-        fitting = head.rows * most // encoded.nbytes
-        smaller = 'send floats in fewer bytes (such as wire="float16"), or leave keys out'
-        if fitting < 1:
-            return f"{said}one row alone is too large, so rows_per_record=1 does not fit either: {smaller}"
-        return f"{said}rows_per_record={fitting} would fit; or {smaller}"
+        rows_that_fit = head.rows * most // encoded.nbytes
+        advice = 'send floats in fewer bytes (such as wire="float16"), or leave keys out'
+        if rows_that_fit < 1:
+            advice = (
+                "one row alone is too large, so rows_per_record=1 does not fit either: " + advice
+            )
+        else:
+            advice = f"rows_per_record={rows_that_fit} would fit; or {advice}"
+        return RecordTooLarge(
+            f"{self._name}, {head}: its {encoded.nbytes:,} bytes are more than the {most:,} that a "
+            f"block may have; {advice}"
+        )
 
     def write(self, head: RecordHead, packed: list[Any]) -> None:
         assert self._writer is not None, "open comes before write"
-        # The disk takes its time; meanwhile whoever calls prepares what comes next.
-        while len(self._behind) >= _BLOCKS_BEHIND:
-            self._written(self._behind.popleft())
+        # Blocks are written in a thread of their own, so that the caller prepares the next one
+        # meanwhile.
+        while len(self._queued) >= _MAX_QUEUED_BLOCKS:
+            self._await_block(self._queued.popleft())
         self._thread = self._thread or Worker("tutelage-write")
-        self._behind.append(self._thread.submit(self._writer.append, packed))
+        self._queued.append(self._thread.submit(self._writer.append, packed))
 
     def settle(self) -> None:
-        while self._behind:
-            self._written(self._behind.popleft())
+        while self._queued:
+            self._await_block(self._queued.popleft())
 
     def poll(self) -> None:
-        while self._behind and self._behind[0].done():
-            self._written(self._behind.popleft())
+        while self._queued and self._queued[0].done():
+            self._await_block(self._queued.popleft())
 
-    def _written(self, block: Future[None]) -> None:
-        """Wait for a block; raises what writing it raised."""
+    def _await_block(self, block: Future[None]) -> None:
+        """Wait until a block is written. Raises what writing it raised."""
         try:
             block.result(_DISK_TIMEOUT_S)
         except FutureTimeout as error:
             raise TransportError(
-                f"{partial_path(self._path)}: the disk took nothing for {_DISK_TIMEOUT_S:.0f} s"
+                f"{partial_path(self._path)}: the disk wrote nothing for {_DISK_TIMEOUT_S:.0f} s"
             ) from error
 
     def finish(self) -> None:
@@ -170,27 +191,29 @@ class FileSink(Sink):
     def close(self) -> None:
         if self._thread is not None:
             self._thread.close()
-            wait(self._behind, timeout=_DISK_TIMEOUT_S)
-            self._behind.clear()
+            wait(self._queued, timeout=_DISK_TIMEOUT_S)
+            self._queued.clear()
             self._thread = None
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
-def _holds_bytes(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
+    """Whether the file exists and is not empty. Raises ConfigurationError for a symbolic link."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be looked at: {error.strerror}") from error
+        raise ConfigurationError(f"{path} cannot be inspected: {error.strerror}") from error
     if stat.S_ISLNK(found.st_mode):
-        raise linked(path)
+        raise symlink_error(path)
     return found.st_size > 0
 
 
-def _finished(path: Path, name: str) -> Tail:
+def _finished_tail(path: Path, name: str) -> Tail:
+    """The tail of a finished file. Raises SinkExists if it is not one of ours."""
     try:
         with ContainerReader(path) as reader:
             stream, description = reader.stream, reader.description
@@ -209,11 +232,11 @@ def _finished(path: Path, name: str) -> Tail:
     )
 
 
-def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
-    """The head of the last whole record, if any, and the bytes up to its end.
+def _complete_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
+    """Return the head of the last complete record, if any, and the offset of its end in bytes.
 
-    What an interrupted writer left half written is cut off when writing goes on. Damage with blocks behind it is something else,
-    and nothing of it is thrown away.
+    A block that an interrupted writer left incomplete is cut off when writing continues. Damage
+    with blocks behind it is an error instead, so that nothing is thrown away.
     """
     last: list[RecordHead] = []
     missing = (0, 0)
@@ -223,8 +246,9 @@ def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
             for record in block.each():
                 if (record.head.pass_index, record.head.sequence) != missing:
                     raise SinkExists(
-                        f"{reader.name}, block {block.index} at byte {block.offset}: {record.head} follows where record {missing[1]} of pass "
-                        f"{missing[0]} must; it cannot be continued: remove it, or overwrite it (--overwrite)"
+                        f"{reader.name}, block {block.index} at byte {block.offset}: {record.head} "
+                        f"follows where record {missing[1]} of pass {missing[0]} must; it cannot "
+                        "be continued: remove it, or overwrite it (--overwrite)"
                     )
                 missing = (
                     (missing[0] + 1, 0)
@@ -239,6 +263,7 @@ def _whole_prefix(reader: ContainerReader) -> tuple[list[RecordHead], int]:
     except CorruptData as error:
         if reader.holds_sync_after(whole_bytes):
             raise SinkExists(
-                f"{error}; blocks follow the damage, so it is not continued: move it away, or use --overwrite"
+                f"{error}; blocks follow the damage, so it is not continued: move it away, or use "
+                "--overwrite"
             ) from error
     return last, whole_bytes

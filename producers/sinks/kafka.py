@@ -1,93 +1,70 @@
-"""Records -> a Kafka topic: partition s mod P, exactly once by sequence, restarted writers included."""
+"""Records -> a Kafka topic: record s to partition s mod P, each record once.
+
+A restarted or second writer continues the run that the topic holds.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
-from tutelage.producers.sinks.base import Sink
-from tutelage.schemas.arguments import flag, seconds, text, whole_number
+from tutelage.producers.sinks.base import ControlChannel, Sink
+from tutelage.producers.sinks.kafka_control import TeacherControl
+from tutelage.producers.sinks.kafka_packing import MessagePacker
+from tutelage.producers.sinks.kafka_settings import check_settings
+from tutelage.producers.sinks.kafka_writer import TopicWriter
+from tutelage.producers.sinks.placement import MissingRecords, RunPlacement
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import ConfigurationError, SinkExists
-from tutelage.schemas.framing import frame
+from tutelage.schemas.errors import SinkExists
 from tutelage.schemas.headers import stream_headers
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
-from tutelage.schemas.tail import Tail, is_missing
-from tutelage.schemas.topic import (
-    checked_topic,
-    partition_of,
-    to_student_topic,
-    to_teacher_topic,
-    value_subject,
-)
-from tutelage.transport.backpressure import Backpressure
-from tutelage.transport.connection import (
-    MESSAGE_HEADROOM_BYTES,
-    KafkaConnection,
-)
-from tutelage.transport.control_topics import KafkaControl
-from tutelage.transport.deliveries import Deliveries
+from tutelage.schemas.tail import Tail
+from tutelage.schemas.topic import check_topic, value_subject
+from tutelage.transport.connection import MESSAGE_HEADROOM_BYTES, KafkaConnection
 from tutelage.transport.outages import once_known, through_outages
 from tutelage.transport.registry import Registry, register_description
-from tutelage.transport.run_watch import TopicWatch
 from tutelage.transport.runs import TopicRuns
-from tutelage.transport.sending import Sending
-from tutelage.transport.tail import read_tail
+from tutelage.transport.tail import TopicTail, read_tail
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.topic_setup import (
-    Retention,
-    TopicSpec,
-    checked_settings,
-    create_topic,
-    inspect_topic,
-    stored_as_sent,
-    too_large,
-)
-from tutelage.transport.tracing import tracing_of
-from tutelage.transport.transactions import transactional_options
+from tutelage.transport.topic_setup import TopicInfo, create_topic, too_large
 from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
 
-_NO_BUFFER: Array = np.empty(0, np.uint8)
-
 
 class KafkaSink(Sink):
-    """Writes a run to a Kafka topic: record s to partition s mod P, exactly once by its number.
+    """Writes a run to a Kafka topic: record s to partition s mod P, each record once.
 
-    A topic that is missing is created with settings for large records: `cleanup.policy=delete`,
-    `max.message.bytes=16777216`, `retention.ms=604800000`. Each unsafe setting of a topic that is
-    there is logged as a warning.
+    A missing topic is created with settings for large records: `cleanup.policy=delete`,
+    `max.message.bytes=16777216`, `retention.ms=604800000`. For an existing topic, each unsafe
+    setting is logged as a warning.
 
-    Guarantee: a record that `write` took is on the brokers once `finish` returned. A failed
-    delivery stops the sink, so that no record is ever behind a missing one. A second writer of the
-    same run can only write what is there already.
+    Guarantee: a record that `write` took is on the brokers once `finish` has returned. A failed
+    delivery stops the sink, so that no record ever follows a missing one. A second writer of the
+    same run can only write the records that are there already.
 
     Args:
         topic: The topic's name.
-        bootstrap_servers: `HOST:PORT`, several of them with commas between, or a list. If not
+        bootstrap_servers: `HOST:PORT`, several of them separated by commas, or a list. If not
             given, `TUTELAGE_BOOTSTRAP_SERVER` of the environment, else `localhost:9092`.
         registry: The schema registry's URL, or a registry object. If not given, `TUTELAGE_REGISTRY`
             of the environment, else `http://localhost:8081/apis/ccompat/v7`.
-        partitions: Partitions of the run. If not given, all that the topic has; 4 of a new topic.
+        partitions: Partitions of the run. If not given, all that the topic has; 4 in a new topic.
         replication: Replicas of a new topic; -1 for the cluster's default.
-        create: Whether to create the topic if it is missing. With False a missing topic is an
+        create: Whether to create the topic if it is missing. If False, a missing topic is an
             error.
-        topic_settings: Settings of a new topic, by Kafka's names, over those above.
-        options: Options of the Kafka client (librdkafka's names), passed on as they are.
-        delivery_timeout_s: How long brokers may be away, in seconds, at the start and later, before
-            the teacher stops.
+        topic_settings: Settings of a new topic, by Kafka's names. They override those above.
+        options: Options of the Kafka client, by librdkafka's names, passed on unchanged.
+        delivery_timeout_s: How long the brokers may be away, in seconds, at the start and later,
+            before the teacher stops.
         max_ahead: How many records the teacher may be ahead of what `student_group` has committed.
-            No bound if not given.
-        student_group: The consumer group of the student that `max_ahead` counts from: the `group`
-            of its `KafkaSource`.
+            Unlimited if not given.
+        student_group: The consumer group that `max_ahead` counts from: the `group` of the
+            student's `KafkaSource`.
         student_timeout_s: How long to wait for that student, in seconds.
-        transactional: Write in transactions of about a second, for foreign readers of committed
-            data. A second writer then ends the first.
+        transactional: Whether to write in transactions of about a second, for other readers with
+            `isolation.level=read_committed`. A second writer then ends the first.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value; `max_ahead` without
@@ -114,49 +91,37 @@ class KafkaSink(Sink):
         student_timeout_s: float = 3600.0,
         transactional: bool = False,
     ) -> None:
-        if (max_ahead is None) != (student_group is None):
-            raise ConfigurationError(
-                "max_ahead is a number of records, at least 1, and goes with the student's group, student_group"
-            )
-        if flag("transactional", transactional) and max_ahead is not None:
-            raise ConfigurationError(
-                "max_ahead counts records, and transactions add some of their own: use one or the other"
-            )
-        self._topic = checked_topic(topic)
+        self._topic = check_topic(topic)
         client_id = f"tutelage-teacher-{topic}"
         self._connection = KafkaConnection(
             bootstrap_servers, registry=registry, options=options, client_id=client_id
         )
-        self._asked_partitions = (
-            whole_number("partitions", partitions) if partitions is not None else None
+        self._settings = settings = check_settings(
+            partitions=partitions,
+            replication=replication,
+            create=create,
+            topic_settings=topic_settings,
+            options=options,
+            delivery_timeout_s=delivery_timeout_s,
+            max_ahead=max_ahead,
+            student_group=student_group,
+            student_timeout_s=student_timeout_s,
+            transactional=transactional,
         )
-        self._replication = whole_number("replication", replication) if replication != -1 else -1
-        self._create = flag("create", create)
-        self._topic_settings = {**stored_as_sent(options or {}), **checked_settings(topic_settings)}
+        self._writer = TopicWriter(self._connection, topic, settings)
+        self._packer = MessagePacker()
+        self._control = TeacherControl(
+            self._connection,
+            topic,
+            replication=settings.topic.replication,
+            create=settings.topic.create,
+        )
         self._retention_s: float | None = None
-        self._retention: Retention | None = None
-        self._delivery_timeout_s = seconds("delivery_timeout_s", delivery_timeout_s)
-        self._max_ahead = whole_number("max_ahead", max_ahead) if max_ahead is not None else None
-        self._student_group = (
-            text("student_group", student_group) if student_group is not None else None
-        )
-        self._student_timeout_s = seconds("student_timeout_s", student_timeout_s)
-        self._transactional = transactional
-        self._pace: Backpressure | None = None
-        self._sending: Sending | None = None
-        self._control: KafkaControl | None = None
-        self._frame = b""
-        self._buffers: list[Array] = []
+        self._placement = RunPlacement.of_new_run(topic, [], None)
+        # When the newest record of older runs was written, in seconds since the epoch.
+        self._newest_s = 0.0
+        # The schemas that the topic's subject has in the registry.
         self._schemas: list[str] = []
-        self._missing: list[tuple[int, int]] = []
-        self._deliveries = Deliveries(topic, self._delivery_timeout_s)
-        self._watch: TopicWatch | None = None
-        self._run_id = ""
-        # The time of the newest record of older runs, where each partition ended when the topic was looked at, and from where this run's
-        # records lie there.
-        self._newest_s = self._control_since_s = 0.0
-        self._ends: list[int] = []
-        self._begins: list[int] = []
 
     def __repr__(self) -> str:
         return f"KafkaSink({self._topic!r}, {self._connection.bootstrap_servers!r})"
@@ -170,66 +135,59 @@ class KafkaSink(Sink):
         return self._topic
 
     def watch_deliveries(self, observe: Callable[[float], None]) -> None:
-        self._deliveries.on_delivery = observe
+        self._writer.observe_deliveries(observe)
 
     @property
     def wait(self) -> Wait | None:
-        return self._wait or (self._sending.wait if self._sending is not None else None)
+        return self._wait or self._writer.wait
 
     @property
     def queued(self) -> tuple[int, int]:
-        return self._deliveries.in_flight, self._deliveries.bytes_in_flight
+        return self._writer.queued
 
     @property
     def records_by_partition(self) -> Mapping[int, int]:
-        return dict(self._deliveries.by_partition)
+        return self._writer.records_by_partition
 
     def tail(self) -> Tail | None:
-        settings = transactional_options(self._topic) if self._transactional else None
-        producer = self._connection.producer(settings)
-        self._sending = Sending(
-            producer, self._topic, self._deliveries, delivery_timeout_s=self._delivery_timeout_s
-        )
-        asked = KafkaTopic(self._connection, self._topic)
-        wish = TopicSpec(
-            partitions=self._asked_partitions,
-            replication=self._replication,
-            settings=self._topic_settings,
-            create=self._create,
-        )
+        spec = self._settings.topic
+        topic = KafkaTopic(self._connection, self._topic)
         self._wait = wait = Wait(
-            f"the brokers at {self._connection.where}", timeout_s=self._delivery_timeout_s, log=log,
-            hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, and is this their address?",
-        )  # fmt: skip
-        target = through_outages(lambda: inspect_topic(asked, self._topic, producer, wish), wait)
-        # Asked before the first record, which then need not wait for it.
+            f"the brokers at {self._connection.where}",
+            timeout_s=self._settings.delivery_timeout_s,
+            log=log,
+            hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, "
+            "and is this their address?",
+        )
+        info = self._writer.connect(topic, wait)
+        # Requested here so that the first record need not wait for the registry.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
-        if self._transactional:
-            # Before anything is read: what others left open hides what they wrote.
-            self._sending.take_over()
-        found = None
-        if target is not None:
-            there = target.partitions
-            found = through_outages(lambda: read_tail(self._connection, self._topic, there), wait)
-        # Only now: whatever else is missing was said before, and left nothing behind.
-        target = target or through_outages(lambda: create_topic(asked, wish), wait)
-        topic_id = once_known(lambda: asked.topic_id(asked.described()), wait)
+        # Before the tail is read: a transaction that another writer left open hides its records.
+        self._writer.fence_other_writers()
+        found = self._read_tail(info.partitions, wait) if info is not None else None
+        # Created last, so that an earlier error leaves no topic behind.
+        info = info or through_outages(lambda: create_topic(topic, spec), wait)
+        self._writer.watch(once_known(lambda: topic.topic_id(topic.described()), wait))
         self._wait = None
+        self._use(info, found)
+        return found.tail if found is not None else None
+
+    def _read_tail(self, partitions: int, wait: Wait) -> TopicTail | None:
+        return through_outages(lambda: read_tail(self._connection, self._topic, partitions), wait)
+
+    def _use(self, info: TopicInfo, found: TopicTail | None) -> None:
+        """Take over what was found out about the topic and its newest run."""
+        self._retention_s = info.retention_s
         self.max_record_bytes = (
-            target.limit - MESSAGE_HEADROOM_BYTES if target.limit is not None else None
+            info.limit - MESSAGE_HEADROOM_BYTES if info.limit is not None else None
         )
-        self._retention_s = target.retention_s
-        self._watch = TopicWatch(
-            self._connection, self._topic, topic_id=topic_id, transactional=self._transactional
-        )
-        self._deliveries.on_offset = self._watch.delivered
-        self._ends = found.ends if found is not None else [0] * target.partitions
-        self._begin(self._asked_partitions or target.partitions, target.partitions)
-        if found is None:
-            return None
-        self._missing, self.partitions = found.missing, found.tail.stream.partitions
-        self._begins, self._newest_s = found.begins, found.tail.newest_s
-        return found.tail
+        self._place_new_run(found.ends if found is not None else [0] * info.partitions)
+        if found is not None:
+            self.partitions = found.tail.stream.partitions
+            self._newest_s = found.tail.newest_s
+            self._placement = RunPlacement(
+                missing=MissingRecords(found.missing), begins=found.begins, topic_ends=found.ends
+            )
 
     def begin_run(self, run_id: str | None) -> None:
         if (
@@ -237,158 +195,59 @@ class KafkaSink(Sink):
             and TopicRuns(self._connection, self._topic).named(run_id) is not None
         ):
             raise SinkExists(
-                f"topic {self._topic} holds run {run_id}, and a newer one behind it; only the newest run of a topic is continued"
+                f"topic {self._topic} holds run {run_id}, and a newer one behind it; only the "
+                "newest run of a topic is continued"
             )
-        self._begin(self._asked_partitions or len(self._ends), len(self._ends))
-        self._control_since_s = self._newest_s
+        self._place_new_run(self._placement.topic_ends)
+        self._control.ignore_before(self._newest_s)
 
-    def _begin(self, partitions: int, there: int) -> None:
-        """Have a run begin at the topic's end, in so many of its partitions."""
-        if partitions > there:
-            raise SinkExists(
-                f"topic {self._topic} has {there} partitions, fewer than the {partitions} asked for"
-            )
-        self.partitions = partitions
-        self._missing = [(0, partition) for partition in range(partitions)]
-        self._begins = self._ends[:partitions]
+    def _place_new_run(self, topic_ends: Sequence[int]) -> None:
+        asked = self._settings.topic.partitions
+        self._placement = RunPlacement.of_new_run(self._topic, topic_ends, asked)
+        self.partitions = asked or len(topic_ends)
 
     def open(self, stream: Stream, description: Description) -> None:
         if stream.partitions != self.partitions:
             raise SinkExists(
-                f"the run has {stream.partitions} partitions, topic {self._topic} is used with {self.partitions}"
+                f"the run has {stream.partitions} partitions, topic {self._topic} is used with "
+                f"{self.partitions}"
             )
         subject = value_subject(self._topic)
         schema_id = register_description(
-            self._connection.registry, subject, self._schemas, description, schema_of(description)
+            self._connection.registry,
+            subject,
+            self._schemas,
+            description,
+            schema_from_description(description),
         )
-        if self._max_ahead is not None and self._student_group is not None:
-            self._pace = Backpressure(
-                self._connection,
-                self._topic,
-                self._begins,
-                group=self._student_group,
-                max_ahead=self._max_ahead,
-                timeout_s=self._student_timeout_s,
-            )
-        self._retention = Retention(self._topic, self._retention_s, stream.created)
-        self._frame = frame(schema_id)
-        tracing = tracing_of(self._topic, self._connection.client_id)
-        self._opened().begin(
-            dict(stream_headers(stream, description)), created=stream.created, tracing=tracing
-        )
-        if self._watch is not None:
-            self._watch.begin(stream, self._ends)
+        self._packer.use_schema(schema_id)
+        headers = dict(stream_headers(stream, description))
+        self._writer.begin(stream, headers, self._placement, retention_s=self._retention_s)
 
     def pack(self, encoded: Encoded) -> Array:
         limit = self.max_record_bytes
         if limit is not None and encoded.nbytes > limit and encoded.head.rows:
             raise too_large(self._topic, encoded, limit)
-        # Into memory that was used before: fresh pages cost as much as the copy. The client copies it once more, so it is free again
-        # when `write` returns.
-        size = len(self._frame) + encoded.nbytes
-        try:
-            buffer = self._buffers.pop()
-        except IndexError:
-            buffer = _NO_BUFFER
-        if buffer.nbytes < size:
-            buffer = np.empty(size, np.uint8)
-        return _joined(buffer[:size], (self._frame, *encoded.buffers))
+        return self._packer.pack(encoded)
 
     def write(self, head: RecordHead, packed: Array) -> None:
-        if self._pace is not None and head.end is None:
-            self._await_student(self._pace)
-        sending = self._opened()
-        sending.begin_transaction()
-        where = (
-            range(self.partitions)
-            if head.end is not None
-            else (partition_of(head.sequence, self.partitions),)
-        )
-        for partition in where:
-            if is_missing(head, self._missing[partition]):
-                sending.send(partition, packed, head)
-                if self._pace is not None:
-                    self._pace.written()
-        self._buffers.append(packed if packed.base is None else packed.base)
-        self.poll()
-
-    def _await_student(self, pace: Backpressure) -> None:
-        self._wait = pace.wait()
-        try:
-            while self._wait is not None and not pace.has_room_after_a_moment():
-                self.poll()
-                self._wait.tick()
-        finally:
-            self._wait = None
+        self._writer.write(head, packed, self._placement)
+        self._packer.release(packed)
+        self._writer.poll()
 
     def poll(self) -> None:
-        self._opened().serve()
-        if self._watch is not None:
-            self._watch.look()
-        if self._retention is not None:
-            self._retention.look()
+        self._writer.poll()
 
     def finish(self) -> None:
-        self._opened().flush()
-        if self._watch is not None:
-            # Acknowledged records are in this topic only if it was not recreated meanwhile.
-            self._watch.look()
-            what = f"the brokers to say whether topic {self._topic} is still the same"
-            through_outages(
-                self._watch.check_identity, Wait(what, timeout_s=self._delivery_timeout_s, log=log)
-            )
+        self._writer.finish()
 
     def close(self) -> None:
-        if self._pace is not None:
-            self._pace.close()
-            self._pace = None
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._sending is not None:
-            self._sending.close()
-            self._sending = None
+        self._writer.close()
+        self._control.close()
         self._connection.registry.close()
 
-    def send(self, value: Any) -> None:
-        self._controls().send(value)
-
-    def recv(self, timeout_s: float) -> Any:
-        return self._controls().recv(timeout_s=timeout_s, frm="the student")
-
-    def ask(self, value: Any, timeout_s: float) -> Any:
-        return self._controls().ask(value, timeout_s=timeout_s, frm="the student")
-
     def speak_of(self, run_id: str) -> None:
-        self._run_id = run_id
-        if self._control is not None:
-            self._control.conversation.run_id = run_id
+        self._control.speak_of(run_id)
 
-    def _controls(self) -> KafkaControl:
-        if self._control is None:
-            self._control = KafkaControl(
-                self._connection,
-                outbox=to_student_topic(self._topic),
-                inbox=to_teacher_topic(self._topic),
-                sender=f"teacher of {self._topic}",
-                is_teacher=True,
-                since_s=self._control_since_s,
-                replication=self._replication,
-                create=self._create,
-            )
-            self._control.conversation.run_id = self._run_id
+    def _control_channel(self) -> ControlChannel:
         return self._control
-
-    def _opened(self) -> Sending:
-        assert self._sending is not None, "tail comes before write"
-        return self._sending
-
-
-def _joined(target: Array, buffers: Iterable[Any]) -> Array:
-    """The buffers one behind the other in the target, copied without the interpreter's lock."""
-    at = 0
-    for buffer in buffers:
-        part = buffer if isinstance(buffer, np.ndarray) else np.frombuffer(buffer, np.uint8)
-        target[at : at + part.nbytes] = part
-        at += part.nbytes
-    return target

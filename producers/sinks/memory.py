@@ -1,24 +1,25 @@
-"""Records -> a `MemoryTopic`, for tests of one process: partitions, offsets, runs and restarts as with a broker."""
+"""Records -> a `MemoryTopic`, for tests within one process.
+
+Partitions, offsets, runs and restarts work as they do on a broker.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-from tutelage.producers.sinks.base import Sink
+from tutelage.producers.sinks.base import ControlChannel, Sink
+from tutelage.producers.sinks.placement import MissingRecords
 from tutelage.schemas.codec import Codec, Encoded
 from tutelage.schemas.errors import SinkExists
 from tutelage.schemas.headers import stream_headers
-from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.knowledge_schema import description_from_schema, schema_from_description
 from tutelage.schemas.record import Description, RecordHead, Stream
-from tutelage.schemas.tail import Tail, is_missing, tail_of
-from tutelage.schemas.topic import partition_of
+from tutelage.schemas.tail import Tail, tail_from_heads
 from tutelage.transport.memory_topic import MemoryTopic, StoredRecord
 
 
 class MemorySink(Sink):
-    """Writes to a `MemoryTopic`, for tests in one process.
+    """Writes to a `MemoryTopic`, for tests within one process.
 
-    Guarantee: what a `MemorySource` of the same topic reads is what a topic of a broker would give:
+    Guarantee: a `MemorySource` of the same topic reads what a topic on a broker would give:
     partitions, offsets, several runs, restarts and control messages included.
 
     Args:
@@ -34,7 +35,7 @@ class MemorySink(Sink):
         self._topic = topic
         self._headers: list[tuple[str, bytes]] = []
         self._schema = ""
-        self._missing = [(0, partition) for partition in range(topic.partitions)]
+        self._missing = MissingRecords.of_new_run(topic.partitions)
         self._control = topic.conversation("teacher")
         self.partitions = topic.partitions
 
@@ -54,41 +55,39 @@ class MemorySink(Sink):
         if stream is None:
             return None
         logs = [[each for each in log if each.run_id == stream.run_id] for log in self._topic.logs]
-        description = description_of(next(log[-1].schema for log in logs if log), self.name)
+        description = description_from_schema(
+            next(log[-1].schema for log in logs if log), self.name
+        )
         codec = Codec(description)
         heads = [[codec.decode(each.body, self.name).head for each in log] for log in logs]
-        tail, self._missing = tail_of(stream, description, heads)
+        tail, first_missing = tail_from_heads(stream, description, heads)
+        self._missing = MissingRecords(first_missing)
         return tail
 
     def begin_run(self, run_id: str | None) -> None:
         if run_id is not None and self._topic.holds(run_id):
             raise SinkExists(
-                f"{self.name} holds run {run_id}, and a newer one behind it; only the newest run is continued"
+                f"{self.name} holds run {run_id}, and a newer one behind it; only the newest run "
+                "is continued"
             )
-        self._missing = [(0, partition) for partition in range(self._topic.partitions)]
+        self._missing = MissingRecords.of_new_run(self._topic.partitions)
 
     def open(self, stream: Stream, description: Description) -> None:
         if stream.partitions != self._topic.partitions:
             raise SinkExists(
                 f"{self.name} has {self._topic.partitions} partitions, the run {stream.partitions}"
             )
-        self._schema = schema_of(description)
+        self._schema = schema_from_description(description)
         self._headers = stream_headers(stream, description)
 
     def pack(self, encoded: Encoded) -> bytes:
         return encoded.joined()
 
     def write(self, head: RecordHead, packed: bytes) -> None:
-        where = (
-            range(self.partitions)
-            if head.end is not None
-            else (partition_of(head.sequence, self.partitions),)
-        )
-        for partition in where:
-            if is_missing(head, self._missing[partition]):
-                self._topic.logs[partition].append(
-                    StoredRecord(headers=self._headers, schema=self._schema, body=packed)
-                )
+        for partition in self._missing.partitions_without(head):
+            self._topic.logs[partition].append(
+                StoredRecord(headers=self._headers, schema=self._schema, body=packed)
+            )
 
     def finish(self) -> None:
         return None
@@ -99,11 +98,5 @@ class MemorySink(Sink):
     def speak_of(self, run_id: str) -> None:
         self._control.conversation.run_id = run_id
 
-    def send(self, value: Any) -> None:
-        self._control.send(value)
-
-    def recv(self, timeout_s: float) -> Any:
-        return self._control.recv(timeout_s)
-
-    def ask(self, value: Any, timeout_s: float) -> Any:
-        return self._control.ask(value, timeout_s)
+    def _control_channel(self) -> ControlChannel:
+        return self._control

@@ -1,1 +1,4 @@
-"""A teacher's stages, in the order of the data: inputs -> devices -> transfer -> gather -> encoding."""
+"""A teacher's stages, in the order of the data:
+
+inputs -> read_ahead -> forward (on devices) -> transfer -> gather -> encode.
+"""

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from tutelage.producers.stages.inputs import rows_in
-from tutelage.producers.stages.ownership import Returned
-from tutelage.producers.stages.placing import give_back, replicas
+from tutelage.producers.stages.host_batch import HostBatch
+from tutelage.producers.stages.model_outputs import Returned
+from tutelage.producers.stages.replicas import give_back, replicas
+from tutelage.producers.stages.row_counts import rows_in
 from tutelage.producers.stages.structures import rebuilt
-from tutelage.producers.stages.surroundings import Surroundings, is_about_threads
-from tutelage.producers.stages.transfer import HostBatch
+from tutelage.producers.stages.thread_context import Surroundings, is_about_threads
 from tutelage.producers.stages.worker import Worker
 from tutelage.schemas.errors import ConfigurationError
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.producers.stages.stage import Stage
-from tutelage.schemas.arguments import whole_number
+from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.record import Column, RecordHead
 
@@ -52,7 +52,7 @@ def postprocess_threads(threads: int | None = None) -> int:
         ConfigurationError: It is not a number of threads from 1 to 256.
     """
     if threads is not None:
-        return whole_number("threads", threads, most=_MOST_THREADS)
+        return check_whole_number("threads", threads, most=_MOST_THREADS)
     text = os.environ.get(THREADS_VARIABLE, str(DEFAULT_THREADS))
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MOST_THREADS:
         raise ConfigurationError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from tutelage.producers.stages.columns import nbytes_of
 from tutelage.producers.stages.devices import Devices, Forwarded, Transfer
-from tutelage.producers.stages.inputs import GROUP_SECONDS, MAX_GROUP, ReadAhead
+from tutelage.producers.stages.read_ahead import GROUP_SECONDS, MAX_GROUP, ReadAhead
 from tutelage.schemas.errors import SchemaError
 
 # Batches move between threads in groups of about this size: small batches share the cost of a

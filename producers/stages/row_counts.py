@@ -1,4 +1,4 @@
-"""An input batch -> how many rows it holds, where that can be seen without doubt."""
+"""An input batch -> its number of rows, if that is unambiguous."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ _SINGLE = (str, bytes, int, float, complex, bool, np.generic, type(None))
 
 
 def rows_in(batch: Any) -> int | None:
-    """How many rows an input batch holds; None if that cannot be seen.
+    """Return how many rows an input batch holds; None if that is ambiguous or unknown.
 
-    Tensors and arrays have their first dimension. A mapping has the count that fits all its values. A list or tuple may be a list of
-    samples, with one row each, or a list of columns, with the rows of each; where both are possible and differ, nobody knows.
+    A tensor or array has its first dimension as rows. A mapping has the count that all its values
+    have in common. A list or tuple may be a list of samples, with one row each, or a list of
+    columns, each with all the rows; if both are possible and differ, the count is ambiguous.
     """
-    counts = _possible(batch)
+    counts = _possible_counts(batch)
     return next(iter(counts)) if len(counts) == 1 else None
 
 
-def _possible(batch: Any) -> frozenset[int]:
-    """The row counts that are possible; empty if nothing is known."""
+def _possible_counts(batch: Any) -> frozenset[int]:
+    """The possible row counts; empty if nothing is known."""
     if isinstance(batch, torch.Tensor):
         return frozenset((batch.size(0),)) if batch.dim() else frozenset()
     if isinstance(batch, np.ndarray):
         return frozenset((batch.shape[0],)) if batch.ndim else frozenset()
     if isinstance(batch, Mapping):
-        return _common(list(batch.values()))
+        return _common_counts(list(batch.values()))
     if isinstance(batch, (list, tuple)) and batch:
-        columns, samples = _common(list(batch)), _as_samples(batch)
+        columns, samples = _common_counts(list(batch)), _count_as_samples(batch)
         if hasattr(batch, "_fields"):
-            # A named tuple has named columns. Of torch's PackedSequence they are not columns of rows, and do not agree.
+            # A named tuple has named columns. Those of torch's PackedSequence are not columns of
+            # rows, and their counts do not agree.
             return columns
-        # Without columns that agree, items that have rows of their own may be anything.
+        # If the items have rows, but the counts do not agree, the list may be anything.
         return (
             columns | samples
-            if columns or not any(_possible(item) for item in batch)
+            if columns or not any(_possible_counts(item) for item in batch)
             else frozenset()
         )
     return frozenset()
 
 
-def _common(columns: list[Any]) -> frozenset[int]:
-    found = [_possible(column) for column in columns]
-    return frozenset.intersection(*found) if found else frozenset()
+def _common_counts(columns: list[Any]) -> frozenset[int]:
+    """The row counts that are possible for all columns."""
+    counts = [_possible_counts(column) for column in columns]
+    return frozenset.intersection(*counts) if counts else frozenset()
 
 
-def _as_samples(batch: list[Any] | tuple[Any, ...]) -> frozenset[int]:
-    """Its length, if its items can be samples: all of one kind."""
+def _count_as_samples(batch: list[Any] | tuple[Any, ...]) -> frozenset[int]:
+    """The length of the list, if its items can be samples: all of the same kind."""
     alike = len({_kind(item) for item in batch}) == 1 or all(
         isinstance(item, _SINGLE) for item in batch
     )

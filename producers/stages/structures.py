@@ -1,7 +1,8 @@
-"""Batches as people build them -> the same structure with other tensors in it.
+"""A batch of any structure -> the same structure with its leaves replaced.
 
-Knows dicts, lists and tuples with their subclasses, `UserDict` (a tokenizer's `BatchEncoding` is one), dataclasses and attrs classes.
-What happens to tensors and to everything else is the caller's choice.
+Containers are dicts, lists and tuples with their subclasses, `UserDict` (such as a tokenizer's
+`BatchEncoding`), dataclasses and attrs classes. Everything else is a leaf, and the caller decides
+what replaces it.
 """
 
 from __future__ import annotations
@@ -13,63 +14,82 @@ from collections.abc import Callable, Iterable
 from types import MappingProxyType
 from typing import Any
 
-# Values that hold nothing else and cannot change: most of what is in a batch besides tensors.
+# Types of leaves that are never replaced: immutable, and the most common ones besides tensors.
 PLAIN: frozenset[type] = frozenset((str, bytes, int, float, complex, bool, type(None)))
-# A structure that holds itself ends here.
-_DEEPEST = 20
+# Deeper containers count as leaves, so that a structure that contains itself ends.
+_MAX_DEPTH = 20
 
 
 def rebuilt(
     value: Any,
     leaf: Callable[[Any], Any],
     *,
-    anew: bool = False,
+    copy_containers: bool = False,
     moves: Callable[[Any], bool] = lambda value: False,
     depth: int = 0,
 ) -> Any:
-    """The structure with `leaf(item)` in place of each item that is no container.
+    """Return the structure with `leaf(item)` in place of each leaf.
 
     Args:
         value: A batch.
-        leaf: Called with tensors, arrays and objects of other types; not with numbers and texts.
-        anew: Whether containers are made anew even where `leaf` changed nothing in them.
-        moves: Which objects of a class of the user's are for `leaf`, although they are containers.
+        leaf: Called with tensors, arrays and other objects; not with numbers and texts.
+        copy_containers: Whether to make new containers even where `leaf` changed nothing in them.
+        moves: Which objects of a user's class are leaves, although they are containers.
+        depth: How deep `value` is in the structure.
 
     Returns:
-        The same object where nothing changed and `anew` is False.
+        The new structure; the same object if nothing changed and `copy_containers` is False. A
+        container that cannot be copied is passed to `leaf` itself.
     """
     kind = type(value)
     if kind in PLAIN:
         return value
-    if depth >= _DEEPEST:
+    if depth >= _MAX_DEPTH:
         return leaf(value)
 
     def inner(item: Any) -> Any:
-        return rebuilt(item, leaf, anew=anew, moves=moves, depth=depth + 1)
+        return rebuilt(item, leaf, copy_containers=copy_containers, moves=moves, depth=depth + 1)
 
     if kind is dict:
         mapping = {key: inner(item) for key, item in value.items()}
-        return mapping if anew or _changed(mapping.values(), value.values()) else value
+        return mapping if copy_containers or _changed(mapping.values(), value.values()) else value
     if kind is list or kind is tuple:
         items = [inner(item) for item in value]
-        return kind(items) if anew or _changed(items, value) else value
+        return kind(items) if copy_containers or _changed(items, value) else value
+    return _rebuild_object(value, inner, leaf, copy_containers=copy_containers, moves=moves)
+
+
+def _rebuild_object(
+    value: Any,
+    inner: Callable[[Any], Any],
+    leaf: Callable[[Any], Any],
+    *,
+    copy_containers: bool,
+    moves: Callable[[Any], bool],
+) -> Any:
+    """`rebuilt` for everything but plain dicts, lists and tuples; `inner` rebuilds an item."""
+    kind = type(value)
     if isinstance(value, (dict, UserDict)):
         pairs = {key: inner(item) for key, item in value.items()}
         return (
             _mapping_with(value, pairs, leaf)
-            if anew or _changed(pairs.values(), value.values())
+            if copy_containers or _changed(pairs.values(), value.values())
             else value
         )
     if moves(value):
         return leaf(value)
     if isinstance(value, (list, tuple, deque)):
         items = [inner(item) for item in value]
-        return _sequence_with(value, items, leaf) if anew or _changed(items, value) else value
+        return (
+            _sequence_with(value, items, leaf)
+            if copy_containers or _changed(items, value)
+            else value
+        )
     if kind is MappingProxyType:
         mapping = {key: inner(item) for key, item in value.items()}
         return (
             MappingProxyType(mapping)
-            if anew or _changed(mapping.values(), value.values())
+            if copy_containers or _changed(mapping.values(), value.values())
             else value
         )
     if (dataclasses.is_dataclass(value) or hasattr(kind, "__attrs_attrs__")) and not isinstance(
@@ -79,7 +99,7 @@ def rebuilt(
         attributes = {name: inner(item) for name, item in fields.items()}
         return (
             _object_with(value, attributes, leaf)
-            if anew or _changed(attributes.values(), fields.values())
+            if copy_containers or _changed(attributes.values(), fields.values())
             else value
         )
     return leaf(value)
@@ -90,25 +110,25 @@ def _changed(new: Iterable[Any], old: Iterable[Any]) -> bool:
 
 
 def _mapping_with(value: Any, items: dict[Any, Any], leaf: Callable[[Any], Any]) -> Any:
-    """A copy of a mapping of the user's own class. `leaf(value)` where it cannot be had."""
+    """A copy of a mapping of a user's class; `leaf(value)` if it cannot be copied."""
     try:
         if isinstance(value, defaultdict):
-            made: Any = copy.copy(value)
+            copied: Any = copy.copy(value)
         elif isinstance(value, UserDict):
-            made = UserDict.__new__(type(value))
-            made.__dict__.update(value.__dict__)
-            made.__dict__["data"] = dict(value.data)
+            copied = UserDict.__new__(type(value))
+            copied.__dict__.update(value.__dict__)
+            copied.__dict__["data"] = dict(value.data)
         else:
-            # Without the class's constructor, which may take anything.
-            made = (OrderedDict if isinstance(value, OrderedDict) else dict).__new__(type(value))
-            if hasattr(made, "__dict__"):
-                made.__dict__.update(value.__dict__)
-        # Through the class's own way, since some keep the items as attributes too.
+            # Not through the class's constructor, which may take any arguments.
+            copied = (OrderedDict if isinstance(value, OrderedDict) else dict).__new__(type(value))
+            if hasattr(copied, "__dict__"):
+                copied.__dict__.update(value.__dict__)
+        # Through the class's own `__setitem__`: some classes also keep the items as attributes.
         for key, item in items.items():
-            made[key] = item
-    except Exception:  # whatever a class of the user's raises, it is passed as it is
+            copied[key] = item
+    except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
-    return made if all(made[key] is item for key, item in items.items()) else leaf(value)
+    return copied if all(copied[key] is item for key, item in items.items()) else leaf(value)
 
 
 def _sequence_with(value: Any, items: list[Any], leaf: Callable[[Any], Any]) -> Any:
@@ -120,27 +140,27 @@ def _sequence_with(value: Any, items: list[Any], leaf: Callable[[Any], Any]) -> 
             return deque(items, value.maxlen) if kind is deque else leaf(value)
         if isinstance(value, tuple):
             return _tuple_with(value, items)
-        made = copy.copy(value)
-        list.__setitem__(made, slice(None), items)
-    except Exception:  # whatever a class of the user's raises, it is passed as it is
+        copied = copy.copy(value)
+        list.__setitem__(copied, slice(None), items)
+    except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
-    return made if made is not value else leaf(value)
+    return copied if copied is not value else leaf(value)
 
 
 def _tuple_with(value: Any, items: list[Any]) -> Any:
     kind = type(value)
     try:
-        made = tuple.__new__(kind, items)
+        copied = tuple.__new__(kind, items)
     except TypeError:
-        # What C makes (torch.return_types.max) has a constructor of its own, which takes the items.
+        # Tuple types defined in C, such as torch.return_types.max, are constructed from the items.
         return kind(items)
     if hasattr(value, "__dict__"):
-        made.__dict__.update(value.__dict__)
-    return made
+        copied.__dict__.update(value.__dict__)
+    return copied
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The attributes of an object of a dataclass or an attrs class, in slots or not; those that are not set are left out."""
+    """The attributes that are set on a dataclass or attrs object, with or without slots."""
     kind = type(value)
     names = list(getattr(value, "__dict__", {}))
     declared = (
@@ -153,7 +173,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _attribute(value: Any, name: str, missing: object) -> Any:
-    # A field's default lies on the class; only what the object has itself counts.
+    # A field's default is an attribute of the class; only the object's own attributes count.
     if name in getattr(value, "__dict__", {}):
         return value.__dict__[name]
     return (
@@ -169,12 +189,12 @@ def _in_slots(kind: type, name: str) -> bool:
 
 def _object_with(value: Any, attributes: dict[str, Any], leaf: Callable[[Any], Any]) -> Any:
     try:
-        made = copy.copy(value)
-        if made is value:
+        copied = copy.copy(value)
+        if copied is value:
             return leaf(value)
         for name, item in attributes.items():
-            # Frozen classes refuse the ordinary way.
-            object.__setattr__(made, name, item)
-    except Exception:  # whatever a class of the user's raises, it is passed as it is
+            # Frozen classes do not allow ordinary assignment.
+            object.__setattr__(copied, name, item)
+    except Exception:  # a user's class may raise anything; it is then a leaf
         return leaf(value)
-    return made
+    return copied

@@ -1,7 +1,8 @@
-"""One thread that does one thing after the other, as futures.
+"""One thread that makes calls one after the other, and returns their results as futures.
 
-`concurrent.futures` joins its threads at exit, so that a forward pass or a loader that hangs would hang the interpreter with it. This
-thread is waited for too, but for a bounded time (`transport/background.py`).
+`concurrent.futures` joins its threads at exit, so a forward pass or a loader that hangs would hang
+the interpreter. This thread is joined too, but only for a limited time
+(`transport/background.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 from tutelage.transport.background import BackgroundThread
 
 if TYPE_CHECKING:
-    # It imports torch, and a sink's thread does without.
-    from tutelage.producers.stages.surroundings import Surroundings
+    # It imports torch, which a sink's thread does not need.
+    from tutelage.producers.stages.thread_context import Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Whatever makes calls one after the other."""
+    """Makes calls one after the other."""
 
     def submit(
         self,
@@ -34,17 +35,22 @@ class Executor(Protocol):
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
-        """Make a call, now or later; its future holds what it returns or raises."""
+        """Make a call, now or later. The future holds what it returns or raises."""
 
     def close(self) -> None:
-        """End once what was asked for is done."""
+        """End once all submitted calls are made."""
 
     def join(self, timeout_s: float) -> bool:
-        """Wait until the last call is done. False if it is not in time."""
+        """Wait until the last call is done. Returns False if it is not done in time."""
 
 
 class Worker:
-    """A thread with a queue, in the given surroundings. Close it."""
+    """A thread with a queue of calls. Close it.
+
+    Args:
+        name: The thread's name.
+        surroundings: The context to make the calls in; the thread's own if not given.
+    """
 
     def __init__(self, name: str, surroundings: Surroundings | None = None) -> None:
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
@@ -61,23 +67,27 @@ class Worker:
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
-        """Queue a call; its future holds what it returns or raises."""
+        """Queue a call. The future holds what it returns or raises."""
         future: Future[Result] = Future()
         self._queue.put((future, lambda: function(*args, **kwargs)))
         return future
 
     def close(self) -> None:
-        """End the thread once the calls that are queued are made; does not wait."""
+        """End the thread once the queued calls are made. Does not wait."""
         self._queue.put(None)
 
     def drop(self, last: Callable[[], object] | None = None) -> None:
-        """Drop what is queued and end the thread, with a last call if one is given; does not wait for the call that is under way."""
+        """Cancel the queued calls and end the thread. Does not wait for the current call.
+
+        Args:
+            last: A call to make at the end, in the thread.
+        """
         self._last = last or self._last
         self._closed = True
         self._queue.put(None)
 
     def join(self, timeout_s: float) -> bool:
-        """Wait until the thread has ended. False if it has not in time."""
+        """Wait until the thread has ended. Returns False if it has not ended in time."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -93,13 +103,13 @@ class Worker:
             if self._closed:
                 future.cancel()
             _make_call(future, call)
-            # Keep nothing of a finished call alive while waiting for the next.
+            # While waiting for the next call, keep no reference to this one.
             del item, future, call
         _make_last_call(self._last)
 
 
 class CallingThread:
-    """Makes each call at once, in the thread that asks for it."""
+    """Makes each call at once, in the thread that submits it."""
 
     def submit(
         self,
@@ -108,16 +118,16 @@ class CallingThread:
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
-        """Make the call; its future is done."""
+        """Make the call. The future is done on return."""
         future: Future[Result] = Future()
         _make_call(future, lambda: function(*args, **kwargs))
         return future
 
     def close(self) -> None:
-        """Nothing is queued."""
+        """Does nothing: no call is ever queued."""
 
     def join(self, timeout_s: float) -> bool:
-        """Nothing is under way."""
+        """Returns True: no call is ever running."""
         return True
 
 
@@ -126,7 +136,7 @@ def _make_call(future: Future[Any], call: Callable[[], Any]) -> None:
         return
     try:
         future.set_result(call())
-    except BaseException as error:  # whatever it is, whoever waits for the future must hear of it
+    except BaseException as error:  # passed on to whoever waits for the future
         future.set_exception(error)
 
 
@@ -135,5 +145,5 @@ def _make_last_call(call: Callable[[], object] | None) -> None:
         return
     try:
         call()
-    except BaseException as error:  # nobody waits for it any more
+    except BaseException as error:  # no caller is left to raise it in
         log.warning("%s while ending: %s", type(error).__name__, error)

@@ -12,7 +12,7 @@ import fastavro
 import pytest
 from support.commands import Result, invoke
 
-from tutelage.cli.sources import is_file, pairs
+from tutelage.cli.sources import is_file, parse_pairs
 
 TEACHER1 = "tutelage.examples.toy.lessons:teacher1"
 TEACHER2 = "tutelage.examples.toy.lessons:teacher2"
@@ -37,14 +37,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, teacher in (("t1.avro", TEACHER1), ("t2.avro", TEACHER2)):
         assert invoke("teach", teacher, "--out", name).code == 0
     return tmp_path
-
-
-def test_every_command_has_help_with_an_example() -> None:
-    assert "teach" in invoke("--help").out
-    for command in ("teach", "learn", "record", "replay", "inspect", "verify"):
-        assert f"tutelage {command} " in invoke(command, "--help").out
-    assert "tutelage stack up" in invoke("stack", "up", "--help").out
-    assert invoke("--version").out.startswith("tutelage ")
 
 
 def test_teach_learn_inspect_verify(files: Path) -> None:
@@ -223,7 +215,7 @@ def test_sources_are_files_where_they_look_like_files(
         "here": True,
         "a.avro.partial": True,
     }
-    assert pairs(["a=b=mean", "2x-1=sum"], "-m") == {"a=b": "mean", "2x-1": "sum"}
+    assert parse_pairs(["a=b=mean", "2x-1=sum"], "-m") == {"a=b": "mean", "2x-1": "sum"}
 
 
 @pytest.mark.parametrize(
@@ -260,8 +252,8 @@ def test_sources_are_files_where_they_look_like_files(
         (("learn", "t1.avro", "-m", "\udc80=mean"), ("--merge: what is given is not UTF-8",)),
         (("learn", "topic:t", "-b", "\udc80"), ("--bootstrap-server: what is given is not UTF-8",)),
         (("teach", "takes.py:lesson", "--out", "a.avro"), ("must be a function without arguments",)),
-        (("teach", ".x:y", "--out", "a.avro"), (".x is no module's name",)),
-        (("teach", "a..b:y", "--out", "a.avro"), ("a..b is no module's name",)),
+        (("teach", ".x:y", "--out", "a.avro"), (".x is not the name of a module",)),
+        (("teach", "a..b:y", "--out", "a.avro"), ("a..b is not the name of a module",)),
         (("inspect", "t1.avro", "--plot", "folder.png"), ("--plot folder.png is a folder",)),
         (("inspect", "t1.avro", "--plot", "no/a.png"), ("there is no folder no",)),
         (("inspect", "t1.avro", "--plot", "a.txt"), ("ends in .png",)),

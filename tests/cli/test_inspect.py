@@ -279,4 +279,4 @@ def test_what_no_number_can_be_is_null_in_json(tmp_path: Path) -> None:
 def test_a_look_keeps_no_record_in_memory() -> None:
     found = KeyStatistics()
     found.add(np.zeros((4096, 64), np.float32))
-    assert all(kept.base is None for kept in found._kept)
+    assert all(sample.base is None for sample in found._samples)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tutelage.cli.monitoring import live, monitored, ready
+from tutelage.cli.monitoring import liveness, readiness, serve_metrics
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.transport.status import Activity, Status
 from tutelage.transport.waiting import Wait
@@ -41,7 +41,7 @@ from tutelage.transport.waiting import Wait
     ],
 )
 def test_alive_and_ready_mean_something(activity: Activity, alive: bool, is_ready: bool) -> None:
-    for check, expected in ((live, alive), (ready, is_ready)):
+    for check, expected in ((liveness, alive), (readiness, is_ready)):
         well, why = check(activity)
         assert well is expected
         assert activity.doing in why
@@ -69,7 +69,7 @@ def test_who_beats_is_alive_and_who_waits_says_for_what(caplog: pytest.LogCaptur
 def test_a_place_that_is_none_is_refused(place: str) -> None:
     with (
         pytest.raises(ConfigurationError, match="give it as PORT or HOST:PORT"),
-        monitored(place, lambda: None, lambda: None),  # type: ignore[arg-type, return-value]
+        serve_metrics(place, lambda: None, lambda: None),  # type: ignore[arg-type, return-value]
     ):
         pass
 
@@ -87,6 +87,6 @@ def test_a_port_that_is_taken_is_said() -> None:
         place = str(taken.getsockname()[1])
         with (
             pytest.raises(ConfigurationError, match="cannot listen there"),
-            monitored(place, Nothing, lambda: Activity(doing="", seconds=0)),
+            serve_metrics(place, Nothing, lambda: Activity(doing="", seconds=0)),
         ):
             pass

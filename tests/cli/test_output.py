@@ -205,7 +205,7 @@ def test_any_key_and_any_value_can_be_drawn(odd: Path, ending: str) -> None:
 def test_a_picture_has_no_more_keys_than_it_can_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tutelage.cli.inspect._DRAWN_AT_MOST", 2)
+    monkeypatch.setattr("tutelage.cli.histogram_plot._MOST_HISTOGRAMS", 2)
     with Teacher(FileSink(tmp_path / "a.avro")) as teacher:
         teacher.write({f"key {index}": torch.arange(3) for index in range(5)})
     result = invoke("inspect", str(tmp_path / "a.avro"), "--plot", str(tmp_path / "a.png"))
@@ -234,7 +234,9 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
         teacher = Teacher(MemorySink(topic), rows_per_record=rows_per_record, passes=2)
         teacher.start()
         teacher.write({"x": torch.arange(rows)})
-        monkeypatch.setattr("tutelage.cli.sources.source_of", lambda *_, **__: MemorySource(topic))
+        monkeypatch.setattr(
+            "tutelage.cli.sources.make_source", lambda *_, **__: MemorySource(topic)
+        )
 
     return begun
 

@@ -19,7 +19,8 @@ from support.watched_run import BATCH, HELD_BATCHES, RECORD, ROWS, TUTELAGE, wat
 
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
 from tutelage.deploy.local.ports import free_ports
-from tutelage.tools.watch import PartitionView, StudentView, TopicView, View
+from tutelage.tools.verdicts import verdicts
+from tutelage.tools.watch_view import PartitionView, StudentView, TopicView, View
 
 
 def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
@@ -32,7 +33,10 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
 @pytest.mark.parametrize(
     ("view", "said"),
     [
-        (View(topics=[TopicView(topic="t")], student=None, trouble=[]), "topic t is not there yet"),
+        (
+            View(topics=[TopicView(topic="t")], student=None, trouble=[]),
+            "topic t does not exist yet",
+        ),
         (View(topics=[topic()], student=None, trouble=["no metrics at x"]), "no metrics at x"),
         (
             View(topics=[topic(), topic("u", read=1)], student=None, trouble=[]),
@@ -42,31 +46,31 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
         (View(topics=[topic(read=10)], student=None, trouble=[]), "behind: nothing"),
         (
             View(topics=[topic(read=10)], student=None, trouble=[], group="g"),
-            "behind: nothing, all that is there is read (group g)",
+            "behind: nothing, all records are read (group g)",
         ),
         (
             View(
                 topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.1}), trouble=[]
             ),
-            "waits for batches; the slow one is a",
+            "waiting for batches; the slow teacher is a",
         ),
         (
             View(
                 topics=[], student=StudentView(starved=0.9, waits={"a": 0.8, "b": 0.7}), trouble=[]
             ),
-            "a and b are as slow",
+            "a and b are equally slow",
         ),
         (
             View(topics=[], student=StudentView(starved=0.01, waits={"a": 0.0}), trouble=[]),
-            "the student is fed: 1%",
+            "the student is not starved: it spends 1%",
         ),
         (
             View(topics=[replace(topic(), quiet_s=61.0)], student=None, trouble=[]),
-            "t: not finished, and nothing was written for 61 s",
+            "t: the run is not complete, and nothing was written for 61 s",
         ),
         (
             View(topics=[replace(topic(), quiet_s=61.0, finished=True)], student=None, trouble=[]),
-            "t: its run is whole",
+            "t: its run is complete",
         ),
         (
             View(topics=[topic(read=None)], student=None, trouble=[], group="g"),
@@ -74,11 +78,11 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
         ),
         (
             View(topics=[], student=StudentView(duplicates=12), trouble=[]),
-            "dropped: 12 records written twice",
+            "dropped: 12 duplicate records",
         ),
         (
             View(topics=[], student=StudentView(zombies=3), trouble=[]),
-            "3 of a writer thought dead came",
+            "3 records of zombie writers",
         ),
         (View(topics=[], student=StudentView(), trouble=[]), "dropped: nothing"),
         (
@@ -88,7 +92,7 @@ def topic(name: str = "t", *, read: int | None = 3, end: int = 10) -> TopicView:
     ],
 )
 def test_what_was_seen_is_put_into_words(view: View, said: str) -> None:
-    assert any(said in line for _, line in view.verdicts()), view.verdicts()
+    assert any(said in line for _, line in verdicts(view)), verdicts(view)
     assert said in verdicts_of(view).plain
 
 
@@ -212,7 +216,7 @@ def test_where_there_is_no_terminal_that_is_said() -> None:
     result = invoke("watch", "t", "-b", "127.0.0.1:1")
     assert (result.code, result.err) == (
         2,
-        "error: watch draws on a terminal, and this is none; --json prints what it sees\n",
+        "error: watch needs a terminal, and standard output is not one; use --json\n",
     )
     assert invoke("watch", "no/topic", "--json").code == 2
 
@@ -267,4 +271,4 @@ def test_a_topic_that_cannot_be_read_does_not_hide_the_others(
     said = [line["said"] for line in json.loads(result.out)["verdicts"]]
     assert any(foreign in line and "no Tutelage teacher wrote this" in line for line in said)
     assert any("no metrics at http://127.0.0.1:1" in line for line in said)
-    assert any("topic not-there is not there yet" in line for line in said)
+    assert any("topic not-there does not exist yet" in line for line in said)

@@ -19,7 +19,7 @@ from support.kept_stacks import keep_stack
 
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.deploy.local import Stack, StackError, processes
-from tutelage.deploy.local.launches import HOST
+from tutelage.deploy.local.command_lines import HOST
 
 Names = Callable[[str], str]
 
@@ -141,7 +141,7 @@ def programs_are(java: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "kafka_jars": java.parent / "kafka",
         "registry_home": java.parent,
     }.items():
-        monkeypatch.setattr(f"tutelage.deploy.local.stack.{name}", lambda found=found: found)
+        monkeypatch.setattr(f"tutelage.deploy.local.launcher.{name}", lambda found=found: found)
 
 
 def test_a_process_that_cannot_be_started_again_is_named_and_the_data_stays(
@@ -162,7 +162,7 @@ def test_a_process_that_cannot_be_started_again_is_named_and_the_data_stays(
     java.chmod(0o700)
     with pytest.raises(
         StackError,
-        match=r"kafka-1 ended at once with code 1: it said nothing \(all of it: .*kafka-1.log\)",
+        match=r"kafka-1 ended at once with code 1: its log is empty \(the log is .*kafka-1.log\)",
     ):
         Stack(folder).up()
     assert (folder / "kafka-1" / "meta.properties").exists()
@@ -177,7 +177,7 @@ def test_what_a_start_left_that_was_cut_off_is_cleared_for_a_new_one(
     def no_java() -> str:
         raise StackError("no Java here")
 
-    monkeypatch.setattr("tutelage.deploy.local.stack.find_java", no_java)
+    monkeypatch.setattr("tutelage.deploy.local.launcher.find_java", no_java)
     assert not Stack(folder).is_kept()
     with pytest.raises(StackError, match="no Java here"):
         Stack(folder).up()

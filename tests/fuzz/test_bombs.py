@@ -16,9 +16,9 @@ from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_format import header_bytes
 from tutelage.schemas.control import decode_control
 from tutelage.schemas.errors import SchemaError, UnsupportedSchema
-from tutelage.schemas.field_names import key_of_field
-from tutelage.schemas.headers import stream_headers, stream_of_headers
-from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.field_names import key_from_field_name
+from tutelage.schemas.headers import stream_from_headers, stream_headers
+from tutelage.schemas.knowledge_schema import description_from_schema, schema_from_description
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.varint import encode_long
 
@@ -97,9 +97,9 @@ def test_thousands_of_dimensions_are_refused(rank: int) -> None:
         refused(
             lambda size=size: Codec(DENSE).decode(head + (b"\x02" + size) * rank + b"\0\0", "bomb")  # type: ignore[misc]
         )
-    text = schema_of(DENSE).replace('"shape": [2]', f'"shape": {[1] * rank}')
+    text = schema_from_description(DENSE).replace('"shape": [2]', f'"shape": {[1] * rank}')
     if rank > 64:
-        refused(lambda: description_of(text, "bomb"), UnsupportedSchema)
+        refused(lambda: description_from_schema(text, "bomb"), UnsupportedSchema)
     refused(
         lambda: decode_control(
             message_of(
@@ -112,17 +112,19 @@ def test_thousands_of_dimensions_are_refused(rank: int) -> None:
 
 @pytest.mark.parametrize("filler", ["{},", '{"":0},', "0,"])
 def test_schemas_full_of_something_else_are_refused(filler: str) -> None:
-    text = schema_of(DENSE)
+    text = schema_from_description(DENSE)
     inner = (filler * (((1 << 20) - len(text) - 10) // len(filler)))[:-1]
     refused(
-        lambda: description_of(text.replace('"type": "string"', f'"type": [{inner}]', 1), "bomb"),
+        lambda: description_from_schema(
+            text.replace('"type": "string"', f'"type": [{inner}]', 1), "bomb"
+        ),
         UnsupportedSchema,
     )
-    refused(lambda: description_of(text + " " * (1 << 20), "bomb"), UnsupportedSchema)
+    refused(lambda: description_from_schema(text + " " * (1 << 20), "bomb"), UnsupportedSchema)
 
 
 def test_schemas_of_too_many_keys_or_keys_twice_are_refused() -> None:
-    schema = json.loads(schema_of(DENSE))
+    schema = json.loads(schema_from_description(DENSE))
     fixed = schema["fields"][:-3]
     first = schema["fields"][-3]
     others = [
@@ -131,7 +133,7 @@ def test_schemas_of_too_many_keys_or_keys_twice_are_refused() -> None:
     ]
     for fields in (others, others[:4_000] + others[:1], others[:1] * 4_000):
         text = json.dumps({**schema, "fields": [*fixed, first, *fields]}, separators=(",", ":"))
-        refused(lambda text=text: description_of(text, "bomb"), SchemaError)  # type: ignore[misc]
+        refused(lambda text=text: description_from_schema(text, "bomb"), SchemaError)  # type: ignore[misc]
 
 
 def test_names_of_300_000_letters_are_refused() -> None:
@@ -141,7 +143,7 @@ def test_names_of_300_000_letters_are_refused() -> None:
         "k__u" + "0" * 300_000 + "41_",
         "k_" + "_" * 300_001,
     ):
-        refused(lambda name=name: key_of_field(name), SchemaError)  # type: ignore[misc]
+        refused(lambda name=name: key_from_field_name(name), SchemaError)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("depth", [600, 2000, 100_000])
@@ -162,7 +164,7 @@ def test_headers_full_of_numbers_are_refused() -> None:
         b"true",
         b"\xff",
     ):
-        refused(lambda value=value: stream_of_headers({**good, "tutelage.passes": value}, "bomb"))  # type: ignore[misc]
+        refused(lambda value=value: stream_from_headers({**good, "tutelage.passes": value}, "bomb"))  # type: ignore[misc]
 
 
 def test_a_golden_file_cut_short_of_its_header_is_refused_in_little_memory(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from tutelage.schemas.container_format import header_bytes
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.control import decode_control
 from tutelage.schemas.errors import CorruptData, UnsupportedSchema
-from tutelage.schemas.headers import stream_headers, stream_of_headers
-from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.headers import stream_from_headers, stream_headers
+from tutelage.schemas.knowledge_schema import description_from_schema, schema_from_description
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -75,16 +75,18 @@ def test_a_checkpoint_without_bottom_is_refused(tmp_path: Path) -> None:
 
 def test_headers_without_bottom_are_refused() -> None:
     with pytest.raises(CorruptData):
-        stream_of_headers(
+        stream_from_headers(
             {**dict(stream_headers(STREAM, DENSE)), "tutelage.passes": DEEP.encode()}, "bug"
         )
 
 
 @pytest.mark.parametrize("depth", [600, 700, 800])
 def test_schemas_that_nest_deep_are_refused(depth: int) -> None:
-    text = schema_of(DENSE).replace('"type": "string"', f'"type": {"[" * depth + "]" * depth}', 1)
+    text = schema_from_description(DENSE).replace(
+        '"type": "string"', f'"type": {"[" * depth + "]" * depth}', 1
+    )
     with pytest.raises(UnsupportedSchema):
-        description_of(text, "bug")
+        description_from_schema(text, "bug")
 
 
 def test_a_file_whose_header_holds_half_a_character_is_refused(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_file_whose_header_holds_half_a_character_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize("created", [b"NaN", b"Infinity", b"1e999"])
 def test_headers_with_a_time_that_is_none_are_refused(created: bytes) -> None:
     with pytest.raises(CorruptData):
-        stream_of_headers(
+        stream_from_headers(
             {**dict(stream_headers(STREAM, DENSE)), "tutelage.created": created}, "bug"
         )
 

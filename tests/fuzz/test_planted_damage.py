@@ -59,17 +59,17 @@ class _Untranslated:
 
 
 BUGS: dict[str, tuple[str, Any, str, Change]] = {
-    "checksums of messages are not compared": ("message-mixed", Codec, "refuse_changed", _unchecked),
-    "checksums of blocks are not compared": ("payload-dense", Codec, "refuse_changed", _unchecked),
-    "checksums of files are not compared": ("file-null", Codec, "refuse_changed", _unchecked),
+    "checksums of messages are not compared": ("message-mixed", Codec, "check_checksum", _unchecked),
+    "checksums of blocks are not compared": ("payload-dense", Codec, "check_checksum", _unchecked),
+    "checksums of files are not compared": ("file-null", Codec, "check_checksum", _unchecked),
     "checksums of headers are not compared": (
-        "file-deflate", container_reader, "identity_checksum", lambda _: lambda *_: _Anything(),
+        "file-deflate", container_reader, "header_checksum", lambda _: lambda *_: _Anything(),
     ),
-    "lengths are cut to what is there": ("message-dense", codec, "_bytes_at", _cut_to_what_is_there),
+    "lengths are cut to what is there": ("message-dense", codec, "decode_span", _cut_to_what_is_there),
     "errors of headers come through": ("headers", headers, "json", _Untranslated),
     "errors of control messages come through": ("control", control, "json", _Untranslated),
     "errors of checkpoints come through": ("checkpoint", checkpoint_file, "json", _Untranslated),
-    "names stand for anything": ("name", fuzz_targets, "key_of_field", lambda _: lambda name: name[2:]),
+    "names stand for anything": ("name", fuzz_targets, "key_from_field_name", lambda _: lambda name: name[2:]),
 }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_the_fuzzing_catches_a_planted_bug(
     target, chooser = TARGETS[name], random.Random(0)
     if bug.startswith("lengths"):
         # What is cut has no right checksum either; without both checks it gets through.
-        monkeypatch.setattr(Codec, "refuse_changed", _unchecked(None))
+        monkeypatch.setattr(Codec, "check_checksum", _unchecked(None))
     monkeypatch.setattr(owner, attribute, change(getattr(owner, attribute)))
     with pytest.raises((AssertionError, AttributeError, KeyError)):
         for _ in range(3000):

@@ -158,7 +158,7 @@ def test_a_schema_that_the_registry_gives_otherwise_is_called_that(
     with Teacher(KafkaSink(topic, partitions=1, **kafka)) as teacher:
         teacher.write({"logits": torch.rand(8, 3)})
     for registry, words in (
-        (OtherSchema, "another schema than before"),
+        (OtherSchema, "another schema now"),
         (NoSchema, "no longer has schema"),
     ):
         changed = {**kafka, "registry": registry(kafka["registry"])}

@@ -95,7 +95,7 @@ def test_a_teacher_killed_again_and_again_ends_with_the_same_run(
         begin("teach", LESSON, "--topic", topic, environment=environment, cwd=tmp_path)
     )
     assert code == 0, err
-    (written,) = re.findall(r"going on with a run that was begun, in pass 0, ([\d,]+) rows", err)
+    (written,) = re.findall(r"continuing a run in pass 0, after ([\d,]+) rows", err)
     assert 0 < int(written.replace(",", "")) <= ROWS
     assert ended(whole)[0] == 0
     code, out, err = ended(student)

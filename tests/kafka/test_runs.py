@@ -21,7 +21,7 @@ from tutelage.schemas.errors import (
     WaitTimeout,
 )
 from tutelage.tools.in_order import Counts, in_order
-from tutelage.tools.survey import survey_of
+from tutelage.tools.survey import survey_source
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import TopicRuns
 
@@ -78,9 +78,9 @@ def test_a_topic_holds_a_run_a_day_and_a_student_reads_the_newest(
     runs = [found.stream.run_id for found in TopicRuns(KafkaConnection(**kafka), topic).all()]
     assert runs == ["day-2", "day-1", "day-0"]
     source = KafkaSource(topic, run="day-1", **kafka)
-    survey = survey_of(source, 10)
+    survey = survey_source(source, 10)
     counted = Counts()
-    records = list(in_order(source, survey.opened, timeout_s=10, counted=counted))
+    records = list(in_order(source, survey.info, timeout_s=10, counted=counted))
     source.close()
     assert [(run.run_id, run.rows, run.whole) for run in survey.runs] == [
         (f"day-{day}", 40, True) for day in (2, 1, 0)

@@ -15,7 +15,8 @@ from support.teaching import read
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage import MemorySink, MemoryTopic, Teacher, from_sample_lists, from_samples
-from tutelage.producers.stages.ownership import CannotCopy, Returned, owned
+from tutelage.producers.stages.model_outputs import Returned
+from tutelage.producers.stages.ownership import CannotCopy, owned
 from tutelage.schemas.errors import SchemaError
 
 BATCHES = 400

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tutelage import FileSink, FileSource, Student, Teacher
-from tutelage.producers.stages.ownership import Returned
+from tutelage.producers.stages.model_outputs import Returned
 from tutelage.schemas.errors import SchemaError
 
 BATCHES = 300
@@ -93,10 +93,10 @@ def test_memory_of_numpy_is_copied_also_when_it_is_returned_late() -> None:
 
 
 def test_what_is_remembered_of_a_large_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tutelage.producers.stages import ownership
+    from tutelage.producers.stages import model_outputs
 
-    monkeypatch.setattr(ownership, "_MANY_LIVE", 8)
-    monkeypatch.setattr(ownership, "_MOST_LIVE", 64)
+    monkeypatch.setattr(model_outputs, "_MANY_LIVE", 8)
+    monkeypatch.setattr(model_outputs, "_MOST_LIVE", 64)
     table = torch.arange(5000.0)
     returned = Returned()
     for index in range(5000):

@@ -16,7 +16,7 @@ from support.knowledge import column_of, descriptions, same
 
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import CorruptData
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.schemas.record import Column, Description, End, KeySpec, Ragged, RecordHead
 
 seeds = st.integers(0, 2**32 - 1)
@@ -75,7 +75,7 @@ def test_fastavro_reads_what_we_write_and_we_read_what_fastavro_writes(
         spec.key: [column_of(spec, rows, random)] for spec in description.specs
     }
     codec = Codec(description)
-    schema = fastavro.parse_schema(json.loads(schema_of(description)))
+    schema = fastavro.parse_schema(json.loads(schema_from_description(description)))
     body = codec.encode(head_of(rows), columns).joined()
     value: Any = fastavro.schemaless_reader(io.BytesIO(body), schema, None)
     assert (value["rows"], value["sequence"], value["end"]) == (rows, 70, None)
@@ -126,7 +126,7 @@ def test_every_cut_and_every_added_byte_is_noticed() -> None:
     for length in range(len(body)):
         with pytest.raises(CorruptData, match="here"):
             codec.decode(body[:length], "here")
-    with pytest.raises(CorruptData, match="left behind"):
+    with pytest.raises(CorruptData, match="extra bytes follow"):
         codec.decode(body + b"\0", "here")
 
 

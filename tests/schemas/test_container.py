@@ -28,7 +28,7 @@ from tutelage.schemas.errors import (
     SinkExists,
     TruncatedData,
 )
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.record import Column, Description, KeySpec, Record, RecordHead
 
@@ -99,7 +99,7 @@ def test_fastavro_reads_our_files_and_we_read_its(tmp_path: Path, codec: str) ->
         # Several records a block, as other writers do.
         fastavro.writer(
             file,
-            json.loads(schema_of(NUMBERS)),
+            json.loads(schema_from_description(NUMBERS)),
             values,
             codec=codec,
             metadata=metadata,
@@ -261,9 +261,9 @@ def test_a_writer_that_comes_while_another_finishes_leaves_the_finished_file_alo
         # The second has opened the file; now the first finishes it, and lets its lock go.
         while first:
             first.pop().finish()
-        return disk.locked(descriptor, partial)
+        return disk.lock_file(descriptor, partial)
 
-    monkeypatch.setattr("tutelage.schemas.container_writer.locked", locked)
+    monkeypatch.setattr("tutelage.schemas.container_writer.lock_file", locked)
     finished = partial_path(path).read_bytes()
     with pytest.raises(SinkExists, match="exists"):
         ContainerWriter.create(path, STREAM, NUMBERS, replace=False)

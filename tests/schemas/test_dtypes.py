@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tutelage.consumers.stages.torch_view import ColumnView, tensor_bytes
-from tutelage.producers.stages.transfer import WireOptions, start_transfer
-from tutelage.schemas.dtypes import DTYPES, dtype_named, dtype_of_array
+from tutelage.producers.stages.transfer import start_transfer
+from tutelage.producers.wire_options import WireOptions
+from tutelage.schemas.dtypes import DTYPES, dtype_from_array, dtype_from_name
 from tutelage.schemas.errors import SchemaError
 
 # Quantized dtypes have no meaning without their scale, sub-byte shells and bits no operations at all.
@@ -52,7 +53,7 @@ def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(
     batch = start_transfer({"k": tensor}, WireOptions(encodings="", ragged=frozenset()))
     column = batch.columns()["k"]
     assert isinstance(column, np.ndarray)
-    assert column.dtype == DTYPES[name].storage
+    assert column.dtype == DTYPES[name].numpy_dtype
     again = ColumnView(name).tensor(column)
     assert again.dtype == dtype
     assert again.shape == tensor.shape
@@ -60,7 +61,7 @@ def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(
 
 
 def test_big_endian_arrays_are_known_by_their_dtype() -> None:
-    assert dtype_of_array(np.arange(3, dtype=">f4"), "here").name == "float32"
+    assert dtype_from_array(np.arange(3, dtype=">f4"), "here").name == "float32"
 
 
 @pytest.mark.parametrize(
@@ -68,10 +69,10 @@ def test_big_endian_arrays_are_known_by_their_dtype() -> None:
 )
 def test_arrays_that_are_no_tensors_are_refused(array: np.ndarray) -> None:
     with pytest.raises(SchemaError, match="here"):
-        dtype_of_array(array, "here")
+        dtype_from_array(array, "here")
 
 
 @pytest.mark.parametrize("name", ["float99", "", None, ["int8"]])
 def test_names_of_no_dtype_are_refused(name: object) -> None:
     with pytest.raises(SchemaError, match="here"):
-        dtype_named(name, "here")
+        dtype_from_name(name, "here")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.schemas.errors import SchemaError
-from tutelage.schemas.field_names import field_name, key_of_field
+from tutelage.schemas.field_names import field_name, key_from_field_name
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -18,7 +18,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 def test_every_key_comes_back_from_its_name(key: str) -> None:
     name = field_name(key)
     assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
-    assert key_of_field(name) == key
+    assert key_from_field_name(name) == key
 
 
 @given(texts, texts)
@@ -38,7 +38,7 @@ def test_names_are_those_the_format_promises() -> None:
 )
 def test_a_name_no_key_has_is_refused(name: str) -> None:
     with pytest.raises(SchemaError):
-        key_of_field(name)
+        key_from_field_name(name)
 
 
 def test_text_that_is_no_unicode_is_refused() -> None:

@@ -14,7 +14,7 @@ from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.errors import CorruptData, UnsupportedFormat
 from tutelage.schemas.framing import frame, unframe
-from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.knowledge_schema import description_from_schema, schema_from_description
 from tutelage.schemas.record import Column, Description, End, KeySpec, Ragged, RecordHead
 
 ALL = Path(__file__).resolve().parent.parent / "golden"
@@ -46,13 +46,15 @@ def test_a_record_is_encoded_to_the_same_bytes_as_ever() -> None:
 
 
 def test_the_schema_is_the_same_as_ever() -> None:
-    assert json.loads(schema_of(DESCRIPTION)) == json.loads(
+    assert json.loads(schema_from_description(DESCRIPTION)) == json.loads(
         (GOLDEN / "schema.json").read_text(encoding="utf-8")
     )
 
 
 def test_messages_of_old_are_read() -> None:
-    codec = Codec(description_of((GOLDEN / "schema.json").read_text(encoding="utf-8"), "golden"))
+    codec = Codec(
+        description_from_schema((GOLDEN / "schema.json").read_text(encoding="utf-8"), "golden")
+    )
     for name, head in (("record.bin", HEAD), ("end.bin", END)):
         schema_id, body = unframe((GOLDEN / name).read_bytes(), name)
         assert schema_id == 258

@@ -10,9 +10,9 @@ from support.streams import NUMBERS, stream_of
 from tutelage.schemas.errors import CorruptData, SchemaError, UnsupportedFormat
 from tutelage.schemas.headers import (
     check_description,
-    run_of_headers,
+    run_from_headers,
+    stream_from_headers,
     stream_headers,
-    stream_of_headers,
 )
 from tutelage.schemas.record import Description, KeySpec
 
@@ -37,7 +37,7 @@ def test_a_header_that_is_wrong_is_named_with_what_is_wrong(
     name: str, value: bytes | None, words: str
 ) -> None:
     with pytest.raises(CorruptData, match="here") as raised:
-        stream_of_headers({**GOOD, f"tutelage.{name}": value}, "here")
+        stream_from_headers({**GOOD, f"tutelage.{name}": value}, "here")
     assert words in str(raised.value)
 
 
@@ -51,13 +51,13 @@ def test_a_header_that_is_wrong_is_named_with_what_is_wrong(
 )
 def test_another_version_of_the_format_is_refused_by_name(version: int, words: str) -> None:
     with pytest.raises(UnsupportedFormat, match="here") as raised:
-        stream_of_headers({**GOOD, "tutelage.format": json.dumps(version).encode()}, "here")
+        stream_from_headers({**GOOD, "tutelage.format": json.dumps(version).encode()}, "here")
     assert words in str(raised.value)
 
 
 def test_headers_without_a_format_are_of_format_1() -> None:
     with pytest.raises(UnsupportedFormat, match="format 1"):
-        stream_of_headers(
+        stream_from_headers(
             {name: value for name, value in GOOD.items() if name != "tutelage.format"}, "here"
         )
 
@@ -81,7 +81,7 @@ def test_the_fingerprint_tells_descriptions_apart(change: dict[str, object]) -> 
 
 
 def test_the_run_of_a_record_is_told_from_its_headers_alone() -> None:
-    assert run_of_headers(GOOD) == ("run", 0.0)
-    assert run_of_headers([]) is None
-    assert run_of_headers({**GOOD, "tutelage.run_id": b"{"}) is None
-    assert run_of_headers({**GOOD, "tutelage.created": b"true"}) is None
+    assert run_from_headers(GOOD) == ("run", 0.0)
+    assert run_from_headers([]) is None
+    assert run_from_headers({**GOOD, "tutelage.run_id": b"{"}) is None
+    assert run_from_headers({**GOOD, "tutelage.created": b"true"}) is None

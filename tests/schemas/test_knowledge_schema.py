@@ -11,9 +11,9 @@ from hypothesis import given
 from support.knowledge import descriptions
 
 from tutelage.schemas.errors import DescriptionChanged, SchemaError, UnsupportedSchema
-from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.knowledge_schema import description_from_schema, schema_from_description
 from tutelage.schemas.limits import DEFAULT_LIMITS
-from tutelage.schemas.record import Description, KeySpec, refuse_changes
+from tutelage.schemas.record import Description, KeySpec, check_compatible
 
 TWO = Description(
     (
@@ -25,25 +25,25 @@ TWO = Description(
 
 @given(descriptions())
 def test_every_description_comes_back(description: Description) -> None:
-    assert description_of(schema_of(description), "here") == description
+    assert description_from_schema(schema_from_description(description), "here") == description
 
 
 @given(descriptions())
 def test_every_schema_is_valid_avro_with_defaults(description: Description) -> None:
-    schema = json.loads(schema_of(description))
+    schema = json.loads(schema_from_description(description))
     fastavro.parse_schema(schema)
     assert all("default" in field for field in schema["fields"][6:])
 
 
 def test_a_schema_as_another_parser_spells_it_is_understood() -> None:
-    spelled: Any = fastavro.parse_schema(json.loads(schema_of(TWO)))
+    spelled: Any = fastavro.parse_schema(json.loads(schema_from_description(TWO)))
     spelled.pop("__fastavro_parsed__", None)
     spelled.pop("__named_schemas", None)
-    assert description_of(json.dumps(spelled), "here") == TWO
+    assert description_from_schema(json.dumps(spelled), "here") == TWO
 
 
 def changed(**fields: Any) -> str:
-    schema = json.loads(schema_of(TWO))
+    schema = json.loads(schema_from_description(TWO))
     schema["fields"][-1] |= fields
     return json.dumps(schema)
 
@@ -57,7 +57,7 @@ def changed(**fields: Any) -> str:
         '"long"',
         "[" * 100_000,
         '{"type": "record", "name": "Knowledge", "namespace": "tutelage", "fields": []}',
-        json.dumps({**json.loads(schema_of(TWO)), "name": "Other"}),
+        json.dumps({**json.loads(schema_from_description(TWO)), "name": "Other"}),
         changed(type="bytes"),
         changed(type={"type": "array", "items": "tutelage.Knowledge"}),
         changed(name="k_other"),
@@ -72,12 +72,12 @@ def changed(**fields: Any) -> str:
 )
 def test_any_other_schema_is_refused(schema: str) -> None:
     with pytest.raises(SchemaError):
-        description_of(schema, "here")
+        description_from_schema(schema, "here")
 
 
 def test_a_schema_beyond_the_limit_is_refused_unread() -> None:
     with pytest.raises(UnsupportedSchema, match="limit"):
-        description_of(" " * (DEFAULT_LIMITS.schema_bytes + 1), "here")
+        description_from_schema(" " * (DEFAULT_LIMITS.schema_bytes + 1), "here")
 
 
 def test_keys_may_come_and_go_but_not_change() -> None:
@@ -85,14 +85,14 @@ def test_keys_may_come_and_go_but_not_change() -> None:
         Description(TWO.specs[:1]),
         Description((*TWO.specs, KeySpec(key="new", dtype="bool", shape=()))),
     )
-    refuse_changes(TWO, fewer, "here")
-    refuse_changes(TWO, more, "here")
+    check_compatible(TWO, fewer, "here")
+    check_compatible(TWO, more, "here")
     for other in (
         KeySpec(key="2x-1", dtype="int32", shape=(1,)),
         KeySpec(key="2x-1", dtype="int64", shape=(2,)),
     ):
         with pytest.raises(DescriptionChanged, match=r"here.*2x-1.*int64\[1\]"):
-            refuse_changes(TWO, Description((other,)), "here")
+            check_compatible(TWO, Description((other,)), "here")
 
 
 def test_a_description_without_keys_or_with_one_twice_is_refused() -> None:

@@ -9,9 +9,9 @@ from support.streams import NUMBERS, stream_of
 
 from tutelage.schemas.errors import ConfigurationError, CorruptData
 from tutelage.schemas.framing import frame, unframe
-from tutelage.schemas.headers import stream_headers, stream_of_headers
+from tutelage.schemas.headers import stream_from_headers, stream_headers
 from tutelage.schemas.record import Stream
-from tutelage.schemas.topic import checked_topic
+from tutelage.schemas.topic import check_topic
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -24,7 +24,7 @@ def test_an_identity_comes_back_from_its_headers(
         run_id=name, teacher=name, revision="", inputs_fingerprint=inputs, passes=2, partitions=partitions, rows_per_record=rows,
         created=created, version="1",
     )  # fmt: skip
-    assert stream_of_headers(stream_headers(stream, NUMBERS), "here") == stream
+    assert stream_from_headers(stream_headers(stream, NUMBERS), "here") == stream
 
 
 def test_missing_broken_and_absurd_headers_are_refused() -> None:
@@ -37,15 +37,15 @@ def test_missing_broken_and_absurd_headers_are_refused() -> None:
         ("created", None),
     ]:
         with pytest.raises(CorruptData, match="here"):
-            stream_of_headers({**good, f"tutelage.{name}": value}, "here")
+            stream_from_headers({**good, f"tutelage.{name}": value}, "here")
     with pytest.raises(CorruptData, match="no Tutelage teacher"):
-        stream_of_headers([], "here")
+        stream_from_headers([], "here")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a b", "a/b", "ä", "x" * 201])
 def test_names_kafka_refuses_are_refused_before_it_sees_them(name: str) -> None:
     with pytest.raises(ConfigurationError, match="topic name"):
-        checked_topic(name)
+        check_topic(name)
 
 
 @given(st.integers(0, 2**32 - 1), st.binary())

@@ -17,7 +17,7 @@ from support.streams import NUMBERS, stream_of
 from tutelage import FileSink, FileSource, Student, Teacher
 from tutelage.consumers.checkpoint_file import load_checkpoint, save_checkpoint
 from tutelage.schemas.errors import ConfigurationError, CorruptData, TopicIdentityError
-from tutelage.schemas.headers import run_of_headers, stream_headers, stream_of_headers
+from tutelage.schemas.headers import run_from_headers, stream_from_headers, stream_headers
 from tutelage.schemas.limits import Limits
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import FoundRun, TopicRuns
@@ -35,7 +35,7 @@ def test_counts_in_headers_that_no_stream_has_are_refused_by_name(
     tmp_path: Path, name: str, count: int
 ) -> None:
     with pytest.raises(CorruptData, match=rf"here: header tutelage\.{name} is {count}"):
-        stream_of_headers({**GOOD, f"tutelage.{name}": str(count).encode()}, "here")
+        stream_from_headers({**GOOD, f"tutelage.{name}": str(count).encode()}, "here")
     path = claiming(tmp_path / "a.avro", NUMBERS, **{name: count})
     for command in ("inspect", "verify", "learn", "replay"):
         result = invoke(
@@ -49,8 +49,8 @@ def test_partitions_beyond_the_limit_are_refused_and_within_a_higher_one_read() 
     with pytest.raises(
         CorruptData, match=r"over the limit of 10000; .*Limits\(partitions=2000000\)"
     ):
-        stream_of_headers(many, "here")
-    assert stream_of_headers(many, "here", Limits(partitions=2_000_000)).partitions == 2_000_000
+        stream_from_headers(many, "here")
+    assert stream_from_headers(many, "here", Limits(partitions=2_000_000)).partitions == 2_000_000
 
 
 def test_a_run_with_more_partitions_than_its_topic_is_refused_before_any_of_them_is_asked_for() -> (
@@ -71,8 +71,8 @@ def test_a_run_begun_beyond_time_is_refused_and_never_the_newest(
 ) -> None:
     headers = {**GOOD, "tutelage.created": created.encode()}
     with pytest.raises(CorruptData, match=r"here: header tutelage\.created"):
-        stream_of_headers(headers, "here")
-    assert run_of_headers(headers) is None
+        stream_from_headers(headers, "here")
+    assert run_from_headers(headers) is None
     path = claiming(tmp_path / "a.avro", NUMBERS, created=float(created))
     assert invoke("inspect", str(path)).code == 5
 

@@ -20,7 +20,7 @@ from tutelage.schemas.conversation import Conversation
 from tutelage.schemas.errors import WaitTimeout
 from tutelage.schemas.framing import frame
 from tutelage.schemas.headers import stream_headers
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.tools.in_order import in_order
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.control_topics import KafkaControl
@@ -46,7 +46,7 @@ class Listed(Source):
         return StreamInfo(
             stream=stream,
             description=NUMBERS,
-            schema=schema_of(NUMBERS),
+            schema=schema_from_description(NUMBERS),
             partitions=stream.partitions,
         )
 
@@ -174,7 +174,9 @@ def memory_topic(stream_partitions: int, rows: int, *, run_id: str = "run") -> M
     for partition, bodies in enumerate(partitioned(stream, records_of(stream, rows))):
         for body in bodies:
             record = StoredRecord(
-                headers=stream_headers(stream, NUMBERS), schema=schema_of(NUMBERS), body=body
+                headers=stream_headers(stream, NUMBERS),
+                schema=schema_from_description(NUMBERS),
+                body=body,
             )
             topic.logs[partition].append(record)
     return topic

@@ -20,10 +20,10 @@ from support.hostile import BAD, assert_harmless
 from support.raw_server import http_answer, raw_server
 
 from tutelage.cli import metrics_server
-from tutelage.cli.monitoring import monitored
+from tutelage.cli.monitoring import serve_metrics
 from tutelage.schemas.errors import ConfigurationError, TransportError
 from tutelage.tools import scraping
-from tutelage.tools.scraping import Samples, metrics_place, scraped
+from tutelage.tools.scraping import Samples, parse_metrics_address, scrape
 from tutelage.tools.watch import Watcher
 from tutelage.transport.status import Activity
 
@@ -44,7 +44,7 @@ def metrics_port(doing: str = "working") -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with monitored(str(port), One, lambda: Activity(doing=doing, seconds=1)):
+    with serve_metrics(str(port), One, lambda: Activity(doing=doing, seconds=1)):
         yield port
 
 
@@ -168,7 +168,7 @@ def test_health_says_nothing_that_acts_on_a_terminal() -> None:
 )
 def test_only_http_is_asked_for_metrics(place: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        metrics_place(place)
+        parse_metrics_address(place)
     assert "hunter2" not in str(raised.value)
     assert_harmless(str(raised.value))
     result = invoke("watch", "t", "--json", "--metrics", place, "-b", "127.0.0.1:1")
@@ -185,8 +185,8 @@ def test_only_http_is_asked_for_metrics(place: str) -> None:
     ],
 )
 def test_places_are_understood(given: str, asked: str) -> None:
-    assert str(metrics_place(given)) == asked
-    assert metrics_place(given).path.endswith("/metrics")
+    assert str(parse_metrics_address(given)) == asked
+    assert parse_metrics_address(given).path.endswith("/metrics")
 
 
 def endless(connection: socket.socket) -> None:
@@ -239,7 +239,7 @@ def test_a_port_that_answers_anything_is_an_error(
     if "larger" not in words:
         monkeypatch.setattr(scraping, "_DEADLINE_S", 0.5)
     with raw_server(answer) as port, pytest.raises(TransportError, match=words) as raised:
-        scraped(metrics_place(f"127.0.0.1:{port}"))
+        scrape(parse_metrics_address(f"127.0.0.1:{port}"))
     assert_harmless(str(raised.value))
     until(lambda: not any(isinstance(one, threading.Timer) for one in threading.enumerate()))
 
@@ -250,7 +250,7 @@ def test_a_redirect_to_a_file_is_not_followed(tmp_path: Path) -> None:
         raw_server(http_answer(b"", "301 Moved", f"Location: file://{tmp_path}/metrics")) as port,
         pytest.raises(TransportError, match="not followed"),
     ):
-        scraped(metrics_place(f"127.0.0.1:{port}"))
+        scrape(parse_metrics_address(f"127.0.0.1:{port}"))
 
 
 def test_tls_that_trickles_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +260,7 @@ def test_tls_that_trickles_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
         raw_server(trickling(b"\x16\x03\x03\x40\x00")) as port,
         pytest.raises(TransportError, match="not answered within"),
     ):
-        scraped(metrics_place(f"https://127.0.0.1:{port}"))
+        scrape(parse_metrics_address(f"https://127.0.0.1:{port}"))
 
 
 def test_numbers_that_are_none_are_passed_over() -> None:
@@ -269,7 +269,7 @@ def test_numbers_that_are_none_are_passed_over() -> None:
         for value in ("5", "NaN", "+Inf", "1e999", "-Inf", "1.7e308", "-1", "2")
     )
     with raw_server(http_answer(page.encode())) as port:
-        found = scraped(metrics_place(f"127.0.0.1:{port}"))
+        found = scrape(parse_metrics_address(f"127.0.0.1:{port}"))
     assert found == {ROWS: 7.0}
 
 
@@ -277,7 +277,7 @@ def test_what_is_not_shown_is_not_parsed() -> None:
     with raw_server(
         http_answer(PAGE + b"other{" * 10 + b"\n" + b"process_x{" + b"y" * 100_000)
     ) as port:
-        assert scraped(metrics_place(f"127.0.0.1:{port}")) == {ROWS: 5.0}
+        assert scrape(parse_metrics_address(f"127.0.0.1:{port}")) == {ROWS: 5.0}
 
 
 def samples_of(value: float) -> Samples:
@@ -291,7 +291,8 @@ def samples_of(value: float) -> Samples:
 def test_no_number_is_too_odd_to_be_shown(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [samples_of(0.0), samples_of(value)]
     monkeypatch.setattr(
-        "tutelage.tools.watch.scraped", lambda place: turns.pop(0) if turns else samples_of(value)
+        "tutelage.tools.student_metrics.scrape",
+        lambda place: turns.pop(0) if turns else samples_of(value),
     )
     monkeypatch.setattr(
         Watcher, "_topic", lambda self, name, trouble: (_ for _ in ()).throw(TransportError("away"))

@@ -132,4 +132,4 @@ def test_watch_shows_the_partitions_that_a_topic_has(
     assert [part["end"] for part in view["topics"][0]["partitions"]] == [3]
     bad = [verdict["said"] for verdict in view["verdicts"] if verdict["how"] == "bad"]
     assert len(bad) == 1 and topic in bad[0] and f"{claimed}" in bad[0].replace(",", "")
-    assert not any("is not there yet" in verdict["said"] for verdict in view["verdicts"])
+    assert not any("does not exist yet" in verdict["said"] for verdict in view["verdicts"])

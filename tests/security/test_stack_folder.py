@@ -15,8 +15,8 @@ import pytest
 from support.commands import invoke
 from support.kept_stacks import WRITTEN, keep_stack, kept_state
 
-from tutelage.deploy.local import Stack, StackError, launches
-from tutelage.deploy.local.launches import BrokerPlace
+from tutelage.deploy.local import Stack, StackError, command_lines
+from tutelage.deploy.local.command_lines import BrokerPorts
 
 USES: dict[str, Callable[[Stack], object]] = {
     "up": lambda stack: stack.up(),
@@ -36,7 +36,7 @@ def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     def never() -> str:
         raise AssertionError("a process was about to be started")
 
-    monkeypatch.setattr("tutelage.deploy.local.stack.find_java", never)
+    monkeypatch.setattr("tutelage.deploy.local.launcher.find_java", never)
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_settings_and_commands_are_built_anew_and_not_taken_from_the_folder(
     java.write_text(f'#!/bin/sh\necho "$@" >> {ran}\nexit 1\n', encoding="utf-8")
     java.chmod(0o700)
     for name, found in {"find_java": str(java), "kafka_jars": home, "registry_home": home}.items():
-        monkeypatch.setattr(f"tutelage.deploy.local.stack.{name}", lambda found=found: found)
+        monkeypatch.setattr(f"tutelage.deploy.local.launcher.{name}", lambda found=found: found)
     monkeypatch.setattr("tutelage.deploy.local.stack.is_free", lambda port, within_s: True)
     (folder / "kafka-1.properties").write_text("log.dirs=/\n", encoding="utf-8")
     # A link in place of a file that is written would have another file written.
@@ -396,8 +396,8 @@ def test_settings_and_commands_are_built_anew_and_not_taken_from_the_folder(
     stack.restart("kafka-1")
     stack.restart("registry")
     stack.stop()
-    place = BrokerPlace(port=1, controller=1, advertised=1)
-    assert (folder / "kafka-1.properties").read_text() == launches.broker_properties(
+    place = BrokerPorts(port=1, controller=1, advertised=1)
+    assert (folder / "kafka-1.properties").read_text() == command_lines.broker_properties(
         0, [place], folder / "kafka-1"
     )
     said = ran.read_text().splitlines()

@@ -201,7 +201,7 @@ def test_a_changed_jar_or_one_that_nobody_knows_is_refused_and_nothing_of_it_is_
 def test_the_stacks_own_jars_are_held_against_the_list(maven: Maven, fetch: object) -> None:
     assert callable(fetch)
     for name in ("kafka-clients-4.3.1.jar", "apicurio-registry-app-3.3.3-all.tar.gz"):
-        assert re.fullmatch(r"[0-9a-f]{64}", checksums.listed()[name])
+        assert re.fullmatch(r"[0-9a-f]{64}", checksums.read_checksums()[name])
     inner = maven.brings.parent / "quarkus-run.jar"
     inner.write_bytes(b"changed")
     with tarfile.open(maven.brings / "apicurio-registry-app-3.3.3-all.tar.gz", "w:gz") as archive:
@@ -234,7 +234,7 @@ def test_programs_are_not_run_from_a_folder_that_others_could_fill(
 
 
 def test_the_list_holds_the_versions_that_are_fetched(maven: Maven) -> None:
-    names = set(checksums.listed())
+    names = set(checksums.read_checksums())
     assert {
         f"kafka_2.13-{programs.KAFKA_VERSION}.jar",
         f"apicurio-registry-app-{programs.REGISTRY_VERSION}-all.tar.gz",
@@ -278,7 +278,7 @@ def test_images_are_pinned_by_what_their_registry_says_and_one_that_moved_is_nam
         return given if at else f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
 
     moved = pin_images.check(tmp_path, digest)
-    assert len(moved) == 7 and all("is another image than sha256:" in line for line in moved)
+    assert len(moved) == 7 and all("is no longer the image sha256:" in line for line in moved)
     pin_images.pin(tmp_path, digest)
     assert pin_images.check(tmp_path, digest) == []
     after = (tmp_path / "docker-compose.yml").read_text()

@@ -26,7 +26,7 @@ from tutelage.cli.printing import LogFormat, draw, line, say, say_traceback
 from tutelage.cli.strict_json import as_json
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
 from tutelage.schemas.errors import RegistryUnavailable, TutelageError
-from tutelage.tools.watch import PartitionView, StudentView, TopicView, View
+from tutelage.tools.watch_view import PartitionView, StudentView, TopicView, View
 from tutelage.transport.http_registry import HttpRegistry
 
 TUTELAGE = [sys.executable, "-c", "from tutelage.cli.main import run; run()"]

@@ -158,7 +158,7 @@ BUGS: dict[str, tuple[Plant, st.SearchStrategy[Schedule], Callable[[Schedule], N
     "order does not count a duplicate": (_wrapped(Order, "push", _drop_silently), healthy, check_whole),
     "order takes one end for all": (_wrapped(Order, "_take_end", _forget_ends), healthy, check_whole),
     "order takes the wrong partition": (
-        _wrapped(order, "partition_of", lambda _, sequence, partitions: (sequence + sequence // 8) % partitions),
+        _wrapped(order, "partition_for", lambda _, sequence, partitions: (sequence + sequence // 8) % partitions),
         healthy,
         check_whole,
     ),

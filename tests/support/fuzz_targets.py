@@ -25,16 +25,18 @@ from tutelage.consumers.checkpoint_file import load_checkpoint
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.order import Order, PassEnd
-from tutelage.schemas.codec import Codec, as_bytes
-from tutelage.schemas.container_reader import ContainerReader, StoredBlock
+from tutelage.schemas.codec import Codec
+from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.control import decode_control, encode_control
 from tutelage.schemas.conversation import Conversation
 from tutelage.schemas.errors import TutelageError
-from tutelage.schemas.field_names import field_name, key_of_field
+from tutelage.schemas.field_names import field_name, key_from_field_name
 from tutelage.schemas.framing import frame, unframe
-from tutelage.schemas.headers import stream_headers, stream_of_headers
-from tutelage.schemas.knowledge_schema import description_of, schema_of
+from tutelage.schemas.headers import stream_from_headers, stream_headers
+from tutelage.schemas.knowledge_schema import description_from_schema, schema_from_description
 from tutelage.schemas.record import Description, Record, RecordHead, Stream
+from tutelage.schemas.stored_block import StoredBlock
+from tutelage.schemas.tensor_layout import as_bytes
 
 SLOW_S = 20.0
 
@@ -168,8 +170,8 @@ def _refuse_unlike_json(value: Any) -> None:
 
 
 def _schema(data: bytes, folder: Path) -> None:
-    description = description_of(data.decode("utf-8", "replace"), "fuzz")
-    assert description_of(schema_of(description), "fuzz") == description
+    description = description_from_schema(data.decode("utf-8", "replace"), "fuzz")
+    assert description_from_schema(schema_from_description(description), "fuzz") == description
     Codec(description).dense_layout(1)
 
 
@@ -177,11 +179,11 @@ def _headers(data: bytes, folder: Path) -> None:
     headers = [
         (name, value) for name, _, value in (line.partition(b"=") for line in data.split(b"\n"))
     ]
-    stream = stream_of_headers(
+    stream = stream_from_headers(
         [(name.decode("utf-8", "replace"), value) for name, value in headers], "fuzz"
     )
     # As text: a number that is none is not equal to itself.
-    assert repr(stream_of_headers(stream_headers(stream, DENSE), "fuzz")) == repr(stream)
+    assert repr(stream_from_headers(stream_headers(stream, DENSE), "fuzz")) == repr(stream)
 
 
 def _checkpoint(data: bytes, folder: Path) -> None:
@@ -206,7 +208,7 @@ def _state(data: bytes, folder: Path) -> None:
 
 def _name(data: bytes, folder: Path) -> None:
     name = data.decode("utf-8", "replace")
-    assert field_name(key_of_field(name)) == name
+    assert field_name(key_from_field_name(name)) == name
 
 
 def _targets() -> Iterator[Target]:
@@ -217,7 +219,7 @@ def _targets() -> Iterator[Target]:
     for codec, description in (("null", DENSE), ("deflate", MIXED), ("zstandard", DENSE)):
         yield file_target(f"file-{codec}", container(description, codec))
         yield file_target(f"golden-{codec}", (GOLDEN / f"{codec}.avro").read_bytes())
-    golden = description_of((GOLDEN / "schema.json").read_text(encoding="utf-8"), "golden")
+    golden = description_from_schema((GOLDEN / "schema.json").read_text(encoding="utf-8"), "golden")
     yield message_target(
         "golden-message",
         golden,
@@ -237,7 +239,7 @@ def _targets() -> Iterator[Target]:
     )
     yield Target(
         name="schema",
-        seeds=[schema_of(one).encode() for one in (DENSE, MIXED, golden)],
+        seeds=[schema_from_description(one).encode() for one in (DENSE, MIXED, golden)],
         check=_schema,
     )
     headers = b"\n".join(

@@ -12,7 +12,7 @@ from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_format import Header, compress, header_bytes
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.container_writer import ContainerWriter
-from tutelage.schemas.headers import identity_checksum, stream_headers
+from tutelage.schemas.headers import header_checksum, stream_headers
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.varint import encode_long
 
@@ -72,7 +72,7 @@ def claiming(path: Path, description: Description, **claims: object) -> Path:
     metadata = {
         **header.metadata,
         **fields,
-        "tutelage.checksum": identity_checksum(stream, description),
+        "tutelage.checksum": header_checksum(stream, description),
     }
     path.write_bytes(header_bytes(Header(metadata=metadata, sync=header.sync, nbytes=0)))
     return path

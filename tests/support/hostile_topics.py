@@ -14,7 +14,7 @@ from support.streams import stream_of
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.framing import frame
 from tutelage.schemas.headers import stream_headers
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.schemas.record import Description, KeySpec, RecordHead
 from tutelage.schemas.topic import value_subject
 from tutelage.transport.connection import KafkaConnection
@@ -44,7 +44,9 @@ class Writer:
         self._stream = replace(stream, created=round(time.time() - 60, 3))
         registry = HttpRegistry(kafka["registry"])
         registry.prepare(value_subject(topic))
-        self._frame = frame(registry.register(value_subject(topic), schema_of(description)))
+        self._frame = frame(
+            registry.register(value_subject(topic), schema_from_description(description))
+        )
         registry.close()
         self._codec = Codec(description)
         self._producer = Producer(

@@ -30,9 +30,9 @@ def descriptions(draw: st.DrawFn, max_keys: int = 4) -> Description:
 
 def values_of(spec: KeySpec, count: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
     """Random bytes as `count` elements of a key's inner shape; any bit pattern, NaNs included, but bools that are bools."""
-    length = count * math.prod(spec.inner) * spec.storage.itemsize
+    length = count * math.prod(spec.inner) * spec.wire_dtype.itemsize
     raw = random.integers(0, 2 if spec.wire == "bool" else 256, length, np.uint8)
-    return raw.view(spec.storage.storage).reshape(count, *spec.inner)
+    return raw.view(spec.wire_dtype.numpy_dtype).reshape(count, *spec.inner)
 
 
 def column_of(spec: KeySpec, rows: int, random: np.random.Generator) -> Column:

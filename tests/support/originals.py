@@ -39,12 +39,12 @@ def columns_of(description: Description, rows: int, first: int) -> dict[str, lis
             values = (
                 np.arange(count * math.prod(spec.inner)).reshape(count, *spec.inner) + 17 * first
             )
-            columns[spec.key] = [Ragged(values.astype(spec.storage.storage), lengths)]
+            columns[spec.key] = [Ragged(values.astype(spec.wire_dtype.numpy_dtype), lengths)]
         else:
             size = rows * math.prod(spec.shape)
             columns[spec.key] = [
                 (np.arange(size) + 31 * first)
-                .astype(spec.storage.storage)
+                .astype(spec.wire_dtype.numpy_dtype)
                 .reshape(rows, *spec.shape)
             ]
     return columns

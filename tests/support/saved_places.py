@@ -16,7 +16,7 @@ from tutelage.consumers.checkpoint_file import save_checkpoint
 from tutelage.consumers.position import Position
 from tutelage.consumers.resume_state import ResumeState, from_state_dict, to_state_dict
 from tutelage.consumers.sources.base import StreamInfo
-from tutelage.schemas.knowledge_schema import schema_of
+from tutelage.schemas.knowledge_schema import schema_from_description
 
 
 class ImplausiblePlace(AssertionError):
@@ -28,7 +28,10 @@ def opened_of(partitions: int) -> tuple[MemorySource, StreamInfo]:
     source = MemorySource(MemoryTopic(name="topic", partitions=partitions))
     stream = stream_of(partitions=partitions, rows_per_record=3)
     return source, StreamInfo(
-        stream=stream, description=DENSE, schema=schema_of(DENSE), partitions=partitions
+        stream=stream,
+        description=DENSE,
+        schema=schema_from_description(DENSE),
+        partitions=partitions,
     )
 
 

@@ -232,7 +232,7 @@ def test_settings_of_a_topic_may_be_numbers() -> None:
         "unclean.leader.election.enable": False,
         "cleanup.policy": "delete",
     }
-    assert KafkaSink("t", topic_settings=settings)._topic_settings == {
+    assert KafkaSink("t", topic_settings=settings)._settings.topic.settings == {
         "retention.ms": "1000",
         "unclean.leader.election.enable": "false",
         "cleanup.policy": "delete",

@@ -362,7 +362,7 @@ def test_the_mean_of_large_integers_does_not_wrap_and_their_sum_is_refused() -> 
 def test_every_dtype_can_be_padded_and_stacked(dtype: str) -> None:
     if not hasattr(torch, dtype):
         pytest.skip(f"this torch has no {dtype}")
-    storage = KeySpec(key="r", dtype=dtype, shape=()).storage.storage
+    storage = KeySpec(key="r", dtype=dtype, shape=()).wire_dtype.numpy_dtype
     values = np.arange(3 * storage.itemsize, dtype=np.uint8).view(storage)
     ragged = Description((KeySpec(key="r", dtype=dtype, shape=(-1,)),))
     padded = merged(

@@ -17,10 +17,10 @@ from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.consumers.stages.rebatch import Rebatch
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.container_reader import StoredRecord
 from tutelage.schemas.container_writer import ContainerWriter
 from tutelage.schemas.errors import CorruptData
 from tutelage.schemas.record import Stream
+from tutelage.schemas.stored_block import StoredRecord
 
 ROW_BYTES = 8
 

@@ -15,13 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from tutelage.producers.stages.inputs import (
-    Inputs,
-    ReadAhead,
-    from_sample_lists,
-    from_samples,
-    rows_in,
-)
+from tutelage.producers.stages.inputs import Inputs
+from tutelage.producers.stages.read_ahead import ReadAhead
+from tutelage.producers.stages.row_counts import rows_in
+from tutelage.producers.stages.samples import from_sample_lists, from_samples
 from tutelage.schemas.errors import ConfigurationError
 
 

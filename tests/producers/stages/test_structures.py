@@ -14,8 +14,8 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from tutelage.producers.stages.devices import moved
-from tutelage.producers.stages.inputs import rows_in
 from tutelage.producers.stages.ownership import owned
+from tutelage.producers.stages.row_counts import rows_in
 
 META = torch.device("meta")
 Pair = namedtuple("Pair", "x y")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.producers.stages.transfer import WireOptions, start_transfer
+from tutelage.producers.stages.transfer import start_transfer
+from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Column, Description, Ragged
 

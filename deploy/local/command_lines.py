@@ -1,6 +1,6 @@
-"""What each process of the stack is started with: its command, its environment and, for a broker, its file of settings.
+"""The command, the environment and the settings of each process of the stack.
 
-All of it is built from ports and places; `is_launched_as` tells by a process's command line whether it was started so.
+All of it is built from ports and paths. `is_launched_as` recognizes a process by its command line.
 """
 
 from __future__ import annotations
@@ -14,58 +14,67 @@ REGISTRY = "registry"
 _BROKER_CLASS = "kafka.Kafka"
 _REGISTRY_JAR = "quarkus-run.jar"
 
-#: The registry keeps its schemas in its folder, in H2's own file. (In Kafka, as compose has it, it takes three times as long to start.)
+#: The registry keeps its schemas in a file of the database H2. With its schemas in Kafka, as in the
+#: compose file, it takes three times as long to start.
 REGISTRY_STORAGE = {
-    # Relative to the folder the registry runs in, so that no character of a path can change what the address means.
-    # By default H2 writes half a second later: of a registry that was killed, 12 of 20 ids were given to other schemas.
+    # The path is relative to the registry's working directory, so that no character of the folder's
+    # path can change the meaning of this URL. By default H2 writes half a second later: after a
+    # kill, 12 of 20 ids were given to other schemas.
     "APICURIO_DATASOURCE_URL": "jdbc:h2:file:./registry/schemas;WRITE_DELAY=0",
-    # Ids go on behind the highest one that is stored. If deleted schemas were cleaned up, a restart could give their ids again.
+    # A new id follows the highest stored one. If deleted schemas were cleaned up, their ids could
+    # be given again after a restart.
     "APICURIO_STORAGE_ORPHAN_CLEANUP_EVERY": "off",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BrokerPlace:
-    """Where a broker listens, and the port that it tells clients."""
+class BrokerPorts:
+    """The ports of a broker; `advertised` is the one that it tells clients."""
 
     port: int
     controller: int
     advertised: int
-    # Where brokers talk to each other if something stands between them and the clients.
+    # The port for the other brokers, if there are proxies between the brokers and the clients.
     internal: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RegistryPlace:
-    """Where the registry listens: for clients, and for its own health and metrics."""
+class RegistryPorts:
+    """The ports of the registry: for clients, and for its health and metrics."""
 
     port: int
     management: int
 
 
 def broker_name(index: int) -> str:
-    """The name of a broker's process, of its data folder and of its files."""
+    """The name of a broker's process, data folder and files."""
     return f"kafka-{index + 1}"
 
 
-def broker_properties(index: int, places: Sequence[BrokerPlace], data: Path) -> str:
-    """The settings of one broker of a cluster, as a properties file."""
-    place = places[index]
-    listeners = f"PLAINTEXT://{HOST}:{place.port},CONTROLLER://{HOST}:{place.controller}"
-    advertised = f"PLAINTEXT://{HOST}:{place.advertised}"
+def broker_properties(index: int, ports: Sequence[BrokerPorts], data: Path) -> str:
+    """The text of a broker's properties file.
+
+    Args:
+        index: Which of the brokers, from 0.
+        ports: The ports of all brokers.
+        data: The broker's data folder.
+    """
+    own = ports[index]
+    listeners = f"PLAINTEXT://{HOST}:{own.port},CONTROLLER://{HOST}:{own.controller}"
+    advertised = f"PLAINTEXT://{HOST}:{own.advertised}"
     protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
     between: dict[str, object] = {}
-    if place.internal is not None:
-        listeners += f",INTERNAL://{HOST}:{place.internal}"
-        advertised += f",INTERNAL://{HOST}:{place.internal}"
+    if own.internal is not None:
+        listeners += f",INTERNAL://{HOST}:{own.internal}"
+        advertised += f",INTERNAL://{HOST}:{own.internal}"
         protocols += ",INTERNAL:PLAINTEXT"
         between = {"inter.broker.listener.name": "INTERNAL"}
-    replicas = len(places)
+    replicas = len(ports)
     settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": index + 1,
         "controller.quorum.voters": ",".join(
-            f"{n + 1}@{HOST}:{each.controller}" for n, each in enumerate(places)
+            f"{n + 1}@{HOST}:{each.controller}" for n, each in enumerate(ports)
         ),
         "listeners": listeners,
         "advertised.listeners": advertised,
@@ -83,13 +92,13 @@ def broker_properties(index: int, places: Sequence[BrokerPlace], data: Path) -> 
         "auto.create.topics.enable": "false",
     }
     if replicas > 1:
-        # A killed broker is noticed within seconds, as a test or a person expects.
+        # A killed broker is detected within seconds.
         settings |= {"broker.session.timeout.ms": 3000, "replica.lag.time.max.ms": 5000}
     return "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
 def kafka_command(java: str, jars: Path, logging: Path, *, brokers: int) -> list[str]:
-    """What every program of Kafka's begins with; a main class and its arguments follow."""
+    """The beginning of a Kafka program's command. A main class and its arguments follow."""
     heap = "-Xmx512m" if brokers == 1 else "-Xmx384m"
     return [
         java,
@@ -102,7 +111,7 @@ def kafka_command(java: str, jars: Path, logging: Path, *, brokers: int) -> list
 
 
 def broker_command(kafka: Sequence[str], settings: Path) -> list[str]:
-    """A broker's command; `kafka` is what every program of Kafka's begins with."""
+    """A broker's command; `kafka` is the beginning that `kafka_command` makes."""
     return [*kafka, _BROKER_CLASS, str(settings)]
 
 
@@ -112,21 +121,21 @@ def registry_command(java: str, home: Path) -> list[str]:
 
 
 def is_launched_as(name: str, command: Sequence[str]) -> bool:
-    """Whether a command line is that of the stack's process of this name, of whatever version and in whatever folder."""
+    """Whether a command line starts the process of this name, in any version and any folder."""
     if len(command) < 3:
         return False
-    what, last = command[-2], Path(command[-1]).name
-    return (what, last) == (
+    program, file = command[-2], Path(command[-1]).name
+    return (program, file) == (
         ("-jar", _REGISTRY_JAR) if name == REGISTRY else (_BROKER_CLASS, f"{name}.properties")
     )
 
 
-def registry_environment(place: RegistryPlace) -> Mapping[str, str]:
-    """The registry's settings: its two ports, and where it keeps its schemas."""
+def registry_environment(ports: RegistryPorts) -> Mapping[str, str]:
+    """The registry's settings, as environment variables: its two ports and its storage."""
     return {
         "QUARKUS_HTTP_HOST": HOST,
-        "QUARKUS_HTTP_PORT": str(place.port),
+        "QUARKUS_HTTP_PORT": str(ports.port),
         "QUARKUS_MANAGEMENT_HOST": HOST,
-        "QUARKUS_MANAGEMENT_PORT": str(place.management),
+        "QUARKUS_MANAGEMENT_PORT": str(ports.management),
         **REGISTRY_STORAGE,
     }

@@ -1,4 +1,4 @@
-"""The user's modules -> one replica a device, and back as they were."""
+"""The user's model -> one replica per device; afterwards the user's modules are as they were."""
 
 from __future__ import annotations
 
@@ -13,39 +13,59 @@ from tutelage.schemas.errors import ConfigurationError
 
 
 class Loan:
-    """A module that is lent to one device: in eval mode and on that device until it is given back.
+    """Puts a user's module in eval mode and on a device, until it is given back.
 
-    Guarantee: `give_back` sets each submodule's mode, and the device of the module, to what they were.
+    Guarantee: `give_back` restores the mode of each submodule and the device of the module.
+
+    Args:
+        module: The module.
+        device: The device to move it to; None leaves it where it is.
     """
 
     def __init__(self, module: torch.nn.Module, device: torch.device | None) -> None:
         self._module = module
         self._modes = [(part, part.training) for part in module.modules()]
-        self._home = {tensor.device for tensor in _tensors(module)}
+        self._original_devices = {tensor.device for tensor in _tensors(module)}
         self._moved = False
         try:
             module.eval()
-            if device is not None and any(home != _exact(device) for home in self._home):
+            if device is not None and any(
+                original != _with_index(device) for original in self._original_devices
+            ):
                 self._moved = True
                 module.to(device)
         except BaseException:
-            # Such as a device that is full: some of it has moved.
+            # If the device's memory is full, part of the module has moved already.
             self.give_back()
             raise
 
     def give_back(self) -> None:
-        """Undo what was changed; once."""
+        """Restore the module. Further calls do nothing."""
         modes, self._modes = self._modes, []
         for part, training in modes:
-            # Not by `train`, which some modules override.
+            # Not through `train`, which some modules override.
             part.training = training
-        if self._moved and len(self._home) == 1:
-            self._module.to(next(iter(self._home)))
+        if self._moved and len(self._original_devices) == 1:
+            self._module.to(next(iter(self._original_devices)))
         self._moved = False
 
 
 def replicas(model: Any, devices: Sequence[torch.device | None]) -> tuple[list[Any], list[Loan]]:
-    """A model for each device: the user's own for the first, copies for the others; and what is lent. ConfigurationError if it cannot be."""
+    """Make one replica of the model per device.
+
+    The user's own module serves the first device, copies serve the others. Callables that are not
+    modules are used as they are.
+
+    Args:
+        model: A module or another callable; or a list with one per device.
+        devices: The devices; None for one leaves its model where it is.
+
+    Returns:
+        The replicas, and the user's modules that must be given back.
+
+    Raises:
+        ConfigurationError: The numbers of models and devices differ, or the model cannot be copied.
+    """
     models = list(model) if isinstance(model, Sequence) else [model] * len(devices)
     if len(models) != len(devices):
         raise ConfigurationError(
@@ -61,7 +81,7 @@ def replicas(model: Any, devices: Sequence[torch.device | None]) -> tuple[list[A
                 lent.append(Loan(one, device))
                 placed.append(one)
             else:
-                placed.append(_copied(one, device).to(device).eval())
+                placed.append(_copy_module(one, device).to(device).eval())
     except BaseException:
         give_back(lent)
         raise
@@ -69,26 +89,26 @@ def replicas(model: Any, devices: Sequence[torch.device | None]) -> tuple[list[A
 
 
 def give_back(lent: Sequence[Loan]) -> None:
-    """Give back in reverse, since a module may have been lent twice."""
+    """Restore the modules, in reverse order, since a module may have been lent twice."""
     for loan in reversed(lent):
         loan.give_back()
 
 
-def _copied(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def _copy_module(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     if any(
         isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
         for tensor in _tensors(module)
     ):
         raise ConfigurationError(
-            f"the model has lazy parameters without values yet, and a copy for {device} would get others; call it with one batch first, or give "
-            "one module per device"
+            f"the model has lazy parameters without values yet, and a copy for {device} would get "
+            "different ones; call it with one batch first, or give one module per device"
         )
     try:
         return copy.deepcopy(module)
     except Exception as error:
         raise ConfigurationError(
-            f"the model cannot be copied for {device} ({type(error).__name__}: {error}); give one module per device: "
-            "serve([first, second], inputs, devices=[...])"
+            f"the model cannot be copied for {device} ({type(error).__name__}: {error}); give one "
+            "module per device: serve([first, second], inputs, devices=[...])"
         ) from error
 
 
@@ -96,8 +116,8 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _exact(device: torch.device) -> torch.device:
-    """The device with its number: `cuda` is the current one."""
+def _with_index(device: torch.device) -> torch.device:
+    """The device with its index: `cuda` means the current CUDA device."""
     return (
         torch.device("cuda", torch.cuda.current_device())
         if device == torch.device("cuda")

@@ -1,7 +1,8 @@
-"""What holds in the thread that calls `serve` -> the same in the threads that read the inputs and call the model.
+"""The context of the thread that calls `serve` -> the threads that read inputs and call the model.
 
-Torch keeps autocast, the default device and the grad mode for each thread, and Python its context variables. Modes that intercept torch
-calls (`TorchDispatchMode`, `TorchFunctionMode`) and CUDA streams are not carried over.
+Autocast, the default device and the grad mode are per thread in torch, and so are Python's context
+variables. Modes that intercept torch calls (`TorchDispatchMode`, `TorchFunctionMode`) and CUDA
+streams are not transferred.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-_THREADS_MATTER = re.compile(
+_ABOUT_THREADS = re.compile(
     r"\b(same|another|different|other|wrong) thread\b|created in a thread", re.IGNORECASE
 )
 _AUTOCAST_TYPES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "npu")
@@ -22,7 +23,7 @@ _AUTOCAST_TYPES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "npu")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """A thread's context variables and torch's settings; frozen, so that any number of threads may take them over."""
+    """A thread's context variables and torch settings. Immutable, so any thread may use it."""
 
     context: contextvars.Context
     autocast: tuple[tuple[str, torch.dtype], ...]
@@ -34,7 +35,7 @@ class Surroundings:
 
     @classmethod
     def here(cls) -> Surroundings:
-        """Those of the calling thread."""
+        """Return the context of the calling thread."""
         return cls(
             context=contextvars.copy_context(),
             autocast=tuple(
@@ -50,7 +51,10 @@ class Surroundings:
         )
 
     def run(self, function: Callable[[], None]) -> None:
-        """Call a function within them, in the thread that asks. Each call has its own copy of the context variables."""
+        """Call a function in the current thread, within this context.
+
+        Each call has its own copy of the context variables.
+        """
         self.context.copy().run(self._run, function)
 
     def _run(self, function: Callable[[], None]) -> None:
@@ -70,7 +74,7 @@ class Surroundings:
 
 
 def has_cuda() -> bool:
-    """Whether CUDA is in use in this process already; asking does not begin to use it."""
+    """Whether CUDA is initialized in this process. Does not initialize it."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's own gap
 
 
@@ -78,10 +82,10 @@ def _autocasts(kind: str) -> bool:
     try:
         return torch.is_autocast_enabled(kind)
     except RuntimeError:
-        # This build of torch does not know the device type.
+        # This build of torch lacks the device type.
         return False
 
 
 def is_about_threads(error: Exception) -> bool:
-    """Whether an error says that an object was used in another thread than it was made in, as SQLite's connections do."""
-    return _THREADS_MATTER.search(str(error)) is not None
+    """Whether an error says that an object is bound to another thread, as SQLite's errors do."""
+    return _ABOUT_THREADS.search(str(error)) is not None

@@ -14,7 +14,8 @@ from support.teaching import student_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tutelage import MemorySink, MemoryTopic, Teacher
-from tutelage.producers.stages.transfer import WireOptions, start_transfer, start_transfers
+from tutelage.producers.stages.transfer import start_transfer, start_transfers
+from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Ragged
 
@@ -311,9 +312,9 @@ def test_a_models_output_with_more_than_tensors_says_how_to_pick_keys() -> None:
 
 def test_keys_are_texts() -> None:
     for key in (1, None, ("a",)):
-        with pytest.raises(SchemaError, match="no text"):
+        with pytest.raises(SchemaError, match="not text"):
             start_transfer({key: torch.zeros(1)}, PLAIN)
-        with pytest.raises((SchemaError, DescriptionChanged), match="no text"):
+        with pytest.raises((SchemaError, DescriptionChanged), match="not text"):
             start_transfer(
                 {key: torch.zeros(1)},
                 PLAIN,

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.producers.stages.joining import joined
-from tutelage.producers.stages.transfer import WireOptions, start_transfer, start_transfers
+from tutelage.producers.stages.join import join_batches
+from tutelage.producers.stages.transfer import start_transfer, start_transfers
+from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import TutelageError
 from tutelage.schemas.record import Description
 
@@ -70,7 +71,7 @@ def test_half_precision_is_encoded_after_joining() -> None:
 )
 def test_a_batch_unlike_the_others_is_named_as_it_would_be_alone(other: Any) -> None:
     promised = described()
-    assert joined([batch(2), other], promised) is None
+    assert join_batches([batch(2), other], promised) is None
     with pytest.raises(TutelageError) as alone:
         start_transfer(other, OPTIONS, promised)
     with pytest.raises(TutelageError) as together:

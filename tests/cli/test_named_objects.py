@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CODE = "import sys; from tutelage.cli.targets import target_of; print(target_of(sys.argv[1], 'teacher'))"
+CODE = "import sys; from tutelage.cli.named_objects import load_object; print(load_object(sys.argv[1], 'teacher'))"
 
 
 def looked_up(text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

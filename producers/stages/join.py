@@ -1,6 +1,7 @@
-"""Knowledge of many small batches -> of one large one, so that what each batch costs is little more than the model's call.
+"""The knowledge of several small batches -> that of one large batch.
 
-Gives up (None) on anything out of the ordinary: batch by batch, `transfer.py` says what that is.
+Each small batch then costs little more than the call of the model. Anything unusual gives None:
+`transfer.py` then takes the batches one by one and reports what is wrong.
 """
 
 from __future__ import annotations
@@ -13,15 +14,23 @@ import torch
 
 from tutelage.schemas.record import Description
 
-# Larger batches are worth their own way: joining would copy them.
-_SMALL_BYTES = 128 << 10
+#: Larger batches are not joined, because joining copies them.
+SMALL_BATCH_BYTES = 128 << 10
 
 
-def joined(group: Sequence[Any], promised: Description) -> tuple[dict[str, Any], list[int]] | None:
-    """Key -> the batches' rows one behind the other, on their device, and the rows of each batch.
+def join_batches(
+    group: Sequence[Any], promised: Description
+) -> tuple[dict[str, Any], list[int]] | None:
+    """Concatenate the rows of several batches, on their device.
 
-    None unless every batch is a dict of just the promised keys, each a plain tensor or array of one dtype with as many rows as the
-    batch's others, and small.
+    Args:
+        group: What the model returned for each batch.
+        promised: The description that every batch must match.
+
+    Returns:
+        Key -> the rows of all batches `[rows, ...]`, and the number of rows of each batch. None
+        unless the first batch is small, and every batch is a dict of exactly the promised keys,
+        each a plain tensor or array of one dtype with as many rows as the batch's other keys.
     """
     if not all(type(knowledge) is dict and len(knowledge) == len(promised) for knowledge in group):
         return None
@@ -29,7 +38,7 @@ def joined(group: Sequence[Any], promised: Description) -> tuple[dict[str, Any],
     counts: list[int] | None = None
     try:
         first = [group[0][spec.key] for spec in promised.specs]
-        if sum(value.nbytes for value in first) > _SMALL_BYTES:
+        if sum(value.nbytes for value in first) > SMALL_BATCH_BYTES:
             return None
         for spec, value in zip(promised.specs, first, strict=True):
             values = [knowledge[spec.key] for knowledge in group]
@@ -42,7 +51,7 @@ def joined(group: Sequence[Any], promised: Description) -> tuple[dict[str, Any],
                 return None
             rows = [one.shape[0] for one in values]
             if 0 in rows and any(one.shape[1:] != value.shape[1:] for one in values):
-                # Which torch.cat would pass over.
+                # torch.cat ignores empty tensors, whatever their shape.
                 return None
             if counts is None:
                 counts = rows

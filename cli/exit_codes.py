@@ -1,4 +1,7 @@
-"""A user's mistake, a broker that is away, Ctrl-C: one line on stderr and an exit code, never a traceback."""
+"""Turns errors and signals into one line on standard error and an exit code.
+
+A user's mistake, an unreachable broker, Ctrl-C and SIGTERM never end in a traceback.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,27 @@ from tutelage.schemas.errors import TransportError, TutelageError
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+# What a shell reports for a process that SIGINT, SIGTERM or SIGPIPE ended: 128 + the signal.
 INTERRUPTED = 130
 TERMINATED = 143
-NOBODY_READS = 141
+BROKEN_PIPE = 141
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: whoever runs us wants us to end, in order. What is under way is closed as after Ctrl-C."""
+    """SIGTERM arrived. Everything that is open is closed in order, as after Ctrl-C."""
 
 
-def end_on_sigterm() -> None:
-    """Have SIGTERM raise Terminated in the main thread."""
+def raise_on_sigterm() -> None:
+    """Have SIGTERM raise `Terminated` in the main thread."""
 
-    def terminated(_: int, __: object) -> None:
+    def terminate(_: int, __: object) -> None:
         raise Terminated
 
-    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 def one_line_errors(command: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """The command, with its errors turned into a line and an exit code."""
+    """Wrap a command so that its errors end in one line on standard error and an exit code."""
 
     @functools.wraps(command)
     def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
@@ -53,22 +57,29 @@ def one_line_errors(command: Callable[Parameters, Result]) -> Callable[Parameter
             say("interrupted", error=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # Whoever read our output has left; there is nobody to tell.
-            _write_nothing_more()
-            raise typer.Exit(NOBODY_READS) from None
+            # The reader of standard output has closed it.
+            _discard_output()
+            raise typer.Exit(BROKEN_PIPE) from None
 
     return guarded
 
 
-def flushed(code: int) -> int:
-    """The exit code, once what was printed is out; another one where a command that did well could not say so."""
+def flush_output(code: int) -> int:
+    """Flush standard output and standard error.
+
+    Args:
+        code: The exit code so far.
+
+    Returns:
+        The exit code. It is not 0 if standard output could not be written.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _write_nothing_more()
-        return code or NOBODY_READS
+        _discard_output()
+        return code or BROKEN_PIPE
     except OSError as error:
-        _write_nothing_more()
+        _discard_output()
         if not code:
             say(f"error: standard output cannot be written: {error.strerror}", error=True)
         return code or TransportError.exit_code
@@ -77,6 +88,6 @@ def flushed(code: int) -> int:
     return code
 
 
-def _write_nothing_more() -> None:
-    """What is left in standard output's buffer would fail again when the interpreter ends."""
+def _discard_output() -> None:
+    """Redirect standard output to /dev/null: writing its buffer at exit would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
