@@ -20,7 +20,7 @@ def open_streams(
     Args:
         sources: The sources, in the order of merging.
         settings: The student's settings.
-        doing: Where to say what is waited for.
+        doing: Receives the status: which source is waited for.
         saved: The state that was loaded, if there is one. Its runs are read.
 
     Returns:

@@ -75,7 +75,7 @@ class WorkerEpochs:
     def __setstate__(self, state: tuple[torch.Tensor, int, int]) -> None:
         self._shared, self._token, self._moves = state
         if not self._shared.is_shared():  # type: ignore[no-untyped-call]
-            # The student was copied, not passed to a worker, so the copy gets notes of its own.
+            # The student was copied, not passed to a worker, so the copy gets its own notes.
             self._own(self._shared)
         self._notes = self._shared.numpy()
         _in_this_process[self._token] = self

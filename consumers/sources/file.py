@@ -29,8 +29,8 @@ _AHEAD_BYTES = 64 << 20
 class FileSource(Source):
     """Reads an Avro container file that a `FileSink`, `tutelage record` or another program wrote.
 
-    Guarantee: what is read is what was written. If the file is cut or changed, the records before
-    that place are read, and then an error names file, block and byte.
+    Guarantee: the data read equals the data written. If the file is cut or changed, the records
+    before that place are read, and then an error names file, block and byte.
 
     Args:
         path: The file. A relative path is made absolute at once, so a later `os.chdir` does not
@@ -43,7 +43,7 @@ class FileSource(Source):
             file is missing.
     """
 
-    # A file is read faster than it is used: what is ready should still be in the processor's cache.
+    # A file is read faster than it is used: prefetched rows should still be in the cache.
     ahead_bytes = 24 << 20
 
     def __init__(

@@ -57,7 +57,8 @@ _INHERITED: list[Any] = []
 class KafkaSource(Source):
     """Reads a run from a Kafka topic that a `KafkaSink` writes.
 
-    It waits for the topic and its records. Records of other runs are skipped. Where reading continues never depends on a consumer group.
+    It waits for the topic and its records. Records of other runs are skipped. Where reading
+    continues never depends on a consumer group.
 
     Guarantee: records that are gone (retention, a recreated topic) raise RetentionLoss or
     TopicIdentityError; none is skipped.
@@ -203,7 +204,7 @@ class KafkaSource(Source):
         first = run.take_first()
         messages: list[Message] = []
         if first is not None and all(offset == BEGINNING for offset in position.offsets):
-            # The reader is at the message after `first`, so nothing is asked or fetched again.
+            # The reader is at the message after `first`, so nothing is requested or fetched again.
             beginnings = Beginnings(run.lows, run.begins)
             messages = [first]
         else:
@@ -307,7 +308,7 @@ class KafkaSource(Source):
         return self._control
 
     def _leave_inherited(self) -> None:
-        """In a forked child, leave the parent's clients alone and begin anew."""
+        """In a forked child, leave the parent's clients alone and create new ones."""
         if self._pid != os.getpid():
             _INHERITED.extend(
                 (self._reader, self._admin, self._control, self._watermarks, self._group)

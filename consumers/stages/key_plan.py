@@ -109,7 +109,7 @@ def plan_key(
 def _strategy_for(
     key: str, given: MergeStrategy | None, teachers: int, who: str, is_sample_id: bool
 ) -> Strategy:
-    """The strategy for a key of so many teachers."""
+    """The strategy for a key of this many teachers."""
     if teachers > 1 and given is None and not is_sample_id:
         raise MergeError(
             f"key {key!r} comes from {who}: say how to merge it, such as merge={{{key!r}: 'mean'}} "

@@ -204,7 +204,7 @@ class Merge:
         return self._pinned(_combined(plan, [each.to(dtype) for each in values]))
 
     def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor, in pinned memory if that was asked for."""
+        """The tensor, in pinned memory if the student requested it."""
         # Torch's own block of pinned memory, of which batches are parts: torch reuses it only after
         # the copies that it made of them.
         return tensor.pin_memory() if self._pin_memory and not tensor.is_pinned() else tensor

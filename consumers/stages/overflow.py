@@ -72,10 +72,9 @@ def recompute_overflowed(
         parts_of_values = [
             _parts(column[start // parts : stop // parts].to(total.dtype)) for column in columns
         ]
-        scaled = torch.zeros_like(piece)
-        for weight, each in zip(weights, parts_of_values, strict=True):
-            scaled.add_(each, alpha=weight * scale)
-        scaled.div_(divisor)
+        scaled = _weighted_sum(parts_of_values, [weight * scale for weight in weights]).div_(
+            divisor
+        )
         fits = np.isfinite(scaled.numpy())
         if parts == 2:
             # Torch's complex arithmetic mixes the parts, so a number is replaced only if both of
@@ -95,6 +94,14 @@ def recompute_overflowed(
             return (start + int(np.argmax(too_large))) // parts
         np.putmask(piece.numpy(), overflowed, scaled.div_(scale).numpy())
     return None
+
+
+def _weighted_sum(values: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """The sum of tensors of one shape and dtype, each times its weight."""
+    total = torch.zeros_like(values[0])
+    for weight, each in zip(weights, values, strict=True):
+        total.add_(each, alpha=weight)
+    return total
 
 
 def first_beyond_int64(values: Sequence[torch.Tensor]) -> int | None:

@@ -20,7 +20,7 @@ class RecordWait:
 
     Duplicates and records of other partitions do not prolong the wait. Reading the records that
     were in the partitions when the wait began does, because the next record may follow them. That
-    amount is fixed, so the wait ends even if somebody writes faster than this reads.
+    amount is fixed, so the wait ends even if records are written faster than they are read.
 
     Args:
         source: The source of the records.
