@@ -175,8 +175,8 @@ def test_a_copy_of_an_address_keeps_who_named_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"topic": 3}, "no topic name"),
-        ({"topic": None}, "no topic name"),
+        ({"topic": 3}, "not a topic name"),
+        ({"topic": None}, "not a topic name"),
         ({"registry": 8081}, "registry is of type int"),
         ({"registry": b"http://a"}, "registry is of type bytes"),
         ({"registry": object()}, "registry is of type object"),
