@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.progress import Progress
     from tutelage.consumers.worker_epochs import WorkerEpochs
-
-log = logging.getLogger(__name__)
 
 
 class Student(Checkpoints, ControlMessages, Inspection):
@@ -131,7 +128,8 @@ class Student(Checkpoints, ControlMessages, Inspection):
         """
         if not isinstance(source, Source):
             raise ConfigurationError(
-                f"{source!r} is no source; use FileSource(path), KafkaSource(topic) or MemorySource(topic)"
+                f"{source!r} is no source; use FileSource(path), KafkaSource(topic) or "
+                "MemorySource(topic)"
             )
         if self._started:
             raise ConfigurationError(f"{source.name}: teachers are registered before start()")
@@ -236,7 +234,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
     def knowledge_in_worker(
         self, batch_size: int, *, drop_last: bool, loaded: bool
     ) -> tuple[KnowledgeIterator, Progress, WorkerEpochs]:
-        """For KnowledgeDataset: `knowledge` in a DataLoader worker, from where the epoch before it ended.
+        """For KnowledgeDataset: `knowledge` in a DataLoader worker, behind the epoch before it.
 
         Args:
             batch_size: As for `knowledge`.
@@ -247,30 +245,26 @@ class Student(Checkpoints, ControlMessages, Inspection):
             The batches, where the student is, and the notes for the next epoch.
         """
         epochs = self._keeper.enter_worker(loaded=loaded)
-        return (
-            self.knowledge(batch_size, drop_last=drop_last, own_memory=True),
-            self._keeper.progress,
-            epochs,
-        )
+        batches = self.knowledge(batch_size, drop_last=drop_last, own_memory=True)
+        return batches, self._keeper.progress, epochs
 
     def _begin(self, merge: Merge, options: PassOptions, state: ResumeState) -> Delivery:
         """Start reading a pass."""
         self._refuse_second()
         self._keeper.progress.go_to(state)
-        chain = Chain(
-            self._sources, self._streams(), state.positions_of(len(self._sources)), merge, options, first_row=state.rows,
-            stats=self._stats, stream_stats=self._stream_stats,
+        positions = state.positions_of(len(self._sources))
+        self._chain = chain = Chain(
+            self._sources, self._streams(), positions, merge, options,
+            first_row=state.rows, stats=self._stats, stream_stats=self._stream_stats,
         )  # fmt: skip
-        self._chain = chain
+        watched = any(source.commits for source in self._sources)
         self._delivery = Delivery(
             chain,
             progress=self._keeper.progress,
             stats=self._stats,
             doing=self._doing,
             timeout_s=self._settings.timeout_s,
-            commits=Commits(self._sources, self._keeper.progress)
-            if any(source.commits for source in self._sources)
-            else None,
+            commits=Commits(self._sources, self._keeper.progress) if watched else None,
             ended=partial(self._end, chain),
         )
         return self._delivery
@@ -296,7 +290,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
     def _merging(self) -> Merge:
         self._check_started()
         if self._pid != os.getpid():
-            # In a forked DataLoader worker: the threads stayed in the parent, and sources open their own clients.
+            # In a forked worker: the threads stayed in the parent, and sources open new clients.
             self._pid, self._opened, self._chain, self._delivery = os.getpid(), None, None, None
         if self._opened is None or self._merge is None:
             self._opened, self._merge = open_streams(

@@ -27,7 +27,9 @@ FOLDERS = set(MAY_IMPORT) - {"tutelage", "examples", "deploy"}
 UNPICKLING = {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
 SOURCES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
-MOST_LINES = 400
+MOST_LINES = 350
+MOST_FUNCTION_LINES = 60
+MOST_ATTRIBUTES = 15
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -82,6 +84,39 @@ def test_transport_knows_no_torch(path: Path) -> None:
 def test_nothing_unpickles_and_nothing_is_imported_by_its_folder(path: Path) -> None:
     for module in imports_of(path):
         assert module.partition(".")[0] not in FOLDERS | UNPICKLING, f"{path} imports {module}"
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function's body, without its docstring."""
+    first = function.body[0]
+    is_docstring = (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    )
+    begin = (first.end_lineno or 0) + 1 if is_docstring else first.lineno
+    return (function.end_lineno or 0) - begin + 1
+
+
+def attributes_of(cls: ast.ClassDef) -> set[str]:
+    """The attributes that a class sets on itself."""
+    return {
+        node.attr
+        for node in ast.walk(cls)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    }
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *BENCHMARKS], ids=named)
+def test_functions_are_short_and_classes_have_few_attributes(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert lines_of(node) <= MOST_FUNCTION_LINES, node.name
+        elif isinstance(node, ast.ClassDef):
+            assert len(attributes_of(node)) <= MOST_ATTRIBUTES, node.name
 
 
 def test_files_stay_small_enough_to_be_read() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from tutelage.schemas.errors import RunMismatch, TopicIdentityError
 from tutelage.schemas.headers import run_from_headers
 from tutelage.schemas.record import Stream
@@ -12,8 +10,6 @@ from tutelage.transport.rate_limit import RateLimit
 from tutelage.transport.runs import FIRST_WINDOW, TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.topic_identity import IdentityCheck
-
-log = logging.getLogger(__name__)
 
 _FOREIGN_EVERY_S = 1.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,8 +25,6 @@ from tutelage.transport.runs import (
     unlike,
 )
 from tutelage.transport.topic_admin import KafkaTopic
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,6 @@ does not put them in order or merge partitions: `stages/order.py` does.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +15,6 @@ from tutelage.consumers.position import Position
 from tutelage.schemas.errors import ConfigurationError, TutelageError
 from tutelage.schemas.record import Description, Record, Stream
 from tutelage.schemas.stored_block import StoredRecord
-
-log = logging.getLogger(__name__)
-
 
 # Memory for the Python objects of a record and of each of its columns. Tiny records take little
 # else.

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from tutelage.schemas.errors import CorruptData
-from tutelage.schemas.record import Array, Column, KeySpec, Ragged
+from tutelage.schemas.record import Array, Column, Description, KeySpec, Ragged
 from tutelage.schemas.tensor_layout import as_bytes
 
 
@@ -100,6 +100,36 @@ class ColumnBuffer:
         return (stop - start) * self.row_bytes + sum(
             rows.values.nbytes for _, rows in self.pieces(start, stop)
         )
+
+
+class ChunkBuffers:
+    """The buffers of all keys of a stream.
+
+    Args:
+        description: Key -> dtype and row shape.
+    """
+
+    def __init__(self, description: Description) -> None:
+        self.columns = [ColumnBuffer(spec) for spec in description.specs]
+        #: Bytes of a row's dense keys.
+        self.row_bytes = sum(column.row_bytes for column in self.columns)
+        #: How many keys are ragged.
+        self.ragged_keys = sum(column.ragged for column in self.columns)
+
+    def allocate(self, capacity: int) -> None:
+        """Begin a new chunk, with memory for `capacity` rows."""
+        for column in self.columns:
+            column.allocate(capacity)
+
+    def grow(self, capacity: int, filled: int) -> None:
+        """Take memory for `capacity` rows, and keep the first `filled` rows."""
+        for column in self.columns:
+            column.grow(capacity, filled)
+
+    def release(self, stop: int) -> None:
+        """Drop the ragged rows before `stop`, which keep their whole records in memory."""
+        for column in self.columns:
+            column.release(stop)
 
 
 def slice_pieces(

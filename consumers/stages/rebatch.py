@@ -16,7 +16,7 @@ from tutelage.consumers.position import Position, RecordSpan, ResumeIndex
 from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.batch_limit import batch_too_large
 from tutelage.consumers.stages.chunk import Chunk
-from tutelage.consumers.stages.column_buffer import ColumnBuffer
+from tutelage.consumers.stages.column_buffer import ChunkBuffers
 from tutelage.consumers.stages.order import PassEnd
 from tutelage.schemas.errors import BatchTooLarge
 from tutelage.schemas.limits import DEFAULT_LIMITS
@@ -64,9 +64,7 @@ class Rebatch:
         self._limit = batch_bytes
         self._position = replace(position, offsets=position.offsets or (BEGINNING,) * partitions)
         self._skip = position.row
-        self._columns = [ColumnBuffer(spec) for spec in description.specs]
-        self._row_bytes = sum(column.row_bytes for column in self._columns)
-        self._ragged_keys = sum(column.ragged for column in self._columns)
+        self._buffers = ChunkBuffers(description)
         # The chunk that is being filled: its batches, the rows it has memory for, the rows it has,
         # and the rows that were given.
         self._batches = self._capacity = self._filled = self._given = 0
@@ -95,7 +93,7 @@ class Rebatch:
             # Rows read from a file must be all of their record, and their place must stay.
             item = item.loaded()
         elif stored is not None:
-            targets = [list[memoryview]() for _ in self._columns]
+            targets = [list[memoryview]() for _ in self._buffers.columns]
             self._reads.append((self._filled, partial(stored.read_into, targets)))
         rows = item.record.head.rows
         while start < rows:
@@ -117,11 +115,11 @@ class Rebatch:
         """Copy the rows `start` to `stop` of a record, or add their place to `targets`."""
         first, filled = self._filled - start, self._filled + stop - start
         if targets is not None:
-            for column, places in zip(self._columns, targets, strict=True):
+            for column, places in zip(self._buffers.columns, targets, strict=True):
                 places.append(column.writable(self._filled, filled))
         else:
             record = item.record.load()
-            for column in self._columns:
+            for column in self._buffers.columns:
                 column.put(record.columns[column.key], start, stop, self._filled)
         held = self._held_by(item, stop - start)
         self._held_bytes += held
@@ -165,10 +163,9 @@ class Rebatch:
             # A read may fill rows of the next chunk too, which is used after this one.
             self._reads = [read for read in self._reads if read[0] >= stop]
             self._given = stop
-            if self._ragged_keys:
+            if self._buffers.ragged_keys:
                 self._held_bytes = sum(span.held for span in self._spans)
-                for column in self._columns:
-                    column.release(stop)
+                self._buffers.release(stop)
         if self._filled == self._given == self._batches * self._size:
             self._capacity = 0
 
@@ -179,17 +176,19 @@ class Rebatch:
             resume=ResumeIndex(start=self._position, spans=spans),
             dense={
                 column.key: column.dense(start, stop)
-                for column in self._columns
+                for column in self._buffers.columns
                 if not column.ragged
             },
             ragged={
-                column.key: column.pieces(start, stop) for column in self._columns if column.ragged
+                column.key: column.pieces(start, stop)
+                for column in self._buffers.columns
+                if column.ragged
             },
             reads=[(row - start, read) for row, read in self._reads if row < stop],
-            nbytes=sum(column.nbytes(start, stop) for column in self._columns),
-            memory_bytes=(stop - start) * self._row_bytes
+            nbytes=sum(column.nbytes(start, stop) for column in self._buffers.columns),
+            memory_bytes=(stop - start) * self._buffers.row_bytes
             + sum(span.held + _SPAN_BYTES for span in spans)
-            + _SPAN_BYTES * len(self._columns),
+            + _SPAN_BYTES * len(self._buffers.columns),
         )
 
     def _begin(self, item: ConsumedRecord) -> None:
@@ -205,46 +204,44 @@ class Rebatch:
             self._capacity = min(self._size, wanted, self._most_rows)
             if not self._capacity:
                 raise self._too_large(1)
-        for column in self._columns:
-            column.allocate(self._capacity)
+        self._buffers.allocate(self._capacity)
 
     def _grow(self) -> None:
         """Double the memory of a batch that is too large to take it all at once."""
         self._capacity = min(self._batches * self._size, 2 * self._capacity, self._most_rows)
         if self._capacity <= self._filled:
             raise self._too_large(self._filled + 1)
-        for column in self._columns:
-            column.grow(self._capacity, self._filled)
+        self._buffers.grow(self._capacity, self._filled)
 
     @property
     def _most_rows(self) -> int:
         """The most rows whose dense keys are within the limit."""
-        return self._limit // self._row_bytes if self._row_bytes else self._size
+        return self._limit // self._buffers.row_bytes if self._buffers.row_bytes else self._size
 
     def _held_by(self, item: ConsumedRecord, rows: int) -> int:
         """Memory that rows keep alive: with ragged keys a share of their record, and lengths."""
-        if not self._ragged_keys:
+        if not self._buffers.ragged_keys:
             return 0
         share = item.record.nbytes * rows // item.record.head.rows
-        return share + self._ragged_keys * (_SPAN_BYTES + 8 * rows)
+        return share + self._buffers.ragged_keys * (_SPAN_BYTES + 8 * rows)
 
     def _check_size(self) -> None:
         """Raise BatchTooLarge if the rows not given yet, less than a batch, exceed its limit."""
-        if self._held_bytes > self._limit - (self._filled - self._given) * self._row_bytes:
+        if self._held_bytes > self._limit - (self._filled - self._given) * self._buffers.row_bytes:
             raise self._too_large(self._filled - self._given)
 
     def _too_large(self, rows: int) -> BatchTooLarge:
         start = self._given
         sizes = [
             column.row_bytes * rows or column.nbytes(start, self._filled)
-            for column in self._columns
+            for column in self._buffers.columns
         ]
         most = max(range(len(sizes)), key=sizes.__getitem__)
-        total = rows * self._row_bytes + self._held_bytes
+        total = rows * self._buffers.row_bytes + self._held_bytes
         return batch_too_large(
-            self._columns[most].key,
+            self._buffers.columns[most].key,
             rows=rows,
-            longest=self._columns[most].longest(start, self._filled),
+            longest=self._buffers.columns[most].longest(start, self._filled),
             nbytes=sizes[most],
             total=total,
             limit=self._limit,

@@ -15,7 +15,7 @@ from typing import Any
 
 from tutelage.producers.stages.ownership import CannotCopy, owned
 from tutelage.producers.stages.thread_context import is_about_threads
-from tutelage.producers.stages.worker import Executor, Worker
+from tutelage.producers.stages.worker import Executor
 from tutelage.schemas.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class ReadAhead:
     Args:
         batches: The iterator over the pass's batches.
         depth: How many groups may be requested before they are taken.
-        thread: Where reading happens. If not given, a new thread.
+        thread: Where reading happens.
         ahead: Whether to read ahead. If False, batches are not copied, and each blocks reading.
         new_memory: Whether batches need no copy; called after each batch was read.
     """
@@ -51,13 +51,12 @@ class ReadAhead:
         batches: Iterator[Any],
         *,
         depth: int = 2,
-        thread: Executor | None = None,
+        thread: Executor,
         ahead: bool = True,
         new_memory: Callable[[], bool] = lambda: False,
     ) -> None:
         self._batches = batches
-        self._thread = thread or Worker("tutelage-inputs")
-        self._owns_thread = thread is None
+        self._thread = thread
         self._depth = depth
         self._ahead = ahead
         self._new_memory = new_memory
@@ -193,5 +192,3 @@ class ReadAhead:
         """
         self._closed = True
         self._thread.submit(getattr(self._batches, "close", lambda: None))
-        if self._owns_thread:
-            self._thread.close()

@@ -19,6 +19,7 @@ from tutelage.producers.stages.inputs import Inputs
 from tutelage.producers.stages.read_ahead import ReadAhead
 from tutelage.producers.stages.row_counts import rows_in
 from tutelage.producers.stages.samples import from_sample_lists, from_samples
+from tutelage.producers.stages.worker import Worker
 from tutelage.schemas.errors import ConfigurationError
 
 
@@ -81,8 +82,16 @@ def test_rows_are_counted_where_they_can_be_seen(batch: Any, rows: int | None) -
     assert rows_in(batch) == rows
 
 
-def test_reading_ahead_keeps_the_order_in_groups_of_any_size() -> None:
-    reader = ReadAhead(iter(range(10)))
+@pytest.fixture
+def thread() -> Iterator[Worker]:
+    """The thread that reads."""
+    worker = Worker("test-inputs")
+    yield worker
+    worker.close()
+
+
+def test_reading_ahead_keeps_the_order_in_groups_of_any_size(thread: Worker) -> None:
+    reader = ReadAhead(iter(range(10)), thread=thread)
     found: list[int] = []
     sizes = iter([1, 3, 2, 100])
     while (group := reader.next_group()) is not None:
@@ -93,12 +102,12 @@ def test_reading_ahead_keeps_the_order_in_groups_of_any_size() -> None:
     assert found == list(range(10))
 
 
-def test_an_error_in_the_inputs_comes_out_where_it_happened() -> None:
+def test_an_error_in_the_inputs_comes_out_where_it_happened(thread: Worker) -> None:
     def broken() -> Iterator[int]:
         yield 1
         raise OSError("the disk is gone")
 
-    reader = ReadAhead(broken())
+    reader = ReadAhead(broken(), thread=thread)
     first = reader.next_group()
     assert first is not None
     first.result(10)
@@ -110,13 +119,13 @@ def test_an_error_in_the_inputs_comes_out_where_it_happened() -> None:
     reader.close()
 
 
-def test_inputs_that_come_slowly_do_not_wait_for_each_other() -> None:
+def test_inputs_that_come_slowly_do_not_wait_for_each_other(thread: Worker) -> None:
     def slow() -> Iterator[int]:
         for index in range(4):
             time.sleep(0.01)
             yield index
 
-    reader = ReadAhead(slow())
+    reader = ReadAhead(slow(), thread=thread)
     reader.group_size = 256
     groups = []
     while (future := reader.next_group()) is not None:
@@ -126,7 +135,7 @@ def test_inputs_that_come_slowly_do_not_wait_for_each_other() -> None:
     assert groups == [[0], [1], [2], [3], []] or groups == [[0], [1], [2], [3]]
 
 
-def test_what_was_read_before_a_pause_does_not_wait_for_what_comes_after_it() -> None:
+def test_what_was_read_before_a_pause_does_not_wait_for_what_comes_after_it(thread: Worker) -> None:
     more = threading.Event()
 
     def bursts() -> Iterator[int]:
@@ -134,7 +143,7 @@ def test_what_was_read_before_a_pause_does_not_wait_for_what_comes_after_it() ->
         more.wait(20)
         yield from range(3, 6)
 
-    reader = ReadAhead(bursts())
+    reader = ReadAhead(bursts(), thread=thread)
     reader.group_size = 256
     found: list[int] = []
     future = reader.next_group()
@@ -163,7 +172,8 @@ def test_parts_and_groups_together_keep_the_order(pauses: list[float], seed: int
 
     # Drawn by ourselves: how often depends on the threads.
     random = Random(seed)
-    reader = ReadAhead(inputs())
+    worker = Worker("test-inputs")
+    reader = ReadAhead(inputs(), thread=worker)
     found: list[int] = []
     while (future := reader.next_group()) is not None:
         reader.group_size = random.choice([1, 2, 7, 256])
@@ -174,4 +184,5 @@ def test_parts_and_groups_together_keep_the_order(pauses: list[float], seed: int
         else:
             time.sleep(0.0003)
     reader.close()
+    worker.close()
     assert found == list(range(len(pauses)))
