@@ -73,6 +73,8 @@ def in_order(
             if item is not None:
                 passes += isinstance(item, PassEnd)
                 yield item.record.load()
+                # Kept here, its memory would not be freed while the next record is awaited.
+                del item
     finally:
         records.close()
         if counted is not None:

@@ -181,8 +181,10 @@ print(rows)
 """
     growth, said = peak_growth(script, tmp_path)
     assert said == "8"
-    # One that is used, one that is unpacked, and the pieces that its unpacked bytes are put together from.
-    assert growth < 400 * MIB
+    # One that is used, one that is decompressed, and the pieces that its bytes are joined from: 288
+    # MiB. On a busy machine also the 64 MiB that each of two threads decompresses before it leaves a
+    # block for its turn. Four blocks at once would be 768 MiB and more.
+    assert growth < 500 * MIB
 
 
 def test_rows_that_hold_nothing_are_limited_on_both_sides(tmp_path: Path) -> None:
