@@ -219,7 +219,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
             None if pass_index is None else check_whole_number("pass_index", pass_index, least=0)
         )
         self._check_started()
-        self._refuse_second()
+        self._check_none_running()
         if pass_index is None:
             self._keeper.check_no_worker()
         merge = self._merging()
@@ -250,7 +250,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
 
     def _begin(self, merge: Merge, options: PassOptions, state: ResumeState) -> Delivery:
         """Start reading a pass."""
-        self._refuse_second()
+        self._check_none_running()
         self._keeper.progress.go_to(state)
         positions = state.positions_of(len(self._sources))
         self._chain = chain = Chain(
@@ -298,7 +298,7 @@ class Student(Checkpoints, ControlMessages, Inspection):
             )
         return self._merge
 
-    def _refuse_second(self) -> None:
+    def _check_none_running(self) -> None:
         if self._delivery is None or self._pid != os.getpid():
             return
         if not self._delivery.timed_out:

@@ -183,7 +183,7 @@ class Teacher(ControlMessages):
         try:
             run = begin_or_continue(self._sink, self._spec)
             if run.promised is not None:
-                self._options.refuse_other(run.promised, self._sink.name)
+                self._options.check_same_as(run.promised, self._sink.name)
             writer = RecordWriter(self._sink, run)
             self._batches = BatchWriter(run, writer, self._sink, self._options, self._spec.passes)
             self._run, self._writer, self._passes_held = run, writer, run.pass_index

@@ -40,7 +40,7 @@ class WireOptions:
             set() if isinstance(self.encodings, str) else set(self.encodings)
         )
 
-    def refuse_other(self, held: Description, sink_name: str) -> None:
+    def check_same_as(self, held: Description, sink_name: str) -> None:
         """Check that a run can be continued with these options.
 
         Args:

@@ -91,7 +91,7 @@ class Watcher:
         admin = self._topics[name]
         count = admin.partitions()
         if not count:
-            admin.refuse_hidden()
+            admin.check_visible()
             return TopicView(topic=name)
         stream: Stream | None = None
         try:

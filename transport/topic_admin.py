@@ -78,7 +78,7 @@ class KafkaTopic:
             return 0
         return len(found.partitions)
 
-    def refuse_hidden(self) -> None:
+    def check_visible(self) -> None:
         """Raise AccessDenied if a topic that seems missing exists, but not for this client."""
         self.identity()
 

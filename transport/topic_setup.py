@@ -117,7 +117,7 @@ def inspect_topic(
     """
     partitions = topic.partitions(producer)
     if not partitions:
-        topic.refuse_hidden()
+        topic.check_visible()
         if not spec.create:
             flags = " ".join(f"--config {key}={value}" for key, value in spec.all_settings.items())
             raise ConfigurationError(

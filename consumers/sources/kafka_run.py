@@ -68,7 +68,7 @@ def wait_for_partitions(admin: KafkaTopic, wait: Wait) -> int:
         AccessDenied: It exists, but access is denied, so waiting would be in vain.
     """
     while not (partitions := through_outages(admin.partitions, wait)):
-        through_outages(admin.refuse_hidden, wait)
+        through_outages(admin.check_visible, wait)
         wait.tick()
         time.sleep(_POLL_S)
     return partitions

@@ -159,7 +159,7 @@ class Rebatch:
         if stop > start:
             self._ready.append(self._cut(start, stop))
             self._position = self._ready[-1].resume.after(stop - start)
-            self._spans = _left_of(self._spans, start, stop)
+            self._spans = _spans_behind(self._spans, start, stop)
             # A read may fill rows of the next chunk too, which is used after this one.
             self._reads = [read for read in self._reads if read[0] >= stop]
             self._given = stop
@@ -250,7 +250,7 @@ class Rebatch:
         )
 
 
-def _left_of(spans: list[RecordSpan], start: int, stop: int) -> list[RecordSpan]:
+def _spans_behind(spans: list[RecordSpan], start: int, stop: int) -> list[RecordSpan]:
     """What is left of spans, which begin at row `start`, behind row `stop`.
 
     A span that is cut keeps the share of what its rows hold.

@@ -50,7 +50,7 @@ class Target:
     check: Callable[[bytes, Path], None] = field(repr=False)
 
 
-def refuse_other(record: Record, known: Mapping[RecordHead, Record]) -> None:
+def check_same_as(record: Record, known: Mapping[RecordHead, Record]) -> None:
     """AssertionError unless the record is one of those that were written."""
     original = known.get(record.head)
     assert original is not None, f"{record.head!r} was never written"
@@ -70,7 +70,7 @@ def message_target(name: str, description: Description, seeds: Sequence[bytes]) 
     def check(data: bytes, folder: Path) -> None:
         schema_id, body = unframe(data, "fuzz")
         assert 0 <= schema_id < 2**32
-        refuse_other(codec.decode(body, "fuzz"), known)
+        check_same_as(codec.decode(body, "fuzz"), known)
 
     return Target(name=name, seeds=seeds, check=check)
 
@@ -86,7 +86,7 @@ def payload_target(name: str, description: Description) -> Target:
     def check(data: bytes, folder: Path) -> None:
         if data:
             for record in codec.decode_each(memoryview(data)[1:], data[0], "fuzz"):
-                refuse_other(record, known)
+                check_same_as(record, known)
 
     return Target(
         name=name, seeds=[bytes((4,)) + b"".join(bodies), bytes((1,)) + bodies[0]], check=check
@@ -126,7 +126,7 @@ def file_target(name: str, data: bytes) -> Target:
                 found = (record for block in reader.blocks() for record in block.records)
                 for sequence, record in enumerate(in_order(found, stream)):
                     assert record.head.sequence == sequence
-                    refuse_other(record, known)
+                    check_same_as(record, known)
             with suppress(TutelageError):
                 for block in reader.stored_blocks():
                     read_to_its_place(reader, block, known)
@@ -141,7 +141,7 @@ def read_to_its_place(
     stored = block.record()
     if stored is None:
         for record in block.records():
-            refuse_other(record, known)
+            check_same_as(record, known)
         return
     layout = reader.codec.dense_layout(stored.head.rows)
     assert layout is not None
