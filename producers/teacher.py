@@ -1,4 +1,8 @@
-"""`Teacher`: what users hold. Pantheon's teacher in today's words: start, send, recv, write (dump), serve (start_knowledge_service)."""
+"""`Teacher`: what users hold to write a model's knowledge.
+
+Pantheon's teacher has the same methods: start, send, recv, dump (here `write`) and
+start_knowledge_service (here `serve`).
+"""
 
 from __future__ import annotations
 
@@ -323,8 +327,9 @@ class Teacher(ControlMessages):
     def _started(self) -> Run:
         if self._pid != os.getpid():
             raise ConfigurationError(
-                f"this teacher belongs to process {self._pid}, and process {os.getpid()} was forked from it: its connection and its file stay "
-                "there. Make a Teacher in each process (a topic or file of its own for each), or write in the parent alone"
+                f"this teacher belongs to process {self._pid}, and process {os.getpid()} was forked "
+                "from it: its connection and its file stay there. Make a Teacher in each process "
+                "(a topic or file of its own for each), or write in the parent alone"
             )
         if self._run is None or self._closed:
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Record and replay: a source's records to a sink, in order, byte for byte. An interrupted copy goes on where it stopped."""
+"""A source's records -> a sink, in order, byte for byte. An interrupted copy is continued."""
 
 from __future__ import annotations
 
@@ -85,7 +85,20 @@ def _copied(source: Source, sink: Sink, timeout_s: float, progress: Report) -> C
 def copy_stream(
     source: Source, sink: Sink, *, timeout_s: float, progress: Report = lambda counts: None
 ) -> Counts:
-    """Copy a whole run. SinkExists if the sink holds another run, or this one whole; the caller closes both."""
+    """Copy a whole run. The caller closes source and sink.
+
+    Args:
+        source: The source.
+        sink: The sink.
+        timeout_s: How long to wait for the next record, in seconds.
+        progress: Called with the counts so far, once a record.
+
+    Returns:
+        What was copied by this call.
+
+    Raises:
+        SinkExists: The sink holds another run, or all of this one.
+    """
     opened = source.open(timeout_s)
     tail = sink.tail()
     start = (0, 0)

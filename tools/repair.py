@@ -19,7 +19,7 @@ from tutelage.schemas.record import Record, Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repaired:
-    """What came of a repair: what was written where, the record that is missing first, and why reading ended there."""
+    """What a repair wrote, the first record that is missing, and why reading ended there."""
 
     source: str
     target: str
@@ -35,12 +35,16 @@ class Repaired:
 
     def said(self) -> list[str]:
         """The same in words, line by line."""
-        whole = f"{self.rows:,} rows in {self.records:,} records, {self.passes} of {self.of_passes} passes to their end"
+        whole = (
+            f"{self.rows:,} rows in {self.records:,} records, {self.passes} of {self.of_passes} "
+            "passes to their end"
+        )
         if self.complete:
             return [f"{self.target}: {whole}; nothing is missing"]
         return [
             f"{self.target}: {whole}, are whole",
-            f"missing: pass {self.next_pass} from record {self.next_record} (row {self.next_row:,}) on ({self.stopped})",
+            f"missing: pass {self.next_pass} from record {self.next_record} "
+            f"(row {self.next_row:,}) on ({self.stopped})",
             f"to get it: start the same teacher with --out {self.target.removesuffix('.partial')}; it writes from there on",
         ]
 

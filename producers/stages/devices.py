@@ -1,7 +1,8 @@
-"""Batches -> knowledge, on one replica of the model per device, results in the order of the batches.
+"""Batches -> knowledge, on one replica of the model per device.
 
-Each device has a thread of its own, so that Python's part of one forward pass overlaps with another device's work. Batch i goes
-to device i mod D; futures come back in order, so D never shows in the output.
+Each device has its own thread, so that Python's part of one forward pass overlaps with the work of
+other devices. Group i goes to device i mod D. Futures are returned in the order of the groups, so
+the output does not depend on D.
 """
 
 from __future__ import annotations
@@ -29,16 +30,24 @@ from tutelage.schemas.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 Model = Callable[[Any], Any]
-#: Knowledge of a group of batches, and the stream for copies -> the same on its way to the host.
+#: The knowledge of a group of batches and the CUDA stream for copies -> knowledge on its way to the
+#: host.
 Transfer = Callable[[list[Any], Any], list[HostBatch]]
 
-# How long a forward pass that is under way when `serve` ends is waited for, before the caller's module is given back.
+# How long to wait for a running forward pass when `serve` ends. After it, the caller gets the module
+# back.
 _END_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forwarded:
-    """A group of batches done by one device: each one's knowledge and the rows its input had, and the seconds they took."""
+    """A group of batches that one device computed.
+
+    Args:
+        batches: Their knowledge, on its way to the host.
+        input_rows: How many rows the input of each batch had; None where it was not counted.
+        seconds: How long the group took.
+    """
 
     batches: list[HostBatch]
     input_rows: list[int | None]
@@ -46,17 +55,28 @@ class Forwarded:
 
 
 class Devices:
-    """Replicas of a model, one a device. Close it; it ends its threads and gives the caller's modules back as they were.
+    """Replicas of a model, one per device. The caller must close it.
 
-    A torch module is copied to each device and put in eval mode. Any other callable is called as it is, by one thread a device;
-    give a list with one callable per device where it keeps state. `devices=None` is every visible CUDA device for a module
-    (as CUDA_VISIBLE_DEVICES allows), else the CPU; for other callables it is one thread, and batches are handed over where they are.
+    A torch module is copied to each device and put in eval mode; `close` gives the caller's modules
+    back as they were. Any other callable is called as it is, by one thread per device.
+
+    Args:
+        model: A module or a callable, or a list with one per device.
+        devices: The devices. If not given: for a module every visible CUDA device
+            (CUDA_VISIBLE_DEVICES decides), else the CPU; for any other callable one thread, which
+            leaves batches where they are.
+        surroundings: What holds around the calls. If not given, what holds now.
+
+    Raises:
+        ConfigurationError: A device does not exist, or the model cannot be called.
     """
 
     def __init__(
-        self, model: Model | Sequence[Model], devices: Sequence[str | torch.device] | None = None,
+        self,
+        model: Model | Sequence[Model],
+        devices: Sequence[str | torch.device] | None = None,
         surroundings: Surroundings | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         _check_callable(model)
         names = _named(devices) if devices is not None else _default_devices(model)
         surroundings = surroundings or Surroundings.here()
@@ -65,29 +85,41 @@ class Devices:
             _Replica(one, device, surroundings) for one, device in zip(models, names, strict=True)
         ]
         self._next = 0
-        #: Whether anybody wants to know how many rows the inputs have.
-        self.counts_rows = True
 
     def __len__(self) -> int:
         return len(self._replicas)
 
     def submit(
-        self, group: list[Any], transfer: Transfer, *, owning: bool = False
+        self,
+        group: list[Any],
+        transfer: Transfer,
+        *,
+        owning: bool = False,
+        counts_rows: bool = True,
     ) -> Future[Forwarded]:
-        """Queue a group of batches on the next device; `transfer(group, stream)` begins the copy to the host.
+        """Queue a group of batches on the next device.
 
-        `owning`: whoever made the inputs may change them once this group is done, so nothing may refer to them then.
+        Args:
+            group: The batches.
+            transfer: Begins the copy of their knowledge to the host.
+            owning: Whether the inputs' memory may change once the group is done, so that nothing
+                may refer to it then.
+            counts_rows: Whether to count the rows of the inputs.
+
+        Returns:
+            The future of the group's knowledge.
         """
         replica = self._replicas[self._next % len(self._replicas)]
         self._next += 1
         return replica.thread.submit(
-            replica.forward, group, transfer, counts_rows=self.counts_rows, owning=owning
+            replica.forward, group, transfer, counts_rows=counts_rows, owning=owning
         )
 
     def close(self) -> None:
         """Drop what is queued, end the threads, and give the caller's modules back.
 
-        A module's forward pass that is under way is waited for, for at most 10 seconds; modules are given back when it is done.
+        Waits at most 10 seconds for a running forward pass of a module; the module is given back
+        when that pass is done.
         """
         giving_back = _Once(lambda: give_back(self._lent), len(self._replicas))
         for replica in self._replicas:
@@ -96,13 +128,14 @@ class Devices:
         for replica in self._replicas if self._lent else ():
             if not replica.thread.join(max(0.0, deadline - time.monotonic())):
                 log.warning(
-                    "the model has not ended its last batch after %.0f s; it goes on behind",
+                    "the model has not finished its last batch after %.0f s; it continues in the "
+                    "background",
                     _END_WAIT_S,
                 )
 
 
 class _Once:
-    """Calls a function when the last of several threads calls this."""
+    """Calls a function when the last of several threads has called this object."""
 
     def __init__(self, function: Callable[[], None], callers: int) -> None:
         self._function = function
@@ -132,7 +165,8 @@ class _Replica:
     ) -> Forwarded:
         began = time.perf_counter()
         stream = self._copy_stream()
-        # Not in inference mode, unless the caller is: what a module makes and keeps must be of use to a later training.
+        # Not in inference mode, unless the caller is: tensors that a module creates and keeps must
+        # be usable in later training.
         with contextlib.nullcontext() if torch.is_inference_mode_enabled() else torch.no_grad():
             try:
                 calls = (self._model(moved(batch, self._device)) for batch in group)
@@ -140,8 +174,8 @@ class _Replica:
             except Exception as error:
                 if is_about_threads(error):
                     raise ConfigurationError(
-                        f"the model raised {type(error).__name__}: {error}. It is called in a thread of its own: make the connection there, at "
-                        "its first call"
+                        f"the model raised {type(error).__name__}: {error}. It is called in a "
+                        "thread of its own: make the connection there, at its first call"
                     ) from error
                 raise
             batches = transfer(knowledge, stream)
@@ -153,12 +187,16 @@ class _Replica:
     def _copy_stream(self) -> Any:
         if self._device is not None and self._device.type == "cuda" and self._stream is None:
             torch.cuda.set_device(self._device)
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's own gap
+            # Torch does not type it.
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return self._stream
 
 
 def moved(batch: Any, device: torch.device | None) -> Any:
-    """The batch with its tensors on the device, in the same structure; what has no tensors, or no `to`, stays as it is."""
+    """Return a batch with its tensors on a device, in the same structure.
+
+    Objects without tensors, or without a method `to`, stay as they are.
+    """
     if device is None:
         return batch
     if type(batch) is torch.Tensor:
@@ -167,7 +205,7 @@ def moved(batch: Any, device: torch.device | None) -> Any:
 
 
 def _moves(value: Any) -> bool:
-    """Whether an object knows itself how it is moved (`PackedSequence`, `TensorDict`, a batch class of the user's)."""
+    """Whether an object has a method `to` (`PackedSequence`, `TensorDict`, a user's batch class)."""
     return callable(getattr(type(value), "to", None))
 
 
@@ -179,7 +217,7 @@ def _moved_item(item: Any, device: torch.device) -> Any:
     try:
         there = item.to(device)
     except (TypeError, ValueError, AttributeError):
-        # Its `to` means something else.
+        # Its `to` has another meaning.
         return item
     # Some move themselves and return nothing.
     return item if there is None else there
@@ -208,7 +246,8 @@ def _named(devices: Any) -> list[torch.device | None]:
             )
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ConfigurationError(
-                f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices here"
+                f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA "
+                "devices here"
             )
         named.append(device)
     return named
@@ -221,7 +260,8 @@ def _check_callable(model: Any) -> None:
     for one in models:
         if not callable(one):
             raise ConfigurationError(
-                f"model is a {type(one).__name__}; give a module or a function: batch -> {{key: tensor}}"
+                f"model is a {type(one).__name__}; give a module or a function: "
+                "batch -> {key: tensor}"
             )
 
 

@@ -68,13 +68,19 @@ class ForwardStage:
     def submit(self, group: list[Any]) -> None:
         """Begin with a group of batches."""
         if group:
-            self._futures.append(
-                self._devices.submit(group, self._transfer, owning=self._reader.blocked)
-            )
+            self._futures.append(self._submitted(group))
 
     def first(self, batch: Any) -> Future[Forwarded]:
         """Begin with the first batch of a continued pass; see `check_rows`."""
-        return self._devices.submit([batch], self._transfer, owning=self._reader.blocked)
+        return self._submitted([batch])
+
+    def _submitted(self, group: list[Any]) -> Future[Forwarded]:
+        return self._devices.submit(
+            group,
+            self._transfer,
+            owning=self._reader.blocked,
+            counts_rows=self.keeps_rows is not False,
+        )
 
     def _fill(self, *, eager: bool) -> None:
         while (group := self._next_group()) is not None:
@@ -103,8 +109,6 @@ class ForwardStage:
         counts = [count for batch in forwarded.batches for count in batch.counts]
         for input_rows, rows in zip(forwarded.input_rows, counts, strict=True):
             self.check_rows(input_rows, rows)
-        if counts:
-            self._devices.counts_rows = bool(self.keeps_rows)
 
     def check_rows(self, input_rows: int | None, rows: int) -> None:
         """Compare a batch's knowledge rows with its input rows.

@@ -1,4 +1,4 @@
-"""Batches of any size -> records of R rows: row arithmetic alone, without copying and without I/O, threads or clocks."""
+"""Batches of any size -> records of R rows, as slices of the batches. No I/O, threads or clocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tutelage.schemas.record import Column, Ragged
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RecordRows:
-    """The rows of one record, each column as pieces (views of the batches they came in)."""
+    """The rows of one record. Each column is in pieces, which are views of the batches."""
 
     sequence: int
     rows: int
@@ -69,7 +69,7 @@ class Gather:
         return [self._cut()] if self._pending_rows else []
 
     def own_pending(self) -> None:
-        """Copy the rows that wait for a record to fill: their batch's memory belongs to somebody who may change it."""
+        """Copy the rows that wait for a record to fill: the caller may change their memory."""
         for index in range(self._owned, len(self._pending)):
             columns, start, stop = self._pending[index]
             self._pending[index] = (
