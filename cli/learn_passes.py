@@ -47,9 +47,9 @@ class Learning:
         checkpoint_every: int,
     ) -> None:
         self._student = student
-        self._reads_all = rows <= 0 or any(each is not None for each in (out, trainer, checkpoint))
-        # A row that is only printed must not wait until a batch is full.
-        self._batch_size = batch_size if self._reads_all else 1
+        # Only printing ends at the rows that were asked for, and must not wait until a batch is full.
+        self._only_prints = rows > 0 and out is None and trainer is None and checkpoint is None
+        self._batch_size = 1 if self._only_prints else batch_size
         self._drop_last = drop_last
         self._wanted_rows = rows
         self._out = out
@@ -101,7 +101,7 @@ class Learning:
         self._passes += 1
 
     def _has_enough(self) -> bool:
-        return not self._reads_all and self._rows >= self._wanted_rows
+        return self._only_prints and self._rows >= self._wanted_rows
 
     def _save(self) -> None:
         if self._checkpoint is not None:

@@ -133,13 +133,13 @@ class Run:
     Args:
         spec: What the user asked for.
         start: What the sink holds of the run, or that it is new.
-        sink: Where it is written.
+        sink: What its records depend on in the sink.
     """
 
     def __init__(self, spec: RunSpec, start: Tail | NewRun, sink: SinkTraits) -> None:
         self._spec = spec
         self._start = start
-        self._sink = sink
+        self._traits = sink
         tail = self._tail
         self._opening = _Opening()
         self._gather: Gather | None = None
@@ -186,8 +186,8 @@ class Run:
     @property
     def is_due(self) -> bool:
         """Whether enough bytes came, or enough time has passed, to choose R."""
-        linger_s = self._sink.linger_s
-        return self._opening.nbytes >= self._sink.target_record_bytes or (
+        linger_s = self._traits.linger_s
+        return self._opening.nbytes >= self._traits.target_record_bytes or (
             linger_s is not None and self._opening.waited_s >= linger_s
         )
 
@@ -266,7 +266,7 @@ class Run:
         if gather is None or not gather.rows:
             again = f"pass {self.pass_index} of {self._spec.passes}: " if self.pass_index else ""
             raise ConfigurationError(
-                f"{again}the inputs gave no rows; there is nothing to write to {self._sink.name}"
+                f"{again}the inputs gave no rows; there is nothing to write to {self._traits.name}"
             )
         records += self._with_heads(gather.finish())
         self._check_length(gather.rows, ended=True)
@@ -293,12 +293,12 @@ class Run:
 
     def _check_length(self, rows: int, *, ended: bool) -> None:
         if self._tail is not None and self.pass_index == self._tail.pass_index:
-            self._tail.check_row_count(rows, self._sink.name, ended=ended)
+            self._tail.check_row_count(rows, self._traits.name, ended=ended)
 
     def _describe(self, description: Description) -> None:
         if self._tail is not None and description != self._tail.description:
             raise DescriptionChanged(
-                f"{self._sink.name} holds the beginning of {self._tail.stream} with "
+                f"{self._traits.name} holds the beginning of {self._tail.stream} with "
                 f"{self._tail.description}; the teacher now gives {description}. Write elsewhere, "
                 "or make it as it was"
             )
@@ -313,9 +313,9 @@ class Run:
             revision=spec.revision,
             inputs_fingerprint=spec.inputs_fingerprint,
             passes=spec.passes,
-            partitions=self._sink.partitions,
+            partitions=self._traits.partitions,
             rows_per_record=spec.rows_per_record
-            or self._sink.rows_per_record(opening.rows, opening.nbytes, at_once=at_once),
+            or self._traits.rows_per_record(opening.rows, opening.nbytes, at_once=at_once),
             created=round(max(time.time(), start.created_after + 0.001), 3),
             version=version("tutelage"),
         )

@@ -82,7 +82,7 @@ class Teacher(ControlMessages):
     ) -> None:
         if not isinstance(sink, Sink):
             raise ConfigurationError(
-                f"sink is a {type(sink).__name__}; give a FileSink, KafkaSink or MemorySink"
+                f"sink is a {type(sink).__name__}; give a FileSink, a KafkaSink or another Sink"
             )
         self._sink = sink
         self._spec = RunSpec(

@@ -10,14 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tutelage.consumers.stages.strategies import (
-    MergeStrategy,
-    Strategy,
-    check_dtypes,
-    parse_strategy,
-    promoted_dtype,
-    result_dtype,
-)
+from tutelage.consumers.stages.fold import check_dtypes, promoted_dtype, result_dtype
+from tutelage.consumers.stages.strategies import FIRST, MergeStrategy, Strategy, parse_strategy
 from tutelage.consumers.stages.torch_view import ColumnView, dtype_name, torch_dtype
 from tutelage.schemas.errors import MergeError
 from tutelage.schemas.record import Description, KeySpec
@@ -93,7 +87,7 @@ def plan_key(
     _check_specs(key, strategy, specs, who)
     if key == sample_id:
         _check_ids(key, [names[index] for index in teachers], specs, who)
-    if specs[0].ragged and strategy.name in ("stack", "callable"):
+    if specs[0].ragged and not strategy.rule.takes_ragged:
         raise MergeError(f"key {key!r} is ragged: {strategy.name} is not defined for it")
     return KeyPlan(
         key=key,
@@ -115,10 +109,10 @@ def _strategy_for(
             f"key {key!r} comes from {who}: say how to merge it, such as merge={{{key!r}: 'mean'}} "
             f"(--merge {key}=mean)"
         )
-    strategy = parse_strategy(key, given) if given is not None else Strategy(name="first")
+    strategy = parse_strategy(key, given) if given is not None else FIRST
     if teachers == 1:
         # A key of one teacher passes through, even if a strategy was given for it.
-        strategy = Strategy(name="first")
+        strategy = FIRST
     if strategy.weights and len(strategy.weights) != teachers:
         raise MergeError(
             f"key {key!r} comes from {teachers} teachers, but has {len(strategy.weights)} weights"
@@ -130,13 +124,12 @@ def _check_specs(key: str, strategy: Strategy, specs: Sequence[KeySpec], who: st
     """Check that a strategy can merge the teachers' dtypes and shapes."""
     if len(specs) > 1:
         check_dtypes(key, strategy, [spec.dtype for spec in specs])
-    concatenates = strategy.name == "concat"
-    shapes = {spec.shape[:-1] if concatenates else spec.shape for spec in specs}
-    if strategy.name not in ("first", "callable") and len(shapes) > 1:
+    shapes = {strategy.rule.compared(spec.shape) for spec in specs}
+    if not strategy.rule.takes_any and len(shapes) > 1:
         raise MergeError(
             f"key {key!r} comes from {who}: {strategy.name} needs rows of the same shape"
         )
-    if concatenates and not all(spec.inner for spec in specs):
+    if strategy.name == "concat" and not all(spec.inner for spec in specs):
         raise MergeError(
             f"key {key!r} comes from {who}: rows without a dimension of their own cannot be "
             "concatenated; use stack"
@@ -183,9 +176,5 @@ def _result_spec(key: str, specs: Sequence[KeySpec], strategy: Strategy) -> KeyS
                 f"key {key!r}: its merge function failed on a row of zeros: {error!r}"
             ) from error
     dtype = result_dtype(strategy, promoted_dtype([torch_dtype(spec.dtype) for spec in specs]))
-    shape = first.shape
-    if strategy.name == "stack":
-        shape = (len(specs), *shape)
-    elif strategy.name == "concat":
-        shape = (*shape[:-1], sum(spec.shape[-1] for spec in specs))
-    return KeySpec(key=key, dtype=dtype_name(dtype), shape=tuple(shape))
+    shape = strategy.rule.shape([spec.shape for spec in specs])
+    return KeySpec(key=key, dtype=dtype_name(dtype), shape=shape)

@@ -14,19 +14,18 @@ import torch
 from tutelage.consumers.stages.align import Aligned, Share
 from tutelage.consumers.stages.batch_sizes import BatchSizes
 from tutelage.consumers.stages.batches import Batch, Batches
-from tutelage.consumers.stages.key_plan import KeyPlan, check_all_have_ids, plan_key
-from tutelage.consumers.stages.ragged import RaggedFormat, concatenate, pad_rows
-from tutelage.consumers.stages.strategies import (
-    MergeStrategy,
-    accumulate,
+from tutelage.consumers.stages.fold import (
     accumulator_dtype,
-    begin,
     check_exact,
     finish,
+    fold,
     promoted_dtype,
     result_dtype,
 )
-from tutelage.consumers.stages.torch_view import bit_view, dtype_name
+from tutelage.consumers.stages.key_plan import KeyPlan, check_all_have_ids, plan_key
+from tutelage.consumers.stages.ragged import RaggedFormat, concatenate, pad_rows
+from tutelage.consumers.stages.strategies import MergeStrategy
+from tutelage.consumers.stages.torch_view import dtype_name
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Array, Description
@@ -185,23 +184,21 @@ class Merge:
             own = [
                 each.to(dtype, copy=True) for each, dtype in zip(values, plan.dtypes, strict=True)
             ]
-            return self._pinned(_combined(plan, own))
+            return self._pinned(_called(plan, own))
         dtype = promoted_dtype(plan.dtypes)
-        if strategy.elementwise:
-            wide, result = accumulator_dtype(strategy, dtype), result_dtype(strategy, dtype)
-            # Pin the accumulator only when it is returned as it is.
-            pinned = self._pin_memory and wide == result
-            total = torch.empty((length, *views[0].inner), dtype=wide, pin_memory=pinned).copy_(
-                values[0]
-            )
-            begin(strategy, total)
-            for teacher in range(1, len(values)):
-                accumulate(strategy, total, values[teacher].to(wide), teacher)
-            return self._pinned(
-                finish(strategy, total, values, result, key=plan.key, first_row=first_row)
-            )
-        check_exact(strategy, values, dtype, key=plan.key, first_row=first_row)
-        return self._pinned(_combined(plan, [each.to(dtype) for each in values]))
+        result = result_dtype(strategy, dtype)
+        if strategy.rule.combine is not None:
+            check_exact(strategy, values, dtype, key=plan.key, first_row=first_row)
+            combined = strategy.rule.combine([each.to(dtype) for each in values])
+            return self._pinned(combined.to(result))
+        wide = accumulator_dtype(strategy, dtype)
+        # Pin the accumulator only when it is returned as it is.
+        pinned = self._pin_memory and wide == result
+        total = torch.empty((length, *views[0].inner), dtype=wide, pin_memory=pinned)
+        fold(strategy, total.copy_(values[0]), values)
+        return self._pinned(
+            finish(strategy, total, values, result, key=plan.key, first_row=first_row)
+        )
 
     def _pinned(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor, in pinned memory if the student requested it."""
@@ -262,13 +259,9 @@ class Merge:
                 )
 
 
-def _combined(plan: KeyPlan, tensors: list[torch.Tensor]) -> torch.Tensor:
-    """The result of a strategy that needs all teachers at once."""
-    if plan.strategy.name == "stack":
-        return torch.stack([bit_view(tensor) for tensor in tensors], dim=1).view(tensors[0].dtype)
-    if plan.strategy.name == "concat":
-        return torch.cat([bit_view(tensor) for tensor in tensors], dim=-1).view(tensors[0].dtype)
-    assert plan.strategy.function is not None, "the other strategies are elementwise"
+def _called(plan: KeyPlan, tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The result of a user's function."""
+    assert plan.strategy.function is not None, "the strategy is a function"
     merged = plan.strategy.function(tensors)
     returned = (dtype_name(merged.dtype), tuple(merged.shape))
     promised = (plan.result.dtype, (len(tensors[0]), *plan.result.shape))
