@@ -23,7 +23,7 @@ from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.devices import Devices, Model
 from tutelage.producers.stages.encode import EncodeThreads, postprocess_threads
 from tutelage.producers.stages.inputs import Inputs
-from tutelage.producers.stages.thread_context import Surroundings
+from tutelage.producers.stages.thread_context import ThreadContext
 from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
 from tutelage.producers.writer import RecordWriter, begin_or_continue
@@ -278,12 +278,10 @@ class Teacher(ControlMessages):
         if run.complete:
             log.info("%s holds all of the run; nothing is left to do", self._sink.name)
             return
-        surroundings = Surroundings.here()
-        devices_lent = Devices(model, devices, surroundings)
+        context = ThreadContext.current()
+        devices_lent = Devices(model, devices, context)
         encode_threads = EncodeThreads(encoders)
-        reading: Executor = (
-            Worker("tutelage-inputs", surroundings) if read_ahead else CallingThread()
-        )
+        reading: Executor = Worker("tutelage-inputs", context) if read_ahead else CallingThread()
 
         serving = Serving(
             run,

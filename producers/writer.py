@@ -38,7 +38,7 @@ def begin_or_continue(sink: Sink, spec: RunSpec) -> Run:
         created_after = max(tail.newest_s, tail.stream.created)
         tail = None
     run_id = tail.stream.run_id if tail is not None else spec.run_id or uuid.uuid4().hex
-    sink.speak_of(run_id)
+    sink.bind_run(run_id)
     if tail is not None:
         spec.check_continues(tail, sink.name, holds_runs=sink.holds_runs)
         if tail.complete and not tail.finished:

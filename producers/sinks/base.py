@@ -189,7 +189,7 @@ class Sink(ABC):
         """
         return
 
-    def speak_of(self, run_id: str) -> None:
+    def bind_run(self, run_id: str) -> None:
         """Make control messages belong to a run from now on.
 
         Args:

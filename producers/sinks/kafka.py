@@ -246,8 +246,8 @@ class KafkaSink(Sink):
         self._control.close()
         self._connection.registry.close()
 
-    def speak_of(self, run_id: str) -> None:
-        self._control.speak_of(run_id)
+    def bind_run(self, run_id: str) -> None:
+        self._control.bind_run(run_id)
 
     def _control_channel(self) -> ControlChannel:
         return self._control

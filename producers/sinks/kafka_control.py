@@ -31,7 +31,7 @@ class TeacherControl:
         self._since_s = 0.0
         self._control: KafkaControl | None = None
 
-    def speak_of(self, run_id: str) -> None:
+    def bind_run(self, run_id: str) -> None:
         """Make messages belong to a run from now on."""
         self._run_id = run_id
         if self._control is not None:

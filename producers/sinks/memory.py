@@ -95,7 +95,7 @@ class MemorySink(Sink):
     def close(self) -> None:
         return None
 
-    def speak_of(self, run_id: str) -> None:
+    def bind_run(self, run_id: str) -> None:
         self._control.conversation.run_id = run_id
 
     def _control_channel(self) -> ControlChannel:

@@ -22,8 +22,8 @@ from tutelage.producers.stages.host_batch import HostBatch
 from tutelage.producers.stages.model_outputs import Returned
 from tutelage.producers.stages.replicas import give_back, replicas
 from tutelage.producers.stages.row_counts import rows_in
-from tutelage.producers.stages.structures import rebuilt
-from tutelage.producers.stages.thread_context import Surroundings, is_about_threads
+from tutelage.producers.stages.structures import map_structure
+from tutelage.producers.stages.thread_context import ThreadContext, is_about_threads
 from tutelage.producers.stages.worker import Worker
 from tutelage.schemas.errors import ConfigurationError
 
@@ -65,7 +65,7 @@ class Devices:
         devices: The devices. If not given: for a module every visible CUDA device
             (CUDA_VISIBLE_DEVICES decides), else the CPU; for any other callable one thread, which
             leaves batches where they are.
-        surroundings: What holds around the calls. If not given, what holds now.
+        context: What holds around the calls. If not given, what holds now.
 
     Raises:
         ConfigurationError: A device does not exist, or the model cannot be called.
@@ -75,14 +75,14 @@ class Devices:
         self,
         model: Model | Sequence[Model],
         devices: Sequence[str | torch.device] | None = None,
-        surroundings: Surroundings | None = None,
+        context: ThreadContext | None = None,
     ) -> None:
         _check_callable(model)
         names = _named(devices) if devices is not None else _default_devices(model)
-        surroundings = surroundings or Surroundings.here()
+        context = context or ThreadContext.current()
         models, self._lent = replicas(model, names)
         self._replicas = [
-            _Replica(one, device, surroundings) for one, device in zip(models, names, strict=True)
+            _Replica(one, device, context) for one, device in zip(models, names, strict=True)
         ]
         self._next = 0
 
@@ -151,14 +151,12 @@ class _Once:
 
 
 class _Replica:
-    def __init__(
-        self, model: Model, device: torch.device | None, surroundings: Surroundings
-    ) -> None:
+    def __init__(self, model: Model, device: torch.device | None, context: ThreadContext) -> None:
         self._model = model
         self._device = device
         self._returned = Returned()
         self._stream: Any = None
-        self.thread = Worker(f"tutelage-{device or 'model'}", surroundings)
+        self.thread = Worker(f"tutelage-{device or 'model'}", context)
 
     def forward(
         self, group: list[Any], transfer: Transfer, *, counts_rows: bool, owning: bool
@@ -201,7 +199,7 @@ def moved(batch: Any, device: torch.device | None) -> Any:
         return batch
     if type(batch) is torch.Tensor:
         return batch.to(device, non_blocking=True)
-    return rebuilt(batch, lambda item: _moved_item(item, device), moves=_moves)
+    return map_structure(batch, lambda item: _moved_item(item, device), moves=_moves)
 
 
 def _moves(value: Any) -> bool:

@@ -19,7 +19,7 @@ from uuid import UUID
 import numpy as np
 import torch
 
-from tutelage.producers.stages.structures import PLAIN, rebuilt
+from tutelage.producers.stages.structures import PLAIN, map_structure
 from tutelage.producers.stages.thread_context import has_cuda
 from tutelage.schemas.record import Ragged
 
@@ -54,10 +54,10 @@ def owned(batch: Any) -> Any:
         return {
             key: copy_tensor(item)
             if type(item) is torch.Tensor
-            else rebuilt(item, _copy_item, copy_containers=True)
+            else map_structure(item, _copy_item, copy_containers=True)
             for key, item in batch.items()
         }
-    return rebuilt(batch, _copy_item, copy_containers=True)
+    return map_structure(batch, _copy_item, copy_containers=True)
 
 
 def owned_if_possible(value: Any) -> Any:
@@ -123,5 +123,5 @@ def _copy_array(value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if value.dtype != np.dtype(object) or value.size > _MANY_OBJECTS:
             raise CannotCopy
         for index, item in enumerate(value.flat):
-            copied.flat[index] = rebuilt(item, _copy_item, copy_containers=True)
+            copied.flat[index] = map_structure(item, _copy_item, copy_containers=True)
     return copied

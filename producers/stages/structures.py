@@ -20,7 +20,7 @@ PLAIN: frozenset[type] = frozenset((str, bytes, int, float, complex, bool, type(
 _MAX_DEPTH = 20
 
 
-def rebuilt(
+def map_structure(
     value: Any,
     leaf: Callable[[Any], Any],
     *,
@@ -48,7 +48,9 @@ def rebuilt(
         return leaf(value)
 
     def inner(item: Any) -> Any:
-        return rebuilt(item, leaf, copy_containers=copy_containers, moves=moves, depth=depth + 1)
+        return map_structure(
+            item, leaf, copy_containers=copy_containers, moves=moves, depth=depth + 1
+        )
 
     if kind is dict:
         mapping = {key: inner(item) for key, item in value.items()}
@@ -67,7 +69,7 @@ def _rebuild_object(
     copy_containers: bool,
     moves: Callable[[Any], bool],
 ) -> Any:
-    """`rebuilt` for everything but plain dicts, lists and tuples; `inner` rebuilds an item."""
+    """`map_structure` for everything but plain dicts, lists and tuples; `inner` rebuilds an item."""
     kind = type(value)
     if isinstance(value, (dict, UserDict)):
         pairs = {key: inner(item) for key, item in value.items()}

@@ -22,7 +22,7 @@ _AUTOCAST_TYPES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla", "npu")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Surroundings:
+class ThreadContext:
     """A thread's context variables and torch settings. Immutable, so any thread may use it."""
 
     context: contextvars.Context
@@ -34,7 +34,7 @@ class Surroundings:
     inference: bool
 
     @classmethod
-    def here(cls) -> Surroundings:
+    def current(cls) -> ThreadContext:
         """Return the context of the calling thread."""
         return cls(
             context=contextvars.copy_context(),

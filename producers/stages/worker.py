@@ -17,7 +17,7 @@ from tutelage.transport.background import BackgroundThread
 
 if TYPE_CHECKING:
     # It imports torch, which a sink's thread does not need.
-    from tutelage.producers.stages.thread_context import Surroundings
+    from tutelage.producers.stages.thread_context import ThreadContext
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ class Worker:
 
     Args:
         name: The thread's name.
-        surroundings: The context to make the calls in; the thread's own if not given.
+        context: The context to make the calls in; the thread's own if not given.
     """
 
-    def __init__(self, name: str, surroundings: Surroundings | None = None) -> None:
+    def __init__(self, name: str, context: ThreadContext | None = None) -> None:
         self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._closed = False
         self._last: Callable[[], object] | None = None
-        self._surroundings = surroundings
+        self._context = context
         self._thread = BackgroundThread(self._run, name=name, ask_to_end=self.drop)
         self._thread.start()
 
@@ -92,10 +92,10 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        if self._surroundings is None:
+        if self._context is None:
             self._make_calls()
         else:
-            self._surroundings.run(self._make_calls)
+            self._context.run(self._make_calls)
 
     def _make_calls(self) -> None:
         while (item := self._queue.get()) is not None:

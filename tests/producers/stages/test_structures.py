@@ -1,4 +1,4 @@
-"""Batches in whatever people build them are moved to a device and rebuilt rightly, or passed as they are."""
+"""Batches in whatever people build them are moved to a device in the same structure, or passed as they are."""
 
 from __future__ import annotations
 
