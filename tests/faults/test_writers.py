@@ -76,7 +76,7 @@ def test_07_a_commit_whose_end_nobody_knows(
     code, _, err = teacher.ended(120)
     running.proxies.heal()
     assert code == 4, err
-    one_line(err, topic, "stops here")
+    one_line(err, topic, "this teacher stops")
     code, _, err = running.teach(topic, tmp_path, "--transactional", seconds="0").ended()
     assert code == 0, err
     running.same(student, outcome)
