@@ -1,4 +1,4 @@
-"""Keeps a student's state, whoever moves it: this process, a loaded state, or DataLoader workers."""
+"""Keeps a student's state, which this process, a loaded state or DataLoader workers set."""
 
 from __future__ import annotations
 

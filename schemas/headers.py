@@ -179,7 +179,7 @@ def _value(found: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     value: Any
     try:
         value = json.loads(found[header])
-        # Rejects what JSON in UTF-8 cannot express again: lone surrogates, NaN and infinity.
+        # Rejects what JSON in UTF-8 cannot represent: lone surrogates, NaN and infinity.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise CorruptData(

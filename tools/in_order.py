@@ -50,7 +50,7 @@ def in_order(
     start: tuple[int, int] = (0, 0),
     counted: Counts | None = None,
 ) -> Iterator[Record]:
-    """Yield every record of a run, ends included, until its last pass has ended.
+    """Yield every record of a run, end records included, until its last pass has ended.
 
     Args:
         source: The source, which is open.
@@ -79,4 +79,4 @@ def in_order(
         records.close()
         if counted is not None:
             counted.duplicates = records.order.duplicates
-            counted.zombies = records.order.zombies + source.stale_records
+            counted.zombies = records.zombies

@@ -112,18 +112,7 @@ class Merge:
         return Description(tuple(plan.result for plan in self._plans))
 
     def measure(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
-        """Decide how many of the rows to merge at once.
-
-        Args:
-            aligned: The rows that are there.
-            batch_size: Rows in a batch.
-
-        Returns:
-            The number of rows, which are whole batches, and the bytes of the merged batches.
-
-        Raises:
-            BatchTooLarge: The first batch alone exceeds the limit.
-        """
+        """Decide how many of the rows to merge at once, as `BatchSizes.measure` says."""
         return self._sizes.measure(aligned, batch_size)
 
     def batches(self, aligned: Aligned, batch_size: int) -> Batches:
