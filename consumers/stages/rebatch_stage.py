@@ -33,6 +33,9 @@ class RebatchStage:
         Whole batches before an error are given before the error is raised.
         """
         rebatch = self._rebatch
+        if eager and rebatch.has_whole_batches:
+            # They came while nobody waited. The next record may be a long time away.
+            rebatch.flush()
         if (chunk := rebatch.pop()) is not None:
             return chunk
         if self._failed is not None:
