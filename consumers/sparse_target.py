@@ -1,0 +1,215 @@
+"""Distributions over a vocabulary of which a few entries are known: what `Sampled` and `TopK` give.
+
+Knows nothing of records, files or bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from tutelage.schemas.errors import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SparseTarget:
+    """The teacher's distributions at the positions of a batch's rows, each as a few entries.
+
+    A position is one distribution over the vocabulary. Row r has `lengths[r]` positions, position p
+    has `entries[p]` entries. All rows' positions, and all positions' entries, are concatenated.
+
+    The entries of a *sampled* target are ids that were drawn, with their counts: `counts / draws`
+    is an unbiased estimate of the distribution. The entries of a *top-k* target are the most
+    probable ids with their log-probabilities; `tail` is the log of the probability of all others.
+
+    Args:
+        ids: int32 `[sum of entries]`: ids in the vocabulary; ascending in a position that was
+            sampled, the most probable first in one of a top-k target.
+        entries: int64 `[positions]`: how many entries each position has.
+        lengths: int64 `[rows]`: how many positions each row has.
+        vocabulary: The size of the vocabulary. All ids are smaller.
+        counts: int32 `[sum of entries]`: how often each id was drawn. None for a top-k target.
+        draws: The sum of the counts of each position; 0 for a top-k target.
+        entropy: float32 `[positions]`: the entropy of the whole distribution, in nats. None for a
+            top-k target. Of a merged target it is the mean of the teachers' entropies.
+        log_probs: float32 `[sum of entries]`: natural logarithms of the probabilities, which are
+            not renormalised. None for a sampled target.
+        tail: float32 `[positions]`: the log of the probability of all ids that are no entry. None
+            for a sampled target.
+        temperature: The teacher's logits were divided by it.
+        tokenizer: The fingerprint of the teacher's tokenizer; empty if it gave none.
+        shape: The shape of one row's positions, such as `(T,)`; `(-1,)` if rows differ in length.
+        pad_left: Whether shorter rows are padded on the left where they are padded.
+    """
+
+    ids: torch.Tensor
+    entries: torch.Tensor
+    lengths: torch.Tensor
+    vocabulary: int
+    counts: torch.Tensor | None = None
+    draws: int = 0
+    entropy: torch.Tensor | None = None
+    log_probs: torch.Tensor | None = None
+    tail: torch.Tensor | None = None
+    temperature: float = 1.0
+    tokenizer: str = ""
+    shape: tuple[int, ...] = (-1,)
+    pad_left: bool = False
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its entries were drawn. If not, they are the most probable ones."""
+        return self.counts is not None
+
+    @property
+    def positions(self) -> int:
+        """How many positions all rows have together."""
+        return self.entries.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds its tensors."""
+        return self.ids.device
+
+    def to(self, *args: Any, **kwargs: Any) -> SparseTarget:
+        """Return the target on another device.
+
+        Args:
+            *args: As for `torch.Tensor.to`; a dtype is ignored.
+            **kwargs: Likewise, such as `non_blocking`.
+
+        Returns:
+            The target there; the same tensors where they are there already.
+        """
+        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)  # type: ignore[attr-defined]
+        if device is None:
+            return self
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self, device: Any = None) -> SparseTarget:
+        """Return the target in pinned memory, from which copies to a GPU need not be waited for."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def dense(self) -> torch.Tensor:
+        """Return the estimated distributions, float32 `[positions, vocabulary]`; for tests.
+
+        The rows of a sampled target add up to 1. Those of a top-k target add up to less: the tail
+        is left out.
+        """
+        values = self.probabilities()
+        out = torch.zeros(self.positions, self.vocabulary, device=self.device)
+        out[self.owners(), self.ids.long()] = values
+        return out
+
+    def probabilities(self) -> torch.Tensor:
+        """Return the (estimated) probability of each entry, float32 `[sum of entries]`."""
+        if self.counts is not None:
+            return self.counts.float() / self.draws
+        assert self.log_probs is not None, "a target has counts or log-probabilities"
+        return self.log_probs.float().exp()
+
+    def owners(self) -> torch.Tensor:
+        """Return the position of each entry, int64 `[sum of entries]`."""
+        indices = torch.arange(self.positions, device=self.device)
+        return torch.repeat_interleave(indices, self.entries, output_size=self.ids.shape[0])
+
+    def __len__(self) -> int:
+        return self.lengths.shape[0]
+
+    def __getitem__(self, index: int | slice) -> SparseTarget:
+        """Return some rows, as views; one row keeps its dimension.
+
+        Args:
+            index: The number of a row, or a slice of step 1.
+
+        Raises:
+            IndexError: There is no such row.
+        """
+        rows = len(self)
+        if isinstance(index, slice):
+            start, stop, step = index.indices(rows)
+            if step != 1:
+                raise IndexError("a SparseTarget is sliced with step 1")
+            stop = max(start, stop)
+        else:
+            start = range(rows)[index]
+            stop = start + 1
+        first = int(self.lengths[:start].sum())
+        last = first + int(self.lengths[start:stop].sum())
+        begin = int(self.entries[:first].sum())
+        end = begin + int(self.entries[first:last].sum())
+        cuts = {"lengths": slice(start, stop)}
+        cuts |= {name: slice(first, last) for name in ("entries", "entropy", "tail")}
+        cuts |= {name: slice(begin, end) for name in ("ids", "counts", "log_probs")}
+        parts = {
+            name: None if getattr(self, name) is None else getattr(self, name)[cut]
+            for name, cut in cuts.items()
+        }
+        return replace(self, **parts)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[SparseTarget]:
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        kind = f"{self.draws} draws" if self.is_sampled else "top-k"
+        mean = self.ids.shape[0] / max(1, self.positions)
+        place = "" if self.device.type == "cpu" else f", on {self.device}"
+        heat = "" if self.temperature == 1 else f", temperature {self.temperature:g}"
+        return (
+            f"SparseTarget({kind}, {len(self)} rows, {self.positions} positions, {mean:.1f} entries "
+            f"each, vocabulary {self.vocabulary:,}{heat}{place})"
+        )
+
+    @staticmethod
+    def cat(targets: Sequence[SparseTarget]) -> SparseTarget:
+        """Concatenate the rows of several targets.
+
+        Args:
+            targets: At least one, all of the same kind, draws, vocabulary, temperature and
+                tokenizer.
+
+        Returns:
+            Their rows in order.
+
+        Raises:
+            ConfigurationError: They differ, or there is none.
+        """
+        if not targets:
+            raise ConfigurationError("SparseTarget.cat was given no targets")
+        first = targets[0]
+        for name in ("is_sampled", "draws", "vocabulary", "temperature", "tokenizer", "pad_left"):
+            values = [getattr(target, name) for target in targets]
+            if len(set(values)) > 1:
+                raise ConfigurationError(
+                    f"targets of different {name} cannot be concatenated: "
+                    f"{', '.join(map(repr, dict.fromkeys(values)))}"
+                )
+        joined = {
+            name: torch.cat([getattr(target, name) for target in targets])
+            for name in _tensor_names(first)
+        }
+        shapes = {target.shape for target in targets}
+        return replace(first, **joined, shape=first.shape if len(shapes) == 1 else (-1,))
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SparseTarget:
+        return replace(self, **{name: change(getattr(self, name)) for name in _tensor_names(self)})
+
+
+def _tensor_names(target: SparseTarget) -> list[str]:
+    return [
+        each.name for each in fields(target) if isinstance(getattr(target, each.name), torch.Tensor)
+    ]
+
+
+def _collate(
+    batch: Sequence[SparseTarget], *, collate_fn_map: Mapping[Any, Any] | None = None
+) -> SparseTarget:
+    return SparseTarget.cat(batch)
+
+
+# What torch's `default_collate` does with targets, as its documentation says to extend it.
+default_collate_fn_map[SparseTarget] = _collate
