@@ -176,10 +176,9 @@ class Merge:
             return self._pinned(_called(plan, own))
         dtype = promoted_dtype(plan.dtypes)
         result = result_dtype(strategy, dtype)
-        if strategy.rule.combine is not None:
+        if strategy.rule.arrange is not None:
             check_exact(strategy, values, dtype, key=plan.key, first_row=first_row)
-            combined = strategy.rule.combine([each.to(dtype) for each in values])
-            return self._pinned(combined.to(result))
+            return self._pinned(strategy.rule.arrange([each.to(dtype) for each in values]))
         wide = accumulator_dtype(strategy, dtype)
         # Pin the accumulator only when it is returned as it is.
         pinned = self._pin_memory and wide == result

@@ -31,15 +31,16 @@ _LEAST_FRACTION = 2.0**-60
 class Rule:
     """What a strategy does, and what it can merge.
 
-    It has `fold` or `combine`, except `first`, which calculates nothing.
+    It has `fold` or `arrange`, except `first`, which takes the first teacher's values.
 
     Args:
         fold: Takes another teacher's values and weight into the total, in place. All are in the
             accumulator's dtype.
-        combine: Returns the result of all teachers' values, each `[rows, *inner]`, in their common
-            dtype.
-        adds: Whether it adds values up, so that a result may not fit its dtype. Other strategies
-            choose among the values.
+        arrange: Returns all teachers' values, each `[rows, *inner]` in their common dtype, beside
+            each other. It calculates nothing: only the results of `fold` are checked for values
+            that do not fit.
+        adds: Whether `fold` adds values up, so that a result may not fit its dtype. Otherwise it
+            chooses among the values.
         averages: Whether the total is divided by the sum of the weights, and is a float for
             integers.
         weighted: Whether the user gives weights.
@@ -51,7 +52,7 @@ class Rule:
     """
 
     fold: Callable[[torch.Tensor, torch.Tensor, float], object] | None = None
-    combine: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None
+    arrange: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None
     adds: bool = False
     averages: bool = False
     weighted: bool = False
@@ -89,12 +90,12 @@ RULES: Mapping[str, Rule] = {
         fold=lambda total, values, weight: torch.minimum(total, values, out=total), orders=True
     ),
     "stack": Rule(
-        combine=_stack,
+        arrange=_stack,
         takes_ragged=False,
         shape=lambda shapes: (len(shapes), *shapes[0]),
     ),
     "concat": Rule(
-        combine=_concatenate,
+        arrange=_concatenate,
         compared=lambda shape: shape[:-1],
         shape=lambda shapes: (*shapes[0][:-1], sum(shape[-1] for shape in shapes)),
     ),
