@@ -85,10 +85,10 @@ class SparseTarget:
         Returns:
             The target there; the same tensors where they are there already.
         """
-        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)  # type: ignore[attr-defined]
-        if device is None:
-            return self
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        # Torch's annotation says that there always is one.
+        there = device if device is not None else self.device
+        return self._map(lambda tensor: tensor.to(there, non_blocking=non_blocking))
 
     def pin_memory(self, device: Any = None) -> SparseTarget:
         """Return the target in pinned memory, from which copies to a GPU need not be waited for."""
@@ -145,11 +145,11 @@ class SparseTarget:
         cuts = {"lengths": slice(start, stop)}
         cuts |= {name: slice(first, last) for name in ("entries", "entropy", "tail")}
         cuts |= {name: slice(begin, end) for name in ("ids", "counts", "log_probs")}
-        parts = {
+        parts: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[cut]
             for name, cut in cuts.items()
         }
-        return replace(self, **parts)  # type: ignore[arg-type]
+        return replace(self, **parts)
 
     def __iter__(self) -> Iterator[SparseTarget]:
         return (self[row] for row in range(len(self)))
@@ -188,7 +188,7 @@ class SparseTarget:
                     f"targets of different {name} cannot be concatenated: "
                     f"{', '.join(map(repr, dict.fromkeys(values)))}"
                 )
-        joined = {
+        joined: dict[str, Any] = {
             name: torch.cat([getattr(target, name) for target in targets])
             for name in _tensor_names(first)
         }
@@ -196,7 +196,10 @@ class SparseTarget:
         return replace(first, **joined, shape=first.shape if len(shapes) == 1 else (-1,))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SparseTarget:
-        return replace(self, **{name: change(getattr(self, name)) for name in _tensor_names(self)})
+        changed: dict[str, Any] = {
+            name: change(getattr(self, name)) for name in _tensor_names(self)
+        }
+        return replace(self, **changed)
 
 
 def _tensor_names(target: SparseTarget) -> list[str]:

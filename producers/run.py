@@ -140,6 +140,7 @@ class Run:
         self._spec = spec
         self._start = start
         self._traits = sink
+        self.run_id = start.stream.run_id if isinstance(start, Tail) else start.run_id
         tail = self._tail
         self._opening = _Opening()
         self._gather: Gather | None = None

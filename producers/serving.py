@@ -10,11 +10,13 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from typing import Any, TypeVar
 
 from tutelage.producers.run import Run
 from tutelage.producers.stages.devices import Devices
 from tutelage.producers.stages.encode import EncodeStage, EncodeThreads
+from tutelage.producers.stages.encode_vectors import encode_vectors
 from tutelage.producers.stages.forward import ForwardStage
 from tutelage.producers.stages.gather_stage import GatherStage
 from tutelage.producers.stages.host_batch import HostBatch
@@ -22,6 +24,7 @@ from tutelage.producers.stages.inputs import Inputs
 from tutelage.producers.stages.read_ahead import ReadAhead
 from tutelage.producers.stages.row_counts import rows_in
 from tutelage.producers.stages.transfer import start_transfers
+from tutelage.producers.stages.uniforms import Place
 from tutelage.producers.stages.worker import Executor
 from tutelage.producers.wire_options import WireOptions
 from tutelage.producers.writer import RecordWriter
@@ -109,7 +112,13 @@ class Serving:
             ahead=self._read_ahead,
             new_memory=lambda: inputs.new_memory,
         )
-        forward = ForwardStage(reader, self._devices, self._transfer, keeps_rows=self._keeps_rows)
+        forward = ForwardStage(
+            reader,
+            self._devices,
+            partial(self._encode, self._run.pass_index),
+            self._transfer,
+            keeps_rows=self._keeps_rows,
+        )
         gathered = GatherStage(forward, self._run, self._writer.open)
         records = EncodeStage(gathered, self._writer.encode, self._encoders)
         try:
@@ -119,6 +128,10 @@ class Serving:
             self._run.doing.now("between passes")
         finally:
             reader.close()
+
+    def _encode(self, pass_index: int, number: int, knowledge: Any) -> Any:
+        place = Place(run_id=self._run.run_id, pass_index=pass_index, batch=number)
+        return encode_vectors(knowledge, self._options, self._run.promised, place)
 
     def _transfer(self, group: list[Any], cuda_stream: Any) -> list[HostBatch]:
         return start_transfers(group, self._options, self._run.promised, cuda_stream)
@@ -201,6 +214,7 @@ class Serving:
                     reader.group_size = 1
                     return
                 self._run.pass_over(rows)
+                forward.pass_over()
             self._writer.open()
             rest = self._next_group(reader)
             if not rest:

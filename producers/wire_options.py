@@ -1,4 +1,4 @@
-"""A teacher's arguments `wire` and `ragged_keys`, checked: in which dtype each key is sent."""
+"""A teacher's arguments `wire` and `ragged_keys`, checked: how each key is sent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Any
 
 from tutelage.schemas.arguments import check_text
 from tutelage.schemas.dtypes import DTYPES, WIRE_ENCODINGS
+from tutelage.schemas.encodings import (
+    ENCODING_FORMS,
+    Encoding,
+    Int8,
+    Sampled,
+    TopK,
+    parse_encoding,
+)
 from tutelage.schemas.errors import ConfigurationError, SinkExists
 from tutelage.schemas.record import Description
 
@@ -17,28 +25,31 @@ _FOR_ALL_FLOATS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WireOptions:
-    """The wire dtypes and ragged keys that the user asked for.
+    """How keys travel, as the user asked.
 
     Attributes:
-        encodings: Key -> wire dtype; or one wire dtype for all floats, "" to keep their dtypes.
+        dtypes: Key -> wire dtype; or one wire dtype for all floats, "" to keep their dtypes.
+        encoded: Key -> the encoding of its vectors, of the keys that have one.
         ragged: The keys whose rows differ in length.
     """
 
-    encodings: Mapping[str, str] | str
+    dtypes: Mapping[str, str] | str
+    encoded: Mapping[str, Encoding]
     ragged: frozenset[str]
 
     def encoding(self, key: str, dtype: str) -> str:
-        """Return the wire dtype of a key whose dtype in the model's output is `dtype`."""
-        if isinstance(self.encodings, str):
-            return self.encodings if self.encodings and dtype in ("float32", "float64") else dtype
-        return self.encodings.get(key, dtype)
+        """Return the property `wire` of a key whose dtype in the model's output is `dtype`."""
+        if key in self.encoded:
+            return str(self.encoded[key])
+        if isinstance(self.dtypes, str):
+            return self.dtypes if self.dtypes and dtype in ("float32", "float64") else dtype
+        return self.dtypes.get(key, dtype)
 
     @property
     def named(self) -> set[str]:
         """All keys that the options name."""
-        return set(self.ragged) | (
-            set() if isinstance(self.encodings, str) else set(self.encodings)
-        )
+        dtypes = set() if isinstance(self.dtypes, str) else set(self.dtypes)
+        return set(self.ragged) | set(self.encoded) | dtypes
 
     def check_same_as(self, held: Description, sink_name: str) -> None:
         """Check that a run can be continued with these options.
@@ -74,9 +85,11 @@ def wire_options(wire: Any, ragged_keys: Any) -> WireOptions:
     """Check a teacher's arguments `wire` and `ragged_keys`, and return them as options.
 
     Raises:
-        ConfigurationError: An argument has the wrong type, or names a dtype that does not exist.
+        ConfigurationError: An argument has the wrong type, or names a dtype or encoding that does
+            not exist.
     """
     wire = _dtype_name(wire)
+    encoded: dict[str, Encoding] = {}
     if isinstance(wire, str):
         if wire and wire not in _FOR_ALL_FLOATS:
             raise ConfigurationError(
@@ -84,20 +97,22 @@ def wire_options(wire: Any, ragged_keys: Any) -> WireOptions:
                 "unchanged (an empty text)"
             )
     elif isinstance(wire, Mapping):
-        wire = {
+        given = {
             _check_key("wire", key): _check_encoding(key, encoding)
             for key, encoding in wire.items()
         }
+        encoded = {key: each for key, each in given.items() if not isinstance(each, str)}
+        wire = {key: each for key, each in given.items() if isinstance(each, str)}
     else:
         raise ConfigurationError(
-            f"wire is {wire!r}; give a dtype for all floats, or a dict of key -> dtype"
+            f"wire is {wire!r}; give a dtype for all floats, or a dict of key -> dtype or encoding"
         )
     if isinstance(ragged_keys, (str, bytes, Mapping)) or not isinstance(ragged_keys, Iterable):
         raise ConfigurationError(
             f"ragged_keys is {ragged_keys!r}; give a list of keys, such as ['logits']"
         )
     ragged = frozenset(_check_key("ragged_keys", key) for key in ragged_keys)
-    return WireOptions(encodings=wire, ragged=ragged)
+    return WireOptions(dtypes=wire, encoded=encoded, ragged=ragged)
 
 
 def _check_key(where: str, key: Any) -> str:
@@ -114,12 +129,23 @@ def _dtype_name(encoding: Any) -> Any:
     )
 
 
-def _check_encoding(key: str, encoding: Any) -> str:
+def _check_encoding(key: str, encoding: Any) -> str | Encoding:
+    """A wire dtype's name, or an encoding."""
+    if isinstance(encoding, (Sampled, TopK, Int8)):
+        return encoding
     encoding = _dtype_name(encoding)
-    if not isinstance(encoding, str) or encoding not in DTYPES:
-        smaller = sorted({name for names in WIRE_ENCODINGS.values() for name in names})
-        raise ConfigurationError(
-            f"wire[{key!r}] is {encoding!r}, which is not a dtype; floats can travel as "
-            f"{', '.join(smaller)}"
-        )
-    return encoding
+    if isinstance(encoding, str):
+        try:
+            # First, since int8 is a dtype too.
+            parsed = parse_encoding(encoding)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"wire[{key!r}]: {error}") from error
+        if parsed is not None:
+            return parsed
+        if encoding in DTYPES:
+            return encoding
+    smaller = sorted({name for names in WIRE_ENCODINGS.values() for name in names})
+    raise ConfigurationError(
+        f"wire[{key!r}] is {encoding!r}, which is neither a dtype nor an encoding; floats can "
+        f"travel as {', '.join(smaller)}, vectors of floats also as {ENCODING_FORMS}"
+    )

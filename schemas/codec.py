@@ -82,6 +82,7 @@ class Codec:
         self, description: Description, *, verify: bool = True, limits: Limits = DEFAULT_LIMITS
     ) -> None:
         self.description = description
+        self._stored = description.stored
         self._seed = xxhash.xxh3_64(_VERSION.pack(FORMAT_VERSION) + description.canonical_bytes())
         self._limits = limits
         self.verify = verify
@@ -93,7 +94,7 @@ class Codec:
 
         Args:
             head: The record's head.
-            columns: Key -> its rows in order, in pieces and in their wire dtype: arrays [n, *inner]
+            columns: Key -> its rows in order, in pieces, as they are stored: arrays [n, *inner]
                 of a dense key, `Ragged` of a ragged key. Empty for an end record.
 
         Raises:
@@ -101,7 +102,7 @@ class Codec:
         """
         parts: list[bytes | Array] = []
         shapes: list[int] = []
-        for spec in self.description.specs:
+        for spec in self._stored.specs:
             key_parts, shape = encode_key(spec, columns.get(spec.key, ()), head.rows)
             parts += key_parts
             shapes += shape
@@ -188,9 +189,9 @@ class Codec:
         """The layout of a record of `rows` rows; None if a key is ragged or `rows` is 0."""
         found = self._layouts.get(rows)
         if found is None:
-            if not rows or any(spec.ragged for spec in self.description.specs):
+            if not rows or any(spec.ragged for spec in self._stored.specs):
                 return None
-            found = dense_layout(self.description, rows)
+            found = dense_layout(self._stored, rows)
             if len(self._layouts) > _MAX_LAYOUTS:
                 self._layouts.clear()
             self._layouts[rows] = found
@@ -251,7 +252,7 @@ class Codec:
         shapes: list[int] = []
         pieces: list[Array] = []
         columns: dict[str, Column] = {}
-        for spec in self.description.specs:
+        for spec in self._stored.specs:
             lengths: Array | None = None
             if spec.ragged:
                 start, position = decode_span(view, position)

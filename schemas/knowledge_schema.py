@@ -53,14 +53,14 @@ def schema_from_description(description: Description) -> str:
     schema = json.loads(_fixed_part())
     defined: set[str] = set()
     for spec in description.specs:
-        kind = _RAGGED if spec.ragged else _TENSOR
+        kind = _RAGGED if spec.stored.ragged else _TENSOR
         name = str(kind["name"])
         schema["fields"].append(
             {
                 "name": field_name(spec.key),
                 "type": f"tutelage.{name}" if name in defined else kind,
                 "default": {"lengths": "", "shape": [], "data": ""}
-                if spec.ragged
+                if spec.stored.ragged
                 else {"shape": [], "data": ""},
                 "key": spec.key,
                 "dtype": spec.dtype,
@@ -155,9 +155,10 @@ def _parse_field(field: Any, defined: dict[str, Any], where: str) -> KeySpec:
         raise UnsupportedSchema(
             f"{here} stands for key {key!r}, but its property key is {field.get('key')!r}"
         )
-    if spec.ragged != ragged:
+    if spec.stored.ragged != ragged:
         raise UnsupportedSchema(
-            f"{here} has row shape {shape} but is {'' if ragged else 'not '}ragged"
+            f"{here} has row shape {shape} and wire {spec.wire!r} but is "
+            f"{'' if ragged else 'not '}ragged"
         )
     return spec
 

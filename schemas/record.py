@@ -14,7 +14,8 @@ import numpy as np
 import xxhash
 
 from tutelage.schemas.dtypes import WIRE_ENCODINGS, DType, dtype_from_name
-from tutelage.schemas.errors import DescriptionChanged, SchemaError
+from tutelage.schemas.encodings import ENCODED_DTYPES, ENCODING_FORMS, Encoding, parse_encoding
+from tutelage.schemas.errors import ConfigurationError, DescriptionChanged, SchemaError
 from tutelage.schemas.printable import printable
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -66,10 +67,11 @@ class KeySpec:
         key: Its name.
         dtype: The model's dtype.
         shape: The shape of one row. A ragged key has -1 as its first size.
-        wire: The dtype on the wire: `dtype`, unless the user asked for one of fewer bytes.
+        wire: How it travels: `dtype`, unless the user asked for one of fewer bytes, or for an
+            encoding of its vectors, such as "sampled:25" (`encodings.py`).
 
     Raises:
-        SchemaError: A dtype cannot be carried, `dtype` cannot be cast to `wire`, or `shape` is not
+        SchemaError: A dtype cannot be carried, `dtype` cannot travel as `wire`, or `shape` is not
             the shape of a row.
     """
 
@@ -77,22 +79,45 @@ class KeySpec:
     dtype: str
     shape: tuple[int, ...]
     wire: str = ""
+    #: The encoding of its vectors; None if `wire` is a dtype.
+    encoding: Encoding | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         where = f"key {self.key!r}"
         dtype_from_name(self.dtype, where)
         if not self.wire:
             object.__setattr__(self, "wire", self.dtype)
-        if self.wire != self.dtype and self.wire not in WIRE_ENCODINGS.get(self.dtype, ()):
-            allowed = ", ".join(WIRE_ENCODINGS.get(self.dtype, ())) or "nothing else"
-            raise SchemaError(
-                f"{where}: {self.dtype} cannot travel as {self.wire!r}; it can travel as {allowed}"
-            )
         if any(size < 0 for size in self.inner) or any(size > 2**31 - 1 for size in self.shape):
             raise SchemaError(
                 f"{where}: shape {self.shape} is not the shape of a row; only the first size may "
                 "be -1"
             )
+        object.__setattr__(self, "encoding", self._parse_wire(where))
+
+    def _parse_wire(self, where: str) -> Encoding | None:
+        if self.wire == self.dtype or self.wire in WIRE_ENCODINGS.get(self.dtype, ()):
+            return None
+        try:
+            encoding = parse_encoding(self.wire)
+        except ConfigurationError as error:
+            raise SchemaError(f"{where}: {error}") from error
+        if encoding is None or str(encoding) != self.wire or self.dtype not in ENCODED_DTYPES:
+            allowed = ", ".join(WIRE_ENCODINGS.get(self.dtype, ()))
+            encodings = ENCODING_FORMS if self.dtype in ENCODED_DTYPES else ""
+            allowed = ", ".join(filter(None, (allowed, encodings))) or "nothing else"
+            raise SchemaError(
+                f"{where}: {self.dtype} cannot travel as {self.wire!r}; it can travel as {allowed}"
+            )
+        if not self.inner:
+            raise SchemaError(
+                f"{where}: its rows, of shape {list(self.shape)}, have no vectors to encode as "
+                f"{self.wire}; they must be [..., size of a vector]"
+            )
+        try:
+            encoding.stored_shape(self.shape)
+        except SchemaError as error:
+            raise SchemaError(f"{where} cannot travel as {self.wire}: {error}") from error
+        return encoding
 
     @property
     def ragged(self) -> bool:
@@ -105,9 +130,17 @@ class KeySpec:
         return self.shape[1:] if self.ragged else self.shape
 
     @property
+    def stored(self) -> KeySpec:
+        """The tensor that records hold: itself, or for an encoded key its bytes."""
+        if self.encoding is None:
+            return self
+        return KeySpec(key=self.key, dtype="uint8", shape=self.encoding.stored_shape(self.shape))
+
+    @property
     def wire_dtype(self) -> DType:
-        """The dtype on the wire."""
-        return dtype_from_name(self.wire, f"key {self.key!r}")
+        """The dtype of the stored tensor."""
+        name = self.wire if self.encoding is None else "uint8"
+        return dtype_from_name(name, f"key {self.key!r}")
 
     def __str__(self) -> str:
         sizes = ", ".join(str(size) for size in self.shape)
@@ -148,10 +181,17 @@ class Description(Mapping[str, KeySpec]):
     def __str__(self) -> str:
         return ", ".join(f"{spec.key!r}: {spec}" for spec in self.specs)
 
+    @property
+    def stored(self) -> Description:
+        """The tensors that records hold: encoded keys as their bytes."""
+        if all(spec.encoding is None for spec in self.specs):
+            return self
+        return Description(tuple(spec.stored for spec in self.specs))
+
     def canonical_bytes(self) -> bytes:
         """The description as bytes for checksums, the same in every language (docs/format.md).
 
-        For each key in order: the key, dtype and wire dtype, each as its length in bytes and its
+        For each key in order: the key, dtype and wire, each as its length in bytes and its
         UTF-8; then the number of dimensions of a row, and its sizes. All numbers are little-endian
         int64.
         """
@@ -177,7 +217,11 @@ def check_compatible(old: Description, new: Description, where: str) -> None:
     """
     for key, spec in new.items():
         before = old.get(key)
-        if before is not None and (before.dtype, before.shape) != (spec.dtype, spec.shape):
+        if before is None:
+            continue
+        # A registry refuses to turn a dense field into a ragged one, as some encodings do.
+        same = (before.dtype, before.shape) == (spec.dtype, spec.shape)
+        if not same or before.stored.ragged != spec.stored.ragged:
             raise DescriptionChanged(
                 f"{where}: key {key!r} was {before} and would become {spec}; give it another name, "
                 "or write elsewhere"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tutelage.consumers.sources.file import FileSource
     from tutelage.consumers.sources.kafka import KafkaSource
     from tutelage.consumers.sources.memory import MemorySource
+    from tutelage.consumers.sparse_target import SparseTarget
     from tutelage.consumers.stages.ragged import RaggedFormat
     from tutelage.consumers.student import Student
     from tutelage.producers.lesson import Lesson
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from tutelage.producers.sinks.file import FileSink
     from tutelage.producers.sinks.kafka import KafkaSink
     from tutelage.producers.sinks.memory import MemorySink
+    from tutelage.producers.stages.projected import Projected
     from tutelage.producers.stages.samples import from_sample_lists, from_samples
     from tutelage.producers.teacher import Teacher
+    from tutelage.schemas.encodings import Int8, Sampled, TopK
     from tutelage.schemas.errors import (
         AccessDenied,
         BatchTooLarge,
@@ -80,6 +83,7 @@ _ERRORS = "tutelage.schemas.errors"
 _MODULES = {
     "FileSink": "tutelage.producers.sinks.file",
     "FileSource": "tutelage.consumers.sources.file",
+    "Int8": "tutelage.schemas.encodings",
     "HttpRegistry": "tutelage.transport.http_registry",
     "KafkaSink": "tutelage.producers.sinks.kafka",
     "KafkaSource": "tutelage.consumers.sources.kafka",
@@ -91,12 +95,16 @@ _MODULES = {
     "MemorySink": "tutelage.producers.sinks.memory",
     "MemorySource": "tutelage.consumers.sources.memory",
     "MemoryTopic": "tutelage.transport.memory_topic",
+    "Projected": "tutelage.producers.stages.projected",
     "Ragged": "tutelage.schemas.record",
     "RaggedFormat": "tutelage.consumers.stages.ragged",
+    "Sampled": "tutelage.schemas.encodings",
     "Sink": "tutelage.producers.sinks.base",
     "Source": "tutelage.consumers.sources.base",
+    "SparseTarget": "tutelage.consumers.sparse_target",
     "Student": "tutelage.consumers.student",
     "Teacher": "tutelage.producers.teacher",
+    "TopK": "tutelage.schemas.encodings",
     "from_sample_lists": "tutelage.producers.stages.samples",
     "from_samples": "tutelage.producers.stages.samples",
 }
@@ -132,6 +140,7 @@ __all__ = [
     "FileSink",
     "FileSource",
     "HttpRegistry",
+    "Int8",
     "KafkaSink",
     "KafkaSource",
     "KnowledgeDataset",
@@ -144,6 +153,7 @@ __all__ = [
     "MemorySource",
     "MemoryTopic",
     "MergeError",
+    "Projected",
     "Ragged",
     "RaggedFormat",
     "RecordTooLarge",
@@ -151,13 +161,16 @@ __all__ = [
     "RetentionLoss",
     "RunMismatch",
     "SampleMismatch",
+    "Sampled",
     "SchemaError",
     "SequenceGap",
     "Sink",
     "SinkExists",
     "Source",
+    "SparseTarget",
     "Student",
     "Teacher",
+    "TopK",
     "TopicIdentityError",
     "TransportError",
     "TruncatedData",

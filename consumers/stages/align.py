@@ -14,7 +14,7 @@ from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.order import PassEnd
 from tutelage.consumers.stages.stage import LastItem
 from tutelage.schemas.errors import LengthMismatch
-from tutelage.schemas.record import Array, Ragged
+from tutelage.schemas.record import Array, Column, Ragged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,6 +38,12 @@ class Share:
     def ragged(self, key: str, start: int, stop: int) -> list[Ragged]:
         """The share's rows `start` to `stop` of a ragged key, as pieces."""
         return self.chunk.ragged_rows(key, self.start + start, self.start + stop)
+
+    def stored(self, key: str, start: int, stop: int) -> Sequence[Column]:
+        """The share's rows `start` to `stop` of a key, as they are stored, in pieces."""
+        if key in self.chunk.ragged:
+            return self.ragged(key, start, stop)
+        return [self.dense(key)[start:stop]]
 
     @property
     def resume(self) -> ResumeIndex:

@@ -20,6 +20,8 @@ from tutelage.schemas.record import Array
 # bytes that were read.
 _MERGED_AT_ONCE_BYTES = 64 << 20
 _LENGTH_BYTES = 8
+# A stored byte of a `SparseTarget` takes about so many in memory, with what decoding it takes.
+_SPARSE_BYTES = 6
 
 
 class BatchSizes:
@@ -34,8 +36,8 @@ class BatchSizes:
     def __init__(self, plans: Sequence[KeyPlan], *, batch_bytes: int, padded: bool) -> None:
         self._limit = batch_bytes
         self._padded = padded
-        self._ragged = [plan for plan in plans if plan.result.ragged]
-        self._dense = [plan for plan in plans if not plan.result.ragged]
+        self._ragged = [plan for plan in plans if _stored_ragged(plan)]
+        self._dense = [plan for plan in plans if not _stored_ragged(plan)]
         self._dense_row_bytes = sum(map(_element_bytes, self._dense))
 
     def measure(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
@@ -80,19 +82,22 @@ class BatchSizes:
         """Per batch, the elements of its longest row; without padding, of all its rows."""
         pieces = aligned.shares[plan.teachers[0]].ragged(plan.key, 0, aligned.rows)
         lengths = np.concatenate([piece.lengths for piece in pieces])
-        found: Array = (np.maximum if self._padded else np.add).reduceat(lengths, starts)
+        found: Array = (np.maximum if self._pads(plan) else np.add).reduceat(lengths, starts)
         return found
 
     def _ragged_bytes(self, plan: KeyPlan, longest: Array, counts: Array) -> Array:
         """The bytes of a key's values and lengths in each batch."""
-        rows = counts if self._padded else 1
+        rows = counts if self._pads(plan) else 1
         return longest * float(_element_bytes(plan)) * rows + float(_LENGTH_BYTES) * counts
+
+    def _pads(self, plan: KeyPlan) -> bool:
+        return self._padded and plan.sparse is None
 
     def _error(self, total: float, rows: int, longest: dict[str, int]) -> Exception:
         sizes = {plan.key: rows * _element_bytes(plan) for plan in self._dense}
         for plan in self._ragged:
             sizes[plan.key] = (
-                longest[plan.key] * _element_bytes(plan) * (rows if self._padded else 1)
+                longest[plan.key] * _element_bytes(plan) * (rows if self._pads(plan) else 1)
             )
         key = max(sizes, key=lambda each: sizes[each])
         return batch_too_large(
@@ -109,4 +114,10 @@ class BatchSizes:
 
 def _element_bytes(plan: KeyPlan) -> int:
     """The bytes of one row; for a ragged key, of one element."""
+    if plan.sparse is not None:
+        return _SPARSE_BYTES * plan.sparse.teachers * math.prod(plan.result.stored.inner)
     return math.prod(plan.result.inner) * torch_dtype(plan.result.dtype).itemsize
+
+
+def _stored_ragged(plan: KeyPlan) -> bool:
+    return plan.result.stored.ragged if plan.sparse is not None else plan.result.ragged

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, repeat
+from typing import Any
 
 import torch
 
 from tutelage.consumers.stages.torch_view import bit_view
 
-Batch = dict[str, torch.Tensor]
+#: Key -> tensor, or `SparseTarget` of a key that was sampled or sent as top-k.
+Batch = dict[str, Any]
 # Python's garbage collector visits each tensor that lives for a while and, once there are many,
 # everything else that lives. Batches are therefore cut when they are needed, this many at a time.
 _BATCHES_AT_ONCE = 64
@@ -21,7 +23,7 @@ _NUMPY_DTYPES = {
 
 
 class Batches:
-    """Batches that were merged together. Iterating gives each as a dict of key -> tensor.
+    """Batches that were merged together. Iterating gives each as a dict.
 
     The tensors, `[rows, ...]`, are parts of the memory in which the rows were merged.
 
@@ -29,7 +31,7 @@ class Batches:
     nor what autograd knows of it.
 
     Args:
-        columns: Key -> the tensor of all rows, or a list with one tensor per batch.
+        columns: Key -> the tensor of all rows, or a list with one value per batch.
         rows: The number of rows of all batches.
         batch_size: Rows in a batch. The last batch may have fewer.
         pinned: Whether the columns are in pinned memory.
@@ -37,7 +39,7 @@ class Batches:
 
     def __init__(
         self,
-        columns: Mapping[str, torch.Tensor | list[torch.Tensor]],
+        columns: Mapping[str, torch.Tensor | list[Any]],
         rows: int,
         batch_size: int,
         *,
@@ -59,9 +61,7 @@ class Batches:
             tensors = zip(*(cut(first, last) for cut in cutters), strict=True)
             yield from map(dict, map(zip, repeat(keys), tensors))
 
-    def _cutter(
-        self, column: torch.Tensor | list[torch.Tensor]
-    ) -> Callable[[int, int], Iterable[torch.Tensor]]:
+    def _cutter(self, column: torch.Tensor | list[Any]) -> Callable[[int, int], Iterable[Any]]:
         """Return a function that gives a column's tensors of batches `first` to `last`.
 
         Views of one tensor would share a version counter and refuse `detach_`. Tensors made from
@@ -71,7 +71,9 @@ class Batches:
         size, rows = self.batch_size, self.rows
         if isinstance(column, list):
             # These may be views, but of memory that no other batch uses. `data` detaches them.
-            return lambda first, last: [each.data for each in column[first:last]]
+            return lambda first, last: [
+                each.data if isinstance(each, torch.Tensor) else each for each in column[first:last]
+            ]
         if self._pinned:
             # After a copy to the GPU torch must find the block of pinned memory that a tensor is
             # part of, or it would reuse the block too early. Hence parts of one tensor's storage,

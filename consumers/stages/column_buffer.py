@@ -21,7 +21,7 @@ class ColumnBuffer:
     Rows are numbered from 0 at the beginning of the memory that was allocated last.
 
     Args:
-        spec: The key's dtype and row shape.
+        spec: The stored tensor's dtype and row shape.
     """
 
     def __init__(self, spec: KeySpec) -> None:
@@ -110,7 +110,7 @@ class ChunkBuffers:
     """
 
     def __init__(self, description: Description) -> None:
-        self.columns = [ColumnBuffer(spec) for spec in description.specs]
+        self.columns = [ColumnBuffer(spec) for spec in description.stored.specs]
         #: Bytes of a row's dense keys.
         self.row_bytes = sum(column.row_bytes for column in self.columns)
         #: How many keys are ragged.

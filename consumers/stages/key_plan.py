@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 import torch
 
 from tutelage.consumers.stages.fold import check_dtypes, promoted_dtype, result_dtype
+from tutelage.consumers.stages.sparse_merge import SparseKey, check_sparse_strategy, is_sparse
 from tutelage.consumers.stages.strategies import FIRST, MergeStrategy, Strategy, parse_strategy
-from tutelage.consumers.stages.torch_view import ColumnView, dtype_name, torch_dtype
+from tutelage.consumers.stages.torch_view import ColumnView, Int8View, dtype_name, torch_dtype
+from tutelage.schemas.encodings import Int8
 from tutelage.schemas.errors import MergeError
 from tutelage.schemas.record import Description, KeySpec
 
@@ -29,6 +31,7 @@ class KeyPlan:
         result: The dtype and shape of the result.
         views: Views each teacher's columns as tensors.
         dtypes: Each teacher's dtype, to which its wire dtype is decoded.
+        sparse: Makes `SparseTarget`s of the key; None if it arrives as tensors.
     """
 
     key: str
@@ -36,8 +39,9 @@ class KeyPlan:
     specs: tuple[KeySpec, ...]
     strategy: Strategy
     result: KeySpec = field(repr=False)
-    views: tuple[ColumnView, ...] = field(repr=False)
+    views: tuple[ColumnView | Int8View, ...] = field(repr=False)
     dtypes: tuple[torch.dtype, ...] = field(repr=False)
+    sparse: SparseKey | None = field(default=None, repr=False)
 
 
 def check_all_have_ids(
@@ -67,6 +71,8 @@ def plan_key(
     descriptions: Sequence[Description],
     strategies: Mapping[str, MergeStrategy],
     sample_id: str | None,
+    *,
+    pad_left: bool = False,
 ) -> KeyPlan:
     """Decide how a key is merged.
 
@@ -76,6 +82,7 @@ def plan_key(
         descriptions: What each teacher writes.
         strategies: Key -> strategy, as the user gave them.
         sample_id: The key whose values must be equal row by row, if there is one.
+        pad_left: Whether shorter rows of ragged keys are padded on the left.
 
     Raises:
         MergeError: The key cannot be merged as asked.
@@ -89,15 +96,28 @@ def plan_key(
         _check_ids(key, [names[index] for index in teachers], specs, who)
     if specs[0].ragged and not strategy.rule.takes_ragged:
         raise MergeError(f"key {key!r} is ragged: {strategy.name} is not defined for it")
+    sparse = None
+    if any(map(is_sparse, specs if strategy.name != "first" else specs[:1])):
+        check_sparse_strategy(key, strategy, specs, who)
+        owners = [names[index] for index in teachers]
+        sparse = SparseKey(key, owners, specs, strategy, pad_left=pad_left)
     return KeyPlan(
         key=key,
         teachers=teachers,
         specs=specs,
         strategy=strategy,
-        result=_result_spec(key, specs, strategy),
-        views=tuple(ColumnView(spec.wire, spec.inner) for spec in specs),
+        result=specs[0] if sparse is not None else _result_spec(key, specs, strategy),
+        views=tuple(map(_view, specs)),
         dtypes=tuple(torch_dtype(spec.dtype) for spec in specs),
+        sparse=sparse,
     )
+
+
+def _view(spec: KeySpec) -> ColumnView | Int8View:
+    """How the arrays of a key become tensors. Those of sparse keys do not: see `SparseKey`."""
+    if isinstance(spec.encoding, Int8):
+        return Int8View(spec.encoding, spec.key, spec.inner)
+    return ColumnView(spec.wire_dtype.name, spec.inner)
 
 
 def _strategy_for(

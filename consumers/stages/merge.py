@@ -7,10 +7,12 @@ of one teacher are passed on without a copy. No I/O, threads or clocks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from tutelage.consumers.sparse_target import SparseTarget
 from tutelage.consumers.stages.align import Aligned, Share
 from tutelage.consumers.stages.batch_sizes import BatchSizes
 from tutelage.consumers.stages.batches import Batch, Batches
@@ -24,6 +26,7 @@ from tutelage.consumers.stages.fold import (
 )
 from tutelage.consumers.stages.key_plan import KeyPlan, check_all_have_ids, plan_key
 from tutelage.consumers.stages.ragged import RaggedFormat, concatenate, pad_rows
+from tutelage.consumers.stages.sparse_merge import SparseKey
 from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.stages.torch_view import dtype_name
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
@@ -75,7 +78,14 @@ class Merge:
         if sample_id is not None:
             check_all_have_ids(sample_id, names, descriptions)
         self._plans = [
-            plan_key(key, names, descriptions, strategies, sample_id)
+            plan_key(
+                key,
+                names,
+                descriptions,
+                strategies,
+                sample_id,
+                pad_left=self._ragged.pad_left,
+            )
             for key in dict.fromkeys(key for description in descriptions for key in description)
         ]
         known = {plan.key for plan in self._plans}
@@ -85,7 +95,12 @@ class Merge:
                     f"no teacher has key {key!r}; they have {', '.join(map(repr, sorted(known)))}"
                 )
         self._ragged.check_pad_values(
-            {plan.key: plan.result.dtype for plan in self._plans if plan.result.ragged}, list(known)
+            {
+                plan.key: plan.result.dtype
+                for plan in self._plans
+                if plan.result.ragged and plan.sparse is None
+            },
+            list(known),
         )
         self._sizes = BatchSizes(self._plans, batch_bytes=batch_bytes, padded=self._ragged.padded)
         for plan in self._plans:
@@ -100,6 +115,7 @@ class Merge:
         """Whether batches are what the teachers wrote, and nothing is calculated or copied."""
         return not self._pin_memory and all(
             plan.strategy.name == "first"
+            and plan.sparse is None
             and plan.specs[0].wire == plan.result.dtype
             and not plan.result.ragged
             for plan in self._plans
@@ -130,7 +146,7 @@ class Merge:
             LengthMismatch: A ragged row has different lengths.
             MergeError: A result does not fit its dtype.
         """
-        columns: dict[str, torch.Tensor | list[torch.Tensor]] = {}
+        columns: dict[str, torch.Tensor | list[Any]] = {}
         self._first_row = aligned.first_row
         for plan in self._plans:
             shares = [aligned.shares[teacher] for teacher in plan.teachers]
@@ -138,7 +154,12 @@ class Merge:
                 self._check_ids(
                     plan, [share.dense(plan.key) for share in shares], aligned.first_row
                 )
-            if plan.result.ragged:
+            if plan.sparse is not None:
+                targets = self._sparse_targets(plan.sparse, plan.key, shares, aligned, batch_size)
+                columns[plan.key] = targets
+                if plan.sparse.ragged:
+                    columns[plan.key + LENGTHS_SUFFIX] = [each.lengths for each in targets]
+            elif plan.result.ragged:
                 columns[plan.key], columns[plan.key + LENGTHS_SUFFIX] = self._merge_ragged(
                     plan, shares, aligned, batch_size
                 )
@@ -156,6 +177,23 @@ class Merge:
             else:
                 columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])
         return Batches(columns, aligned.rows, batch_size, pinned=self._pin_memory)
+
+    def _sparse_targets(
+        self,
+        sparse: SparseKey,
+        key: str,
+        shares: Sequence[Share],
+        aligned: Aligned,
+        batch_size: int,
+    ) -> list[SparseTarget]:
+        """Decode and merge a key of which a few entries are known; a target for each batch."""
+        targets = []
+        for start in range(0, aligned.rows, batch_size):
+            stop = min(start + batch_size, aligned.rows)
+            columns = [share.stored(key, start, stop) for share in shares[: sparse.teachers]]
+            target = sparse.target(columns, aligned.first_row + start)
+            targets.append(target.pin_memory() if self._pin_memory else target)
+        return targets
 
     def _merged(self, plan: KeyPlan, arrays: Sequence[Array]) -> torch.Tensor:
         """Merge one key's arrays, one per teacher, to `[rows, *inner]`. They are not changed."""

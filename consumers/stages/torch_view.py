@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from tutelage.schemas.dtypes import DTYPES
-from tutelage.schemas.errors import MergeError
+from tutelage.schemas.encoded_rows import decode_int8
+from tutelage.schemas.encodings import Int8
+from tutelage.schemas.errors import CorruptData, MergeError
 from tutelage.schemas.record import Array
 
 # Bytes of an element -> numpy's and torch's dtype in which elements of this size are moved.
@@ -65,6 +67,34 @@ class ColumnView:
             # Records are not aligned, but torch crashes on an unaligned complex128.
             array = array.copy()
         return torch.from_numpy(array.view(self._numpy_dtype)).view(self.dtype)
+
+
+class Int8View:
+    """Decodes the arrays of one key that travels as int8 with a scale per vector.
+
+    Args:
+        encoding: Its encoding.
+        key: The key, for messages.
+        inner: The shape of one row, or of an element of a ragged row.
+    """
+
+    __slots__ = ("_encoding", "_key", "dtype", "inner")
+
+    def __init__(self, encoding: Int8, key: str, inner: Sequence[int]) -> None:
+        self._encoding = encoding
+        self._key = key
+        self.dtype = torch.float32
+        self.inner = tuple(inner)
+
+    def tensor(self, array: Array) -> torch.Tensor:
+        """The decoded array, float32, in new memory."""
+        try:
+            return torch.from_numpy(decode_int8(array, self._encoding))
+        except ValueError as error:
+            raise CorruptData(
+                f"key {self._key!r}: {error}; its teacher wrote it wrongly, although its checksum "
+                "is right"
+            ) from error
 
 
 def bits_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -33,6 +33,8 @@ Model = Callable[[Any], Any]
 #: The knowledge of a group of batches and the CUDA stream for copies -> knowledge on its way to the
 #: host.
 Transfer = Callable[[list[Any], Any], list[HostBatch]]
+#: A batch's number in its pass and its knowledge -> the knowledge with its vectors encoded.
+EncodeVectors = Callable[[int, Any], Any]
 
 # How long to wait for a running forward pass when `serve` ends. After it, the caller gets the module
 # back.
@@ -94,6 +96,8 @@ class Devices:
         group: list[Any],
         transfer: Transfer,
         *,
+        encode: EncodeVectors = lambda number, knowledge: knowledge,
+        first: int = 0,
         owning: bool = False,
         counts_rows: bool = True,
     ) -> Future[Forwarded]:
@@ -102,6 +106,8 @@ class Devices:
         Args:
             group: The batches.
             transfer: Begins the copy of their knowledge to the host.
+            encode: Called with what the model returns for a batch, before anything is kept of it.
+            first: The number of the first batch in its pass.
             owning: Whether the inputs' memory may change once the group is done, so that nothing
                 may refer to it then.
             counts_rows: Whether to count the rows of the inputs.
@@ -112,7 +118,12 @@ class Devices:
         replica = self._replicas[self._next % len(self._replicas)]
         self._next += 1
         return replica.thread.submit(
-            replica.forward, group, transfer, counts_rows=counts_rows, owning=owning
+            replica.forward,
+            group,
+            transfer,
+            lambda index, knowledge: encode(first + index, knowledge),
+            counts_rows=counts_rows,
+            owning=owning,
         )
 
     def close(self) -> None:
@@ -159,7 +170,13 @@ class _Replica:
         self.thread = Worker(f"tutelage-{device or 'model'}", context)
 
     def forward(
-        self, group: list[Any], transfer: Transfer, *, counts_rows: bool, owning: bool
+        self,
+        group: list[Any],
+        transfer: Transfer,
+        encode: EncodeVectors,
+        *,
+        counts_rows: bool,
+        owning: bool,
     ) -> Forwarded:
         began = time.perf_counter()
         stream = self._copy_stream()
@@ -167,7 +184,10 @@ class _Replica:
         # be usable in later training.
         with contextlib.nullcontext() if torch.is_inference_mode_enabled() else torch.no_grad():
             try:
-                calls = (self._model(moved(batch, self._device)) for batch in group)
+                calls = (
+                    encode(index, self._model(moved(batch, self._device)))
+                    for index, batch in enumerate(group)
+                )
                 knowledge = self._returned.of_calls(calls, len(group), owning=owning)
             except Exception as error:
                 if is_about_threads(error):

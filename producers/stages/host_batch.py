@@ -89,12 +89,15 @@ class HostCopies:
 
     def __init__(self, keys: Sequence[KeyValues], stream: Any) -> None:
         self._overflows: list[tuple[KeySpec, Any]] = []
+        self._invalid = [
+            (key.spec, to_host(key.invalid, stream)) for key in keys if key.invalid is not None
+        ]
         self._copies = [self._begin(key, stream) for key in keys]
         self._event = stream.record_event() if stream is not None else None
 
     def _begin(self, key: KeyValues, stream: Any) -> tuple[KeySpec, Any, Any]:
         values, spec = key.values, key.spec
-        if spec.wire != spec.dtype:
+        if spec.wire != spec.dtype and spec.encoding is None:
             cast = _cast(values, spec.wire)
             self._overflows.append((spec, _overflowed(values, cast)))
             values = cast
@@ -104,7 +107,7 @@ class HostCopies:
         """Wait until all copies are complete, and return them as numpy views.
 
         Raises:
-            SchemaError: A value does not fit its wire dtype.
+            SchemaError: A value does not fit its wire dtype, or could not be encoded.
         """
         if self._event is not None:
             self._event.synchronize()
@@ -114,6 +117,12 @@ class HostCopies:
                 raise SchemaError(
                     f"key {spec.key!r}: a finite value does not fit {spec.wire}{_advice(spec)}"
                 )
+        for spec, invalid in self._invalid:
+            if bool(invalid):
+                raise SchemaError(
+                    f"key {spec.key!r}: a value is NaN or infinite, or all of a position's logits "
+                    f"are -inf; it cannot travel as {spec.wire}"
+                )
         return {
             spec.key: _numpy_column(spec, values, lengths) for spec, values, lengths in self._copies
         }
@@ -121,7 +130,11 @@ class HostCopies:
 
 def _numpy_column(spec: KeySpec, values: Any, lengths: Any) -> Column:
     array = to_numpy(values, spec.wire_dtype.numpy_dtype)
-    return array if lengths is None else Ragged(array, np.asarray(lengths, np.int64))
+    if lengths is None:
+        return array
+    counts = np.asarray(lengths, np.int64)
+    # The buffer of an encoded key may be longer than its rows.
+    return Ragged(array[: int(counts.sum())], counts)
 
 
 def _cast(values: Any, wire: str) -> Any:

@@ -17,36 +17,64 @@ from tutelage.schemas.record import KeySpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyValues:
-    """One key's values, on the device and in the dtype that the model returned.
+    """One key's values, on the device that the model returned them on.
 
     Attributes:
         spec: The key's description.
         rows: How many rows it has.
-        values: A torch tensor or numpy array `[rows, ...]`; `[elements, ...]` if the key is ragged.
-        lengths: The rows' lengths `[rows]`, if the key is ragged.
+        values: A torch tensor or numpy array `[rows, ...]` of the model's dtype; `[elements, ...]`
+            if the key is ragged. Of an encoded key, what is stored: uint8, and where it is ragged
+            at least as many elements as all lengths together.
+        lengths: The rows' lengths `[rows]`, if what is stored is ragged.
+        invalid: A bool tensor `[]` that says whether a value could not be encoded; None if all can.
     """
 
     spec: KeySpec
     rows: int
     values: Any
     lengths: Any = None
+    invalid: Any = None
 
 
-def check_key(key: str, value: Any, options: WireOptions, promised: KeySpec | None) -> KeyValues:
-    """Check what the model returned for a key.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainKey:
+    """What a model returned for a key, as a plain tensor or array.
+
+    Attributes:
+        values: `[rows, ...]`; `[elements, ...]` if the key is ragged.
+        dtype: Their dtype.
+        lengths: The rows' lengths, int64 `[rows]`, if the key is ragged.
+    """
+
+    values: Any
+    dtype: DType
+    lengths: Any = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.values.shape[0] if self.lengths is None else len(self.lengths)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row; -1 first if the key is ragged."""
+        inner = tuple(self.values.shape[1:])
+        return inner if self.lengths is None else (-1, *inner)
+
+
+def plain_key(key: str, value: Any, *, declared: bool, promised: KeySpec | None) -> PlainKey:
+    """Return what a model returned for a key as a plain tensor or array.
 
     Args:
         key: The key.
         value: What the model returned for it.
-        options: The wire dtypes and ragged keys that the user asked for.
+        declared: Whether its rows differ in length. Padded rows then count as rows of one length.
         promised: The description that the key must match; None before the first batch.
 
     Raises:
         SchemaError: The value cannot be sent.
-        DescriptionChanged: It differs from what was promised.
     """
     where = f"key {key!r}"
-    declared = key in options.ragged or (promised is not None and promised.ragged)
     ragged = split_ragged(value, key, declared=declared, promised=promised)
     lengths = None
     if ragged is not None:
@@ -58,33 +86,67 @@ def check_key(key: str, value: Any, options: WireOptions, promised: KeySpec | No
         raise SchemaError(
             f"{where} is a single number; its first dimension must be the batch's rows"
         )
-    inner = tuple(values.shape[1:])
-    if lengths is None and declared and inner:
-        # Padded rows of a ragged key: all have the same length.
-        lengths = np.full(values.shape[0], inner[0], np.int64)
-        values = values.reshape(values.shape[0] * inner[0], *inner[1:])
-        inner = inner[1:]
-    shape = inner if lengths is None else (-1, *inner)
-    rows = values.shape[0] if lengths is None else len(lengths)
-    if promised is not None:
-        _check_promise(where, dtype, shape, promised)
-        return KeyValues(spec=promised, rows=rows, values=values, lengths=lengths)
-    spec = KeySpec(key=key, dtype=dtype.name, shape=shape, wire=options.encoding(key, dtype.name))
-    return KeyValues(spec=spec, rows=rows, values=values, lengths=lengths)
+    if lengths is None and declared and values.ndim > 1:
+        rows, longest, *inner = values.shape
+        lengths = np.full(rows, longest, np.int64)
+        values = values.reshape(rows * longest, *inner)
+    return PlainKey(values=values, dtype=dtype, lengths=lengths)
 
 
-def _check_promise(where: str, dtype: DType, shape: tuple[int, ...], promised: KeySpec) -> None:
-    if (promised.dtype, promised.shape) == (dtype.name, shape):
-        return
-    hint = (
-        "; rows of varying length must be declared: Teacher(ragged_keys=[...])"
-        if promised.dtype == dtype.name
-        else ""
-    )
-    found = KeySpec(key=promised.key, dtype=dtype.name, shape=shape)
-    raise DescriptionChanged(
-        f"{where} was {promised} and became {found} in the middle of a run{hint}"
-    )
+def check_key(key: str, value: Any, options: WireOptions, promised: KeySpec | None) -> KeyValues:
+    """Check what the model returned for a key.
+
+    Args:
+        key: The key.
+        value: What the model returned for it; `KeyValues` if it was encoded.
+        options: How keys travel, as the user asked.
+        promised: The description that the key must match; None before the first batch.
+
+    Raises:
+        SchemaError: The value cannot be sent.
+        DescriptionChanged: It differs from what was promised.
+    """
+    if isinstance(value, KeyValues):
+        return value
+    declared = key in options.ragged or (promised is not None and promised.ragged)
+    plain = plain_key(key, value, declared=declared, promised=promised)
+    spec = describe_key(key, plain.dtype.name, plain.shape, options, promised)
+    return KeyValues(spec=spec, rows=plain.rows, values=plain.values, lengths=plain.lengths)
+
+
+def describe_key(
+    key: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    options: WireOptions,
+    promised: KeySpec | None,
+) -> KeySpec:
+    """Return the description of a key, which is the promised one if there is one.
+
+    Args:
+        key: The key.
+        dtype: The dtype of its values.
+        shape: The shape of a row.
+        options: How keys travel, as the user asked.
+        promised: The description that the key must match; None before the first batch.
+
+    Raises:
+        SchemaError: The key cannot travel so.
+        DescriptionChanged: It differs from what was promised.
+    """
+    if promised is None:
+        return KeySpec(key=key, dtype=dtype, shape=shape, wire=options.encoding(key, dtype))
+    if (promised.dtype, promised.shape) != (dtype, shape):
+        hint = (
+            "; rows of varying length must be declared: Teacher(ragged_keys=[...])"
+            if promised.dtype == dtype
+            else ""
+        )
+        found = KeySpec(key=key, dtype=dtype, shape=shape)
+        raise DescriptionChanged(
+            f"key {key!r} was {promised} and became {found} in the middle of a run{hint}"
+        )
+    return promised
 
 
 def _values_and_dtype(value: Any, where: str, promised: KeySpec | None) -> tuple[Any, DType]:

@@ -13,6 +13,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tutelage.producers.stages.join import SMALL_BATCH_BYTES
+from tutelage.producers.stages.key_values import KeyValues
 from tutelage.producers.stages.ownership import copy_tensor, owned_if_possible
 from tutelage.producers.stages.plain_tensors import to_plain
 from tutelage.schemas.errors import SchemaError
@@ -119,8 +120,12 @@ class Returned:
             self._stop_watching()
         changed = False
         results: dict[Any, Any] = {}
+        kept: Any
         for key, value in knowledge.items():
-            if (
+            if isinstance(value, KeyValues):
+                # Encoded, and so in new memory.
+                kept = value
+            elif (
                 type(value) is not torch.Tensor
                 or value.is_nested
                 or value.layout is not torch.strided

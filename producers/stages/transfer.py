@@ -27,8 +27,9 @@ def start_transfer(
 
     Args:
         knowledge: Key -> torch tensor or numpy array `[rows, ...]`. A ragged key may also be a
-            `Ragged` or a nested tensor, or if it was declared, a list of one tensor per row.
-        options: The wire dtypes and ragged keys that the user asked for.
+            `Ragged` or a nested tensor, or if it was declared, a list of one tensor per row. Keys
+            with an encoding are `KeyValues` already.
+        options: How keys travel, as the user asked.
         promised: The description that the batch must match; None for the first batch.
         stream: The CUDA stream to copy in; None copies at once.
 

@@ -50,7 +50,7 @@ def test_a_tensor_of_every_dtype_goes_to_numpy_and_back_bit_for_bit(
     raw = torch.from_numpy((np.arange(count) % (2 if name == "bool" else 256)).astype(np.uint8))
     dtype = getattr(torch, name)
     tensor = (raw.view(dtype) if count else torch.empty(0, dtype=dtype)).reshape(shape)
-    batch = start_transfer({"k": tensor}, WireOptions(encodings="", ragged=frozenset()))
+    batch = start_transfer({"k": tensor}, WireOptions(dtypes="", encoded={}, ragged=frozenset()))
     column = batch.columns()["k"]
     assert isinstance(column, np.ndarray)
     assert column.dtype == DTYPES[name].numpy_dtype

@@ -16,7 +16,7 @@ from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import TutelageError
 from tutelage.schemas.record import Description
 
-OPTIONS = WireOptions(encodings="", ragged=frozenset())
+OPTIONS = WireOptions(dtypes="", encoded={}, ragged=frozenset())
 
 
 def batch(rows: int, dtype: str = "float32") -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_joined_batches_hold_the_rows_of_all_in_order(rows: list[int], dtype: st
 
 
 def test_half_precision_is_encoded_after_joining() -> None:
-    options = WireOptions(encodings="float16", ragged=frozenset())
+    options = WireOptions(dtypes="float16", encoded={}, ragged=frozenset())
     promised = start_transfer(batch(1), options).description
     (together,) = start_transfers([batch(3), batch(2)], options, promised, None)
     assert together.columns()["a"].dtype == np.float16  # type: ignore[union-attr]  # a dense key

@@ -19,8 +19,8 @@ from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Ragged
 
-PLAIN = WireOptions(encodings="", ragged=frozenset())
-DECLARED = WireOptions(encodings="", ragged=frozenset({"k"}))
+PLAIN = WireOptions(dtypes="", encoded={}, ragged=frozenset())
+DECLARED = WireOptions(dtypes="", encoded={}, ragged=frozenset({"k"}))
 
 
 def arrived(value: Any, options: WireOptions = PLAIN, promised: Any = None) -> Any:
@@ -340,6 +340,6 @@ def test_a_value_that_does_not_fit_is_an_error_whose_advice_fits_the_dtypes(
     with pytest.raises(SchemaError, match=f"'k'.*does not fit {wire}.*{advice}") as caught:
         arrived(
             tensor.numpy() if numpy else tensor,
-            WireOptions(encodings={"k": wire}, ragged=frozenset()),
+            WireOptions(dtypes={"k": wire}, encoded={}, ragged=frozenset()),
         )
     assert never is None or never not in str(caught.value)

@@ -13,7 +13,7 @@ from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Column, Description, Ragged
 
-PLAIN = WireOptions(encodings="", ragged=frozenset())
+PLAIN = WireOptions(dtypes="", encoded={}, ragged=frozenset())
 
 
 def described(knowledge: Any, options: WireOptions = PLAIN) -> str:
@@ -32,7 +32,7 @@ def test_a_description_follows_from_the_first_batch() -> None:
         "b": np.zeros(2, np.int16),
         "c": [torch.zeros(1, 4), torch.zeros(3, 4)],
     }
-    options = WireOptions(encodings="", ragged=frozenset({"c"}))
+    options = WireOptions(dtypes="", encoded={}, ragged=frozenset({"c"}))
     assert described(knowledge, options) == "'a': float32[3], 'b': int16[], 'c': float32[-1, 4]"
 
 
@@ -55,7 +55,7 @@ def test_tensors_that_are_not_contiguous_arrive_as_they_look() -> None:
 def test_ragged_rows_come_in_three_ways() -> None:
     rows = [torch.tensor([1, 2]), torch.tensor([3])]
     wanted = ([1, 2, 3], [2, 1])
-    declared = WireOptions(encodings="", ragged=frozenset({"r"}))
+    declared = WireOptions(dtypes="", encoded={}, ragged=frozenset({"r"}))
     assert columns({"r": rows}, declared)["r"].values.tolist() == wanted[0]
     ways: list[Any] = [
         Ragged(np.array([1, 2, 3]), np.array([2, 1])),
@@ -68,7 +68,7 @@ def test_ragged_rows_come_in_three_ways() -> None:
 
 
 def test_a_declared_ragged_key_takes_padded_batches_of_any_width() -> None:
-    options = WireOptions(encodings="", ragged=frozenset({"r"}))
+    options = WireOptions(dtypes="", encoded={}, ragged=frozenset({"r"}))
     batch = start_transfer({"r": torch.zeros(2, 3, 5)}, options)
     assert str(batch.description) == "'r': float32[-1, 5]"
     found = columns({"r": torch.zeros(1, 7, 5)}, options, batch.description)["r"]
@@ -80,7 +80,7 @@ def test_half_precision_on_the_wire_keeps_the_models_dtype_in_the_description(wi
     for values in (torch.tensor([[1.5]]), np.array([[1.5]], np.float32)):
         batch = start_transfer(
             {"k": values, "i": torch.zeros(1, dtype=torch.int8)},
-            WireOptions(encodings=wire, ragged=frozenset()),
+            WireOptions(dtypes=wire, encoded={}, ragged=frozenset()),
         )
         spec = batch.description["k"]
         assert (spec.dtype, spec.wire, batch.description["i"].wire) == ("float32", wire, "int8")
@@ -91,7 +91,7 @@ def test_half_precision_on_the_wire_keeps_the_models_dtype_in_the_description(wi
 
 
 def test_a_value_that_does_not_fit_half_precision_is_an_error_not_infinity() -> None:
-    options = WireOptions(encodings={"k": "float16"}, ragged=frozenset())
+    options = WireOptions(dtypes={"k": "float16"}, encoded={}, ragged=frozenset())
     for values in (torch.tensor([1e6]), np.array([1e6], np.float32)):
         with pytest.raises(SchemaError, match=r"'k'.*float16.*bfloat16"):
             columns({"k": values}, options)

@@ -1,0 +1,95 @@
+"""Logits that are not computed yet: hidden states and the head that turns them into logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tutelage.schemas.errors import SchemaError
+
+#: Bytes of a chunk's vectors as float32.
+CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projected:
+    """What a model may return for a key in place of logits, so that they never exist as a whole.
+
+    The head is called with a chunk of positions at a time, right before they are encoded.
+
+    Args:
+        hidden: The hidden states: a tensor `[rows, ..., H]`, or what a ragged key may be, with
+            elements `[H]`.
+        head: A function from hidden states `[n, H]` to new logits `[n, vocabulary]`; they may be
+            changed in place.
+        vocabulary: The size of the vocabulary.
+    """
+
+    hidden: Any
+    head: Callable[[torch.Tensor], torch.Tensor]
+    vocabulary: int
+
+
+class Vectors:
+    """The vectors of one key, `[positions, size]`, of which a chunk is taken at a time.
+
+    Args:
+        values: They, or the hidden states `[positions, H]` they are computed from.
+        head: The function that computes them; None if `values` are the vectors.
+        size: The size of a vector.
+        where: The key, for messages.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        head: Callable[[torch.Tensor], torch.Tensor] | None,
+        size: int,
+        where: str,
+    ) -> None:
+        self._values = values
+        self._head = head
+        self._where = where
+        self.size = size
+        self.device = values.device
+
+    def __len__(self) -> int:
+        return self._values.shape[0]
+
+    def chunks(self, kept: torch.Tensor | None = None) -> list[tuple[int, int]]:
+        """Where chunks of about 64 MiB as float32 begin and end.
+
+        Args:
+            kept: The numbers of the vectors to use, int64; None uses all of them.
+        """
+        count = len(self) if kept is None else len(kept)
+        step = max(1, CHUNK_BYTES // (4 * max(1, self.size)))
+        return [(start, min(count, start + step)) for start in range(0, count, step)]
+
+    def chunk(
+        self, start: int, stop: int, kept: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, bool]:
+        """Return some of the vectors, `[n, size]`, and whether they may be changed in place.
+
+        Args:
+            start: The first one.
+            stop: The one after the last.
+            kept: The numbers of the vectors to count, int64; None counts all of them.
+        """
+        values = self._values[start:stop] if kept is None else self._values[kept[start:stop]]
+        if self._head is None:
+            return values, kept is not None
+        logits = self._head(values)
+        expected = (len(values), self.size)
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+            found = (
+                list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            )
+            raise SchemaError(
+                f"{self._where}: the head of a Projected gave {found} for {len(values)} positions, "
+                f"not logits of shape {list(expected)}"
+            )
+        return logits.detach(), True

@@ -1,0 +1,245 @@
+"""Vectors -> their encoded bytes, on the device that holds them, a chunk of positions at a time.
+
+Extra memory: a chunk is about 64 MiB as float32, and at most two tensors of that size live at a
+time, besides what a position takes once it is encoded. The bytes' layout is that of
+`schemas/encoded_rows.py`. Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tutelage.producers.stages.projected import Vectors
+from tutelage.schemas.encoded_rows import POSITION_BYTES, POSITIONS_BYTES
+from tutelage.schemas.encodings import Sampled, TopK
+
+# Cumulative sums are float64, for a part of a chunk at a time.
+_PARTS = 4
+# exp(-87) is about the smallest normal float32; below it a logit has no probability to speak of.
+_LEAST_LOGIT = -87.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedVectors:
+    """Encoded vectors, on their device.
+
+    Args:
+        values: uint8; `[n, bytes of a vector]`. For `Sampled` `[at least the sum of lengths]`.
+        lengths: For `Sampled` the bytes of each row, int64 `[rows]`; None otherwise.
+        invalid: Whether a vector held a value that cannot be encoded: a bool tensor `[]`.
+    """
+
+    values: torch.Tensor
+    lengths: torch.Tensor | None
+    invalid: torch.Tensor
+
+
+def encode_topk(vectors: Vectors, encoding: TopK, kept: torch.Tensor | None) -> EncodedVectors:
+    """Encode logits as `TopK` says; `kept` are the positions to encode, int64, None for all."""
+    pieces, invalid = [], torch.zeros((), dtype=torch.bool, device=vectors.device)
+    for start, stop in vectors.chunks(kept):
+        logits, own = vectors.chunk(start, stop, kept)
+        shifted, bad = _shifted(logits, encoding.temperature, own=own)
+        del logits
+        invalid |= bad
+        top = shifted.topk(encoding.k, dim=-1)
+        weights = shifted.exp_()
+        total = weights.sum(-1, keepdim=True)
+        log_probs = top.values - total.log()
+        # The rest is added up without the entries, since 1 - sum would lose it to rounding.
+        rest = weights.scatter_(1, top.indices, 0.0).sum(-1, keepdim=True)
+        tail = (rest / total).log()
+        pieces.append(
+            torch.cat(
+                [
+                    _bytes(tail.float()),
+                    _low_bytes(top.indices, 3).flatten(1),
+                    _bytes(log_probs.clamp(max=0).half()),
+                ],
+                dim=1,
+            )
+        )
+    return EncodedVectors(
+        values=_joined(pieces, 4 + 5 * encoding.k, vectors.device), lengths=None, invalid=invalid
+    )
+
+
+def encode_int8(vectors: Vectors, kept: torch.Tensor | None) -> EncodedVectors:
+    """Encode vectors as `Int8` says; `kept` are those to encode, int64, None for all."""
+    pieces, invalid = [], torch.zeros((), dtype=torch.bool, device=vectors.device)
+    for start, stop in vectors.chunks(kept):
+        values = vectors.chunk(start, stop, kept)[0].float()
+        scale = values.abs().amax(-1, keepdim=True) / 127
+        invalid |= ~torch.isfinite(scale).all()
+        # A vector of zeros has scale 0.
+        steps = torch.where(scale > 0, scale, 1.0)
+        quantized = (values / steps).round_().clamp_(-127, 127).to(torch.int8)
+        pieces.append(torch.cat([_bytes(scale), quantized.view(torch.uint8)], dim=1))
+    return EncodedVectors(
+        values=_joined(pieces, 4 + vectors.size, vectors.device), lengths=None, invalid=invalid
+    )
+
+
+def encode_sampled(
+    vectors: Vectors,
+    encoding: Sampled,
+    kept: torch.Tensor | None,
+    rows: torch.Tensor,
+    uniform: torch.Tensor,
+) -> EncodedVectors:
+    """Encode logits as `Sampled` says.
+
+    Args:
+        vectors: The logits.
+        encoding: The encoding.
+        kept: The positions to encode, int64 `[n]`; None for all.
+        rows: How many of these positions each row has, int64 `[rows]`.
+        uniform: A uniform number for each of them, float64 `[n]`.
+    """
+    ids, entropies = [], []
+    invalid = torch.zeros((), dtype=torch.bool, device=vectors.device)
+    for start, stop in vectors.chunks(kept):
+        logits, own = vectors.chunk(start, stop, kept)
+        shifted, bad = _shifted(logits, encoding.temperature, own=own)
+        del logits
+        invalid |= bad
+        weights, entropy = _weights_and_entropy(shifted)
+        del shifted
+        ids.append(draw(weights, encoding.draws, uniform[start:stop]).to(torch.int32))
+        entropies.append(entropy.half())
+    drawn = torch.cat(ids) if ids else torch.zeros((0, encoding.draws), dtype=torch.int32)
+    entropy = torch.cat(entropies) if entropies else torch.zeros(0, dtype=torch.float16)
+    packed, lengths = _pack_rows(
+        drawn.to(vectors.device), entropy.to(vectors.device), rows, encoding, vectors.size
+    )
+    return EncodedVectors(values=packed, lengths=lengths, invalid=invalid)
+
+
+def draw(weights: torch.Tensor, draws: int, uniform: torch.Tensor) -> torch.Tensor:
+    """Draw ids systematically.
+
+    Args:
+        weights: Probabilities up to a factor, float32 `[positions, vocabulary]`.
+        draws: How many ids to draw at each position.
+        uniform: float64 `[positions]`, in [0, 1).
+
+    Returns:
+        int64 `[positions, draws]`, ascending. Draw k is the id at (k + u) / draws of the cumulative
+        distribution, so id i comes floor or ceil of draws * p_i times.
+    """
+    positions = weights.shape[0]
+    places = torch.arange(draws, device=weights.device, dtype=torch.float64)
+    found = []
+    step = max(1, -(-positions // _PARTS))
+    for start in range(0, positions, step):
+        part = weights[start : start + step]
+        # In float32 the sums of a large vocabulary would lose the tail.
+        cumulative = part.double().cumsum_(-1)
+        at = (places + uniform[start : start + step, None]) / draws * cumulative[:, -1:]
+        found.append(torch.searchsorted(cumulative, at, right=True))
+    ids = torch.cat(found) if found else places.new_zeros((0, draws), dtype=torch.int64)
+    # Where a logit is no number, nothing is found; the caller reports it.
+    return ids.clamp_(max=weights.shape[1] - 1)
+
+
+def _shifted(
+    logits: torch.Tensor, temperature: float, *, own: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits less the largest, divided by the temperature, as new or own float32; and whether one
+    is NaN or infinite, or all of a position are -inf."""
+    largest = logits.amax(-1, keepdim=True).float()
+    # `float` returns the same tensor if it is float32 already.
+    in_place = own or logits.dtype != torch.float32
+    shifted = logits.float().sub_(largest) if in_place else logits - largest
+    if temperature != 1:
+        shifted.div_(temperature)
+    return shifted, ~torch.isfinite(largest).all()
+
+
+def _weights_and_entropy(shifted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """exp of shifted logits, and the entropy of their softmax in nats; changes its argument."""
+    weights = shifted.exp()
+    total = weights.sum(-1)
+    # -inf * 0 is NaN.
+    inner = shifted.clamp_(min=_LEAST_LOGIT).mul_(weights).sum(-1)
+    return weights, (total.log() - inner / total).clamp_(min=0)
+
+
+def _pack_rows(
+    ids: torch.Tensor,
+    entropy: torch.Tensor,
+    rows: torch.Tensor,
+    encoding: Sampled,
+    vocabulary: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Drawn ids `[positions, draws]` -> the bytes of all rows, and the bytes of each row.
+
+    The bytes are written to where they belong in a buffer for the case that all draws differ, so
+    that the device need not be asked how many they are.
+    """
+    positions, draws = ids.shape
+    width = encoding.entry_bytes(vocabulary)
+    owners, device = torch.repeat_interleave(rows, output_size=positions), ids.device
+    entry_ids, counts, entries = _count(ids)
+    # Of each row: bytes, where they begin, and its entries before each of its positions.
+    before = entries.cumsum(0) - entries
+    row_entries = torch.zeros_like(rows).index_add_(0, owners, entries)
+    lengths = POSITIONS_BYTES + POSITION_BYTES * rows + width * row_entries
+    starts = lengths.cumsum(0) - lengths
+    first = rows.cumsum(0) - rows
+    within = torch.arange(positions, device=device) - first[owners]
+    row_before = row_entries.cumsum(0) - row_entries
+    entry_starts = (starts + POSITIONS_BYTES + POSITION_BYTES * rows - width * row_before)[
+        owners
+    ] + width * before
+    capacity = POSITIONS_BYTES * len(rows) + (POSITION_BYTES + width * draws) * positions
+    # One more byte, where what is no entry goes.
+    out = torch.empty(capacity + 1, dtype=torch.uint8, device=device)
+    _put(out, starts, _low_bytes(rows, POSITIONS_BYTES))
+    position_starts = starts[owners] + POSITIONS_BYTES
+    _put(out, position_starts + within, _low_bytes(entries, 1))
+    _put(out, position_starts + rows[owners] + 2 * within, _bytes(entropy[:, None]))
+    words = entry_ids | counts << encoding.id_bits(vocabulary)
+    slots, byte = torch.arange(draws, device=device), torch.arange(width, device=device)
+    at = entry_starts[:, None, None] + width * slots[:, None] + byte
+    is_entry = (slots < entries[:, None])[..., None]
+    places = torch.where(is_entry, at, capacity)
+    out[places.reshape(-1)] = _low_bytes(words, width).reshape(-1)
+    return out[:capacity], lengths
+
+
+def _count(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ascending ids `[positions, draws]` -> their distinct ids and how often each comes, int64
+    `[positions, draws]` with 0 behind the last, and how many distinct ones there are."""
+    begins = torch.ones_like(ids, dtype=torch.bool)
+    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    slots = begins.cumsum(1) - 1
+    wide = ids.long()
+    distinct = torch.zeros_like(wide).scatter_(1, slots, wide)
+    counts = torch.zeros_like(wide).scatter_add_(1, slots, torch.ones_like(wide))
+    return distinct, counts, begins.sum(1)
+
+
+def _put(out: torch.Tensor, starts: torch.Tensor, values: torch.Tensor) -> None:
+    """Write bytes `[n, width]` to places of a buffer."""
+    places = starts[:, None] + torch.arange(values.shape[1], device=out.device)
+    out[places.reshape(-1)] = values.reshape(-1)
+
+
+def _low_bytes(numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """The lowest bytes of int64 numbers, little-endian: uint8 `[..., count]`."""
+    shifts = 8 * torch.arange(count, device=numbers.device)
+    return (numbers[..., None] >> shifts & 255).to(torch.uint8)
+
+
+def _bytes(values: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor's last dimension."""
+    return values.contiguous().view(torch.uint8)
+
+
+def _joined(pieces: list[torch.Tensor], width: int, device: torch.device) -> torch.Tensor:
+    if not pieces:
+        return torch.zeros((0, width), dtype=torch.uint8, device=device)
+    return torch.cat(pieces)
