@@ -5,12 +5,15 @@ Equal digests mean equal rows, bit for bit and in order.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import xxhash
 
 if TYPE_CHECKING:
     import torch
+
+    from tutelage.consumers.stages.batches import Batch
 
 
 class Digest:
@@ -22,11 +25,11 @@ class Digest:
     def __init__(self) -> None:
         self._keys: dict[str, xxhash.xxh3_128] = {}
 
-    def add(self, batch: dict[str, torch.Tensor]) -> None:
+    def add(self, batch: Batch) -> None:
         """Add a batch's rows."""
         from tutelage.consumers.stages.torch_view import tensor_bytes
 
-        for key, values in batch.items():
+        for key, values in _tensors(batch):
             digest = self._keys.get(key)
             if digest is None:
                 digest = self._keys[key] = xxhash.xxh3_128(
@@ -40,3 +43,13 @@ class Digest:
         for key in sorted(self._keys):
             combined.update(self._keys[key].digest())
         return combined.hexdigest()
+
+
+def _tensors(batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a batch by name; a `SparseTarget` has several."""
+    for key, value in batch.items():
+        if hasattr(value, "tensors"):
+            for name, tensor in value.tensors().items():
+                yield f"{key}.{name}", tensor
+        else:
+            yield key, value

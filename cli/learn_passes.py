@@ -13,11 +13,8 @@ from tutelage.cli.progress import Progress
 from tutelage.cli.strict_json import as_json
 
 if TYPE_CHECKING:
-    import torch
-
     from tutelage import Student
-
-    Batch = dict[str, torch.Tensor]
+    from tutelage.consumers.stages.batches import Batch
 
 
 class Learning:

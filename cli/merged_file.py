@@ -7,9 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from tutelage import Student, Teacher
+    from tutelage.consumers.stages.batches import Batch
 
 
 class MergedFile:
@@ -29,14 +28,22 @@ class MergedFile:
     def __enter__(self) -> MergedFile:
         if self._path is not None:
             from tutelage import FileSink, Teacher
+            from tutelage.consumers.stages.sparse_merge import is_sparse
+            from tutelage.schemas.errors import ConfigurationError
 
+            sparse = [spec for spec in self._student.description.specs if is_sparse(spec)]
+            if sparse:
+                raise ConfigurationError(
+                    f"--out cannot write key {sparse[0].key!r}, of which only a few entries are "
+                    f"known ({sparse[0].wire}); `tutelage record` copies a teacher's topic as it is"
+                )
             self._ragged = [spec.key for spec in self._student.description.specs if spec.ragged]
             self._teacher = Teacher(
                 FileSink(self._path), name="merged", passes=self._student.passes
             ).__enter__()
         return self
 
-    def write(self, batch: dict[str, torch.Tensor]) -> None:
+    def write(self, batch: Batch) -> None:
         """Write a batch. A ragged key holds the values of all rows; their lengths are beside it."""
         if self._teacher is None:
             return

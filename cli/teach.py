@@ -77,9 +77,12 @@ PassesFlag = Annotated[
     ),
 ]
 WireFlag = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        metavar="DTYPE", help="Send floats as float16, bfloat16 or float32.", show_default=False
+        metavar="[KEY=]FORM",
+        help="Send all floats as float16, bfloat16 or float32; or one key as one of these or as "
+        "sampled:DRAWS, topk:K or int8, such as logits=sampled:25; may be repeated.",
+        show_default=False,
     ),
 ]
 DeviceFlag = Annotated[
@@ -170,7 +173,7 @@ def teach(
 
     _check_place(out, topic, for_files=overwrite or codec != "null", new_run=new_run, create=create)
     _check_numbers(partitions, rows_per_record, passes)
-    _check_texts(name, run_id, wire, device or ())
+    _check_texts(name, run_id, wire or (), device or ())
     sink: Sink
     # The sink comes before the lesson, whose module may change the working directory.
     if out is not None:
@@ -193,7 +196,7 @@ def teach(
         inputs_fingerprint=lesson.inputs_fingerprint,
         passes=passes if passes is not None else lesson.passes,
         rows_per_record=rows_per_record if rows_per_record is not None else lesson.rows_per_record,
-        wire=wire if wire is not None else lesson.wire,
+        wire=_wire(wire) if wire else lesson.wire,
         ragged_keys=lesson.ragged_keys,
         run_id=typed_text("--run-id", run_id) if run_id is not None else None,
         new_run=new_run,
@@ -267,7 +270,7 @@ def _check_numbers(partitions: int | None, rows_per_record: int | None, passes: 
 
 
 def _check_texts(
-    name: str | None, run_id: str | None, wire: str | None, devices: Sequence[str]
+    name: str | None, run_id: str | None, wire: Sequence[str], devices: Sequence[str]
 ) -> None:
     """Raise ConfigurationError for an empty text, or for a device that torch does not know."""
     import torch
@@ -278,7 +281,7 @@ def _check_texts(
     for flag, given in (
         ("--name", name),
         ("--run-id", run_id),
-        ("--wire", wire),
+        *(("--wire", form) for form in wire),
         *(("--device", device) for device in devices),
     ):
         if given is not None:
@@ -290,6 +293,38 @@ def _check_texts(
             raise ConfigurationError(
                 f"--device {device!r} is not a device of torch; name one such as cpu or cuda:0"
             ) from error
+
+
+def _wire(given: Sequence[str]) -> str | dict[str, str]:
+    """The forms of `--wire`: one for all floats, or one per key."""
+    from tutelage.schemas.errors import ConfigurationError
+
+    forms: dict[str, str] = {}
+    for text in given:
+        key, form = _split_form(text)
+        if key is None and len(given) == 1:
+            return form
+        if key is None or key in forms:
+            raise ConfigurationError(
+                f"--wire {text!r} names {'no key' if key is None else 'a key again'}; give one "
+                "form for all floats, or KEY=FORM once for each key"
+            )
+        forms[key] = form
+    return forms
+
+
+def _split_form(text: str) -> tuple[str | None, str]:
+    """KEY=FORM as key and form. A key may hold any text, and a form options with `=`."""
+    from tutelage.schemas.dtypes import DTYPES
+    from tutelage.schemas.encodings import ENCODING_NAMES
+
+    parts = text.split("=")
+    for at in range(len(parts) - 1, 0, -1):
+        form = "=".join(parts[at:])
+        if form.split(",")[0].split(":")[0] in {*DTYPES, *ENCODING_NAMES}:
+            return "=".join(parts[:at]), form
+    key, equals, form = text.rpartition("=")
+    return (key if equals else None), form
 
 
 def _metrics(teacher: Teacher) -> Collector:

@@ -112,6 +112,31 @@ class SparseTarget:
         assert self.log_probs is not None, "a target has counts or log-probabilities"
         return self.log_probs.float().exp()
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return its tensors by the names of their attributes."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: each for name, each in found.items() if isinstance(each, torch.Tensor)}
+
+    def tolist(self) -> list[list[list[list[float]]]]:
+        """Return the entries as Python numbers, per row and position.
+
+        Returns:
+            For each row a list of positions, each a list of `[id, count]`, or of
+            `[id, log-probability]` of a top-k target.
+        """
+        values = self.counts if self.counts is not None else self.log_probs
+        assert values is not None, "a target has counts or log-probabilities"
+        pairs = list(map(list, zip(self.ids.tolist(), values.tolist(), strict=True)))
+        positions, start = [], 0
+        for count in self.entries.tolist():
+            positions.append(pairs[start : start + count])
+            start += count
+        rows, start = [], 0
+        for count in self.lengths.tolist():
+            rows.append(positions[start : start + count])
+            start += count
+        return rows
+
     def owners(self) -> torch.Tensor:
         """Return the position of each entry, int64 `[sum of entries]`."""
         indices = torch.arange(self.positions, device=self.device)
@@ -190,22 +215,14 @@ class SparseTarget:
                 )
         joined: dict[str, Any] = {
             name: torch.cat([getattr(target, name) for target in targets])
-            for name in _tensor_names(first)
+            for name in first.tensors()
         }
         shapes = {target.shape for target in targets}
         return replace(first, **joined, shape=first.shape if len(shapes) == 1 else (-1,))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SparseTarget:
-        changed: dict[str, Any] = {
-            name: change(getattr(self, name)) for name in _tensor_names(self)
-        }
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in self.tensors()}
         return replace(self, **changed)
-
-
-def _tensor_names(target: SparseTarget) -> list[str]:
-    return [
-        each.name for each in fields(target) if isinstance(getattr(target, each.name), torch.Tensor)
-    ]
 
 
 def _collate(

@@ -11,8 +11,8 @@ from tutelage.producers.run import Run
 from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.encode import RecordParts
 from tutelage.producers.stages.encode_vectors import encode_vectors
+from tutelage.producers.stages.places import Place
 from tutelage.producers.stages.transfer import start_transfer
-from tutelage.producers.stages.uniforms import Place
 from tutelage.producers.wire_options import WireOptions
 from tutelage.producers.writer import RecordWriter
 from tutelage.schemas.errors import ConfigurationError
@@ -44,8 +44,8 @@ class BatchWriter:
         # Passes that the sink holds to their end, and passes that the user has ended.
         self._passes_held = run.pass_index
         self._passes_ended = 0
-        # The number of the next batch in its pass.
-        self._next = 0
+        # Batches and rows that were given in this pass.
+        self._batches = self._rows = 0
         self._was_used = False
         self._failed = False
         self._has_warned = False
@@ -65,19 +65,25 @@ class BatchWriter:
         if self._passes_ended < self._passes_held:
             return
         run = self._run
-        place = Place(run_id=run.run_id, pass_index=self._passes_ended, batch=self._next)
-        self._next += 1
+        place = Place(
+            run_id=run.run_id,
+            pass_index=self._passes_ended,
+            batch=self._batches,
+            first_row=self._rows,
+        )
         encoded = encode_vectors(knowledge, self._options, run.promised, place)
         batch = start_transfer(encoded, self._options, run.promised)
         # Waits until the copy to the host is done; an empty batch has no description.
         columns = batch.columns()
+        self._batches += 1
+        self._rows += batch.rows
         if batch.described:
             self._write(lambda: self._run.add(columns, batch.rows, batch.description))
 
     def end_pass(self) -> None:
         """End the pass; the last one completes the run."""
         self._passes_ended += 1
-        self._next = 0
+        self._batches = self._rows = 0
         if self._passes_ended <= self._passes_held:
             return
         self._write(self._run.end_pass)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tutelage.producers.wire_options import wire_options
 from tutelage.schemas.arguments import check_text, check_whole_number
+from tutelage.schemas.encodings import Encoding
 from tutelage.schemas.errors import ConfigurationError
 
 
@@ -43,7 +44,7 @@ class Lesson:
     inputs_fingerprint: str = ""
     passes: int = 1
     rows_per_record: int | None = None
-    wire: Mapping[str, str] | str = ""
+    wire: Mapping[str, str | Encoding] | str = ""
     ragged_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from functools import partial
 from typing import Any, TypeVar
 
 from tutelage.producers.run import Run
@@ -21,10 +20,10 @@ from tutelage.producers.stages.forward import ForwardStage
 from tutelage.producers.stages.gather_stage import GatherStage
 from tutelage.producers.stages.host_batch import HostBatch
 from tutelage.producers.stages.inputs import Inputs
+from tutelage.producers.stages.places import Place, Places
 from tutelage.producers.stages.read_ahead import ReadAhead
 from tutelage.producers.stages.row_counts import rows_in
 from tutelage.producers.stages.transfer import start_transfers
-from tutelage.producers.stages.uniforms import Place
 from tutelage.producers.stages.worker import Executor
 from tutelage.producers.wire_options import WireOptions
 from tutelage.producers.writer import RecordWriter
@@ -115,7 +114,8 @@ class Serving:
         forward = ForwardStage(
             reader,
             self._devices,
-            partial(self._encode, self._run.pass_index),
+            Places(self._run.run_id, self._run.pass_index, counts=bool(self._options.encoded)),
+            self._encode,
             self._transfer,
             keeps_rows=self._keeps_rows,
         )
@@ -129,8 +129,7 @@ class Serving:
         finally:
             reader.close()
 
-    def _encode(self, pass_index: int, number: int, knowledge: Any) -> Any:
-        place = Place(run_id=self._run.run_id, pass_index=pass_index, batch=number)
+    def _encode(self, place: Place, knowledge: Any) -> Any:
         return encode_vectors(knowledge, self._options, self._run.promised, place)
 
     def _transfer(self, group: list[Any], cuda_stream: Any) -> list[HostBatch]:
@@ -214,7 +213,7 @@ class Serving:
                     reader.group_size = 1
                     return
                 self._run.pass_over(rows)
-                forward.pass_over()
+                forward.pass_over(inputs)
             self._writer.open()
             rest = self._next_group(reader)
             if not rest:

@@ -28,6 +28,7 @@ from tutelage.producers.stages.worker import CallingThread, Executor, Worker
 from tutelage.producers.wire_options import wire_options
 from tutelage.producers.writer import RecordWriter, begin_or_continue
 from tutelage.schemas.arguments import check_flag, check_seconds, check_text, check_whole_number
+from tutelage.schemas.encodings import Encoding
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.transport.status import Activity, Status
 
@@ -54,8 +55,9 @@ class Teacher(ControlMessages):
         inputs_fingerprint: A text that stands for what it reads: data set, tokenizer, order, seed.
         passes: How many times the teacher goes over its inputs, from 1.
         rows_per_record: Rows in one record. If not given, about 4 MB, or what comes within 20 ms.
-        wire: How floats travel: `"float16"`, `"bfloat16"` or `"float32"`, or a torch dtype, for all
-            keys, or a mapping of key to dtype. The student gets the model's dtype back.
+        wire: How keys travel: a dtype for all floats, `"float16"`, `"bfloat16"`, `"float32"` or
+            torch's; or per key a dtype or an encoding of its vectors, `Sampled(25)`, `TopK(64)`,
+            `Int8()`, or their texts such as `"sampled:25"`.
         ragged_keys: Keys whose rows differ in length, given as lists of one tensor a row, or padded.
         run_id: The run's name, unique in its topic; random if not given. With it a start after the
             run's end does nothing; without it that is an error.
@@ -75,7 +77,7 @@ class Teacher(ControlMessages):
         inputs_fingerprint: str = "",
         passes: int = 1,
         rows_per_record: int | None = None,
-        wire: Mapping[str, str] | str = "",
+        wire: Mapping[str, str | Encoding] | str = "",
         ragged_keys: Iterable[str] = (),
         run_id: str | None = None,
         new_run: bool = False,

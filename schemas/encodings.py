@@ -185,6 +185,7 @@ class Int8:
 
 
 Encoding: TypeAlias = Sampled | TopK | Int8
+ENCODING_NAMES = (Sampled.name, TopK.name, Int8.name)
 #: The forms that are written to a key's property `wire`, for messages.
 ENCODING_FORMS = "sampled:DRAWS, topk:K, int8"
 
@@ -203,7 +204,7 @@ def parse_encoding(text: str) -> Encoding | None:
     """
     head, *options = text.split(",")
     name, colon, number = head.partition(":")
-    if name not in (Sampled.name, TopK.name, Int8.name):
+    if name not in ENCODING_NAMES:
         return None
     given: dict[str, Any] = {}
     for option in options:

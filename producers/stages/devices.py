@@ -33,7 +33,7 @@ Model = Callable[[Any], Any]
 #: The knowledge of a group of batches and the CUDA stream for copies -> knowledge on its way to the
 #: host.
 Transfer = Callable[[list[Any], Any], list[HostBatch]]
-#: A batch's number in its pass and its knowledge -> the knowledge with its vectors encoded.
+#: A batch's number in its group and its knowledge -> the knowledge with its vectors encoded.
 EncodeVectors = Callable[[int, Any], Any]
 
 # How long to wait for a running forward pass when `serve` ends. After it, the caller gets the module
@@ -97,7 +97,6 @@ class Devices:
         transfer: Transfer,
         *,
         encode: EncodeVectors = lambda number, knowledge: knowledge,
-        first: int = 0,
         owning: bool = False,
         counts_rows: bool = True,
     ) -> Future[Forwarded]:
@@ -107,7 +106,6 @@ class Devices:
             group: The batches.
             transfer: Begins the copy of their knowledge to the host.
             encode: Called with what the model returns for a batch, before anything is kept of it.
-            first: The number of the first batch in its pass.
             owning: Whether the inputs' memory may change once the group is done, so that nothing
                 may refer to it then.
             counts_rows: Whether to count the rows of the inputs.
@@ -121,7 +119,7 @@ class Devices:
             replica.forward,
             group,
             transfer,
-            lambda index, knowledge: encode(first + index, knowledge),
+            encode,
             counts_rows=counts_rows,
             owning=owning,
         )

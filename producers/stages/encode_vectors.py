@@ -7,6 +7,7 @@ vocabulary are too large to exist twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 
 from tutelage.producers.stages.key_values import KeyValues, PlainKey, describe_key, plain_key
+from tutelage.producers.stages.places import Place
 from tutelage.producers.stages.projected import Projected, Vectors
-from tutelage.producers.stages.uniforms import Place, uniforms
+from tutelage.producers.stages.uniforms import uniforms
 from tutelage.producers.stages.vector_encoding import (
     EncodedVectors,
     encode_int8,
@@ -81,11 +83,11 @@ def _encode_key(
     counts = np.full(plain.rows, prod(spec.inner[:-1]), np.int64)
     if plain.lengths is not None:
         counts *= np.asarray(plain.lengths, np.int64)
-    kept: Array | None = None
+    kept = None
     if mask is not None:
         if len(spec.inner) > 1:
             raise SchemaError(f"key {key!r}: only rows [T, size of a vector] can have a mask")
-        kept, counts = _kept(key, mask, knowledge, counts)
+        kept = _kept(key, mask, knowledge, counts)
     encoded = _encoded(spec, vectors, kept, counts, place)
     values = encoded.values
     lengths: Any = encoded.lengths
@@ -94,34 +96,39 @@ def _encode_key(
         per_element = max(1, prod(spec.inner[:-1])) if spec.ragged else 1
         elements = len(values) // per_element if spec.ragged else plain.rows
         values = values.reshape(elements, *spec.inner[:-1], values.shape[-1])
-        lengths = counts // per_element if spec.ragged else None
+        stored = counts if kept is None else kept.counts
+        lengths = stored // per_element if spec.ragged else None
     return KeyValues(
         spec=spec, rows=plain.rows, values=values, lengths=lengths, invalid=encoded.invalid
     )
 
 
 def _encoded(
-    spec: KeySpec,
-    vectors: Vectors,
-    kept: Array | None,
-    counts: Array,
-    place: Place,
+    spec: KeySpec, vectors: Vectors, kept: Kept | None, counts: Array, place: Place
 ) -> EncodedVectors:
-    """Encode vectors; `kept` are the numbers of those to encode, None for all."""
-    device = vectors.device
-    indices = None if kept is None else torch.from_numpy(kept).to(device)
-    if isinstance(spec.encoding, Sampled):
-        numbers = torch.arange(len(vectors), device=device) if indices is None else indices
-        return encode_sampled(
-            vectors,
-            spec.encoding,
-            indices,
-            torch.from_numpy(counts).to(device),
-            uniforms(place, spec.key, numbers),
-        )
+    """Encode vectors.
+
+    Args:
+        spec: The key.
+        vectors: All of them.
+        kept: Those to encode; None for all.
+        counts: How many vectors each row has, int64 `[rows]`.
+        place: The batch's place in the run.
+    """
+    indices = None if kept is None else torch.from_numpy(kept.indices).to(vectors.device)
     if isinstance(spec.encoding, TopK):
         return encode_topk(vectors, spec.encoding, indices)
-    return encode_int8(vectors, indices)
+    if not isinstance(spec.encoding, Sampled):
+        return encode_int8(vectors, indices)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
+    if kept is not None:
+        owners, within, counts = owners[kept.indices], within[kept.indices], kept.counts
+    row, position, rows = (
+        torch.from_numpy(each).to(vectors.device) for each in (owners, within, counts)
+    )
+    uniform = uniforms(place, spec.key, len(counts), row, position)
+    return encode_sampled(vectors, spec.encoding, indices, rows, uniform)
 
 
 def _vectors(
@@ -147,13 +154,26 @@ def _vectors(
     return plain, Vectors(flat, head, size or values.shape[-1], f"key {key!r}")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Kept:
+    """The vectors that a mask keeps.
+
+    Args:
+        indices: Their numbers, int64.
+        counts: How many each row keeps, int64 `[rows]`.
+    """
+
+    indices: Array
+    counts: Array
+
+
 def _kept(
     key: str,
     mask: str | Callable[[Mapping[str, Any]], Any],
     knowledge: Mapping[str, Any],
     counts: Array,
-) -> tuple[Array, Array]:
-    """The numbers of the vectors that a mask keeps, and how many each row keeps; int64."""
+) -> Kept:
+    """The vectors that a mask keeps, of rows with so many each."""
     name = f"the mask of key {key!r}"
     if callable(mask):
         value = mask(knowledge)
@@ -172,7 +192,8 @@ def _kept(
             "for each: [rows, T]"
         )
     owners = np.repeat(np.arange(len(counts)), counts)
-    return np.flatnonzero(flags), np.bincount(owners[flags], minlength=len(counts))
+    kept = np.bincount(owners[flags], minlength=len(counts))
+    return Kept(indices=np.flatnonzero(flags), counts=kept.astype(np.int64))
 
 
 def _computed(key: str, value: Projected, *, declared: bool) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from tutelage.producers.stages.columns import nbytes_of
-from tutelage.producers.stages.devices import Devices, EncodeVectors, Forwarded, Transfer
+from tutelage.producers.stages.devices import Devices, Forwarded, Transfer
+from tutelage.producers.stages.places import Place, Places
 from tutelage.producers.stages.read_ahead import GROUP_SECONDS, MAX_GROUP, ReadAhead
 from tutelage.schemas.errors import SchemaError
 
@@ -26,7 +27,8 @@ class ForwardStage:
     Args:
         reader: Reads the inputs' batches, in groups.
         devices: The replicas of the model.
-        encode: Encodes the vectors of a batch's knowledge, given the batch's number in the pass.
+        places: Numbers the batches and their rows.
+        encode: Encodes the vectors of a batch's knowledge, given its place.
         transfer: Copies knowledge to the host.
         keeps_rows: Whether knowledge has as many rows as its input; None if the first batch
             decides.
@@ -36,16 +38,16 @@ class ForwardStage:
         self,
         reader: ReadAhead,
         devices: Devices,
-        encode: EncodeVectors,
+        places: Places,
+        encode: Callable[[Place, Any], Any],
         transfer: Transfer,
         *,
         keeps_rows: bool | None,
     ) -> None:
         self._reader = reader
         self._devices = devices
+        self._places = places
         self._encode = encode
-        # The number of the next batch in its pass.
-        self._next = 0
         self._transfer = transfer
         self._window = 2 * len(devices)
         self._futures: deque[Future[Forwarded]] = deque()
@@ -84,17 +86,16 @@ class ForwardStage:
         """Begin with the first batch of a continued pass; see `check_rows`."""
         return self._submitted([batch])
 
-    def pass_over(self) -> None:
+    def pass_over(self, batch: Any) -> None:
         """Count a batch that is not computed."""
-        self._next += 1
+        self._places.next(batch)
 
     def _submitted(self, group: list[Any]) -> Future[Forwarded]:
-        first, self._next = self._next, self._next + len(group)
+        places = [self._places.next(batch) for batch in group]
         return self._devices.submit(
             group,
             self._transfer,
-            encode=self._encode,
-            first=first,
+            encode=lambda index, knowledge: self._encode(places[index], knowledge),
             owning=self._reader.blocked,
             counts_rows=self.keeps_rows is not False,
         )

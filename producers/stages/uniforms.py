@@ -6,10 +6,10 @@ of a key and a counter, without state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import xxhash
+
+from tutelage.producers.stages.places import Place
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -17,38 +17,35 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """A batch's place in a run.
-
-    Args:
-        run_id: The run.
-        pass_index: The pass.
-        batch: The batch's number in its pass.
-    """
-
-    run_id: str
-    pass_index: int
-    batch: int
-
-
-def uniforms(place: Place, key: str, positions: torch.Tensor) -> torch.Tensor:
+def uniforms(
+    place: Place, key: str, rows: int, row: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
     """Return a uniform number for each position of a batch's key.
+
+    Where knowledge has as many rows as its input, the numbers depend on the rows' numbers in the
+    pass, and not on how rows are divided into batches; otherwise on the batch's number.
 
     Args:
         place: The batch's place.
         key: The key.
-        positions: int64 `[n]`: the numbers of the positions in the batch.
+        rows: How many rows the knowledge has.
+        row: int64 `[n]`: the row of each position in the batch.
+        position: int64 `[n]`: its number in the row.
 
     Returns:
-        float64 `[n]`, in [0, 1), in steps of 2^-32, on the device of `positions`.
+        float64 `[n]`, in [0, 1), in steps of 2^-32, on the device of `row`.
     """
+    first, batch = place.first_row, _WORD
+    if first is None or place.rows not in (None, rows):
+        first, batch = 0, place.batch
     seed = xxhash.xxh3_64_intdigest(f"{place.run_id}\0{key}".encode())
+    number = row + first
     counter = [
-        positions & _WORD,
-        positions >> 32,
-        torch.full_like(positions, place.batch & _WORD),
-        torch.full_like(positions, place.pass_index & _WORD),
+        position & _WORD,
+        number & _WORD,
+        torch.full_like(row, batch & _WORD),
+        # Passes are far fewer than 2^16, and rows than 2^48.
+        (number >> 32 << 16 | place.pass_index) & _WORD,
     ]
     words = philox(counter, (seed & _WORD, seed >> 32))
     return words[0].double() * 2.0**-32

@@ -7,6 +7,7 @@ time, besides what a position takes once it is encoded. The bytes' layout is tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,48 +39,14 @@ class EncodedVectors:
 
 def encode_topk(vectors: Vectors, encoding: TopK, kept: torch.Tensor | None) -> EncodedVectors:
     """Encode logits as `TopK` says; `kept` are the positions to encode, int64, None for all."""
-    pieces, invalid = [], torch.zeros((), dtype=torch.bool, device=vectors.device)
-    for start, stop in vectors.chunks(kept):
-        logits, own = vectors.chunk(start, stop, kept)
-        shifted, bad = _shifted(logits, encoding.temperature, own=own)
-        del logits
-        invalid |= bad
-        top = shifted.topk(encoding.k, dim=-1)
-        weights = shifted.exp_()
-        total = weights.sum(-1, keepdim=True)
-        log_probs = top.values - total.log()
-        # The rest is added up without the entries, since 1 - sum would lose it to rounding.
-        rest = weights.scatter_(1, top.indices, 0.0).sum(-1, keepdim=True)
-        tail = (rest / total).log()
-        pieces.append(
-            torch.cat(
-                [
-                    _bytes(tail.float()),
-                    _low_bytes(top.indices, 3).flatten(1),
-                    _bytes(log_probs.clamp(max=0).half()),
-                ],
-                dim=1,
-            )
-        )
-    return EncodedVectors(
-        values=_joined(pieces, 4 + 5 * encoding.k, vectors.device), lengths=None, invalid=invalid
+    return _encode_chunks(
+        vectors, kept, 4 + 5 * encoding.k, lambda chunk, own: _topk_chunk(chunk, encoding, own=own)
     )
 
 
 def encode_int8(vectors: Vectors, kept: torch.Tensor | None) -> EncodedVectors:
     """Encode vectors as `Int8` says; `kept` are those to encode, int64, None for all."""
-    pieces, invalid = [], torch.zeros((), dtype=torch.bool, device=vectors.device)
-    for start, stop in vectors.chunks(kept):
-        values = vectors.chunk(start, stop, kept)[0].float()
-        scale = values.abs().amax(-1, keepdim=True) / 127
-        invalid |= ~torch.isfinite(scale).all()
-        # A vector of zeros has scale 0.
-        steps = torch.where(scale > 0, scale, 1.0)
-        quantized = (values / steps).round_().clamp_(-127, 127).to(torch.int8)
-        pieces.append(torch.cat([_bytes(scale), quantized.view(torch.uint8)], dim=1))
-    return EncodedVectors(
-        values=_joined(pieces, 4 + vectors.size, vectors.device), lengths=None, invalid=invalid
-    )
+    return _encode_chunks(vectors, kept, 4 + vectors.size, lambda chunk, own: _int8_chunk(chunk))
 
 
 def encode_sampled(
@@ -98,23 +65,82 @@ def encode_sampled(
         rows: How many of these positions each row has, int64 `[rows]`.
         uniform: A uniform number for each of them, float64 `[n]`.
     """
-    ids, entropies = [], []
+    device = vectors.device
+    ids = [torch.zeros((0, encoding.draws), dtype=torch.int32, device=device)]
+    entropies = [torch.zeros(0, dtype=torch.float16, device=device)]
+    invalid = torch.zeros((), dtype=torch.bool, device=device)
+    for start, stop in vectors.chunks(kept):
+        drawn, entropy, bad = _sampled_chunk(
+            *vectors.chunk(start, stop, kept), encoding, uniform[start:stop]
+        )
+        ids.append(drawn)
+        entropies.append(entropy)
+        invalid |= bad
+    packed, lengths = _pack_rows(torch.cat(ids), torch.cat(entropies), rows, encoding, vectors.size)
+    return EncodedVectors(values=packed, lengths=lengths, invalid=invalid)
+
+
+def _encode_chunks(
+    vectors: Vectors,
+    kept: torch.Tensor | None,
+    width: int,
+    encode: Callable[[torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor]],
+) -> EncodedVectors:
+    """Encode vectors to `width` bytes each.
+
+    `encode` turns a chunk, and whether it may be changed, into its bytes and whether a value in it
+    cannot be encoded.
+    """
+    pieces = [torch.zeros((0, width), dtype=torch.uint8, device=vectors.device)]
     invalid = torch.zeros((), dtype=torch.bool, device=vectors.device)
     for start, stop in vectors.chunks(kept):
-        logits, own = vectors.chunk(start, stop, kept)
-        shifted, bad = _shifted(logits, encoding.temperature, own=own)
-        del logits
+        values, bad = encode(*vectors.chunk(start, stop, kept))
+        pieces.append(values)
         invalid |= bad
-        weights, entropy = _weights_and_entropy(shifted)
-        del shifted
-        ids.append(draw(weights, encoding.draws, uniform[start:stop]).to(torch.int32))
-        entropies.append(entropy.half())
-    drawn = torch.cat(ids) if ids else torch.zeros((0, encoding.draws), dtype=torch.int32)
-    entropy = torch.cat(entropies) if entropies else torch.zeros(0, dtype=torch.float16)
-    packed, lengths = _pack_rows(
-        drawn.to(vectors.device), entropy.to(vectors.device), rows, encoding, vectors.size
-    )
-    return EncodedVectors(values=packed, lengths=lengths, invalid=invalid)
+    return EncodedVectors(values=torch.cat(pieces), lengths=None, invalid=invalid)
+
+
+# Each chunk is encoded in a function of its own, whose end frees its memory.
+
+
+def _topk_chunk(
+    logits: torch.Tensor, encoding: TopK, *, own: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shifted, bad = _shifted(logits, encoding.temperature, own=own)
+    top = shifted.topk(encoding.k, dim=-1)
+    weights = shifted.exp_()
+    total = weights.sum(-1, keepdim=True)
+    log_probs = top.values - total.log()
+    # The rest is added up without the entries, since 1 - sum would lose it to rounding.
+    rest = weights.scatter_(1, top.indices, 0.0).sum(-1, keepdim=True)
+    tail = (rest / total).log()
+    parts = [
+        _bytes(tail),
+        _low_bytes(top.indices, 3).flatten(1),
+        _bytes(log_probs.clamp(max=0).half()),
+    ]
+    return torch.cat(parts, dim=1), bad
+
+
+def _int8_chunk(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    values = vectors.float()
+    low, high = values.aminmax(dim=-1, keepdim=True)
+    scale = torch.maximum(-low, high) / 127
+    # A vector of zeros has scale 0.
+    steps = torch.where(scale > 0, scale, 1.0)
+    quantized = (values / steps).round_().clamp_(-127, 127).to(torch.int8)
+    bad = ~torch.isfinite(scale).all()
+    return torch.cat([_bytes(scale), quantized.view(torch.uint8)], dim=1), bad
+
+
+def _sampled_chunk(
+    logits: torch.Tensor, own: bool, encoding: Sampled, uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    shifted, bad = _shifted(logits, encoding.temperature, own=own)
+    weights, entropy = _weights_and_entropy(shifted)
+    del shifted
+    drawn = draw(weights, encoding.draws, uniform)
+    return drawn.to(torch.int32), entropy.half(), bad
 
 
 def draw(weights: torch.Tensor, draws: int, uniform: torch.Tensor) -> torch.Tensor:
@@ -237,9 +263,3 @@ def _low_bytes(numbers: torch.Tensor, count: int) -> torch.Tensor:
 def _bytes(values: torch.Tensor) -> torch.Tensor:
     """The bytes of a tensor's last dimension."""
     return values.contiguous().view(torch.uint8)
-
-
-def _joined(pieces: list[torch.Tensor], width: int, device: torch.device) -> torch.Tensor:
-    if not pieces:
-        return torch.zeros((0, width), dtype=torch.uint8, device=device)
-    return torch.cat(pieces)

@@ -1,0 +1,55 @@
+"""Batches of inputs -> their places in a run: the numbers of their batches and rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tutelage.producers.stages.row_counts import rows_in
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A batch's place in a run.
+
+    Args:
+        run_id: The run.
+        pass_index: The pass.
+        batch: The batch's number in its pass.
+        first_row: How many rows come before it in the pass; None if that is not known.
+        rows: How many rows its input has; None if the knowledge itself was given.
+    """
+
+    run_id: str
+    pass_index: int
+    batch: int
+    first_row: int | None = None
+    rows: int | None = None
+
+
+class Places:
+    """Numbers the batches of one pass, and their rows as far as they can be counted.
+
+    Args:
+        run_id: The run.
+        pass_index: The pass.
+        counts: Whether anything depends on the numbers. If not, all batches have the same.
+    """
+
+    def __init__(self, run_id: str, pass_index: int, *, counts: bool) -> None:
+        self._place = Place(run_id=run_id, pass_index=pass_index, batch=0)
+        self._counts = counts
+        self._batch = 0
+        self._rows: int | None = 0
+
+    def next(self, batch: Any) -> Place:
+        """Return the place of the next batch of inputs."""
+        if not self._counts:
+            return self._place
+        number, first = self._batch, self._rows
+        rows = rows_in(batch)
+        self._batch += 1
+        self._rows = first + rows if first is not None and rows is not None else None
+        return replace(
+            self._place, batch=number, first_row=None if rows is None else first, rows=rows
+        )
