@@ -76,13 +76,18 @@ def _keys_table(found: Inspected) -> Table:
         values = found.statistics[spec.key]
         odd = (values.nan + values.infinite) / values.count if values.count else 0.0
         lengths = f", {values.lengths[0]} to {values.lengths[1]} long" if values.lengths else ""
+        entries = (
+            f", {values.entries / values.positions:.1f} entries a position; {values.measure}:"
+            if values.positions
+            else ""
+        )
         numbers = [
             f"{number:.4g}" if number is not None else ""
             for number in (values.low, values.mean, values.high)
         ]
         table.add_row(
             line(f"  {spec.key}"),
-            line(f"{spec}{lengths}"),
+            line(f"{spec}{lengths}{entries}"),
             *numbers,
             f"{odd:.2%}" if odd else "0",
             values.sparkline(is_shown),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tutelage.consumers.sources.base import Source
-from tutelage.schemas.record import Column, Ragged, Record
+from tutelage.schemas.record import Column, Description, Ragged, Record
+from tutelage.tools.encoded_keys import add_encoded, first_encoded_rows
 from tutelage.tools.key_statistics import KeyStatistics, as_complex64
 from tutelage.tools.survey import SAMPLE_BYTES, Survey, sample_records, survey_source
 
@@ -89,20 +90,22 @@ def inspect(
     """
     try:
         survey = survey_source(source, timeout_s)
-        statistics = {key: KeyStatistics() for key in survey.info.description}
+        description = survey.info.description
+        statistics = {key: KeyStatistics() for key in description}
         # Opaque values cannot be calculated with.
-        opaque = {
-            spec.key for spec in survey.info.description.specs if spec.wire_dtype.kind == "opaque"
-        }
+        opaque = {spec.key for spec in description.specs if spec.wire_dtype.kind == "opaque"}
         first: list[dict[str, Any]] = []
         seen_records = seen_rows = 0
         for record in sample_records(source, survey, sample_bytes, timeout_s):
             seen_records, seen_rows = seen_records + 1, seen_rows + record.head.rows
             for key, column in record.columns.items():
-                if key not in opaque:
+                spec = description[key]
+                if spec.encoding is not None:
+                    add_encoded(statistics[key], spec, column, record.head)
+                elif key not in opaque:
                     statistics[key].add(column)
             if len(first) < rows:
-                first += _rows(record, rows - len(first))
+                first += _rows(record, description, rows - len(first))
     finally:
         source.close()
     return Inspected(
@@ -115,9 +118,14 @@ def inspect(
     )
 
 
-def _rows(record: Record, count: int) -> list[dict[str, Any]]:
+def _rows(record: Record, description: Description, count: int) -> list[dict[str, Any]]:
     count = min(count, record.head.rows)
-    columns = {key: _row_values(column, count) for key, column in record.columns.items()}
+    columns = {
+        key: _row_values(column, count)
+        if description[key].encoding is None
+        else first_encoded_rows(description[key], column, count, record.head)
+        for key, column in record.columns.items()
+    }
     return [{key: values[row] for key, values in columns.items()} for row in range(count)]
 
 

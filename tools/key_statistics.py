@@ -37,6 +37,9 @@ class KeyStatistics:
         high: The highest finite value; None if there is none.
         mean: The mean of the finite values; None if there are none.
         lengths: Of a ragged key, the shortest and the longest row.
+        measure: Of a key that is sampled or top-k: what the values are.
+        positions: Its positions.
+        entries: The entries of all its positions.
     """
 
     count: int = 0
@@ -46,6 +49,9 @@ class KeyStatistics:
     high: float | None = None
     mean: float | None = None
     lengths: list[int] = field(default_factory=list)
+    measure: str = ""
+    positions: int = 0
+    entries: int = 0
     _samples: list[Array] = field(default_factory=list)
     _sample_count: int = 0
 
@@ -129,6 +135,15 @@ class KeyStatistics:
             "nan_share": self.nan / self.count if self.count else 0.0,
             "infinite_share": self.infinite / self.count if self.count else 0.0,
             **({"row_lengths": self.lengths} if self.lengths else {}),
+            **(
+                {
+                    "measure": self.measure,
+                    "positions": self.positions,
+                    "entries_per_position": self.entries / self.positions,
+                }
+                if self.positions
+                else {}
+            ),
             "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         }
 

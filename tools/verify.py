@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tutelage.consumers.sources.base import Source
 from tutelage.schemas.record import Stream
+from tutelage.tools.encoded_keys import decode_encoded
 from tutelage.tools.in_order import Counts, in_order
 
 
@@ -49,6 +50,9 @@ def verify(
     try:
         opened = source.open(timeout_s)
         for record in in_order(source, opened, timeout_s=timeout_s, counted=seen):
+            for key, column in record.columns.items():
+                if opened.description[key].encoding is not None:
+                    decode_encoded(opened.description[key], column, record.head)
             seen.add(record)
             progress(seen)
     finally:

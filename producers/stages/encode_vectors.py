@@ -200,7 +200,7 @@ def _computed(key: str, value: Projected, *, declared: bool) -> Any:
     """The logits of a key that has no encoding, in the dtype of its hidden states."""
     plain, vectors = _vectors(key, value, declared=declared, promised=None)
     hidden = plain.values
-    logits = torch.empty((len(vectors), vectors.size), dtype=hidden.dtype, device=vectors.device)
+    logits = torch.empty((len(vectors), vectors.size), dtype=vectors.dtype, device=vectors.device)
     for start, stop in vectors.chunks():
         logits[start:stop] = vectors.chunk(start, stop)[0]
     logits = logits.reshape(*hidden.shape[:-1], vectors.size)

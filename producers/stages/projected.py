@@ -54,6 +54,7 @@ class Vectors:
         self._head = head
         self._where = where
         self.size = size
+        self.dtype = values.dtype
         self.device = values.device
 
     def __len__(self) -> int:

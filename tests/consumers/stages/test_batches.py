@@ -107,7 +107,6 @@ def test_a_batch_that_is_saved_or_shared_takes_no_other_along() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_pinned_batches_are_parts_of_one_block_and_have_versions_of_their_own() -> None:
     column = torch.zeros(12, 2, pin_memory=True)
     first, second, third = (batch["x"] for batch in Batches({"x": column}, 12, 5, pinned=True))

@@ -318,7 +318,6 @@ def test_keys_keep_the_order_of_registration() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("strategy", ["mean", "first"])
 def test_pinned_batches_are_not_written_over_while_they_are_copied_to_the_gpu(
     strategy: str,

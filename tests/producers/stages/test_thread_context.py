@@ -230,7 +230,6 @@ def test_a_module_is_in_eval_mode_while_it_serves_and_when_one_is_given_per_devi
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_module_moves_back_to_where_it_was() -> None:
     class Model(torch.nn.Module):
         def __init__(self) -> None:

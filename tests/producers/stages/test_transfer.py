@@ -134,7 +134,6 @@ def test_a_batch_unlike_the_promise_is_refused(knowledge: Any, message: str) -> 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_tensor_on_a_gpu_arrives_in_pinned_memory_bit_for_bit() -> None:
     tensor = torch.randn(1000, 1000, device="cuda")
     stream = torch.cuda.Stream()
