@@ -21,10 +21,11 @@ from __future__ import annotations
 from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
-# In the repository this folder holds nothing else; the packages beside it are part of `tutelage` as installed.
+# In the repository this folder holds little else; the packages beside it are part of `tutelage` as installed.
 __path__ = extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
+    from tutelage.consumers import losses
     from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.delivery import KnowledgeIterator
     from tutelage.consumers.sources.base import Source
@@ -119,6 +120,8 @@ if not TYPE_CHECKING:  # type checkers see the names above, and no others
 
         if name == "__version__":
             return version("tutelage")
+        if name == "losses":
+            return import_module("tutelage.losses")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(_MODULES.get(name, _ERRORS)), name)
@@ -181,4 +184,5 @@ __all__ = [
     "__version__",
     "from_sample_lists",
     "from_samples",
+    "losses",
 ]

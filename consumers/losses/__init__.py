@@ -1,0 +1,14 @@
+"""Losses for distilling language models: logits and targets -> differentiable numbers.
+
+    from tutelage import losses
+
+    loss = losses.forward_kl(student_logits, batch["logits"], mask=batch["mask"])
+
+Targets are logits, `SparseTarget`s, or hidden states with a head (`Projection`).
+"""
+
+from tutelage.consumers.losses.head import Head
+from tutelage.consumers.losses.losses import forward_kl, jsd, reverse_kl
+from tutelage.consumers.losses.projection import Projection
+
+__all__ = ["Head", "Projection", "forward_kl", "jsd", "reverse_kl"]

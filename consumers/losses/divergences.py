@@ -1,0 +1,83 @@
+"""Divergences of two distributions over a vocabulary, one number for each position.
+
+Logits enter in float32 or float64, `[n, V]`; float32 or float64 `[n]` leaves. Natural logarithms
+throughout: the unit is the nat. Knows nothing of rows, masks or chunks.
+
+p is the student's distribution, t the teacher's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from tutelage.consumers.losses.entries import LEAST, Entries
+
+
+def log_probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return `log softmax(logits / temperature)`, at least `LEAST`."""
+    scaled = logits if temperature == 1 else logits / temperature
+    return torch.log_softmax(scaled, dim=-1).clamp_min(LEAST)
+
+
+def dense_forward_kl(
+    logits: torch.Tensor, target: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return KL(t || p) = sum t log(t / p)."""
+    return _kl(log_probabilities(target, temperature), log_probabilities(logits, temperature))
+
+
+def dense_reverse_kl(
+    logits: torch.Tensor, target: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return KL(p || t) = sum p log(p / t)."""
+    return _kl(log_probabilities(logits, temperature), log_probabilities(target, temperature))
+
+
+def dense_jsd(
+    logits: torch.Tensor, target: torch.Tensor, temperature: float, beta: float
+) -> torch.Tensor:
+    """Return beta KL(t || m) + (1 - beta) KL(p || m), where m = beta t + (1 - beta) p, 0 < beta < 1."""
+    student = log_probabilities(logits, temperature)
+    teacher = log_probabilities(target, temperature)
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
+
+
+def sampled_kl(logits: torch.Tensor, entries: Entries, temperature: float) -> torch.Tensor:
+    """Return an unbiased estimate of KL(t || p): -sum c/N log p - H(t), with the counts c of N draws."""
+    scaled = logits if temperature == 1 else logits / temperature
+    chosen = entries.gather(scaled) - torch.logsumexp(scaled, -1)[entries.owners]
+    crossed = entries.add_up(entries.weights * chosen.clamp_min(LEAST))
+    assert entries.entropy is not None, "sampled entries have the entropy"
+    return -crossed - entries.entropy
+
+
+def top_k_kl(
+    logits: torch.Tensor, entries: Entries, temperature: float, ghost: bool
+) -> torch.Tensor:
+    """Return sum_K t log(t / p), plus t_rest log(t_rest / p_rest) where a ghost is asked for.
+
+    p_rest is the sum over the other ids, not 1 - sum_K p, of which float32 would leave nothing
+    where K has almost all probability.
+    """
+    assert entries.log_probs is not None and entries.tail is not None
+    scaled = logits if temperature == 1 else logits / temperature
+    least = scaled.amax(-1, keepdim=True).detach()
+    parts = (scaled - least).exp()
+    total = parts.sum(-1).log()
+    chosen = entries.gather(scaled) - (least.squeeze(-1) + total)[entries.owners]
+    kept = entries.weights * (entries.log_probs - chosen.clamp_min(LEAST))
+    value = entries.add_up(kept)
+    if not ghost:
+        return value
+    others = entries.zeroed(parts).sum(-1)
+    # Without others the gradient would be 0/0.
+    rest = others.clamp_min(torch.finfo(others.dtype).tiny).log() - total
+    return value + entries.tail.exp() * (entries.tail - rest)
+
+
+def _kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return KL(first || second) of log-probabilities."""
+    return (first.exp() * (first - second)).sum(-1)

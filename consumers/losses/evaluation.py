@@ -1,0 +1,164 @@
+"""What all losses share: check and pair the positions, measure them, reduce.
+
+A student's logits and a target enter, with a measure of one position; the loss leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from tutelage.consumers.losses.chunked import Measure, Target, chunked_loss
+from tutelage.consumers.losses.entries import Entries
+from tutelage.consumers.losses.head import widened
+from tutelage.consumers.losses.projection import Projection
+from tutelage.consumers.losses.selection import select_dense, select_sparse
+from tutelage.consumers.sparse_target import SparseTarget
+from tutelage.schemas.arguments import check_choice, check_real_number, check_whole_number
+from tutelage.schemas.errors import ConfigurationError
+
+Logits = torch.Tensor | Projection
+Reduction = Literal["mean", "sum", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Options:
+    """The arguments that all losses have: see `forward_kl`."""
+
+    mask: torch.Tensor | None
+    temperature: float | None
+    reduction: Reduction
+    tokenizer: str | None
+    chunk_positions: int | None
+
+    def __post_init__(self) -> None:
+        check_choice("reduction", self.reduction, ("mean", "sum", "none"))
+        if self.chunk_positions is not None:
+            check_whole_number("chunk_positions", self.chunk_positions)
+        temperature = self.temperature
+        if temperature is not None and check_real_number("temperature", temperature) <= 0:
+            raise ConfigurationError(f"temperature is {temperature!r}; it must be above 0")
+
+    def temperature_of(self, target: Logits | SparseTarget) -> float:
+        """Return the temperature at which student and target are compared.
+
+        Raises:
+            ConfigurationError: A sparse target has another one.
+        """
+        asked = self.temperature
+        if not isinstance(target, SparseTarget):
+            return 1.0 if asked is None else float(asked)
+        own = target.temperature
+        if asked is not None and float(asked) != own:
+            reason = (
+                "counts are draws at one temperature and cannot be re-tempered"
+                if target.is_sampled
+                else "the probabilities of all others are not known at another temperature"
+            )
+            raise ConfigurationError(
+                f"temperature is {asked:g}, but the target was made at {own:g}: {reason}. Leave "
+                f"temperature out, or have the teacher encode at {asked:g}"
+            )
+        return own
+
+
+def evaluate(
+    student: Logits, target: Logits | SparseTarget, measure: Measure, options: Options
+) -> torch.Tensor:
+    """Return the loss: `measure` at all positions that count, reduced.
+
+    Args:
+        student: As in `forward_kl`.
+        target: Likewise.
+        measure: Float32 (or float64) logits `[n, V]` and the same positions of the target, as
+            logits or entries -> `[n]`.
+        options: Likewise.
+
+    Raises:
+        ConfigurationError: They do not fit together.
+    """
+    _check(student, target, options)
+    places = tuple(student.shape[:-1])
+    found: Target
+    if isinstance(target, SparseTarget):
+        chosen, wanted = select_sparse(places, target, options.mask)
+        found = Entries.of(target, wanted)
+    else:
+        chosen, wanted = select_dense(places, tuple(target.shape[:-1]), options.mask)
+        found = _take(target, wanted)
+    logits = _take(student, chosen)
+    each = options.reduction == "none"
+    if isinstance(logits, Projection) or isinstance(found, Projection):
+        losses: torch.Tensor = chunked_loss(
+            logits, found, measure, each=each, chunk_positions=options.chunk_positions
+        )
+    else:
+        piece = widened(found.detach()) if isinstance(found, torch.Tensor) else found
+        losses = measure(widened(logits), piece)
+        losses = losses if each else losses.sum()
+    count = logits.shape[0]
+    return losses / max(1, count) if options.reduction == "mean" else losses
+
+
+def _take(values: Logits, index: torch.Tensor | None) -> Logits:
+    """Return some positions, or all: `[..., C]` -> `[n, C]`."""
+    if isinstance(values, Projection):
+        hidden = _take(values.hidden, index)
+        assert isinstance(hidden, torch.Tensor)
+        return Projection(hidden, values.head)
+    flat: torch.Tensor = values.reshape(-1, values.shape[-1])
+    return flat if index is None else flat.index_select(0, index.to(flat.device))
+
+
+def _check(student: Logits, target: Logits | SparseTarget, options: Options) -> None:
+    """Raise where types, vocabularies, devices or tokenizers do not fit together."""
+    for name, value in (("the student's logits", student), ("the target", target)):
+        if isinstance(value, torch.Tensor) and (value.dim() < 2 or not value.is_floating_point()):
+            raise ConfigurationError(
+                f"{name} are {value.dtype} {list(value.shape)}; logits are [..., V], of a floating "
+                f"dtype"
+            )
+    if not isinstance(student, (torch.Tensor, Projection)):
+        raise ConfigurationError(
+            f"the student's logits are {type(student).__name__}; give a tensor or a Projection"
+        )
+    if not isinstance(target, (torch.Tensor, Projection, SparseTarget)):
+        raise ConfigurationError(
+            f"the target is {type(target).__name__}; give a tensor, a Projection or a SparseTarget"
+        )
+    ours = student.shape[-1]
+    theirs = target.vocabulary if isinstance(target, SparseTarget) else target.shape[-1]
+    if ours != theirs:
+        hint = (
+            f"if the student's last {ours - theirs} rows are padding, give it logits[..., :{theirs}], "
+            f"or a Head of vocabulary {theirs}"
+            if ours > theirs
+            else "the target knows ids that the student does not have: the tokenizers differ, or the "
+            "teacher's rows are padded"
+        )
+        raise ConfigurationError(
+            f"the student's vocabulary has {ours} ids, the target's {theirs}: {hint}"
+        )
+    if student.device != target.device:
+        raise ConfigurationError(
+            f"the student is on {student.device}, the target on {target.device}; move the target "
+            f"with .to({str(student.device)!r})"
+        )
+    _check_tokenizer(target, options.tokenizer)
+
+
+def _check_tokenizer(target: Logits | SparseTarget, tokenizer: str | None) -> None:
+    if tokenizer is None:
+        return
+    if not isinstance(target, SparseTarget) or not target.tokenizer:
+        raise ConfigurationError(
+            "the target names no tokenizer, so that it cannot be compared with yours; leave "
+            "tokenizer out, or have the teacher name its own: Sampled(tokenizer=...)"
+        )
+    if target.tokenizer != tokenizer:
+        raise ConfigurationError(
+            f"the target was made with the tokenizer {target.tokenizer!r}, the student has "
+            f"{tokenizer!r}: the same id means another token"
+        )

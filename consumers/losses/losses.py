@@ -1,0 +1,203 @@
+"""The losses: divergences between a student's distributions and a teacher's.
+
+Each takes logits as tensors or as a `Projection`, and returns float32 (float64 where logits are).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from tutelage.consumers.losses import divergences
+from tutelage.consumers.losses.evaluation import Logits, Options, Reduction, evaluate
+from tutelage.consumers.sparse_target import SparseTarget
+from tutelage.schemas.arguments import check_choice, check_real_number
+from tutelage.schemas.errors import ConfigurationError
+
+
+def forward_kl(
+    student: Logits,
+    target: Logits | SparseTarget,
+    *,
+    mask: torch.Tensor | None = None,
+    temperature: float | None = None,
+    reduction: Reduction = "mean",
+    tail: str = "ghost",
+    tokenizer: str | None = None,
+    chunk_positions: int | None = None,
+) -> torch.Tensor:
+    """Return KL(teacher || student) = sum_i t_i log(t_i / p_i), in nats: the loss of distillation.
+
+    With t the teacher's and p the student's probabilities at a position, both at the temperature
+    (Hinton et al. 2015, arXiv 1503.02531; the value is **not** multiplied by T squared):
+
+    - Target of logits: all ids are summed over.
+    - Sampled target: `-sum_i c_i/N log p_i - H(t)`, with the counts c of N draws and the stored
+      entropy H (RS-KD, ACL 2025, arXiv 2503.16870). Value and gradient are unbiased estimates of
+      those of the full sum. The entropy is constant for the student: the gradient is that of the
+      cross-entropy. An estimate can be below zero.
+    - Top-k target: over the k ids K and one ghost class for all others,
+      `sum_K t log(t/p) + t_rest log(t_rest/p_rest)`. It is at most the full sum, and biased: how
+      the others share their probability is not learned.
+
+    Log-probabilities below -10,000 count as -10,000: an id that one side excludes with a logit of
+    -inf costs 10,000 nats times its probability on the other side, instead of infinity or NaN.
+
+    Args:
+        student: Logits `[rows, T, V]` or `[positions, V]` of any floating dtype, or a `Projection`
+            of hidden states of such shapes. They are measured in float32 at least.
+        target: Logits or a `Projection` of the same positions and vocabulary, or a `SparseTarget`.
+            No gradient reaches it.
+        mask: `[rows, T]`: nonzero where a position of the student counts. The target then has all T
+            positions of each row, of which the others are left out, or exactly the mask's. Without
+            it all of the target's positions count: those of ragged rows are the first `lengths[r]`
+            of row r, or the last if `target.pad_left`.
+        temperature: The logits of both are divided by it. None for the target's own, which is 1 for
+            logits. A sparse target cannot be brought to another.
+        reduction: "mean" over the positions that count (0 if there are none), "sum", or "none" for
+            one value a position, `[positions]`.
+        tail: For top-k targets: "ghost" as above, or "ignore" for `sum_K t log(t/p)` alone. That is
+            for comparisons: its gradient `(sum_K t) p - t` is least at probabilities that are scaled
+            up to add up to 1 on K.
+        tokenizer: The fingerprint of the student's tokenizer, to compare with the target's.
+        chunk_positions: With a `Projection`: how many positions' logits exist at a time. None for
+            as many as make 64 MiB in float32. More are faster, above all where the head learns.
+
+    Returns:
+        The loss, `[]` or `[positions]`.
+
+    Raises:
+        ConfigurationError: Student and target differ in vocabulary, temperature, tokenizer, device,
+            shape or positions, or an argument is not what it must be.
+    """
+    check_choice("tail", tail, ("ghost", "ignore"))
+    options = _options(mask, temperature, reduction, tokenizer, chunk_positions)
+    heat = options.temperature_of(target)
+    if not isinstance(target, SparseTarget):
+        return evaluate(
+            student, target, partial(divergences.dense_forward_kl, temperature=heat), options
+        )
+    if not target.is_sampled:
+        if target.log_probs is None or target.tail is None:
+            raise ConfigurationError(
+                f"{target} has neither counts nor log-probabilities and a tail"
+            )
+        ghost = tail == "ghost"
+        measure = partial(divergences.top_k_kl, temperature=heat, ghost=ghost)
+        return evaluate(student, target, measure, options)
+    if target.entropy is None or not target.draws:
+        raise ConfigurationError(
+            f"{target} has counts, but not the number of draws and the entropy"
+        )
+    return evaluate(student, target, partial(divergences.sampled_kl, temperature=heat), options)
+
+
+def reverse_kl(
+    student: Logits,
+    target: Logits,
+    *,
+    mask: torch.Tensor | None = None,
+    temperature: float | None = None,
+    reduction: Reduction = "mean",
+    tokenizer: str | None = None,
+    chunk_positions: int | None = None,
+) -> torch.Tensor:
+    """Return KL(student || teacher) = sum_i p_i log(p_i / t_i), in nats.
+
+    It seeks modes: the student is not punished for what it leaves out, but for all that the teacher
+    finds improbable (MiniLLM, arXiv 2306.08543). All of its other rules are those of `forward_kl`.
+
+    Args:
+        student: As in `forward_kl`.
+        target: Logits or a `Projection`.
+        mask: As in `forward_kl`.
+        temperature: The logits of both are divided by it; None for 1.
+        reduction: As in `forward_kl`.
+        tokenizer: As in `forward_kl`.
+        chunk_positions: As in `forward_kl`.
+
+    Returns:
+        The loss, `[]` or `[positions]`.
+
+    Raises:
+        ConfigurationError: As `forward_kl`; or the target is sparse.
+    """
+    _refuse_sparse("reverse_kl", target)
+    options = _options(mask, temperature, reduction, tokenizer, chunk_positions)
+    measure = partial(divergences.dense_reverse_kl, temperature=options.temperature_of(target))
+    return evaluate(student, target, measure, options)
+
+
+def jsd(
+    student: Logits,
+    target: Logits,
+    *,
+    beta: float = 0.5,
+    mask: torch.Tensor | None = None,
+    temperature: float | None = None,
+    reduction: Reduction = "mean",
+    tokenizer: str | None = None,
+    chunk_positions: int | None = None,
+) -> torch.Tensor:
+    """Return the generalized Jensen-Shannon divergence, in nats.
+
+    `beta KL(t || m) + (1 - beta) KL(p || m)`, where `m = beta t + (1 - beta) p` is the mixture of
+    teacher t and student p (GKD, arXiv 2306.13649). It is at most log 2 for beta = 0.5. At beta = 0
+    it is 0 by this formula; as in TRL, 0 gives `forward_kl` and 1 gives `reverse_kl`, to which its
+    gradient, divided by beta or 1 - beta, tends. All of its other rules are those of `forward_kl`.
+
+    Args:
+        student: As in `forward_kl`.
+        target: Logits or a `Projection`.
+        beta: From 0 to 1: the teacher's share in the mixture.
+        mask: As in `forward_kl`.
+        temperature: The logits of both are divided by it; None for 1.
+        reduction: As in `forward_kl`.
+        tokenizer: As in `forward_kl`.
+        chunk_positions: As in `forward_kl`.
+
+    Returns:
+        The loss, `[]` or `[positions]`.
+
+    Raises:
+        ConfigurationError: As `forward_kl`; or the target is sparse.
+    """
+    _refuse_sparse("jsd", target)
+    share = check_real_number("beta", beta)
+    if not 0 <= share <= 1:
+        raise ConfigurationError(f"beta is {beta!r}; it must be from 0 to 1")
+    options = _options(mask, temperature, reduction, tokenizer, chunk_positions)
+    heat = options.temperature_of(target)
+    if share == 0:
+        measure = partial(divergences.dense_forward_kl, temperature=heat)
+    elif share == 1:
+        measure = partial(divergences.dense_reverse_kl, temperature=heat)
+    else:
+        measure = partial(divergences.dense_jsd, temperature=heat, beta=share)
+    return evaluate(student, target, measure, options)
+
+
+def _options(
+    mask: torch.Tensor | None,
+    temperature: float | None,
+    reduction: Reduction,
+    tokenizer: str | None,
+    chunk_positions: int | None,
+) -> Options:
+    return Options(
+        mask=mask,
+        temperature=temperature,
+        reduction=reduction,
+        tokenizer=tokenizer,
+        chunk_positions=chunk_positions,
+    )
+
+
+def _refuse_sparse(name: str, target: Logits | SparseTarget) -> None:
+    if isinstance(target, SparseTarget):
+        raise ConfigurationError(
+            f"{name} needs the teacher's probabilities where the STUDENT has mass, but the teacher "
+            f"chose the ids of {target}. Use forward_kl, or have the teacher send its hidden states "
+            f"(a Projection with its head) or its log-probabilities of ids that the student chose"
+        )

@@ -1,0 +1,5 @@
+"""Losses for distilling language models: see `tutelage.consumers.losses`, whose names these are."""
+
+from tutelage.consumers.losses import Head, Projection, forward_kl, jsd, reverse_kl
+
+__all__ = ["Head", "Projection", "forward_kl", "jsd", "reverse_kl"]
