@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from tutelage.consumers.losses.entries import Entries
 from tutelage.consumers.losses.head import Head, widened
 from tutelage.consumers.losses.projection import Projection
+from tutelage.schemas.errors import ConfigurationError
 
 # The memory of one float32 chunk `[positions, vocabulary]`; a handful of them exist at a time. It
 # is a compromise: the weight is read, and its gradient added to, once for each chunk.
@@ -147,8 +147,12 @@ class _Chunked(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise ConfigurationError(
+                "the loss of a Projection has no second derivative, which create_graph=True asks "
+                "for; give logits instead: projection.logits()"
+            )
         job = ctx.job
         if not job.each:
             found = [None if each is None else each * upstream for each in ctx.saved_tensors]
