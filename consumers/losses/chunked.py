@@ -49,7 +49,6 @@ class _Job:
             yield start, min(start + self.size, self.count)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def chunked_loss(
     student: torch.Tensor | Projection,
     target: Target,

@@ -5,6 +5,7 @@ A student's logits and a target enter, with a measure of one position; the loss 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +80,14 @@ def evaluate(
     Raises:
         ConfigurationError: They do not fit together.
     """
+    if isinstance(student, Projection) or isinstance(target, Projection):
+        return _evaluate_uncompiled(student, target, measure, options)
+    return _evaluate(student, target, measure, options)
+
+
+def _evaluate(
+    student: Logits, target: Logits | SparseTarget, measure: Measure, options: Options
+) -> torch.Tensor:
     _check(student, target, options)
     places = tuple(student.shape[:-1])
     found: Target
@@ -91,7 +100,7 @@ def evaluate(
     logits = _take(student, chosen)
     each = options.reduction == "none"
     if isinstance(logits, Projection) or isinstance(found, Projection):
-        losses: torch.Tensor = chunked_loss(
+        losses = chunked_loss(
             logits, found, measure, each=each, chunk_positions=options.chunk_positions
         )
     else:
@@ -100,6 +109,10 @@ def evaluate(
         losses = losses if each else losses.sum()
     count = logits.shape[0]
     return losses / max(1, count) if options.reduction == "mean" else losses
+
+
+# Chunks and their gradients are no graph that torch.compile could trace: it breaks its own here.
+_evaluate_uncompiled: Callable[..., torch.Tensor] = torch.compiler.disable(_evaluate)  # type: ignore[no-untyped-call]
 
 
 def _take(values: Logits, index: torch.Tensor | None) -> Logits:

@@ -68,12 +68,8 @@ class Head:
 
     def __post_init__(self) -> None:
         weight = self.weight
-        if (
-            not isinstance(weight, torch.Tensor)
-            or weight.dim() != 2
-            or not weight.is_floating_point()
-        ):
-            raise ConfigurationError(f"{self} needs a floating weight [V, H]")
+        if weight.dim() != 2 or not weight.is_floating_point():
+            raise ConfigurationError(f"{self}: the weight must be [V, H], of a floating dtype")
         rows, width = weight.shape
         for name, length in (("bias", rows), ("norm_weight", width), ("norm_bias", width)):
             tensor = getattr(self, name)

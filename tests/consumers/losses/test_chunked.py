@@ -57,11 +57,11 @@ def head_of(kind: str, dtype: torch.dtype = torch.float64, seed: int = 1) -> Hea
             torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
         )
 
-    settings = {
+    arguments: dict[str, Any] = {
         name: tensor(value) if name in ("bias", "norm_weight", "norm_bias") else value
         for name, value in HEADS[kind].items()
     }
-    return Head(weight=tensor(13, 6), **settings)
+    return Head(weight=tensor(13, 6), **arguments)
 
 
 def hidden_of(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 2) -> torch.Tensor:
@@ -133,8 +133,8 @@ def test_logits_against_a_projection_learn_as_against_logits() -> None:
     student = student.detach().requires_grad_()
     target = Projection(hidden_of(4), head_of("padded"))
     for reduction in ("mean", "none"):
-        found = forward_kl(student, target, chunk_positions=3, reduction=reduction)  # type: ignore[arg-type]
-        plain = forward_kl(student, target.logits(), reduction=reduction)  # type: ignore[arg-type]
+        found = forward_kl(student, target, chunk_positions=3, reduction=reduction)
+        plain = forward_kl(student, target.logits(), reduction=reduction)
         torch.testing.assert_close(found, plain)
         upstream = torch.full_like(plain, 0.7)
         (slope,) = torch.autograd.grad(found, student, upstream)

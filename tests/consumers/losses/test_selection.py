@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -86,7 +88,7 @@ def test_rows_of_equal_length_are_not_copied() -> None:
     assert select_dense((2, 3), (2, 3), None) == (None, None)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
     "rows": ((3, 4), sampled(logits(2, 4)), None, "logits for 3 rows, the target has 2"),
     "positions": ((7,), sampled(logits(2, 4)), None, "logits at 7 positions, the target at 8"),
     "another T": ((2, 5), sampled(logits(2, 4)), None, r"\[5\] positions a row, the target \[4\]"),
@@ -129,11 +131,9 @@ def test_the_first_row_that_differs_from_the_mask_is_named() -> None:
 
 
 def test_vocabularies_must_be_the_same() -> None:
-    for target in (
-        logits(4),
-        sampled(logits(4)),
-        Projection(torch.zeros(4, 2), Head(weight=torch.ones(V, 2))),
-    ):
+    head = Head(weight=torch.ones(V, 2))
+    targets: list[Any] = [logits(4), sampled(logits(4)), Projection(torch.zeros(4, 2), head)]
+    for target in targets:
         with pytest.raises(
             ConfigurationError, match=r"has 9 ids, the target's 7: .*logits\[\.\.\., :7\]"
         ):
@@ -207,7 +207,7 @@ def test_wrong_arguments_are_errors_at_the_call() -> None:
     with pytest.raises(ConfigurationError, match="target is dict; give"):
         forward_kl(a, {"logits": b})  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="student's logits are list"):
-        forward_kl(a.tolist(), b)
+        forward_kl([a], b)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="target are torch.float32 \\[7\\]"):
         forward_kl(a, b[0])
 
