@@ -154,7 +154,7 @@ class _Chunked(torch.autograd.Function):
             )
         job = ctx.job
         if not job.each:
-            found = [None if each is None else each * upstream for each in ctx.saved_tensors]
+            found = [_scaled(each, upstream) for each in ctx.saved_tensors]
         else:
             hidden = ctx.saved_tensors[0]
             gradients = _Gradients(hidden, job.head, ctx.wanted)
@@ -164,6 +164,17 @@ class _Chunked(torch.autograd.Function):
             found = gradients.all()
         casts = zip(found, ctx.dtypes, strict=True)
         return (None, None, *(None if each is None else each.to(dtype) for each, dtype in casts))
+
+
+def _scaled(gradient: torch.Tensor | None, factor: torch.Tensor) -> torch.Tensor | None:
+    """Return a gradient times a number, which would be rounded to the gradient's dtype, part by part."""
+    if gradient is None or gradient.dtype == factor.dtype:
+        return None if gradient is None else gradient * factor
+    result = torch.empty_like(gradient)
+    rows = max(1, CHUNK_BYTES // 4 // max(1, gradient[:1].numel()))
+    for into, part in zip(torch.split(result, rows), torch.split(gradient, rows), strict=True):
+        into.copy_(part.to(factor.dtype) * factor)
+    return result
 
 
 def _values(job: _Job, hidden: torch.Tensor, start: int, stop: int) -> torch.Tensor:

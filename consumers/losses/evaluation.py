@@ -80,7 +80,7 @@ def evaluate(
     Raises:
         ConfigurationError: They do not fit together.
     """
-    if isinstance(student, Projection) or isinstance(target, Projection):
+    if _in_chunks(student, target, options):
         return _evaluate_uncompiled(student, target, measure, options)
     return _evaluate(student, target, measure, options)
 
@@ -99,16 +99,22 @@ def _evaluate(
         found = _take(target, wanted)
     logits = _take(student, chosen)
     each = options.reduction == "none"
-    if isinstance(logits, Projection) or isinstance(found, Projection):
+    if _in_chunks(student, target, options):
         losses = chunked_loss(
             logits, found, measure, each=each, chunk_positions=options.chunk_positions
         )
     else:
+        assert isinstance(logits, torch.Tensor), "projections are computed in chunks"
         piece = widened(found.detach()) if isinstance(found, torch.Tensor) else found
         losses = measure(widened(logits), piece)
         losses = losses if each else losses.sum()
     count = logits.shape[0]
     return losses / max(1, count) if options.reduction == "mean" else losses
+
+
+def _in_chunks(student: Logits, target: Logits | SparseTarget, options: Options) -> bool:
+    projected = isinstance(student, Projection) or isinstance(target, Projection)
+    return projected or options.chunk_positions is not None
 
 
 # Chunks and their gradients are no graph that torch.compile could trace: it breaks its own here.

@@ -61,8 +61,10 @@ def forward_kl(
             for comparisons: its gradient `(sum_K t) p - t` is least at probabilities that are scaled
             up to add up to 1 on K.
         tokenizer: The fingerprint of the student's tokenizer, to compare with the target's.
-        chunk_positions: With a `Projection`: how many positions' logits exist at a time. None for
-            as many as make 64 MiB in float32. More are faster, above all where the head learns.
+        chunk_positions: How many positions are computed at a time. None for as many as make 64 MiB
+            of float32 logits where there is a `Projection`, of which 256 to 512 are faster on a
+            GPU, and for all at once where there is none. Chunks take less memory, have no second
+            derivatives, and are not compiled by `torch.compile`.
 
     Returns:
         The loss, `[]` or `[positions]`.

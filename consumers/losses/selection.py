@@ -60,22 +60,18 @@ def select_sparse(
     """Return the positions that count, for a sparse target.
 
     Args:
-        student: The shape of the student's positions: `(positions,)`, or `(rows, T)`, in which
-            shorter rows are padded as `target.pad_left` says.
+        student: The shape of the student's positions: `(positions,)`, of all rows together, or
+            `(rows, T)`, in which shorter rows are padded as `target.pad_left` says.
         target: The target: with all T positions of each row, or with those of the mask.
         mask: As `student`; nonzero where a position counts. None for those that the target has.
 
     Raises:
         ConfigurationError: The shapes, or the mask and the target, do not fit together.
     """
+    if len(student) == 1:
+        return _select_flat(student[0], target, mask)
     found = target.positions
     rows, width = student[0], math.prod(student[1:])
-    if mask is None and len(student) == 1:
-        if rows != found:
-            raise ConfigurationError(
-                f"the student has logits at {rows} positions, the target at {found}: {target}"
-            )
-        return None, None
     if rows != len(target):
         raise ConfigurationError(
             f"the student has logits for {rows} rows, the target has {len(target)}: {target}"
@@ -102,6 +98,27 @@ def select_sparse(
             f"rows have {width}"
         )
     return (None if found == rows * width else _places(target, width)), None
+
+
+def _select_flat(places: int, target: SparseTarget, mask: torch.Tensor | None) -> Selection:
+    """Return the positions that count where the student's have no rows."""
+    found = target.positions
+    if mask is not None:
+        kept = _kept((places,), mask)
+        if found == places:
+            index = kept.nonzero().squeeze(1)
+            return index, index
+        if not torch.compiler.is_compiling() and int(kept.sum()) != found:
+            raise ConfigurationError(
+                f"the mask keeps {int(kept.sum())} of {places} positions, but the target has "
+                f"{found}: {target}"
+            )
+        return _first_true(kept, found), None
+    if places != found:
+        raise ConfigurationError(
+            f"the student has logits at {places} positions, the target at {found}: {target}"
+        )
+    return None, None
 
 
 def _kept(student: Sequence[int], mask: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from support.targets import sampled, top_k
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from tutelage.consumers.losses import chunked
 from tutelage.losses import Head, Projection, forward_kl, jsd, reverse_kl
 from tutelage.schemas.errors import ConfigurationError
 
@@ -106,12 +107,12 @@ def test_values_and_all_gradients_are_those_of_the_logits(
     mask = torch.tensor([[1, 0, 1, 1, 1], [0, 0, 1, 0, 1]])
     for kept in (None, mask):
         options = {"mask": kept, "reduction": reduction}
-        chunked = loss(Projection(hidden, head), target, chunk_positions=3, **options)
+        found = loss(Projection(hidden, head), target, chunk_positions=3, **options)
         plain = loss(head.logits(hidden), whole, **options)
-        torch.testing.assert_close(chunked, plain)
+        torch.testing.assert_close(found, plain)
         upstream = torch.linspace(-1, 2, plain.numel(), dtype=plain.dtype).view(plain.shape)
         torch.testing.assert_close(
-            learnt(chunked, hidden, head, upstream), learnt(plain, hidden, head, upstream)
+            learnt(found, hidden, head, upstream), learnt(plain, hidden, head, upstream)
         )
 
 
@@ -122,10 +123,10 @@ def test_any_number_of_positions_in_chunks_of_any_size(
 ) -> None:
     head, hidden = head_of("bias"), hidden_of(positions)
     target = target_of(kind, 13, positions)
-    chunked = forward_kl(Projection(hidden, head), target, chunk_positions=size, reduction="sum")
+    found = forward_kl(Projection(hidden, head), target, chunk_positions=size, reduction="sum")
     plain = forward_kl(head.logits(hidden), target, reduction="sum")
-    torch.testing.assert_close(chunked, plain)
-    torch.testing.assert_close(learnt(chunked, hidden, head), learnt(plain, hidden, head))
+    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(learnt(found, hidden, head), learnt(plain, hidden, head))
 
 
 def test_logits_against_a_projection_learn_as_against_logits() -> None:
@@ -140,6 +141,38 @@ def test_logits_against_a_projection_learn_as_against_logits() -> None:
         (slope,) = torch.autograd.grad(found, student, upstream)
         (expected,) = torch.autograd.grad(plain, student, upstream)
         torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_in_chunks_learn_as_all_at_once(
+    dtype: torch.dtype, reduction: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", 4 * 50 * 4)
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(64, 50, generator=generator).to(dtype).requires_grad_()
+    target = sampled(torch.randn(64, 50, generator=generator))
+    mask = torch.arange(64) % 3
+    whole = forward_kl(student, target, mask=mask, reduction=reduction)
+    with largest(torch.float32) as seen:
+        parts = forward_kl(student, target, mask=mask, reduction=reduction, chunk_positions=4)
+        torch.testing.assert_close(parts, whole)
+        upstream = torch.full_like(whole, 1.37)
+        (slope,) = torch.autograd.grad(parts, student, upstream)
+    torch.testing.assert_close(slope, torch.autograd.grad(whole, student, upstream)[0])
+    assert dtype == torch.float32 or seen.elements <= len(target.ids)
+
+
+@pytest.mark.parametrize("scale", [1e5, 1 / 3])
+def test_upstream_gradients_are_not_rounded_to_the_dtype_of_what_learns(scale: float) -> None:
+    head, hidden = head_of("plain", torch.float16), hidden_of(9, dtype=torch.float16)
+    target = target_of("dense", 13, 9).float()
+    loss = forward_kl(Projection(hidden, head), target) * scale
+    # 1e5 is infinite in float16, and a third is 1e-4 off; the gradients themselves are finite.
+    for name, slope in learnt(loss * 1e-2, hidden, head).items():
+        plain = forward_kl(head.logits(hidden), target)
+        expected = learnt(plain, hidden, head)[name].double() * scale * 1e-2
+        assert (slope.double() - expected).norm() < 3e-3 * expected.norm()
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -209,35 +242,36 @@ def test_autocast_chooses_the_dtype_of_the_product() -> None:
     target = target_of("dense", 13, 9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(head.logits(hidden), head.logits(hidden).bfloat16().float())
-        chunked = forward_kl(Projection(hidden, head), target, chunk_positions=4)
+        found = forward_kl(Projection(hidden, head), target, chunk_positions=4)
         plain = forward_kl(head.logits(hidden), target)
-    torch.testing.assert_close(chunked, plain)
+    torch.testing.assert_close(found, plain)
     exact = forward_kl(head.logits(hidden), target)
-    assert not torch.equal(chunked, exact)
-    ours, theirs = learnt(chunked, hidden, head), learnt(exact, hidden, head)
+    assert not torch.equal(found, exact)
+    ours, theirs = learnt(found, hidden, head), learnt(exact, hidden, head)
     for name, slope in ours.items():
         assert slope.dtype == torch.float32
         assert (slope - theirs[name]).norm() < 0.03 * theirs[name].norm()
 
 
 class _Largest(TorchDispatchMode):
-    """The most elements of any tensor that an operation returns."""
+    """The most elements of any tensor, of a dtype or of any, that an operation returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype | None) -> None:
         super().__init__()
+        self.dtype = dtype
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for each in tree_iter(result):
-            if isinstance(each, torch.Tensor):
+            if isinstance(each, torch.Tensor) and self.dtype in (None, each.dtype):
                 self.elements = max(self.elements, each.numel())
         return result
 
 
 @contextmanager
-def largest() -> Iterator[_Largest]:
-    with _Largest() as mode:
+def largest(dtype: torch.dtype | None = None) -> Iterator[_Largest]:
+    with _Largest(dtype) as mode:
         yield mode
 
 
@@ -269,8 +303,6 @@ def test_no_tensor_has_as_many_elements_as_the_logits_of_all_positions(
 
 
 def test_a_chunk_is_as_large_as_64_mib_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tutelage.consumers.losses import chunked
-
     monkeypatch.setattr(chunked, "CHUNK_BYTES", 13 * 4 * 3)
     seen = []
     kept = Head.finished

@@ -76,6 +76,17 @@ def test_ragged_rows_and_the_positions_of_a_mask_are_one_graph() -> None:
     )
 
 
+def test_a_mask_over_all_positions_breaks_the_graph_and_is_right() -> None:
+    def masked(student: torch.Tensor, target: Any, mask: torch.Tensor) -> torch.Tensor:
+        return forward_kl(student, target, mask=mask)
+
+    compiled = torch.compile(masked, backend="aot_eager")
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1]])
+    teacher = logits(2, 4, seed=1).detach()
+    for target in (teacher, sampled(teacher)):
+        check(masked, compiled, logits(2, 4), target, mask)
+
+
 def test_a_projection_breaks_the_graph_and_is_right() -> None:
     head = Head(weight=torch.randn(V, 4, generator=torch.Generator().manual_seed(0)))
 

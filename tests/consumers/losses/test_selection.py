@@ -67,6 +67,18 @@ def test_a_mask_takes_all_positions_or_exactly_its_own(
         torch.testing.assert_close(found, constant - (dense * chosen).sum(), atol=1e-5, rtol=1e-5)
 
 
+def test_positions_without_rows_have_a_mask_of_positions() -> None:
+    mask = torch.tensor([1, 0, 1, 1, 0])
+    student, teacher = logits(5), logits(5, seed=1)
+    target = top_k(teacher, 3, lengths=[2, 3])
+    expected = each(student[mask != 0], top_k(teacher[mask != 0], 3))
+    torch.testing.assert_close(each(student, target, mask=mask), expected)
+    exactly = top_k(teacher[mask != 0], 3)
+    torch.testing.assert_close(each(student, exactly, mask=mask), expected)
+    with pytest.raises(ConfigurationError, match="keeps 3 of 5 positions, but the target has 4"):
+        each(student, top_k(teacher[:4], 3), mask=mask)
+
+
 def test_keys_of_any_number_of_dimensions_are_positions() -> None:
     teacher = logits(2, 3, 2, seed=1)
     target = sampled(teacher)
