@@ -14,6 +14,7 @@ from tutelage.consumers.checkpoints import Checkpoints
 from tutelage.consumers.commits import Commits
 from tutelage.consumers.control_messages import ControlMessages
 from tutelage.consumers.delivery import Delivery, KnowledgeIterator
+from tutelage.consumers.heads import Heads
 from tutelage.consumers.inspection import Inspection
 from tutelage.consumers.open_streams import open_streams
 from tutelage.consumers.resume_state import ResumeState
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from tutelage.consumers.worker_epochs import WorkerEpochs
 
 
-class Student(Checkpoints, ControlMessages, Inspection):
+class Student(Checkpoints, ControlMessages, Heads, Inspection):
     """Merges what its teachers wrote and gives it as batches of torch tensors.
 
     Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's

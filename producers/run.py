@@ -313,6 +313,7 @@ class Run:
             teacher=spec.teacher,
             revision=spec.revision,
             inputs_fingerprint=spec.inputs_fingerprint,
+            head=spec.head,
             passes=spec.passes,
             partitions=self._traits.partitions,
             rows_per_record=spec.rows_per_record

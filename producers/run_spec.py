@@ -15,6 +15,7 @@ class RunSpec:
     teacher: str
     revision: str = ""
     inputs_fingerprint: str = ""
+    head: str = ""
     passes: int = 1
     rows_per_record: int | None = None
     run_id: str | None = None
@@ -45,7 +46,7 @@ class RunSpec:
             elsewhere = "Begin a new run behind it with new_run=True (--new-run), or write"
         differs = [
             f"{name} {getattr(theirs, name)!r} there, {getattr(self, name)!r} here"
-            for name in ("teacher", "revision", "inputs_fingerprint", "passes")
+            for name in ("teacher", "revision", "inputs_fingerprint", "head", "passes")
             if getattr(theirs, name) != getattr(self, name)
         ]
         if self.rows_per_record is not None and self.rows_per_record != theirs.rows_per_record:

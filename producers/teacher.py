@@ -53,16 +53,17 @@ class Teacher(ControlMessages):
         name: What the student calls the teacher. If not given, the topic's or file's name.
         revision: What the model is, such as a commit or a checkpoint.
         inputs_fingerprint: A text that stands for what it reads: data set, tokenizer, order, seed.
+        head: The checksum of the head for the hidden states that it sends (`Head.checksum()`).
         passes: How many times the teacher goes over its inputs, from 1.
         rows_per_record: Rows in one record. If not given, about 4 MB, or what comes within 20 ms.
         wire: How keys travel: a dtype for all floats, `"float16"`, `"bfloat16"`, `"float32"` or
             torch's; or per key a dtype or an encoding of its vectors, `Sampled(25)`, `TopK(64)`,
             `Int8()`, or their texts such as `"sampled:25"`.
         ragged_keys: Keys whose rows differ in length, given as lists of one tensor a row, or padded.
-        run_id: The run's name, unique in its topic; random if not given. With it a start after the
-            run's end does nothing; without it that is an error.
-        new_run: Begin a new run behind the one that the topic holds. With `run_id` the same call
-            can be repeated: it continues the run if the topic's newest run has that name already.
+        run_id: The run's name, unique in its topic; random if not given. With it, a start after the
+            run's end does nothing; without it, that is an error.
+        new_run: Begin a new run behind the one that the topic holds. With `run_id` it continues the
+            run if the topic's newest run has that name already.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value.
@@ -75,6 +76,7 @@ class Teacher(ControlMessages):
         name: str | None = None,
         revision: str = "",
         inputs_fingerprint: str = "",
+        head: str = "",
         passes: int = 1,
         rows_per_record: int | None = None,
         wire: Mapping[str, str | Encoding] | str = "",
@@ -91,6 +93,7 @@ class Teacher(ControlMessages):
             teacher=sink.label if name is None else check_text("name", name),
             revision=check_text("revision", revision, empty=True),
             inputs_fingerprint=check_text("inputs_fingerprint", inputs_fingerprint, empty=True),
+            head=check_text("head", head, empty=True),
             passes=check_whole_number("passes", passes),
             rows_per_record=None
             if rows_per_record is None

@@ -22,6 +22,8 @@ HEADER_PREFIX = "tutelage."
 CHECKSUM_KEY = HEADER_PREFIX + "checksum"
 _FORMAT = "format"
 _DESCRIPTION = "description"
+# The only header that may be missing: most streams have no hidden states.
+_HEAD = "head"
 _FIELD_TYPES: dict[str, type] = {
     "run_id": str,
     "teacher": str,
@@ -49,6 +51,8 @@ def stream_headers(stream: Stream, description: Description) -> list[tuple[str, 
     """Encode the headers that every record of a stream has, always in the same order."""
     values: dict[str, object] = {_FORMAT: FORMAT_VERSION}
     values |= {_RENAMED.get(name, name): getattr(stream, name) for name in Stream.__slots__}
+    if not stream.head:
+        del values[_HEAD]
     values[_DESCRIPTION] = description.fingerprint()
     return [
         (HEADER_PREFIX + name, json.dumps(value, ensure_ascii=False).encode())
@@ -78,6 +82,8 @@ def stream_from_headers(headers: Headers, where: str, limits: Limits = DEFAULT_L
     found = dict(headers)
     check_format(found, where)
     values = {name: _value(found, name, kind, where) for name, kind in _FIELD_TYPES.items()}
+    if HEADER_PREFIX + _HEAD in found:
+        values[_HEAD] = _value(found, _HEAD, str, where)
     stream = Stream(**{_FIELD_OF.get(name, name): value for name, value in values.items()})
     for name in ("partitions", "rows_per_record", "passes"):
         if not 1 <= (count := getattr(stream, name)) <= _MAX_COUNT:

@@ -243,6 +243,8 @@ class Stream:
         rows_per_record: R of the contract: the rows of each record but a pass's last.
         created: When the run started, in seconds since the epoch.
         version: The version of Tutelage that wrote it.
+        head: The checksum of the head that turns its hidden states into logits; empty if it has no
+            hidden states, or their head is not known.
     """
 
     run_id: str
@@ -254,6 +256,7 @@ class Stream:
     rows_per_record: int
     created: float
     version: str
+    head: str = ""
 
     def __str__(self) -> str:
         return f"run {printable(self.run_id)} of teacher {self.teacher!r}"

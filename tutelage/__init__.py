@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tutelage.consumers.sparse_target import SparseTarget
     from tutelage.consumers.stages.ragged import RaggedFormat
     from tutelage.consumers.student import Student
+    from tutelage.producers.head_run import write_head
     from tutelage.producers.lesson import Lesson
     from tutelage.producers.sinks.base import Sink
     from tutelage.producers.sinks.file import FileSink
@@ -108,6 +109,7 @@ _MODULES = {
     "TopK": "tutelage.schemas.encodings",
     "from_sample_lists": "tutelage.producers.stages.samples",
     "from_samples": "tutelage.producers.stages.samples",
+    "write_head": "tutelage.producers.head_run",
 }
 
 
@@ -185,4 +187,5 @@ __all__ = [
     "from_sample_lists",
     "from_samples",
     "losses",
+    "write_head",
 ]

@@ -187,6 +187,15 @@ class Head:
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: each for name, each in found.items() if isinstance(each, torch.Tensor)}
 
+    def numbers(self) -> dict[str, Any]:
+        """Return what changes the logits besides the tensors, as JSON values."""
+        return {
+            "norm": self.norm,
+            "eps": self.eps if self.norm else 0.0,
+            "scale": self.scale,
+            "softcap": self.softcap,
+        }
+
     def checksum(self) -> str:
         """Return the xxh3-64 checksum, 16 hexadecimal digits, of all that changes the logits.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,6 @@ def test_verify_decodes_encoded_keys(path: Path, monkeypatch: pytest.MonkeyPatch
     def noted(spec: KeySpec, column: object, head: RecordHead) -> None:
         seen.append(spec.key)
 
-    monkeypatch.setattr("tutelage.tools.verify.decode_encoded", noted)
+    monkeypatch.setattr(sys.modules["tutelage.tools.verify"], "decode_encoded", noted)
     verify(FileSource(path))
     assert seen == ["sampled", "top", "small"]
