@@ -359,3 +359,24 @@ def test_the_bytes_of_a_position_are_few() -> None:
 def test_json_of_a_batch_for_people() -> None:
     target = target_of([topic_of(LOGITS[:2], "sampled:5")])
     assert json.loads(json.dumps(target.tolist())) == target.tolist()
+
+
+@pytest.mark.gpu
+def test_a_teacher_on_a_gpu_gives_what_one_on_the_cpu_does(expected: dict[str, Any]) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = torch.nn.Parameter(LOGITS.clone())
+
+        def forward(self, rows: torch.Tensor) -> dict[str, Any]:
+            logits = self.logits[rows]
+            return {"sampled": logits, "top": logits, "small": logits, "row": rows}
+
+    topic = MemoryTopic()
+    with Teacher(MemorySink(topic), wire=WIRES, rows_per_record=4, run_id="run") as teacher:
+        teacher.serve(Model(), torch.arange(ROWS).split(6), devices=["cuda:0"])
+    found = learned(MemorySource(topic))
+    assert torch.equal(found["row"], expected["row"])
+    assert float((found["small"] - expected["small"]).abs().max()) < 0.2
+    difference = (found["sampled"].dense() - expected["sampled"].dense()).abs().sum(-1)
+    assert float((difference > 0).float().mean()) < 0.1

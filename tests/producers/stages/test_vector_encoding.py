@@ -296,3 +296,53 @@ run(logits)
 """
     grown, _ = peak_growth(script, tmp_path)
     assert grown <= 2 * projected.CHUNK_BYTES + (16 << 20)
+
+
+@pytest.mark.gpu
+def test_uniforms_are_the_same_on_a_gpu() -> None:
+    row, position = torch.arange(50).repeat_interleave(40), torch.arange(40).repeat(50)
+    there = uniforms(PLACE, "logits", 50, row.cuda(), position.cuda())
+    assert torch.equal(there.cpu(), uniforms(PLACE, "logits", 50, row, position))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_encodes_what_the_cpu_does(dtype: torch.dtype) -> None:
+    logits = logits_of(200, 50_000, dtype)
+    rows, uniform = torch.tensor([150, 0, 50]), uniform_of(200)
+    found = []
+    for device in ("cpu", "cuda"):
+        vectors = Vectors(logits.to(device), None, 50_000, "key 'k'")
+        sampled = encode_sampled(vectors, Sampled(25), None, rows.to(device), uniform.to(device))
+        assert sampled.lengths is not None
+        sizes = sampled.lengths.cpu().numpy()
+        values = sampled.values.cpu().numpy()[: sizes.sum()]
+        top = encode_topk(vectors, TopK(50), None).values.cpu().numpy()
+        small = encode_int8(vectors, None).values.cpu().numpy()
+        decoded = decode_sampled(values, sizes, Sampled(25), 50_000)
+        found.append((decoded, decode_topk(top, TopK(50), 50_000), decode_int8(small, Int8())))
+    here, there = found
+    assert there[0].lengths.tolist() == [150, 0, 50]
+    # Sums in another order move a boundary between two ids now and then.
+    assert np.mean(here[0].entries == there[0].entries) > 0.95
+    assert np.allclose(here[0].entropy, there[0].entropy, rtol=2e-3)
+    assert np.allclose(here[1].log_probs, there[1].log_probs, atol=2e-2)
+    assert np.allclose(here[1].tail, there[1].tail, rtol=1e-3)
+    assert np.allclose(here[2], there[2], atol=0.3)
+
+
+@pytest.mark.gpu
+def test_encoding_takes_at_most_two_chunks_of_a_gpus_memory() -> None:
+    logits = torch.randn(2000, 152_064, device="cuda", dtype=torch.bfloat16)
+    rows, uniform = torch.tensor([2000]).cuda(), uniform_of(2000).cuda()
+    vectors = Vectors(logits, None, 152_064, "key 'k'")
+    for encode in (
+        lambda: encode_sampled(vectors, Sampled(25), None, rows, uniform),
+        lambda: encode_topk(vectors, TopK(64), None),
+    ):
+        encode()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        encode()
+        grown = torch.cuda.max_memory_allocated() - before
+        assert grown <= 2 * projected.CHUNK_BYTES + (32 << 20), grown
