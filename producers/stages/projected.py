@@ -10,8 +10,9 @@ import torch
 
 from tutelage.schemas.errors import SchemaError
 
-#: Bytes of a chunk's vectors as float32.
-CHUNK_BYTES = 64 << 20
+#: Bytes of a chunk's vectors as float32. A GPU needs many rows at a time to be busy.
+CHUNK_BYTES = 16 << 20
+GPU_CHUNK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,13 +62,14 @@ class Vectors:
         return self._values.shape[0]
 
     def chunks(self, kept: torch.Tensor | None = None) -> list[tuple[int, int]]:
-        """Where chunks of about 64 MiB as float32 begin and end.
+        """Where chunks of about 16 MiB as float32 begin and end; of 256 MiB on a GPU.
 
         Args:
             kept: The numbers of the vectors to use, int64; None uses all of them.
         """
         count = len(self) if kept is None else len(kept)
-        step = max(1, CHUNK_BYTES // (4 * max(1, self.size)))
+        nbytes = CHUNK_BYTES if self.device.type == "cpu" else GPU_CHUNK_BYTES
+        step = max(1, nbytes // (4 * max(1, self.size)))
         return [(start, min(count, start + step)) for start in range(0, count, step)]
 
     def chunk(
