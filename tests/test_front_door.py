@@ -47,3 +47,16 @@ def test_nothing_is_loaded_before_it_is_used() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "import tutelage; tutelage.losses.forward_kl",
+        "import tutelage.losses; tutelage.losses.forward_kl",
+        "from tutelage import losses; losses.forward_kl",
+        "from tutelage.losses import forward_kl",
+    ],
+)
+def test_the_losses_are_a_module_of_the_front_door(spelling: str) -> None:
+    subprocess.run([sys.executable, "-c", spelling], timeout=60, check=True)

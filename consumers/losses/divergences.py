@@ -17,8 +17,7 @@ from tutelage.consumers.losses.entries import LEAST, Entries
 
 def log_probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return `log softmax(logits / temperature)`, at least `LEAST`."""
-    scaled = logits if temperature == 1 else logits / temperature
-    return torch.log_softmax(scaled, dim=-1).clamp_min(LEAST)
+    return _log_softmax(logits, temperature).clamp_min(LEAST)
 
 
 def dense_forward_kl(
@@ -47,11 +46,9 @@ def dense_jsd(
 
 def sampled_kl(logits: torch.Tensor, entries: Entries, temperature: float) -> torch.Tensor:
     """Return an unbiased estimate of KL(t || p): -sum c/N log p - H(t), with the counts c of N draws."""
-    scaled = logits if temperature == 1 else logits / temperature
-    chosen = entries.gather(scaled) - torch.logsumexp(scaled, -1)[entries.owners]
-    crossed = entries.add_up(entries.weights * chosen.clamp_min(LEAST))
     assert entries.entropy is not None, "sampled entries have the entropy"
-    return -crossed - entries.entropy
+    chosen = entries.gather(_log_softmax(logits, temperature)).clamp_min(LEAST)
+    return -entries.add_up(entries.weights * chosen) - entries.entropy
 
 
 def top_k_kl(
@@ -64,18 +61,21 @@ def top_k_kl(
     """
     assert entries.log_probs is not None and entries.tail is not None
     scaled = logits if temperature == 1 else logits / temperature
-    least = scaled.amax(-1, keepdim=True).detach()
-    parts = (scaled - least).exp()
+    most = scaled.amax(-1, keepdim=True).detach()
+    parts = (scaled - most).exp()
     total = parts.sum(-1).log()
-    chosen = entries.gather(scaled) - (least.squeeze(-1) + total)[entries.owners]
-    kept = entries.weights * (entries.log_probs - chosen.clamp_min(LEAST))
-    value = entries.add_up(kept)
+    chosen = entries.gather(scaled) - (most.squeeze(-1) + total)[entries.owners]
+    value = entries.add_up(entries.weights * (entries.log_probs - chosen.clamp_min(LEAST)))
     if not ghost:
         return value
     others = entries.zeroed(parts).sum(-1)
     # Without others the gradient would be 0/0.
     rest = others.clamp_min(torch.finfo(others.dtype).tiny).log() - total
     return value + entries.tail.exp() * (entries.tail - rest)
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 def _kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
