@@ -44,6 +44,9 @@ class SparseTarget:
         tokenizer: The fingerprint of the teacher's tokenizer; empty if it gave none.
         shape: The shape of one row's positions, such as `(T,)`; `(-1,)` if rows differ in length.
         pad_left: Whether shorter rows are padded on the left where they are padded.
+
+    Raises:
+        ConfigurationError: Only when targets that differ are concatenated.
     """
 
     ids: torch.Tensor
@@ -91,14 +94,22 @@ class SparseTarget:
         return self._map(lambda tensor: tensor.to(there, non_blocking=non_blocking))
 
     def pin_memory(self, device: Any = None) -> SparseTarget:
-        """Return the target in pinned memory, from which copies to a GPU need not be waited for."""
+        """Return the target in pinned memory, from which copies to a GPU need not be waited for.
+
+        Args:
+            device: As for `torch.Tensor.pin_memory`; not used.
+
+        Returns:
+            The target.
+        """
         return self._map(lambda tensor: tensor.pin_memory())
 
     def dense(self) -> torch.Tensor:
-        """Return the estimated distributions, float32 `[positions, vocabulary]`; for tests.
+        """Return the (estimated) distributions; for tests, since they are large.
 
-        The rows of a sampled target add up to 1. Those of a top-k target add up to less: the tail
-        is left out.
+        Returns:
+            float32 `[positions, vocabulary]`. The rows of a sampled target add up to 1. Those of a
+            top-k target add up to less: the tail is left out.
         """
         values = self.probabilities()
         out = torch.zeros(self.positions, self.vocabulary, device=self.device)
@@ -106,14 +117,22 @@ class SparseTarget:
         return out
 
     def probabilities(self) -> torch.Tensor:
-        """Return the (estimated) probability of each entry, float32 `[sum of entries]`."""
+        """Return the (estimated) probability of each entry.
+
+        Returns:
+            float32 `[sum of entries]`.
+        """
         if self.counts is not None:
             return self.counts.float() / self.draws
         assert self.log_probs is not None, "a target has counts or log-probabilities"
         return self.log_probs.float().exp()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return its tensors by the names of their attributes."""
+        """Return its tensors.
+
+        Returns:
+            Attribute -> tensor, without those that are None.
+        """
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: each for name, each in found.items() if isinstance(each, torch.Tensor)}
 
@@ -138,7 +157,11 @@ class SparseTarget:
         return rows
 
     def owners(self) -> torch.Tensor:
-        """Return the position of each entry, int64 `[sum of entries]`."""
+        """Return the position of each entry.
+
+        Returns:
+            int64 `[sum of entries]`.
+        """
         indices = torch.arange(self.positions, device=self.device)
         return torch.repeat_interleave(indices, self.entries, output_size=self.ids.shape[0])
 

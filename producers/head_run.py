@@ -50,6 +50,9 @@ def write_head(sink: Sink, head: HeadLike, *, name: str | None = None) -> None:
         head: The head.
         name: As for `Teacher`.
 
+    Returns:
+        Nothing; the run is complete.
+
     Raises:
         SinkExists: The sink holds another head, or something else.
         TransportError: As for `Teacher`.

@@ -92,16 +92,40 @@ class Sampled:
         _check_mask(self.mask)
 
     def id_bits(self, vocabulary: int) -> int:
-        """The bits of an id in an entry; the bits above them hold its count."""
+        """Return the bits of an id in an entry; the bits above them hold its count.
+
+        Args:
+            vocabulary: The size of the vocabulary.
+
+        Returns:
+            18 or 24.
+        """
         fits = vocabulary <= 1 << _SMALL_ID_BITS and self.draws < 1 << (24 - _SMALL_ID_BITS)
         return _SMALL_ID_BITS if fits else 24
 
     def entry_bytes(self, vocabulary: int) -> int:
-        """The bytes of an entry: 3 or 4."""
+        """Return the bytes of an entry.
+
+        Args:
+            vocabulary: The size of the vocabulary.
+
+        Returns:
+            3 or 4.
+        """
         return 3 if self.id_bits(vocabulary) == _SMALL_ID_BITS else 4
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The row shape of the stored tensor: each row is a string of bytes."""
+        """Return the row shape of the stored tensor: each row is a string of bytes.
+
+        Args:
+            shape: The key's row shape; -1 first if it is ragged.
+
+        Returns:
+            The row shape of uint8.
+
+        Raises:
+            SchemaError: Rows of this shape cannot be encoded so.
+        """
         if shape[0] == -1 and len(shape) > 2:
             raise SchemaError(
                 f"ragged rows of shape {list(shape)}; only [-1, vocabulary] is allowed"
@@ -146,7 +170,17 @@ class TopK:
         _check_mask(self.mask)
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The row shape of the stored tensor: a vector becomes 4 + 5 k bytes."""
+        """Return the row shape of the stored tensor: a vector becomes 4 + 5 k bytes.
+
+        Args:
+            shape: The key's row shape; -1 first if it is ragged.
+
+        Returns:
+            The row shape of uint8.
+
+        Raises:
+            SchemaError: Rows of this shape cannot be encoded so.
+        """
         _check_vocabulary(shape[-1])
         if self.k > shape[-1]:
             raise SchemaError(f"{self.k} of {shape[-1]} ids cannot be kept; choose a smaller k")
@@ -177,7 +211,14 @@ class Int8:
         _check_mask(self.mask)
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The row shape of the stored tensor: a vector of n numbers becomes 4 + n bytes."""
+        """Return the row shape of the stored tensor: a vector of n numbers becomes 4 + n bytes.
+
+        Args:
+            shape: The key's row shape; -1 first if it is ragged.
+
+        Returns:
+            The row shape of uint8.
+        """
         return (*shape[:-1], 4 + shape[-1])
 
     def __str__(self) -> str:

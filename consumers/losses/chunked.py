@@ -25,6 +25,7 @@ from tutelage.schemas.errors import ConfigurationError
 # 151,936 ids took 84 ms so, 32 ms in chunks of 296 MiB and 30 ms all at once; the most memory was
 # 0.25, 1.05 and 13.9 GiB.
 CHUNK_BYTES = 64 << 20
+GPU_CHUNK_BYTES = 256 << 20
 
 Target = torch.Tensor | Projection | Entries
 Piece = torch.Tensor | Entries
@@ -68,14 +69,15 @@ def chunked_loss(
         measure: Float32 (or float64) logits and a piece of the target -> one number a position.
         each: Whether to return one number for each position, or their sum.
         chunk_positions: How many positions a chunk has; None for as many as make 64 MiB of float32
-            logits.
+            logits, or 256 MiB on a GPU.
 
     Returns:
         float32 or float64, `[n]` or `[]`.
     """
     hidden = student.hidden if isinstance(student, Projection) else student
     head = student.head if isinstance(student, Projection) else None
-    size = chunk_positions or max(1, CHUNK_BYTES // (4 * student.shape[-1]))
+    nbytes = CHUNK_BYTES if hidden.device.type == "cpu" else GPU_CHUNK_BYTES
+    size = chunk_positions or max(1, nbytes // (4 * student.shape[-1]))
     weight, bias = (hidden, None) if head is None else head.detached().operands(hidden)
     job = _Job(
         measure=measure,

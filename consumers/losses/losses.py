@@ -62,9 +62,9 @@ def forward_kl(
             up to add up to 1 on K.
         tokenizer: The fingerprint of the student's tokenizer, to compare with the target's.
         chunk_positions: How many positions are computed at a time. None for as many as make 64 MiB
-            of float32 logits where there is a `Projection`, of which 256 to 512 are faster on a
-            GPU, and for all at once where there is none. Chunks take less memory, have no second
-            derivatives, and are not compiled by `torch.compile`.
+            of float32 logits (256 MiB on a GPU) where there is a `Projection`, and for all at once
+            where there is none. Chunks take less memory, have no second derivatives, and are not
+            compiled by `torch.compile`.
 
     Returns:
         The loss, `[]` or `[positions]`.

@@ -27,6 +27,9 @@ class Projected:
         head: A function from hidden states `[n, H]` to new logits `[n, vocabulary]`; they may be
             changed in place.
         vocabulary: The size of the vocabulary.
+
+    Raises:
+        SchemaError: Only when it is written: the head gives something else.
     """
 
     hidden: Any
