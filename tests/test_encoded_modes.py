@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ from tutelage.tools import record, replay, verify
 
 ROWS = 23
 LOGITS = logits_of(ROWS)
-WIRES = {"sampled": Sampled(25), "top": TopK(12), "small": "int8"}
+WIRES: Mapping[str, str | Sampled | TopK] = {
+    "sampled": Sampled(25),
+    "top": TopK(12),
+    "small": "int8",
+}
 
 
 def model(rows: torch.Tensor) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def test_passes_and_runs_are_drawn_anew() -> None:
 
 
 @pytest.mark.parametrize("codec", ["null", "zstandard"])
-def test_files_hold_the_same(tmp_path: Path, expected: dict[str, Any], codec: str) -> None:
+def test_files_hold_the_same(tmp_path: Path, expected: dict[str, Any], codec: Any) -> None:
     teach(FileSink(tmp_path / "t.avro", codec=codec))
     assert_equal(learned(FileSource(tmp_path / "t.avro"), 5), expected)
     assert verify(FileSource(tmp_path / "t.avro")).counts.rows == ROWS

@@ -68,7 +68,7 @@ def test_a_head_arrives_as_it_was_written(
     norm: str | None,
     numbers: dict[str, float],
 ) -> None:
-    head = head_of(vocabulary, width, dtype, bias=bias, norm=norm, **numbers)
+    head = head_of(vocabulary, width, dtype, bias=bias, norm=norm, **numbers)  # type: ignore[arg-type]
     topic = MemoryTopic(partitions=2)
     write_head(MemorySink(topic), head)
     found = read_head(MemorySource(topic))

@@ -190,7 +190,7 @@ def test_any_bytes_are_a_row_or_a_value_error(row: bytes, rows: int) -> None:
     assert int(found.counts.sum()) == 25 * len(found.entries)
 
 
-def topk_vector(tail: float, entries: list[tuple[int, float]]) -> np.ndarray:  # type: ignore[type-arg]
+def topk_vector(tail: float, entries: list[tuple[int, float]]) -> np.ndarray:
     ids = b"".join(struct.pack("<I", each)[:3] for each, _ in entries)
     logs = b"".join(struct.pack("<e", each) for _, each in entries)
     return np.frombuffer(struct.pack("<f", tail) + ids + logs, np.uint8)
@@ -212,7 +212,7 @@ def test_a_top_k_vector_is_decoded() -> None:
     ],
 )
 def test_bytes_that_are_no_top_k_vector_are_an_error(
-    vector: np.ndarray,  # type: ignore[type-arg]
+    vector: np.ndarray,
     message: str,
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -59,4 +59,5 @@ def merge_of(
         str(batch["k"].dtype).removeprefix("torch."),
         tuple(batch["k"].shape[1:]),
     )
-    return batch["k"]
+    values: torch.Tensor = batch["k"]
+    return values

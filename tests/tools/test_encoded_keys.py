@@ -25,7 +25,11 @@ LOGITS = logits_of(8)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "t.avro"
-    wire = {"sampled": Sampled(25), "top": TopK(12), "small": Int8()}
+    wire: dict[str, Sampled | TopK | Int8] = {
+        "sampled": Sampled(25),
+        "top": TopK(12),
+        "small": Int8(),
+    }
     with Teacher(FileSink(file), wire=wire) as teacher:
         teacher.write({"sampled": LOGITS, "top": LOGITS, "small": LOGITS, "row": torch.arange(8)})
     return file

@@ -28,7 +28,7 @@ def test_counts_of_teachers_are_added_in_any_order() -> None:
     assert all(same(targets[0], each) for each in targets[1:])
     alone = [target_of([topic]) for topic in topics]
     assert targets[0].draws == 75
-    summed = sum(each.dense().double() * 25 for each in alone)
+    summed = torch.stack([each.dense().double() * 25 for each in alone]).sum(0)
     assert torch.equal((targets[0].dense().double() * 75).round(), summed.round())
     entropies = [each.entropy for each in alone if each.entropy is not None]
     assert targets[0].entropy is not None
@@ -50,10 +50,11 @@ def test_weights_and_draws_give_each_teacher_its_share(
     again = target_of(topics[::-1], f"weighted_mean:{','.join(weights.split(',')[::-1])}")
     assert same(merged, again)
     share = [float(each) for each in weights.split(",")]
-    expected = sum(
+    parts = [
         weight / sum(share) * target_of([topic]).dense().double()
         for weight, topic in zip(share, topics, strict=True)
-    )
+    ]
+    expected = torch.stack(parts).sum(0)
     assert torch.allclose(merged.dense().double(), expected, atol=1e-6)
     assert merged.counts is not None
     assert int(merged.counts.sum()) == merged.draws * merged.positions
