@@ -20,7 +20,7 @@ import torch
 
 from tutelage.producers.stages.host_batch import HostBatch
 from tutelage.producers.stages.model_outputs import Returned
-from tutelage.producers.stages.replicas import give_back, replicas
+from tutelage.producers.stages.replicas import give_back, replicas, with_index
 from tutelage.producers.stages.row_counts import rows_in
 from tutelage.producers.stages.structures import map_structure
 from tutelage.producers.stages.thread_context import ThreadContext, is_about_threads
@@ -265,7 +265,7 @@ def _named(devices: Any) -> list[torch.device | None]:
                 f"device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA "
                 "devices here"
             )
-        named.append(device)
+        named.append(with_index(device))
     return named
 
 

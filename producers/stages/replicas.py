@@ -30,7 +30,7 @@ class Loan:
         try:
             module.eval()
             if device is not None and any(
-                original != _with_index(device) for original in self._original_devices
+                original != with_index(device) for original in self._original_devices
             ):
                 self._moved = True
                 module.to(device)
@@ -116,8 +116,8 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _with_index(device: torch.device) -> torch.device:
-    """The device with its index: `cuda` means the current CUDA device."""
+def with_index(device: torch.device) -> torch.device:
+    """Return the device with its index: `cuda` means the current CUDA device."""
     return (
         torch.device("cuda", torch.cuda.current_device())
         if device == torch.device("cuda")

@@ -96,4 +96,5 @@ def test_it_moves_to_a_gpu_from_pinned_memory() -> None:
         assert all(each.is_pinned() for each in pinned.tensors().values())
         there = pinned.to("cuda", non_blocking=True)
         assert there.device.type == "cuda"
-        assert torch.equal(there.dense().cpu(), target.dense())
+        assert same(there.to("cpu"), target)
+        assert torch.allclose(there.dense().cpu(), target.dense())
