@@ -1,0 +1,1 @@
+"""Thin files that fit other libraries to Tutelage."""

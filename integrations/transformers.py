@@ -1,0 +1,248 @@
+"""Causal language models of Hugging Face's `transformers` -> knowledge.
+
+What enters is a batch of tokens, what leaves is what the model knows at each position of it. Knows
+no sink and no encoding: `Teacher(sink, wire=...)` says how the logits travel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from tutelage import losses
+from tutelage.integrations.model_heads import Head, output_layer
+from tutelage.integrations.token_batches import Rows, TokenBatch
+from tutelage.producers.stages.projected import Projected
+from tutelage.schemas.arguments import check_whole_number
+from tutelage.schemas.errors import ConfigurationError
+
+# The first batches show whether the model does what this file takes for granted, on this many
+# tokens. An error of a tenth is more than bfloat16 makes, and less than that of a text that sees
+# another.
+_CHECKED_TOKENS = 8
+_LARGEST_ERROR = 0.1
+
+
+class CausalLMTeacher(nn.Module):
+    """A causal language model as a teacher: `teacher.serve(CausalLMTeacher(model), loader)`.
+
+    Guarantee: the distribution at position i is that of token i + 1, given the tokens up to i of
+    the same text, and is the same however the batch is padded or packed.
+
+    The decoder runs once for each batch. The head is applied later, to chunks of positions, so that
+    `[rows, T, vocabulary]` never exists. The head is what the model's own `forward` does behind its
+    decoder, with biases, scales and soft caps. The first batches check both promises.
+
+    A batch is a mapping with
+
+    - `input_ids`: integers `[rows, T]`;
+    - `attention_mask`, if it is padded: `[rows, T]`, 0 at padding, on either side;
+    - `position_ids`, if rows hold several texts: `[rows, T]`, beginning again with each text. A
+      text does not see the others in its row;
+    - `loss_mask`, if not all tokens are trained on: `[rows, T]`, nonzero at each token that the
+      student shall learn to predict, as in `completion_mask`. `labels` are read likewise: -100 is
+      not trained on. The knowledge of a marked token is that of the position before it.
+
+    The knowledge has the keys
+
+    - `input_ids`: int32 `[rows, T]`; ragged, without padding, if there is an `attention_mask`;
+    - the logits (`Projected`), one distribution for each of these tokens, in the same shape. With a
+      `loss_mask` they are ragged, and `kept`, a bool for each token, says which tokens have one;
+    - `hidden`, where asked for: the states that the head is applied to, after the final norm, in
+      the logits' shape;
+    - `position_ids`, int32 in the shape of `input_ids`, if they were given.
+
+    Args:
+        model: A causal language model with its head, such as `AutoModelForCausalLM` gives.
+        key: The key of the logits; None leaves them out.
+        hidden: Whether to give the hidden states.
+        vocabulary: The number of valid entries: `len(tokenizer)` if the head has more rows, which
+            many models pad. If not given, all rows of the head.
+        carry: Keys of the batch that go along unchanged, such as a sample id.
+
+    Raises:
+        ConfigurationError: The model is no causal language model of `transformers`, it would give
+            neither logits nor hidden states, or the vocabulary is larger than the head.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        key: str | None = "logits",
+        hidden: bool = False,
+        vocabulary: int | None = None,
+        carry: Iterable[str] = (),
+    ) -> None:
+        super().__init__()
+        rows = _check_model(model)
+        if key is None and not hidden:
+            raise ConfigurationError("with key=None and hidden=False there is no knowledge to give")
+        if vocabulary is not None and check_whole_number("vocabulary", vocabulary) > rows:
+            raise ConfigurationError(
+                f"vocabulary is {vocabulary:,}, and the model's head has {rows:,} rows; give the "
+                "tokenizer's length, len(tokenizer)"
+            )
+        self.model = model
+        self.vocabulary = rows if vocabulary is None else vocabulary
+        self._key = key
+        self._gives_hidden = hidden
+        self._carry = tuple(carry)
+        self._unchecked = {"head", "padded", "packed"}
+
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Compute the knowledge of one batch.
+
+        Args:
+            batch: The tokens; the class says which keys are read.
+
+        Returns:
+            The knowledge: key -> tensor, `Ragged` or `Projected`.
+
+        Raises:
+            ConfigurationError: The batch has no `input_ids`, masks of other shapes, or a key to
+                carry is missing; or the model cannot keep the guarantee.
+        """
+        tokens = TokenBatch(batch)
+        texts = Rows.where(None if tokens.mask is None else tokens.real())
+        trained = tokens.trained()
+        known = texts if trained is None else Rows.where(trained)
+        states = self._states(tokens)
+        self._check_once(tokens, states)
+
+        knowledge: dict[str, Any] = {name: _carried(batch, name) for name in self._carry}
+        knowledge["input_ids"] = texts.of(tokens.ids.int())
+        if tokens.positions is not None:
+            knowledge["position_ids"] = texts.of(tokens.positions.int())
+        if trained is not None:
+            knowledge["kept"] = texts.of(trained)
+        hidden = known.of(states)
+        if self._gives_hidden:
+            knowledge["hidden"] = hidden
+        if self._key is not None:
+            head = Head(self.model, self.vocabulary)
+            knowledge[self._key] = Projected(hidden, head, self.vocabulary)
+        return knowledge
+
+    def head_knowledge(self) -> dict[str, torch.Tensor]:
+        """Return the head as knowledge whose rows are the vocabulary's entries.
+
+        Returns:
+            `weight` `[vocabulary, H]` and, if the head has one, `bias` `[vocabulary, 1]`, both in
+            the model's dtype. `tutelage.losses.Head.from_model` tells the scale and the soft cap.
+
+        Raises:
+            ConfigurationError: The model computes its logits in another way.
+        """
+        head = losses.Head.from_model(self.model, vocabulary=self.vocabulary)
+        rows = {"weight": head.weight.detach()[: head.vocabulary]}
+        if head.bias is not None:
+            rows["bias"] = head.bias.detach()[: head.vocabulary, None]
+        return rows
+
+    def _states(self, tokens: TokenBatch) -> torch.Tensor:
+        """The decoder's last hidden states `[rows, T, H]`."""
+        given: dict[str, Any] = {}
+        takes_positions = _takes(self.model.base_model, "position_ids")
+        if tokens.positions is not None:
+            if not takes_positions:
+                raise ConfigurationError(
+                    f"{type(self.model).__name__} takes no position_ids, so texts of one row would "
+                    "see each other; give one text a row, padded, with attention_mask"
+                )
+            # Texts of one row are told apart by their positions, and only without a mask.
+            given["position_ids"] = tokens.positions_apart()
+        elif tokens.mask is not None:
+            given["attention_mask"] = tokens.mask
+            if takes_positions:
+                # Padding on the left would move the text's positions.
+                given["position_ids"] = (tokens.real().long().cumsum(1) - 1).clamp(min=0)
+        return self._decode(tokens.ids, **given)
+
+    def _decode(self, ids: torch.Tensor, **given: Any) -> torch.Tensor:
+        decoded = self.model.base_model(input_ids=ids, use_cache=False, **given)
+        states = decoded.last_hidden_state
+        assert isinstance(states, torch.Tensor), "what every decoder of transformers returns"
+        return states
+
+    def _check_once(self, tokens: TokenBatch, states: torch.Tensor) -> None:
+        """Check the head on the first batch, and texts on the first padded and packed batches."""
+        if "head" in self._unchecked:
+            few = tokens.ids[:1, :_CHECKED_TOKENS]
+            Head(self.model, self.vocabulary).check(
+                self._decode(few)[0],
+                self.model(input_ids=few, use_cache=False, return_dict=True).logits[0],
+            )
+            self._unchecked.discard("head")
+        if tokens.mask is None and tokens.positions is None:
+            return
+        kind = "padded" if tokens.positions is None else "packed"
+        place = tokens.inner_text(_CHECKED_TOKENS) if kind in self._unchecked else None
+        if place is None:
+            return
+        row, start, end = place
+        alone = self._decode(tokens.ids[row : row + 1, start:end])[0].float()
+        error = (states[row, start:end].float() - alone).norm(dim=-1) / alone.norm(dim=-1)
+        if not bool((error < _LARGEST_ERROR).all()):
+            remedy = "on the right" if kind == "padded" else "instead, one text a row"
+            raise ConfigurationError(
+                f"{type(self.model).__name__} lets a text see what is before it in its row of a "
+                f"{kind} batch (row {row}, position {start}); pad {remedy}, or load it with "
+                "attn_implementation='sdpa'"
+            )
+        self._unchecked.discard(kind)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return what stands for a tokenizer's vocabulary: equal where all ids mean the same.
+
+    Args:
+        tokenizer: A tokenizer of `transformers`.
+
+    Returns:
+        16 hexadecimal digits: the first of the SHA-256 of all tokens in the order of their ids, and
+        of the special tokens.
+
+    Raises:
+        ConfigurationError: It has no vocabulary.
+    """
+    if not hasattr(tokenizer, "get_vocab"):
+        raise ConfigurationError(
+            f"a {type(tokenizer).__name__} has no vocabulary; give a tokenizer of transformers"
+        )
+    tokens = sorted((number, token) for token, number in tokenizer.get_vocab().items())
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    text = json.dumps([tokens, special], ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_model(model: Any) -> int:
+    """The number of rows of the model's head."""
+    if not isinstance(model, PreTrainedModel):
+        raise ConfigurationError(
+            f"the model is a {type(model).__name__}; give a PreTrainedModel of transformers "
+            "(of a PEFT model, its get_base_model())"
+        )
+    head = output_layer(model)
+    if head is None or model.base_model is model:
+        raise ConfigurationError(
+            f"{type(model).__name__} has no language-model head; load it with AutoModelForCausalLM"
+        )
+    return int(head.weight.shape[0])
+
+
+def _carried(batch: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name not in batch:
+        raise ConfigurationError(f"carry names {name!r}, and the batch has {sorted(batch)}")
+    return batch[name]
+
+
+def _takes(module: nn.Module, name: str) -> bool:
+    return name in inspect.signature(module.forward).parameters
