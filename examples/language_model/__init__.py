@@ -1,0 +1,1 @@
+"""A language model teaches a small one: what each encoding of its knowledge costs and is worth."""
