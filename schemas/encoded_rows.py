@@ -3,10 +3,12 @@
 All numbers are little-endian. A row that is `Sampled` is these, one behind the other:
 
     positions   uint32
-    entries     uint8   [positions]         how many ids were drawn at each position
-    entropy     float16 [positions]         of the whole distribution, in nats
-    packed      3 or 4 bytes a drawn id     id in the low bits (18 or 24), its count in those above;
-                                            ids ascend in a position
+    changes     [positions, (draws + 6) // 8]   bit k - 1 says whether draw k, of 1 to draws - 1, is
+                                                another id than draw k - 1; the lowest bit first
+    entropy     float16 [positions]             of the whole distribution, in nats
+    ids         uint16 [entries]                the lower 16 bits of each id that was drawn; they
+                                                ascend in a position
+    high        0, 1, 2, 4 or 8 bits an entry   their bits above, the lowest bits of a byte first
 
 A vector that is `TopK` is `tail` float32, `ids` 3 bytes [k], `log_probs` float16 [k], the most
 probable first. A vector that is `Int8` is `scale` float32, `values` int8 [n].
@@ -24,8 +26,7 @@ from tutelage.schemas.encodings import Int8, Sampled, TopK
 from tutelage.schemas.record import Array
 
 POSITIONS_BYTES = 4
-#: Bytes of a position besides its entries: their number, and the entropy.
-POSITION_BYTES = 3
+ENTROPY_BYTES = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,26 +63,6 @@ class TopKVectors:
     tail: Array
 
 
-def sampled_lengths(values: Array, lengths: Array) -> Array:
-    """Return how many positions each row of a sampled key has, int64 `[rows]`.
-
-    Args:
-        values: uint8 `[sum of lengths]`: the rows' bytes.
-        lengths: int64 `[rows]`: the bytes of each row.
-
-    Raises:
-        ValueError: A row is shorter than its positions need.
-    """
-    if len(lengths) and int(lengths.min()) < POSITIONS_BYTES:
-        raise ValueError("a row has no number of positions")
-    starts = np.cumsum(lengths) - lengths
-    heads = values[starts[:, None] + np.arange(POSITIONS_BYTES)]
-    positions = np.ascontiguousarray(heads).view("<u4").reshape(-1).astype(np.int64)
-    if np.any(POSITIONS_BYTES + POSITION_BYTES * positions > lengths):
-        raise ValueError("a row has fewer bytes than its positions need")
-    return positions
-
-
 def decode_sampled(
     values: Array, lengths: Array, encoding: Sampled, vocabulary: int
 ) -> SampledRows:
@@ -94,26 +75,34 @@ def decode_sampled(
         vocabulary: The size of the vocabulary.
 
     Raises:
-        ValueError: The bytes are not such rows: counts that do not add up to the draws, ids out of
-            range or not in order, or rows of another length.
+        ValueError: The bytes are not such rows: ids out of range or not in order, bits that stand
+            for no draw, or rows of another length.
     """
-    positions = sampled_lengths(values, lengths)
-    starts = np.cumsum(lengths) - lengths + POSITIONS_BYTES
-    entries = _sections(values, starts, positions).astype(np.int64)
-    entropy = _sections(values, starts + positions, 2 * positions).view("<f2")
-    starts += POSITION_BYTES * positions
+    width, draws = encoding.change_bytes, encoding.draws
     ends = np.cumsum(lengths)
-    packed = _sections(values, starts, ends - starts)
-    width = encoding.entry_bytes(vocabulary)
+    at = ends - lengths
+    positions = _positions(values, at, lengths)
+    if np.any(POSITIONS_BYTES + (width + ENTROPY_BYTES) * positions > lengths):
+        raise ValueError("a row has fewer bytes than its positions need")
+    at += POSITIONS_BYTES
+    changes = _sections(values, at, width * positions).reshape(int(positions.sum()), width)
+    at += width * positions
+    entropy = _sections(values, at, ENTROPY_BYTES * positions).view("<f2")
+    at += ENTROPY_BYTES * positions
+    # The first draw of a position begins an entry, and so does each that differs from the one
+    # before. An entry's count is the number of draws up to the next one.
+    bits = np.unpackbits(changes, axis=1, bitorder="little")
+    if bits[:, draws - 1 :].any():
+        raise ValueError(f"a position has bits for more than {draws} draws")
+    begins = np.ones((len(bits), draws), bool)
+    begins[:, 1:] = bits[:, : draws - 1]
+    entries = begins.sum(1, dtype=np.int64)
+    first = np.flatnonzero(begins)
+    counts = np.diff(first, append=begins.size).astype(np.int32)
     owners = np.repeat(np.arange(len(lengths)), positions)
-    per_row = np.bincount(owners, weights=entries, minlength=len(lengths))
-    if not np.array_equal(per_row.astype(np.int64) * width, ends - starts):
-        raise ValueError("a row has more or fewer bytes than its entries need")
-    words = _words(packed.reshape(-1, width))
-    bits = encoding.id_bits(vocabulary)
-    ids = (words & ((1 << bits) - 1)).astype(np.int32)
-    counts = (words >> bits).astype(np.int32)
-    _check_sampled(ids, counts, entries, encoding.draws, vocabulary)
+    per_row = np.bincount(owners, weights=entries, minlength=len(lengths)).astype(np.int64)
+    ids = _ids(values, at, ends, per_row, encoding.high_bits(vocabulary))
+    _check_ids(ids, entries, vocabulary)
     return SampledRows(
         ids=ids,
         counts=counts,
@@ -121,6 +110,36 @@ def decode_sampled(
         entropy=entropy.astype(np.float32),
         lengths=positions,
     )
+
+
+def _positions(values: Array, starts: Array, lengths: Array) -> Array:
+    """How many positions each row has, int64 `[rows]`."""
+    if len(lengths) and int(lengths.min()) < POSITIONS_BYTES:
+        raise ValueError("a row has no number of positions")
+    heads = values[starts[:, None] + np.arange(POSITIONS_BYTES)]
+    return np.ascontiguousarray(heads).view("<u4").reshape(-1).astype(np.int64)
+
+
+def _ids(values: Array, starts: Array, ends: Array, entries: Array, high_bits: int) -> Array:
+    """The ids of rows with so many entries, int32; their bytes lie from `starts` to `ends`."""
+    high_bytes = -(-entries * high_bits // 8)
+    if not np.array_equal(2 * entries + high_bytes, ends - starts):
+        raise ValueError("a row has more or fewer bytes than its entries need")
+    ids = _sections(values, starts, 2 * entries).view("<u2").astype(np.int32)
+    if high_bits:
+        high = _sections(values, starts + 2 * entries, high_bytes)
+        shifts = np.arange(0, 8, high_bits, dtype=np.uint8)
+        parts = (high[:, None] >> shifts & (1 << high_bits) - 1).reshape(-1)
+        # The last byte of a row may hold fewer than it could.
+        kept = _ranges(np.cumsum(high_bytes) - high_bytes, entries, 8 // high_bits)
+        ids |= parts[kept].astype(np.int32) << 16
+    return ids
+
+
+def _ranges(starts: Array, sizes: Array, scale: int) -> Array:
+    """The numbers `scale * start` to `scale * start + size` of each pair, concatenated."""
+    offsets = scale * starts - (np.cumsum(sizes) - sizes)
+    return np.repeat(offsets, sizes) + np.arange(int(sizes.sum()))
 
 
 def _sections(values: Array, starts: Array, sizes: Array) -> Array:
@@ -132,32 +151,13 @@ def _sections(values: Array, starts: Array, sizes: Array) -> Array:
     return np.concatenate(parts) if parts else values[:0]
 
 
-def _words(packed: Array) -> Array:
-    """Little-endian numbers of 3 or 4 bytes, uint8 `[n, 3 or 4]`, as uint32 `[n]`."""
-    wide = np.zeros((len(packed), 4), np.uint8)
-    wide[:, : packed.shape[1]] = packed
-    return wide.view("<u4").reshape(-1)
-
-
-def _check_sampled(ids: Array, counts: Array, entries: Array, draws: int, vocabulary: int) -> None:
-    if not len(entries):
+def _check_ids(ids: Array, entries: Array, vocabulary: int) -> None:
+    if not len(ids):
         return
-    if int(entries.min()) < 1:
-        raise ValueError("a position has no entries")
-    starts = np.cumsum(entries) - entries
-    sums = np.add.reduceat(counts, starts)
-    wrong = np.flatnonzero(sums != draws)
-    if len(wrong):
-        raise ValueError(
-            f"the counts of position {int(wrong[0])} add up to {int(sums[wrong[0]])}, not to "
-            f"{draws} draws"
-        )
-    if int(counts.min()) < 1:
-        raise ValueError("an entry has the count 0")
     if int(ids.max()) >= vocabulary:
         raise ValueError(f"id {int(ids.max())} lies outside a vocabulary of {vocabulary}")
     ascends = np.diff(ids) > 0
-    ascends[starts[1:] - 1] = True
+    ascends[np.cumsum(entries)[:-1] - 1] = True
     if not ascends.all():
         raise ValueError("the ids of a position do not ascend")
 
@@ -178,7 +178,10 @@ def decode_topk(values: Array, encoding: TopK, vocabulary: int) -> TopKVectors:
     values = np.ascontiguousarray(values)
     outer = values.shape[:-1]
     tail = np.ascontiguousarray(values[..., :4]).view("<f4").reshape(outer)
-    ids = _words(np.ascontiguousarray(values[..., 4 : 4 + 3 * k]).reshape(-1, 3))
+    packed = np.ascontiguousarray(values[..., 4 : 4 + 3 * k]).reshape(-1, 3)
+    wide = np.zeros((len(packed), 4), np.uint8)
+    wide[:, :3] = packed
+    ids = wide.view("<u4").reshape(-1)
     halves = np.ascontiguousarray(values[..., 4 + 3 * k :]).view("<f2")
     log_probs = halves.reshape(*outer, k).astype(np.float32)
     if ids.size and int(ids.max()) >= vocabulary:

@@ -22,10 +22,9 @@ Mask: TypeAlias = "str | Callable[[Mapping[str, Any]], Any] | None"
 
 #: The dtypes that can be encoded.
 ENCODED_DTYPES = ("float16", "bfloat16", "float32", "float64")
-# An id takes 24 bits at most, and a count 8.
+# An id takes 24 bits at most.
 _LARGEST_VOCABULARY = 1 << 24
 _MOST_DRAWS = 255
-_SMALL_ID_BITS = 18
 _FINGERPRINT = re.compile(r"[A-Za-z0-9._-]*")
 
 
@@ -54,16 +53,16 @@ def _check_mask(mask: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A distribution over a vocabulary as systematic draws: unbiased, about 40 bytes a position.
+    """A distribution over a vocabulary as systematic draws: unbiased, 30 to 40 bytes a position.
 
     The key's last dimension holds logits. Of each position's softmax p, `draws` ids are drawn: the
     draws k = 0, 1, ... lie at (k + u) / draws of the cumulative distribution, with one uniform u per
     position. So the count of id i is the floor or the ceiling of draws * p_i and is
     draws * p_i on average, and the counts add up to `draws`. The student gets a `SparseTarget`.
 
-    A position is stored as its number of entries (1 byte), the entropy of p in nats (float16), and
-    per id that was drawn the id and its count: 18 + 6 bits where the vocabulary has at most 262,144
-    ids and there are at most 63 draws, else 24 + 8.
+    A position is stored as one bit per draw after the first, which says whether it is another id
+    than the draw before; the entropy of p in nats (float16); and the ids that were drawn, in 16
+    bits each, or 17, 18, 20 or 24 where the vocabulary needs them.
 
     Sampling follows "Sparse Logit Sampling" (ACL 2025, arXiv 2503.16870), which draws
     independently; systematic draws have a smaller error at fewer bytes (docs/language_models.md).
@@ -91,28 +90,21 @@ class Sampled:
         _check_tokenizer(self.tokenizer)
         _check_mask(self.mask)
 
-    def id_bits(self, vocabulary: int) -> int:
-        """Return the bits of an id in an entry; the bits above them hold its count.
+    @property
+    def change_bytes(self) -> int:
+        """How many bytes hold the bits of a position: one for each draw after the first."""
+        return (self.draws + 6) // 8
+
+    def high_bits(self, vocabulary: int) -> int:
+        """Return how many bits an id has above its lower 16.
 
         Args:
             vocabulary: The size of the vocabulary.
 
         Returns:
-            18 or 24.
+            0, 1, 2, 4 or 8, so that none of them crosses a byte.
         """
-        fits = vocabulary <= 1 << _SMALL_ID_BITS and self.draws < 1 << (24 - _SMALL_ID_BITS)
-        return _SMALL_ID_BITS if fits else 24
-
-    def entry_bytes(self, vocabulary: int) -> int:
-        """Return the bytes of an entry.
-
-        Args:
-            vocabulary: The size of the vocabulary.
-
-        Returns:
-            3 or 4.
-        """
-        return 3 if self.id_bits(vocabulary) == _SMALL_ID_BITS else 4
+        return next(bits for bits in (0, 1, 2, 4, 8) if vocabulary <= 1 << 16 + bits)
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the row shape of the stored tensor: each row is a string of bytes.

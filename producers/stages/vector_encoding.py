@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from tutelage.producers.stages.projected import Vectors
-from tutelage.schemas.encoded_rows import POSITION_BYTES, POSITIONS_BYTES
+from tutelage.schemas.encoded_rows import ENTROPY_BYTES, POSITIONS_BYTES
 from tutelage.schemas.encodings import Sampled, TopK
 
 # Weights are converted to float64 for a part of a chunk at a time.
@@ -231,46 +231,62 @@ def _pack_rows(
     that the device need not be asked how many they are.
     """
     positions, draws = ids.shape
-    width = encoding.entry_bytes(vocabulary)
-    owners, device = torch.repeat_interleave(rows, output_size=positions), ids.device
-    entry_ids, counts, entries = _count(ids)
-    # Of each row: bytes, where they begin, and its entries before each of its positions.
-    before = entries.cumsum(0) - entries
+    width, high_bits, device = encoding.change_bytes, encoding.high_bits(vocabulary), ids.device
+    owners = torch.repeat_interleave(rows, output_size=positions)
+    changes, distinct, entries = _entries(ids, width)
     row_entries = torch.zeros_like(rows).index_add_(0, owners, entries)
-    lengths = POSITIONS_BYTES + POSITION_BYTES * rows + width * row_entries
+    # Where each row, and each part of it, begins.
+    high_bytes = (row_entries * high_bits + 7) // 8
+    position_bytes = width + ENTROPY_BYTES
+    lengths = POSITIONS_BYTES + position_bytes * rows + 2 * row_entries + high_bytes
     starts = lengths.cumsum(0) - lengths
-    first = rows.cumsum(0) - rows
-    within = torch.arange(positions, device=device) - first[owners]
-    row_before = row_entries.cumsum(0) - row_entries
-    entry_starts = (starts + POSITIONS_BYTES + POSITION_BYTES * rows - width * row_before)[
-        owners
-    ] + width * before
-    capacity = POSITIONS_BYTES * len(rows) + (POSITION_BYTES + width * draws) * positions
+    id_starts = starts + POSITIONS_BYTES + position_bytes * rows
+    # The number of each position in its row, and of its first entry among the row's.
+    within = torch.arange(positions, device=device) - (rows.cumsum(0) - rows)[owners]
+    before = entries.cumsum(0) - entries - (row_entries.cumsum(0) - row_entries)[owners]
+    capacity = (POSITIONS_BYTES + 1) * len(rows) + (position_bytes + 3 * draws) * positions
     # One more byte, where what is no entry goes.
-    out = torch.empty(capacity + 1, dtype=torch.uint8, device=device)
+    out = torch.zeros(capacity + 1, dtype=torch.uint8, device=device)
     _put(out, starts, _low_bytes(rows, POSITIONS_BYTES))
-    position_starts = starts[owners] + POSITIONS_BYTES
-    _put(out, position_starts + within, _low_bytes(entries, 1))
-    _put(out, position_starts + rows[owners] + 2 * within, _bytes(entropy[:, None]))
-    words = entry_ids | counts << encoding.id_bits(vocabulary)
-    slots, byte = torch.arange(draws, device=device), torch.arange(width, device=device)
-    at = entry_starts[:, None, None] + width * slots[:, None] + byte
-    is_entry = (slots < entries[:, None])[..., None]
-    places = torch.where(is_entry, at, capacity)
-    out[places.reshape(-1)] = _low_bytes(words, width).reshape(-1)
+    change_starts = starts[owners] + POSITIONS_BYTES
+    _put(out, change_starts + width * within, changes)
+    _put(
+        out, change_starts + width * rows[owners] + ENTROPY_BYTES * within, _bytes(entropy[:, None])
+    )
+    slots = torch.arange(draws, device=device)
+    is_entry, number = slots < entries[:, None], before[:, None] + slots
+    at = id_starts[owners][:, None] + 2 * number
+    for byte in range(2):
+        places = torch.where(is_entry, at + byte, capacity)
+        out[places.reshape(-1)] = (distinct >> 8 * byte & 255).to(torch.uint8).reshape(-1)
+    if high_bits:
+        high_starts = (id_starts + 2 * row_entries)[owners][:, None]
+        places = torch.where(is_entry, high_starts + number * high_bits // 8, capacity)
+        parts = (distinct >> 16) << (number * high_bits % 8)
+        # Several entries share a byte, each with bits of its own.
+        out.scatter_add_(0, places.reshape(-1), parts.to(torch.uint8).reshape(-1))
     return out[:capacity], lengths
 
 
-def _count(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ascending ids `[positions, draws]` -> their distinct ids and how often each comes, int64
-    `[positions, draws]` with 0 behind the last, and how many distinct ones there are."""
-    begins = torch.ones_like(ids, dtype=torch.bool)
-    begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    slots = begins.cumsum(1) - 1
-    wide = ids.long()
-    distinct = torch.zeros_like(wide).scatter_(1, slots, wide)
-    counts = torch.zeros_like(wide).scatter_add_(1, slots, torch.ones_like(wide))
-    return distinct, counts, begins.sum(1)
+def _entries(
+    ids: torch.Tensor, change_bytes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ascending draws `[positions, draws]` -> their entries.
+
+    Returns:
+        The bits that say which draws differ from the one before, uint8 `[positions, bytes]`; the
+        distinct ids, int64 `[positions, draws]`, with 0 behind the last; and how many there are.
+    """
+    positions, draws = ids.shape
+    changes = ids[:, 1:] != ids[:, :-1]
+    bits = torch.zeros((positions, 8 * change_bytes), dtype=torch.uint8, device=ids.device)
+    bits[:, : draws - 1] = changes
+    powers = 2 ** torch.arange(8, device=ids.device)
+    packed = (bits.view(positions, change_bytes, 8) * powers).sum(-1).to(torch.uint8)
+    slots = torch.zeros((positions, draws), dtype=torch.int64, device=ids.device)
+    slots[:, 1:] = changes.cumsum(1)
+    distinct = torch.zeros_like(slots).scatter_(1, slots, ids.long())
+    return packed, distinct, slots[:, -1] + 1
 
 
 def _put(out: torch.Tensor, starts: torch.Tensor, values: torch.Tensor) -> None:

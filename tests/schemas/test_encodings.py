@@ -151,24 +151,33 @@ def test_rows_without_positions_and_no_rows_are_decoded() -> None:
     assert nothing.ids.tolist() == [] == nothing.lengths.tolist()
 
 
-def test_a_large_vocabulary_or_many_draws_take_four_bytes_an_entry() -> None:
-    row = sampled_row([[(262_144, 30)]], bits=24)
-    assert decoded(row, draws=30, vocabulary=262_145).ids.tolist() == [262_144]
-    row = sampled_row([[(5, 64)]], bits=24)
-    assert decoded(row, draws=64).counts.tolist() == [64]
-    row = sampled_row([[(262_143, 63)]], bits=18)
-    assert decoded(row, draws=63, vocabulary=262_144).ids.tolist() == [262_143]
+@pytest.mark.parametrize(
+    "vocabulary", [1, 300, 65_536, 65_537, 131_072, 152_064, 262_144, 262_145, 1 << 24]
+)
+@pytest.mark.parametrize("draws", [1, 8, 9, 25, 255])
+def test_ids_of_any_vocabulary_and_any_number_of_draws_are_decoded(
+    vocabulary: int, draws: int
+) -> None:
+    largest = vocabulary - 1
+    few = [(0, draws - 1), (largest, 1)] if draws > 1 and largest else [(largest, draws)]
+    positions = [[(largest, draws)], few, few]
+    row = sampled_row(positions, draws=draws, vocabulary=vocabulary)
+    found = decoded(row, draws=draws, vocabulary=vocabulary)
+    pairs = list(zip(found.ids.tolist(), found.counts.tolist(), strict=True))
+    assert pairs == [pair for entries in positions for pair in entries]
+    # 3 bytes more for each id than 16 bits only where the vocabulary needs them.
+    high = {True: 0, False: -(-len(pairs) * Sampled(draws).high_bits(vocabulary) // 8)}
+    size = 4 + 3 * ((draws + 6) // 8 + 2) + 2 * len(pairs) + high[vocabulary <= 65_536]
+    assert len(row) == size
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (sampled_row([[(3, 20), (900, 4)]]), "add up to 24, not to 25 draws"),
         (sampled_row([[(3, 20), (1000, 5)]]), "id 1000 lies outside a vocabulary of 1000"),
         (sampled_row([[(900, 20), (3, 5)]]), "do not ascend"),
-        (sampled_row([[(3, 20), (3, 5)]]), "do not ascend"),
-        (sampled_row([[(3, 25), (4, 0)]]), "count 0"),
-        (sampled_row([[(3, 25)], []]), "has no entries"),
+        (GOOD[:4] + b"\xff" + GOOD[5:], "more or fewer bytes than its entries need"),
+        (GOOD[:4] + b"\0\0\0" + GOOD[7:], "more or fewer bytes than its entries need"),
         (GOOD[:-1], "more or fewer bytes than its entries need"),
         (GOOD + b"\0", "more or fewer bytes than its entries need"),
         (struct.pack("<I", 1 << 31) + GOOD[4:], "fewer bytes than its positions need"),
@@ -178,6 +187,13 @@ def test_a_large_vocabulary_or_many_draws_take_four_bytes_an_entry() -> None:
 def test_bytes_that_are_no_sampled_row_are_an_error(row: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decoded(row)
+
+
+def test_bits_behind_the_last_draw_are_an_error() -> None:
+    row = bytearray(sampled_row([[(3, 20)]], draws=20))
+    row[4 + 2] |= 0x80
+    with pytest.raises(ValueError, match="bits for more than 20 draws"):
+        decoded(bytes(row), draws=20)
 
 
 @given(st.binary(max_size=60), st.integers(1, 3))
