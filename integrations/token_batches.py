@@ -80,6 +80,13 @@ class TokenBatch:
         elif "labels" in batch:
             self._targets = batch["labels"] != _IGNORED_LABEL
 
+    @property
+    def kind(self) -> str:
+        """`packed` if its positions tell texts apart, `padded` if a mask does, else `whole`."""
+        if self.positions is not None:
+            return "packed"
+        return "whole" if self.mask is None else "padded"
+
     def real(self) -> torch.Tensor:
         """Which positions are no padding, bool `[rows, T]`."""
         return torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask != 0

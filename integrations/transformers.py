@@ -114,8 +114,12 @@ class CausalLMTeacher(nn.Module):
         texts = Rows.where(None if tokens.mask is None else tokens.real())
         trained = tokens.trained()
         known = texts if trained is None else Rows.where(trained)
+        place = self._text_to_check(tokens)
         states = self._states(tokens)
-        self._check_once(tokens, states)
+        if "head" in self._unchecked:
+            self._check_head(tokens)
+        if place is not None:
+            self._check_text(tokens, states, place)
 
         knowledge: dict[str, Any] = {name: _carried(batch, name) for name in self._carry}
         knowledge["input_ids"] = texts.of(tokens.ids.int())
@@ -172,32 +176,34 @@ class CausalLMTeacher(nn.Module):
         assert isinstance(states, torch.Tensor), "what every decoder of transformers returns"
         return states
 
-    def _check_once(self, tokens: TokenBatch, states: torch.Tensor) -> None:
-        """Check the head on the first batch, and texts on the first padded and packed batches."""
-        if "head" in self._unchecked:
-            few = tokens.ids[:1, :_CHECKED_TOKENS]
-            Head(self.model, self.vocabulary).check(
-                self._decode(few)[0],
-                self.model(input_ids=few, use_cache=False, return_dict=True).logits[0],
-            )
-            self._unchecked.discard("head")
-        if tokens.mask is None and tokens.positions is None:
-            return
-        kind = "padded" if tokens.positions is None else "packed"
-        place = tokens.inner_text(_CHECKED_TOKENS) if kind in self._unchecked else None
-        if place is None:
-            return
+    def _text_to_check(self, tokens: TokenBatch) -> tuple[int, int, int] | None:
+        """A text with something before it in its row, of the first padded and packed batches."""
+        if tokens.kind not in self._unchecked:
+            return None
+        return tokens.inner_text(_CHECKED_TOKENS)
+
+    def _check_head(self, tokens: TokenBatch) -> None:
+        """Compare the head with the model's own logits of the first tokens."""
+        few = tokens.ids[:1, :_CHECKED_TOKENS]
+        own = self.model(input_ids=few, use_cache=False, return_dict=True).logits[0]
+        Head(self.model, self.vocabulary).check(self._decode(few)[0], own)
+        self._unchecked.discard("head")
+
+    def _check_text(
+        self, tokens: TokenBatch, states: torch.Tensor, place: tuple[int, int, int]
+    ) -> None:
+        """Compare the states of a text in its row with those that it has alone."""
         row, start, end = place
         alone = self._decode(tokens.ids[row : row + 1, start:end])[0].float()
         error = (states[row, start:end].float() - alone).norm(dim=-1) / alone.norm(dim=-1)
         if not bool((error < _LARGEST_ERROR).all()):
-            remedy = "on the right" if kind == "padded" else "instead, one text a row"
+            remedy = "on the right" if tokens.kind == "padded" else "instead, one text a row"
             raise ConfigurationError(
                 f"{type(self.model).__name__} lets a text see what is before it in its row of a "
-                f"{kind} batch (row {row}, position {start}); pad {remedy}, or load it with "
+                f"{tokens.kind} batch (row {row}, position {start}); pad {remedy}, or load it with "
                 "attn_implementation='sdpa'"
             )
-        self._unchecked.discard(kind)
+        self._unchecked.discard(tokens.kind)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

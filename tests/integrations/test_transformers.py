@@ -13,7 +13,17 @@ from support import tiny_models
 from support.tiny_models import VOCABULARY
 from transformers import PreTrainedModel
 
-from tutelage import ConfigurationError, Ragged
+from tutelage import (
+    ConfigurationError,
+    MemorySink,
+    MemorySource,
+    MemoryTopic,
+    Ragged,
+    Sampled,
+    Student,
+    Teacher,
+    TopK,
+)
 from tutelage.integrations.transformers import CausalLMTeacher, tokenizer_fingerprint
 from tutelage.losses import Head
 from tutelage.producers.stages.projected import Projected
@@ -130,6 +140,26 @@ def test_packed_rows_may_have_padding_on_the_left(positions: str) -> None:
     batch["position_ids"] = counted.clamp(min=0) if positions == "from 0" else whole
     # Rotary positions are relative, so both ways give the same states.
     assert_same(logits_of(given(CausalLMTeacher(model), batch)), own_logits(model))
+
+
+@pytest.mark.parametrize("wire", [Sampled(25), TopK(5)], ids=str)
+def test_a_student_gets_the_same_from_padding_on_either_side(wire: Any) -> None:
+    targets = []
+    for side in ("left", "right"):
+        topic = MemoryTopic()
+        with Teacher(MemorySink(topic), run_id="logits", wire={"logits": wire}) as teacher:
+            teacher.serve(CausalLMTeacher(tiny_models.llama()), [padded(side)])
+        student = Student()
+        student.register_teacher(MemorySource(topic))
+        with student:
+            (batch,) = student.knowledge(3)
+        assert batch["input_ids"][0].tolist() == texts()[0].tolist()
+        targets.append(batch["logits"])
+    first, second = targets
+    assert first.lengths.tolist() == second.lengths.tolist() == list(LENGTHS)
+    assert first.entries.tolist() == second.entries.tolist()
+    assert torch.equal(first.ids, second.ids)
+    torch.testing.assert_close(first.probabilities(), second.probabilities())
 
 
 def test_a_model_whose_packed_texts_see_each_other_is_refused() -> None:
