@@ -99,7 +99,7 @@ def train(
     """
     model = made(size, vocabulary, seed).to(device).train()  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=size.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
+        model.parameters(), lr=size.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, size.steps))
     losses: list[torch.Tensor] = []

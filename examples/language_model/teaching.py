@@ -245,7 +245,7 @@ def trained_further(
         device: Where to train.
     """
     model.to(device).train()  # type: ignore[arg-type]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, fused=True)
     for batch in batches(windows):
         logits = model(input_ids=batch["input_ids"].to(device), use_cache=False).logits
         targets = batch["targets"].to(device).long()
