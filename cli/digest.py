@@ -50,6 +50,7 @@ def _tensors(batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
     for key, value in batch.items():
         if hasattr(value, "tensors"):
             for name, tensor in value.tensors().items():
-                yield f"{key}.{name}", tensor
+                # No key holds a zero character, so this is no other key's name.
+                yield f"{key}\0{name}", tensor
         else:
             yield key, value

@@ -194,6 +194,7 @@ def teach(
         name=typed_text("--name", name) if name is not None else lesson.name,
         revision=lesson.revision,
         inputs_fingerprint=lesson.inputs_fingerprint,
+        head=lesson.head,
         passes=passes if passes is not None else lesson.passes,
         rows_per_record=rows_per_record if rows_per_record is not None else lesson.rows_per_record,
         wire=_wire(wire) if wire else lesson.wire,
@@ -319,7 +320,7 @@ def _split_form(text: str) -> tuple[str | None, str]:
     from tutelage.schemas.encodings import ENCODING_NAMES
 
     parts = text.split("=")
-    for at in range(len(parts) - 1, 0, -1):
+    for at in range(1, len(parts)):
         form = "=".join(parts[at:])
         if form.split(",")[0].split(":")[0] in {*DTYPES, *ENCODING_NAMES}:
             return "=".join(parts[:at]), form

@@ -41,10 +41,10 @@ class Heads:
         # Opens the teachers' streams.
         self._merging()
         head = read_head(source, timeout_s=timeout_s)
-        named = {found.stream.teacher: found.stream.head for found in self._streams()}
-        if head.checksum() not in named.values():
+        streams = [found.stream for found in self._streams()]
+        if head.checksum() not in {stream.head for stream in streams}:
             theirs = ", ".join(
-                f"{teacher} names {checksum or 'none'}" for teacher, checksum in named.items()
+                f"{stream.teacher} names {stream.head or 'none'}" for stream in streams
             )
             raise RunMismatch(
                 f"{source.name} holds head {head.checksum()}, which is not that of the teachers "

@@ -88,9 +88,8 @@ class SparseTarget:
         Returns:
             The target there; the same tensors where they are there already.
         """
-        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-        # Torch's annotation says that there always is one.
-        there = device if device is not None else self.device
+        there = torch.empty(0, device=self.device).to(*args, **kwargs).device
+        non_blocking = bool(kwargs.get("non_blocking", False))
         return self._map(lambda tensor: tensor.to(there, non_blocking=non_blocking))
 
     def pin_memory(self, device: Any = None) -> SparseTarget:

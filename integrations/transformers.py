@@ -135,21 +135,16 @@ class CausalLMTeacher(nn.Module):
             knowledge[self._key] = Projected(hidden, head, self.vocabulary)
         return knowledge
 
-    def head_knowledge(self) -> dict[str, torch.Tensor]:
-        """Return the head as knowledge whose rows are the vocabulary's entries.
+    def head(self) -> losses.Head:
+        """Return the model's head, for `write_head` and for losses from hidden states.
 
         Returns:
-            `weight` `[vocabulary, H]` and, if the head has one, `bias` `[vocabulary, 1]`, both in
-            the model's dtype. `tutelage.losses.Head.from_model` tells the scale and the soft cap.
+            The head. Its tensors are the model's own, without gradients.
 
         Raises:
             ConfigurationError: The model computes its logits in another way.
         """
-        head = losses.Head.from_model(self.model, vocabulary=self.vocabulary)
-        rows = {"weight": head.weight.detach()[: head.vocabulary]}
-        if head.bias is not None:
-            rows["bias"] = head.bias.detach()[: head.vocabulary, None]
-        return rows
+        return losses.Head.from_model(self.model, vocabulary=self.vocabulary).detached()
 
     def _states(self, tokens: TokenBatch) -> torch.Tensor:
         """The decoder's last hidden states `[rows, T, H]`."""

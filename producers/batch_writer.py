@@ -66,7 +66,7 @@ class BatchWriter:
             return
         run = self._run
         place = Place(
-            run_id=run.run_id,
+            stream=run.name,
             pass_index=self._passes_ended,
             batch=self._batches,
             first_row=self._rows,

@@ -1,7 +1,7 @@
 """A language model's head -> a run of its own, so that students of hidden states can have it.
 
 The rows of the run are the rows of the head's weight, one per id of the vocabulary. The keys are
-`weight` `[H]`; `bias` `[]` if there is one; `norm`, ragged float32: row 0 holds the norm's weight
+`weight` `[H]`; `bias` `[]` if there is one; `norm`, ragged float64: row 0 holds the norm's weight
 and then its bias, `[H]` each, the others are empty; and `settings`, ragged uint8: row 0 holds JSON,
 the others are empty. The run's name is the head's checksum.
 """
@@ -27,10 +27,6 @@ class HeadLike(Protocol):
     @property
     def vocabulary(self) -> int:
         """How many rows of the weight are ids."""
-
-    @property
-    def weight(self) -> torch.Tensor:
-        """`[V, H]`."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Its tensors by name: weight, and bias, norm_weight and norm_bias if it has them."""
@@ -68,8 +64,8 @@ def write_head(sink: Sink, head: HeadLike, *, name: str | None = None) -> None:
             rows: dict[str, Any] = {
                 key: each[start:stop] for key, each in tensors.items() if key in _PER_ROW
             }
-            norm: Any = torch.cat([each.float().cpu() for each in norms.values()]) if norms else []
-            rows["norm"] = _first_row([] if start else norm, stop - start, np.float32)
+            norm: Any = torch.cat([each.double().cpu() for each in norms.values()]) if norms else []
+            rows["norm"] = _first_row([] if start else norm, stop - start, np.float64)
             text = b"" if start else settings
             rows["settings"] = _first_row(np.frombuffer(text, np.uint8), stop - start, np.uint8)
             teacher.write(rows)

@@ -26,6 +26,7 @@ class Lesson:
         name: As for `Teacher`.
         revision: As for `Teacher`.
         inputs_fingerprint: As for `Teacher`.
+        head: As for `Teacher`.
         passes: As for `Teacher`.
         rows_per_record: As for `Teacher`.
         wire: As for `Teacher`.
@@ -42,6 +43,7 @@ class Lesson:
     name: str | None = None
     revision: str = ""
     inputs_fingerprint: str = ""
+    head: str = ""
     passes: int = 1
     rows_per_record: int | None = None
     wire: Mapping[str, str | Encoding] | str = ""
@@ -56,6 +58,7 @@ class Lesson:
             check_text("name", self.name)
         check_text("revision", self.revision, empty=True)
         check_text("inputs_fingerprint", self.inputs_fingerprint, empty=True)
+        check_text("head", self.head, empty=True)
         if self.devices is not None and (
             isinstance(self.devices, str) or not isinstance(self.devices, Sequence)
         ):

@@ -140,7 +140,9 @@ class Run:
         self._spec = spec
         self._start = start
         self._traits = sink
-        self.run_id = start.stream.run_id if isinstance(start, Tail) else start.run_id
+        run_id = start.stream.run_id if isinstance(start, Tail) else start.run_id
+        #: What tells the run from all others; a run id is unique in its topic only.
+        self.name = f"{spec.teacher}\0{run_id}"
         tail = self._tail
         self._opening = _Opening()
         self._gather: Gather | None = None

@@ -10,6 +10,7 @@ from tutelage.schemas.arguments import check_text
 from tutelage.schemas.dtypes import DTYPES, WIRE_ENCODINGS
 from tutelage.schemas.encodings import (
     ENCODING_FORMS,
+    ENCODING_NAMES,
     Encoding,
     Int8,
     Sampled,
@@ -91,6 +92,11 @@ def wire_options(wire: Any, ragged_keys: Any) -> WireOptions:
     wire = _dtype_name(wire)
     encoded: dict[str, Encoding] = {}
     if isinstance(wire, str):
+        if wire.split(",")[0].split(":")[0] in ENCODING_NAMES:
+            raise ConfigurationError(
+                f"wire is {wire!r}, which is for vectors and must name its key: "
+                f"wire={{'logits': {wire!r}}} (--wire logits={wire})"
+            )
         if wire and wire not in _FOR_ALL_FLOATS:
             raise ConfigurationError(
                 f"wire is {wire!r}; all floats can travel as {', '.join(_FOR_ALL_FLOATS)}, or "

@@ -64,7 +64,12 @@ class TopKVectors:
 
 
 def decode_sampled(
-    values: Array, lengths: Array, encoding: Sampled, vocabulary: int
+    values: Array,
+    lengths: Array,
+    encoding: Sampled,
+    vocabulary: int,
+    *,
+    positions_per_row: int | None = None,
 ) -> SampledRows:
     """Decode rows of a sampled key.
 
@@ -73,6 +78,7 @@ def decode_sampled(
         lengths: int64 `[rows]`: the bytes of each row.
         encoding: Its encoding.
         vocabulary: The size of the vocabulary.
+        positions_per_row: How many positions each row must have; None if rows differ.
 
     Raises:
         ValueError: The bytes are not such rows: ids out of range or not in order, bits that stand
@@ -84,6 +90,8 @@ def decode_sampled(
     positions = _positions(values, at, lengths)
     if np.any(POSITIONS_BYTES + (width + ENTROPY_BYTES) * positions > lengths):
         raise ValueError("a row has fewer bytes than its positions need")
+    if positions_per_row is not None and np.any(positions != positions_per_row):
+        raise ValueError(f"a row does not have the {positions_per_row} positions of its key")
     at += POSITIONS_BYTES
     changes = _sections(values, at, width * positions).reshape(int(positions.sum()), width)
     at += width * positions

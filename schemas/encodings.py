@@ -31,9 +31,10 @@ _FINGERPRINT = re.compile(r"[A-Za-z0-9._-]*")
 def _check_temperature(temperature: Any) -> float:
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise ConfigurationError(f"temperature is {temperature!r}; it must be a number above 0")
-    if not (math.isfinite(temperature) and temperature > 0):
+    number = float(temperature) if abs(temperature) < 2**1023 else math.inf
+    if not (math.isfinite(number) and number > 0):
         raise ConfigurationError(f"temperature is {temperature!r}; it must be a number above 0")
-    return float(temperature)
+    return number
 
 
 def _check_tokenizer(tokenizer: Any) -> None:
@@ -211,6 +212,8 @@ class Int8:
         Returns:
             The row shape of uint8.
         """
+        if not shape[-1]:
+            raise SchemaError("its vectors hold nothing")
         return (*shape[:-1], 4 + shape[-1])
 
     def __str__(self) -> str:

@@ -37,7 +37,7 @@ from tutelage import (
     Teacher,
     TopK,
 )
-from tutelage.schemas.errors import SchemaError, SinkExists
+from tutelage.schemas.errors import ConfigurationError, SchemaError, SinkExists
 from tutelage.tools import record, replay, verify
 
 ROWS = 23
@@ -55,7 +55,7 @@ def model(rows: torch.Tensor) -> dict[str, Any]:
 
 
 def teach(sink: Sink, batch_size: int = 6, devices: int = 1, **options: Any) -> None:
-    options = {"rows_per_record": 4, "run_id": "run", **options}
+    options = {"rows_per_record": 4, "name": "t", "run_id": "run", **options}
     with Teacher(sink, wire=WIRES, **options) as teacher:
         teacher.serve(model, torch.arange(ROWS).split(batch_size), devices=["cpu"] * devices)
 
@@ -123,7 +123,9 @@ def test_batches_devices_and_records_do_not_change_what_is_drawn(
 
 def test_batches_that_are_written_by_hand_are_drawn_alike(expected: dict[str, Any]) -> None:
     topic = MemoryTopic()
-    with Teacher(MemorySink(topic), wire=WIRES, rows_per_record=5, run_id="run") as teacher:
+    with Teacher(
+        MemorySink(topic), name="t", wire=WIRES, rows_per_record=5, run_id="run"
+    ) as teacher:
         for rows in torch.arange(ROWS).split(7):
             teacher.write(model(rows))
     assert_equal(learned(MemorySource(topic)), expected)
@@ -182,7 +184,9 @@ def test_a_teacher_that_starts_again_goes_on_with_the_same_draws(
         path = tmp_path / f"{end}.avro"
         for last in dict.fromkeys((end, None)):
             try:
-                with Teacher(FileSink(path), wire=WIRES, rows_per_record=4, run_id="run") as one:
+                with Teacher(
+                    FileSink(path), name="t", wire=WIRES, rows_per_record=4, run_id="run"
+                ) as one:
                     one.serve(model, inputs(last), keeps_rows=keeps_rows)
             except KeyboardInterrupt:
                 continue
@@ -266,7 +270,7 @@ def test_positions_outside_the_mask_are_not_sent(mask: Any, kind: Any) -> None:
     ("mask", "message"),
     [
         ("nowhere", "the mask of key 'logits' is key 'nowhere', which the model did not return"),
-        ("row", "has 6 elements for 30 positions"),
+        ("row", "has rows of 6 elements, and the key rows of 5, 5, 5, ... positions"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_an_error(mask: str, message: str) -> None:
@@ -344,6 +348,120 @@ def test_a_teacher_that_changes_its_vocabulary_is_stopped(wire: str) -> None:
         teacher.write({"k": LOGITS[:2, :, :-1]})
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.ones(5, 3),
+        torch.ones(15).reshape(1, 15),
+        [torch.ones(5), torch.ones(4), torch.ones(6)],
+        Ragged(np.ones(15), np.array([4, 5, 6])),
+        None,
+        torch.ones(3, 5, 1),
+    ],
+)
+def test_a_mask_of_another_shape_is_an_error_and_not_taken_in_another_order(mask: Any) -> None:
+    wire = {"logits": Sampled(5, mask=lambda knowledge: mask)}
+    with (
+        pytest.raises(SchemaError, match="the mask of key 'logits'"),
+        Teacher(MemorySink(MemoryTopic()), wire=wire) as teacher,
+    ):
+        teacher.write({"logits": LOGITS[:3]})
+
+
+@pytest.mark.parametrize("form", ["tensor", "list", "ragged", "nested", "none"])
+def test_masks_of_any_form_keep_the_same_positions(form: str) -> None:
+    flags = torch.tensor([[1, 0, 1, 1, 0], [0] * 5, [1] * 5])
+    forms: dict[str, Any] = {
+        "tensor": flags,
+        "list": list(flags),
+        "ragged": Ragged(flags.reshape(-1).numpy(), np.array([5, 5, 5])),
+        "nested": torch.nested.as_nested_tensor(list(flags), layout=torch.jagged),
+        "none": flags.numpy(),
+    }
+    topic = MemoryTopic()
+    wire = {"k": TopK(3, mask=lambda knowledge: forms[form])}
+    with Teacher(MemorySink(topic), wire=wire) as teacher:
+        teacher.write({"k": LOGITS[:3]})
+    assert learned(MemorySource(topic))["k"].lengths.tolist() == [3, 0, 5]
+
+
+def test_a_run_with_a_mask_is_not_continued_without_it() -> None:
+    topic = MemoryTopic()
+    wire = {"logits": Sampled(5, mask="mask")}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Teacher(MemorySink(topic), wire=wire, rows_per_record=2) as first,
+    ):
+        first.write(masked(torch.arange(6)))
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(SchemaError, match="with a mask or rows of varying length, and is dense"),
+        Teacher(MemorySink(topic), wire={"logits": Sampled(5)}, rows_per_record=2) as second,
+    ):
+        second.write(masked(torch.arange(6)))
+
+
+def test_logits_with_strides_of_their_own_are_encoded_like_a_copy_of_them() -> None:
+    found = []
+    for value in (LOGITS[:, :-1, :200], LOGITS[:, :-1, :200].contiguous()):
+        topic = MemoryTopic()
+        with Teacher(MemorySink(topic), wire={"k": "sampled:25"}, run_id="run") as teacher:
+            teacher.write({"k": value})
+        found.append(learned(MemorySource(topic))["k"])
+    assert same(*found)
+
+
+def test_two_teachers_of_one_run_id_draw_differently() -> None:
+    topics = [topic_of(LOGITS, "sampled:25", name=name) for name in ("a", "b")]
+    one, other = (target_of([topic]) for topic in topics)
+    assert not same(one, other)
+
+
+def test_computed_logits_keep_the_dtype_that_the_head_gives() -> None:
+    hidden = torch.ones(2, 3, 4, dtype=torch.bfloat16)
+    topic = MemoryTopic()
+    with Teacher(MemorySink(topic)) as teacher:
+        teacher.write({"k": Projected(hidden, lambda some: some.float() + 10.01, 4)})
+    assert torch.equal(learned(MemorySource(topic))["k"], hidden.float() + 10.01)
+
+
+@pytest.mark.parametrize("wire", ["sampled:25", "topk:12", "int8"])
+def test_batches_without_rows_are_passed_over(wire: str) -> None:
+    topic = MemoryTopic()
+    with Teacher(MemorySink(topic), wire={"k": wire}) as teacher:
+        values: list[Any] = [[], LOGITS[:2], [], LOGITS[:0], LOGITS[2:3]]
+    for value in values:
+        teacher.write({"k": value})
+    found = learned(MemorySource(topic))["k"]
+    assert len(found) == 3
+
+
+def test_int8_tensors_that_travel_as_int8_stay_as_they_are() -> None:
+    topic = MemoryTopic()
+    numbers = torch.arange(-3, 3, dtype=torch.int8)
+    with Teacher(MemorySink(topic), wire={"k": "int8"}) as teacher:
+        teacher.write({"k": numbers})
+    assert torch.equal(learned(MemorySource(topic))["k"], numbers)
+
+
+@pytest.mark.parametrize(
+    ("head", "vocabulary", "message"),
+    [(None, 300, "head is a NoneType"), (abs, 0, "vocabulary is 0")],
+)
+def test_a_projection_without_a_head_or_a_vocabulary_is_an_error(
+    head: Any, vocabulary: int, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Projected(LOGITS, head, vocabulary)
+
+
+def test_an_encoding_without_its_key_says_how_to_name_it() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"\{'logits': 'sampled:25'\} \(--wire logits=sampled"
+    ):
+        Teacher(MemorySink(MemoryTopic()), wire="sampled:25")
+
+
 def test_the_bytes_of_a_position_are_few() -> None:
     """The format's part of 40 bytes a token; the model's part is measured in the example."""
     topic = MemoryTopic()
@@ -378,7 +496,9 @@ def test_a_teacher_on_a_gpu_gives_what_one_on_the_cpu_does(expected: dict[str, A
             return {"sampled": logits, "top": logits, "small": logits, "row": rows}
 
     topic = MemoryTopic()
-    with Teacher(MemorySink(topic), wire=WIRES, rows_per_record=4, run_id="run") as teacher:
+    with Teacher(
+        MemorySink(topic), name="t", wire=WIRES, rows_per_record=4, run_id="run"
+    ) as teacher:
         teacher.serve(Model(), torch.arange(ROWS).split(6), devices=["cuda:0"])
     found = learned(MemorySource(topic))
     assert torch.equal(found["row"], expected["row"])

@@ -101,7 +101,10 @@ def decode_encoded(
     try:
         if isinstance(spec.encoding, Sampled):
             assert isinstance(column, Ragged), "sampled rows are strings of bytes"
-            return decode_sampled(values, column.lengths, spec.encoding, spec.shape[-1])
+            per_row = None if spec.ragged else math.prod(spec.inner[:-1])
+            return decode_sampled(
+                values, column.lengths, spec.encoding, spec.shape[-1], positions_per_row=per_row
+            )
         if isinstance(spec.encoding, TopK):
             return decode_topk(values, spec.encoding, spec.shape[-1])
         assert isinstance(spec.encoding, Int8), "there are three encodings"

@@ -80,8 +80,14 @@ class BatchSizes:
 
     def _longest(self, plan: KeyPlan, aligned: Aligned, starts: Array) -> Array:
         """Per batch, the elements of its longest row; without padding, of all its rows."""
-        pieces = aligned.shares[plan.teachers[0]].ragged(plan.key, 0, aligned.rows)
-        lengths = np.concatenate([piece.lengths for piece in pieces])
+        # All teachers' rows have the same length, but not the same bytes where they are encoded.
+        read = plan.sparse.teachers if plan.sparse is not None else 1
+        lengths = sum(
+            np.concatenate(
+                [piece.lengths for piece in aligned.shares[each].ragged(plan.key, 0, aligned.rows)]
+            )
+            for each in plan.teachers[:read]
+        )
         found: Array = (np.maximum if self._pads(plan) else np.add).reduceat(lengths, starts)
         return found
 
@@ -115,7 +121,7 @@ class BatchSizes:
 def _element_bytes(plan: KeyPlan) -> int:
     """The bytes of one row; for a ragged key, of one element."""
     if plan.sparse is not None:
-        return _SPARSE_BYTES * plan.sparse.teachers * math.prod(plan.result.stored.inner)
+        return _SPARSE_BYTES * math.prod(plan.result.stored.inner)
     return math.prod(plan.result.inner) * torch_dtype(plan.result.dtype).itemsize
 
 

@@ -91,16 +91,16 @@ def plan_key(
     specs = tuple(descriptions[index][key] for index in teachers)
     who = " and ".join(f"{names[index]} ({descriptions[index][key]})" for index in teachers)
     strategy = _strategy_for(key, strategies.get(key), len(teachers), who, key == sample_id)
-    _check_specs(key, strategy, specs, who)
-    if key == sample_id:
-        _check_ids(key, [names[index] for index in teachers], specs, who)
-    if specs[0].ragged and not strategy.rule.takes_ragged:
-        raise MergeError(f"key {key!r} is ragged: {strategy.name} is not defined for it")
+    owners = [names[index] for index in teachers]
     sparse = None
     if any(map(is_sparse, specs if strategy.name != "first" else specs[:1])):
         check_sparse_strategy(key, strategy, specs, who)
-        owners = [names[index] for index in teachers]
         sparse = SparseKey(key, owners, specs, strategy, pad_left=pad_left)
+    _check_specs(key, strategy, specs, who)
+    if key == sample_id:
+        _check_ids(key, owners, specs, who)
+    if specs[0].ragged and not strategy.rule.takes_ragged:
+        raise MergeError(f"key {key!r} is ragged: {strategy.name} is not defined for it")
     return KeyPlan(
         key=key,
         teachers=teachers,
@@ -158,6 +158,10 @@ def _check_specs(key: str, strategy: Strategy, specs: Sequence[KeySpec], who: st
 
 def _check_ids(key: str, names: Sequence[str], specs: Sequence[KeySpec], who: str) -> None:
     """Check that sample ids can be compared, and that equal ids are ids of the same sample."""
+    if any(spec.encoding is not None for spec in specs):
+        raise MergeError(
+            f"the sample id {key!r} comes from {who}: an id is sent as it is, without an encoding"
+        )
     if len({(spec.dtype, spec.shape) for spec in specs}) > 1:
         raise MergeError(
             f"the sample id {key!r} comes from {who}: it must have one dtype and shape"

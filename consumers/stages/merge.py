@@ -154,6 +154,9 @@ class Merge:
                 self._check_ids(
                     plan, [share.dense(plan.key) for share in shares], aligned.first_row
                 )
+            if plan.strategy.name == "first":
+                # The others' may be of another kind.
+                shares = shares[:1]
             if plan.sparse is not None:
                 targets = self._sparse_targets(plan.sparse, plan.key, shares, aligned, batch_size)
                 columns[plan.key] = targets
@@ -236,12 +239,11 @@ class Merge:
         self, plan: KeyPlan, shares: list[Share], aligned: Aligned, batch_size: int
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Merge the values of a ragged key; returns the values and lengths of each batch."""
-        used = shares[:1] if plan.strategy.name == "first" else shares
         all_values: list[torch.Tensor] = []
         all_lengths: list[torch.Tensor] = []
         for start in range(0, aligned.rows, batch_size):
             stop = min(start + batch_size, aligned.rows)
-            pieces = [share.ragged(plan.key, start, stop) for share in used]
+            pieces = [share.ragged(plan.key, start, stop) for share in shares]
             lengths = np.concatenate([piece.lengths for piece in pieces[0]])
             for teacher, others in enumerate(pieces[1:], start=1):
                 theirs = np.concatenate([piece.lengths for piece in others])

@@ -180,14 +180,13 @@ class SparseKey:
         ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
         values = np.concatenate([piece.values for piece in ragged])
         lengths = np.concatenate([piece.lengths for piece in ragged])
+        per_row = None if spec.ragged else math.prod(spec.shape[:-1])
         try:
-            found = decode_sampled(values, lengths, spec.encoding, spec.shape[-1])
-            positions = math.prod(spec.shape[:-1])
-            if not spec.ragged and np.any(found.lengths != positions):
-                raise ValueError(f"a row does not have the {positions} positions of its key")
+            return decode_sampled(
+                values, lengths, spec.encoding, spec.shape[-1], positions_per_row=per_row
+            )
         except ValueError as error:
             raise self._corrupt(teacher, first_row, len(lengths), error) from error
-        return found
 
     def _top(self, pieces: Sequence[Column], first_row: int) -> SparseTarget:
         spec = self._specs[0]
@@ -250,7 +249,7 @@ def count_factors(key: str, strategy: Strategy, specs: Sequence[KeySpec]) -> lis
     ratios: list[Fraction] = []
     for weight, count in zip(strategy.weights or (1.0,) * len(specs), draws, strict=True):
         ratio = Fraction(weight).limit_denominator(_LARGEST_DENOMINATOR)
-        if weight < 0 or abs(float(ratio) - weight) > 1e-9 * max(1.0, abs(weight)):
+        if weight < 0 or abs(float(ratio) - weight) > 1e-9 * abs(weight):
             raise MergeError(
                 f"key {key!r}: the weight {weight} of a sampled distribution must be 0 or more, "
                 f"and a ratio of whole numbers up to {_LARGEST_DENOMINATOR:,}, such as 0.35"

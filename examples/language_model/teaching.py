@@ -18,7 +18,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tutelage import FileSink, FileSource, Int8, Projected, Sampled, Sink, Student, Teacher, TopK
+from tutelage import (
+    FileSink,
+    FileSource,
+    Int8,
+    Projected,
+    Sampled,
+    Sink,
+    Student,
+    Teacher,
+    TopK,
+    write_head,
+)
+from tutelage.consumers.head_run import read_head
 from tutelage.examples.language_model.text import Text, batches
 from tutelage.integrations.transformers import CausalLMTeacher
 from tutelage.losses import Head
@@ -26,8 +38,7 @@ from tutelage.losses import Head
 Say = Callable[[str], None]
 # The tokens themselves are in every file: int32 `input_ids` and `targets`.
 _TOKEN_BYTES = 8
-# Rows of the vocabulary in one batch of the head, and windows in one that is encoded.
-_HEAD_ROWS = 4096
+# Windows in one batch that is encoded.
 _ROWS = 16
 
 
@@ -86,11 +97,9 @@ class Shelf:
             ),
         )  # fmt: skip
         if not head.exists():
-            rows = CausalLMTeacher(model, vocabulary=self.text.vocabulary).head_knowledge()
-            with Teacher(FileSink(head), run_id=head.stem) as writer:
-                for start in range(0, self.text.vocabulary, _HEAD_ROWS):
-                    stop = start + _HEAD_ROWS
-                    writer.write({key: each[start:stop] for key, each in rows.items()})
+            write_head(
+                FileSink(head), CausalLMTeacher(model, vocabulary=self.text.vocabulary).head()
+            )
 
     def write_held_out(self, teacher: str, load: Callable[[], PreTrainedModel]) -> None:
         """Write a teacher's hidden states of the text that is held out, unless they are there."""
@@ -141,9 +150,7 @@ class Shelf:
 
     def head(self, teacher: str) -> Head:
         """Read a teacher's head."""
-        parts = list(read(self.path(f"{teacher}-head"), _HEAD_ROWS, own_memory=True))
-        bias = torch.cat([part["bias"][:, 0] for part in parts]) if "bias" in parts[0] else None
-        return Head(weight=torch.cat([part["weight"] for part in parts]), bias=bias, name=teacher)
+        return read_head(FileSource(self.path(f"{teacher}-head")))
 
     def written(self) -> dict[str, Written]:
         """What the files took, by name."""
@@ -225,12 +232,12 @@ def serve(
         teacher.serve(module, batches(windows), devices=[device])
 
 
-def read(path: Path, rows: int, *, own_memory: bool = False) -> Iterator[dict[str, torch.Tensor]]:
+def read(path: Path, rows: int) -> Iterator[dict[str, torch.Tensor]]:
     """Read one pass of one file, in batches."""
     student = Student()
     student.register_teacher(FileSource(path))
     with student:
-        yield from student.knowledge(rows, own_memory=own_memory)
+        yield from student.knowledge(rows)
 
 
 def trained_further(

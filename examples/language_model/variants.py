@@ -16,8 +16,9 @@ from tutelage.losses import Head, Projection, forward_kl
 
 #: The batch size -> the batches of one pass.
 Passes = Callable[[int], Iterable[Batch]]
-# The bytes of an entry and of a position in the format of `Sampled`, for the baseline's draws.
-_ENTRY_BYTES, _POSITION_BYTES = 3, 3
+# The bytes of an entry and, with 50 draws, of a position in the format of `Sampled`, for the
+# baseline's draws: 16 bits an id, and 49 bits and the entropy.
+_ENTRY_BYTES, _POSITION_BYTES = 2, 9
 
 
 #: The names of the teachers: the model as it is, and two that were trained further on a half of the

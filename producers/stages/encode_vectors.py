@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.producers.stages.key_values import KeyValues, PlainKey, describe_key, plain_key
+from tutelage.producers.stages.key_values import KeyValues, describe_key, is_int8, plain_key
 from tutelage.producers.stages.places import Place
 from tutelage.producers.stages.projected import Projected, Vectors
 from tutelage.producers.stages.uniforms import uniforms
@@ -25,8 +25,8 @@ from tutelage.producers.stages.vector_encoding import (
     encode_topk,
 )
 from tutelage.producers.wire_options import WireOptions
-from tutelage.schemas.encodings import Sampled, TopK
-from tutelage.schemas.errors import SchemaError
+from tutelage.schemas.encodings import Int8, Sampled, TopK
+from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Array, Description, KeySpec, Ragged
 
 
@@ -70,36 +70,39 @@ def _encode_key(
     promised: KeySpec | None,
     place: Place,
 ) -> Any:
-    """One key encoded, as `KeyValues`."""
-    mask = options.encoded[key].mask
+    """One key encoded, as `KeyValues`; unchanged if there is nothing to encode."""
+    value, mask = knowledge[key], options.encoded[key].mask
+    hidden = value.hidden if isinstance(value, Projected) else value
+    if isinstance(hidden, (list, tuple)) and not hidden:
+        return [] if promised is None else _no_rows(promised)
+    if isinstance(options.encoded[key], Int8) and is_int8(value):
+        if mask is not None:
+            raise SchemaError(f"key {key!r} is int8 and travels as it is; it cannot have a mask")
+        return value
     declared = mask is not None or key in options.ragged
-    plain, vectors = _vectors(key, knowledge[key], declared=declared, promised=promised)
-    shape = (*plain.shape[:-1], vectors.size)
-    spec = describe_key(key, plain.dtype.name, shape, options, promised)
-    if spec.encoding is None:
-        # An int8 tensor that is to travel as int8 does so as it is.
-        return knowledge[key]
-    # How many vectors each row has.
-    counts = np.full(plain.rows, prod(spec.inner[:-1]), np.int64)
-    if plain.lengths is not None:
-        counts *= np.asarray(plain.lengths, np.int64)
-    kept = None
-    if mask is not None:
-        if len(spec.inner) > 1:
-            raise SchemaError(f"key {key!r}: only rows [T, size of a vector] can have a mask")
-        kept = _kept(key, mask, knowledge, counts)
-    encoded = _encoded(spec, vectors, kept, counts, place)
+    given = _vectors(key, value, declared=declared, promised=promised)
+    spec = describe_key(key, given.dtype, given.shape, options, promised)
+    kept = None if mask is None else _kept(key, mask, knowledge, given.counts)
+    encoded = _encoded(spec, given.vectors, kept, given.counts, place)
     values = encoded.values
     lengths: Any = encoded.lengths
     if lengths is None:
-        # A vector of each element of a row, or several.
-        per_element = max(1, prod(spec.inner[:-1])) if spec.ragged else 1
-        elements = len(values) // per_element if spec.ragged else plain.rows
+        lengths = given.lengths if kept is None else kept.counts
+        elements = given.rows if lengths is None else int(lengths.sum())
         values = values.reshape(elements, *spec.inner[:-1], values.shape[-1])
-        stored = counts if kept is None else kept.counts
-        lengths = stored // per_element if spec.ragged else None
     return KeyValues(
-        spec=spec, rows=plain.rows, values=values, lengths=lengths, invalid=encoded.invalid
+        spec=spec, rows=given.rows, values=values, lengths=lengths, invalid=encoded.invalid
+    )
+
+
+def _no_rows(promised: KeySpec) -> KeyValues:
+    """An encoded key without rows."""
+    stored = promised.stored
+    return KeyValues(
+        spec=promised,
+        rows=0,
+        values=np.empty((0, *stored.inner), np.uint8),
+        lengths=np.empty(0, np.int64) if stored.ragged else None,
     )
 
 
@@ -118,8 +121,9 @@ def _encoded(
     indices = None if kept is None else torch.from_numpy(kept.indices).to(vectors.device)
     if isinstance(spec.encoding, TopK):
         return encode_topk(vectors, spec.encoding, indices)
-    if not isinstance(spec.encoding, Sampled):
+    if isinstance(spec.encoding, Int8):
         return encode_int8(vectors, indices)
+    assert isinstance(spec.encoding, Sampled), "there are three encodings"
     owners = np.repeat(np.arange(len(counts)), counts)
     within = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
     if kept is not None:
@@ -131,27 +135,77 @@ def _encoded(
     return encode_sampled(vectors, spec.encoding, indices, rows, uniform)
 
 
-def _vectors(
-    key: str, value: Any, *, declared: bool, promised: KeySpec | None
-) -> tuple[PlainKey, Vectors]:
-    """What a model returned for a key, and its vectors one behind the other."""
-    head, size = None, None
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Given:
+    """What a model gave for a key that is encoded.
+
+    Args:
+        vectors: Its vectors, row after row.
+        dtype: The dtype of them, or of the hidden states they are computed from.
+        shape: The shape of a row; -1 first if rows differ in length.
+        rows: How many rows.
+        lengths: The rows' lengths, int64 `[rows]`, if they differ.
+    """
+
+    vectors: Vectors
+    dtype: str
+    shape: tuple[int, ...]
+    rows: int
+    lengths: Array | None
+
+    @property
+    def counts(self) -> Array:
+        """How many vectors each row has, int64 `[rows]`."""
+        inner = self.shape[:-1] if self.lengths is None else self.shape[1:-1]
+        lengths = np.ones(self.rows, np.int64) if self.lengths is None else self.lengths
+        return lengths * prod(inner)
+
+
+def _vectors(key: str, value: Any, *, declared: bool, promised: KeySpec | None) -> Given:
+    """Find the vectors in what a model returned. Tensors are not copied, whatever their strides.
+
+    Args:
+        key: The key.
+        value: What the model returned for it.
+        declared: Whether rows are sent without padding, or without the positions that a mask drops.
+        promised: The description that the key must match; None before the first batch.
+
+    Raises:
+        SchemaError: There are no vectors.
+        DescriptionChanged: Rows were ragged before.
+    """
+    head, size = None, 0
     if isinstance(value, Projected):
         # The promise is about the logits, which are computed later.
-        declared = declared or (promised is not None and promised.ragged)
-        head, size, value, promised = value.head, value.vocabulary, value.hidden, None
-    declared = declared or (promised is not None and promised.ragged)
-    plain = plain_key(key, value, declared=declared, promised=promised)
-    values = plain.values
+        head, size, value = value.head, value.vocabulary, value.hidden
+    dense = isinstance(value, (torch.Tensor, np.ndarray)) and not getattr(value, "is_nested", False)
+    if dense and not declared and promised is not None and promised.ragged:
+        raise DescriptionChanged(
+            f"key {key!r} was {promised}, with a mask or rows of varying length, and is dense now; "
+            "continue the run with the same mask, or with ragged_keys"
+        )
+    plain = plain_key(
+        key, value, declared=declared and not dense, promised=None if head else promised
+    )
+    values, lengths = plain.values, plain.lengths
     if not isinstance(values, torch.Tensor):
         values = torch.from_numpy(np.array(values, np.float32))
-    if values.ndim < 2:
+    outer = values.shape[1:-1]
+    if dense and declared and values.ndim > 2:
+        lengths, outer = np.full(len(values), values.shape[1], np.int64), outer[1:]
+    elif values.ndim < 2 or (dense and declared):
         raise SchemaError(
-            f"key {key!r}: rows of shape {list(plain.shape)} have no vectors to encode; they must "
-            "be [..., size of a vector]"
+            f"key {key!r} has rows of shape {list(values.shape[1:])}; they must be [..., size of a "
+            "vector] to be encoded, and [T, size of a vector] to have a mask"
         )
-    flat = values.reshape(prod(values.shape[:-1]), values.shape[-1])
-    return plain, Vectors(flat, head, size or values.shape[-1], f"key {key!r}")
+    size = size or values.shape[-1]
+    return Given(
+        vectors=Vectors(values, head, size, f"key {key!r}"),
+        dtype=plain.dtype.name,
+        shape=(*outer, size) if lengths is None else (-1, *outer, size),
+        rows=plain.rows,
+        lengths=None if lengths is None else np.asarray(lengths, np.int64),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -181,27 +235,57 @@ def _kept(
         raise SchemaError(f"{name} is key {mask!r}, which the model did not return")
     else:
         value = knowledge[mask]
-    if isinstance(value, Ragged):
-        value = value.values
-    elif isinstance(value, (list, tuple)):
-        value = torch.cat([torch.as_tensor(row).reshape(-1) for row in value])
-    flags = torch.as_tensor(value).ne(0).reshape(-1).cpu().numpy()
-    if len(flags) != int(counts.sum()):
+    flags, lengths = _flags(value, counts, name)
+    if not np.array_equal(lengths, counts):
         raise SchemaError(
-            f"{name} has {len(flags)} elements for {int(counts.sum())} positions; it must have one "
-            "for each: [rows, T]"
+            f"{name} has rows of {_few(lengths)} elements, and the key rows of {_few(counts)} "
+            "positions; it must have one element for each position: [rows, T]"
         )
     owners = np.repeat(np.arange(len(counts)), counts)
     kept = np.bincount(owners[flags], minlength=len(counts))
     return Kept(indices=np.flatnonzero(flags), counts=kept.astype(np.int64))
 
 
+def _flags(value: Any, counts: Array, name: str) -> tuple[Array, Array]:
+    """The elements of a mask, bool, and how many each of its rows has."""
+    flat: Any
+    if isinstance(value, torch.Tensor) and value.is_nested:
+        value = list(value.unbind())
+    if isinstance(value, Ragged):
+        flat, lengths = value.values, np.asarray(value.lengths)
+    elif isinstance(value, (list, tuple)):
+        rows = [torch.as_tensor(row).reshape(-1) for row in value]
+        flat = torch.cat(rows) if rows else torch.zeros(0)
+        lengths = np.array([len(row) for row in rows], np.int64)
+    elif isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim in (1, 2):
+        flat, lengths = value, counts
+        if value.ndim == 2:
+            lengths = np.full(len(value), value.shape[1])
+        elif len(value) != int(counts.sum()):
+            lengths = np.array([len(value)])
+    else:
+        shape = list(value.shape) if hasattr(value, "shape") else type(value).__name__
+        raise SchemaError(f"{name} is {shape}; it must be a tensor [rows, T]")
+    return torch.as_tensor(flat).ne(0).reshape(-1).cpu().numpy(), lengths
+
+
+def _few(numbers: Array) -> str:
+    """The first of some numbers, for a message."""
+    shown = ", ".join(map(str, numbers[:3].tolist()))
+    return f"{shown}, ..." if len(numbers) > 3 else shown or "no"
+
+
 def _computed(key: str, value: Projected, *, declared: bool) -> Any:
-    """The logits of a key that has no encoding, in the dtype of its hidden states."""
-    plain, vectors = _vectors(key, value, declared=declared, promised=None)
-    hidden = plain.values
-    logits = torch.empty((len(vectors), vectors.size), dtype=vectors.dtype, device=vectors.device)
+    """The logits of a key that has no encoding, in the dtype that the head gives."""
+    given = _vectors(key, value, declared=declared, promised=None)
+    vectors = given.vectors
+    first = vectors.chunk(0, 0)[0]
+    logits = first.new_empty((len(vectors), vectors.size))
     for start, stop in vectors.chunks():
         logits[start:stop] = vectors.chunk(start, stop)[0]
-    logits = logits.reshape(*hidden.shape[:-1], vectors.size)
-    return logits if plain.lengths is None else Ragged(logits, plain.lengths)  # type: ignore[arg-type]
+    inner = given.shape if given.lengths is None else given.shape[1:]
+    rows = given.rows if given.lengths is None else int(given.lengths.sum())
+    logits = logits.reshape(rows, *inner)
+    if given.lengths is None:
+        return logits
+    return Ragged(logits, given.lengths)  # type: ignore[arg-type]

@@ -133,8 +133,9 @@ def _numpy_column(spec: KeySpec, values: Any, lengths: Any) -> Column:
     if lengths is None:
         return array
     counts = np.asarray(lengths, np.int64)
-    # The buffer of an encoded key may be longer than its rows.
-    return Ragged(array[: int(counts.sum())], counts)
+    used = int(counts.sum())
+    # The buffer of an encoded key may be much longer than its rows, which may wait for a record.
+    return Ragged(array[:used].copy() if 2 * used < len(array) else array[:used], counts)
 
 
 def _cast(values: Any, wire: str) -> Any:

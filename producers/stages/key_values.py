@@ -12,7 +12,7 @@ from tutelage.producers.stages.ragged_rows import split_ragged
 from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.dtypes import DType, dtype_from_name
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
-from tutelage.schemas.record import KeySpec
+from tutelage.schemas.record import KeySpec, Ragged
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +91,12 @@ def plain_key(key: str, value: Any, *, declared: bool, promised: KeySpec | None)
         lengths = np.full(rows, longest, np.int64)
         values = values.reshape(rows * longest, *inner)
     return PlainKey(values=values, dtype=dtype, lengths=lengths)
+
+
+def is_int8(value: Any) -> bool:
+    """Whether a model's value for a key is a tensor or array of int8, or ragged rows of it."""
+    held = value.values if isinstance(value, Ragged) else value
+    return str(getattr(held, "dtype", "")).removeprefix("torch.") == "int8"
 
 
 def check_key(key: str, value: Any, options: WireOptions, promised: KeySpec | None) -> KeyValues:

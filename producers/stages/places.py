@@ -13,14 +13,14 @@ class Place:
     """A batch's place in a run.
 
     Args:
-        run_id: The run.
+        stream: What tells the run from all others: its teacher and its id.
         pass_index: The pass.
         batch: The batch's number in its pass.
         first_row: How many rows come before it in the pass; None if that is not known.
         rows: How many rows its input has; None if the knowledge itself was given.
     """
 
-    run_id: str
+    stream: str
     pass_index: int
     batch: int
     first_row: int | None = None
@@ -31,13 +31,13 @@ class Places:
     """Numbers the batches of one pass, and their rows as far as they can be counted.
 
     Args:
-        run_id: The run.
+        stream: As for `Place`.
         pass_index: The pass.
         counts: Whether anything depends on the numbers. If not, all batches have the same.
     """
 
-    def __init__(self, run_id: str, pass_index: int, *, counts: bool) -> None:
-        self._place = Place(run_id=run_id, pass_index=pass_index, batch=0)
+    def __init__(self, stream: str, pass_index: int, *, counts: bool) -> None:
+        self._place = Place(stream=stream, pass_index=pass_index, batch=0)
         self._counts = counts
         self._batch = 0
         self._rows: int | None = 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 
-from tutelage.schemas.errors import SchemaError
+from tutelage.schemas.arguments import check_whole_number
+from tutelage.schemas.errors import ConfigurationError, SchemaError
 
 #: Bytes of a chunk's vectors as float32. A GPU needs many rows at a time to be busy.
 CHUNK_BYTES = 16 << 20
@@ -29,6 +31,7 @@ class Projected:
         vocabulary: The size of the vocabulary.
 
     Raises:
+        ConfigurationError: `head` is no function, or `vocabulary` no size.
         SchemaError: Only when it is written: the head gives something else.
     """
 
@@ -36,12 +39,20 @@ class Projected:
     head: Callable[[torch.Tensor], torch.Tensor]
     vocabulary: int
 
+    def __post_init__(self) -> None:
+        if not callable(self.head):
+            raise ConfigurationError(
+                f"head is a {type(self.head).__name__}; give a function from hidden states [n, H] "
+                "to logits [n, vocabulary]"
+            )
+        check_whole_number("vocabulary", self.vocabulary)
+
 
 class Vectors:
-    """The vectors of one key, `[positions, size]`, of which a chunk is taken at a time.
+    """The vectors of one key, of which a chunk is taken at a time.
 
     Args:
-        values: They, or the hidden states `[positions, H]` they are computed from.
+        values: They `[..., size]`, or the hidden states `[..., H]` that they are computed from.
         head: The function that computes them; None if `values` are the vectors.
         size: The size of a vector.
         where: The key, for messages.
@@ -54,6 +65,13 @@ class Vectors:
         size: int,
         where: str,
     ) -> None:
+        self._outer = values.shape[:-1]
+        self._count = prod(self._outer)
+        try:
+            values = values.view(self._count, values.shape[-1])
+        except RuntimeError:
+            # Such as `logits[:, :-1]`: its chunks are copied, and not all of it.
+            pass
         self._values = values
         self._head = head
         self._where = where
@@ -62,7 +80,7 @@ class Vectors:
         self.device = values.device
 
     def __len__(self) -> int:
-        return self._values.shape[0]
+        return self._count
 
     def chunks(self, kept: torch.Tensor | None = None) -> list[tuple[int, int]]:
         """Where chunks of about 16 MiB as float32 begin and end; of 256 MiB on a GPU.
@@ -85,9 +103,16 @@ class Vectors:
             stop: The one after the last.
             kept: The numbers of the vectors to count, int64; None counts all of them.
         """
-        values = self._values[start:stop] if kept is None else self._values[kept[start:stop]]
+        numbers = slice(start, stop) if kept is None else kept[start:stop]
+        is_view = kept is None and self._values.ndim == 2
+        if self._values.ndim == 2:
+            values = self._values[numbers]
+        else:
+            if isinstance(numbers, slice):
+                numbers = torch.arange(start, stop, device=self.device)
+            values = self._values[torch.unravel_index(numbers, self._outer)]
         if self._head is None:
-            return values, kept is not None
+            return values, not is_view
         logits = self._head(values)
         expected = (len(values), self.size)
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:

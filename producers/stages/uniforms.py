@@ -38,7 +38,7 @@ def uniforms(
     first, batch = place.first_row, _WORD
     if first is None or place.rows not in (None, rows):
         first, batch = 0, place.batch
-    seed = xxhash.xxh3_64_intdigest(f"{place.run_id}\0{key}".encode())
+    seed = xxhash.xxh3_64_intdigest(f"{place.stream}\0{key}".encode())
     number = row + first
     counter = [
         position & _WORD,

@@ -20,6 +20,9 @@ from tutelage.schemas.encodings import Sampled, TopK
 _PARTS = 4
 # Ids that are added up before the search: its two steps then have a few hundred entries each.
 _BLOCK = 256
+# Memory for the blocks that are searched at a time.
+_SEARCH_BYTES = 16 << 20
+_LARGEST_SCALE = torch.finfo(torch.float32).max / 127 * (1 - 2.0**-23)
 # The exponential of a smaller number is 0 in float32.
 _LEAST_LOGIT = -104.0
 
@@ -127,11 +130,12 @@ def _topk_chunk(
 def _int8_chunk(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values = vectors.float()
     low, high = values.aminmax(dim=-1, keepdim=True)
-    scale = torch.maximum(-low, high) / 127
+    # Rounded up, the largest float32 would overflow when it is decoded.
+    scale = (torch.maximum(-low, high) / 127).clamp(max=_LARGEST_SCALE)
+    bad = ~torch.isfinite(torch.maximum(-low, high)).all()
     # A vector of zeros has scale 0.
     steps = torch.where(scale > 0, scale, 1.0)
     quantized = (values / steps).round_().clamp_(-127, 127).to(torch.int8)
-    bad = ~torch.isfinite(scale).all()
     return torch.cat([_bytes(scale), quantized.view(torch.uint8)], dim=1), bad
 
 
@@ -162,29 +166,44 @@ def draw(weights: torch.Tensor, draws: int, uniform: torch.Tensor) -> torch.Tens
         distribution, so id i comes floor or ceil of draws * p_i times.
     """
     vocabulary = weights.shape[1]
-    whole = vocabulary // _BLOCK * _BLOCK
-    cumulative = torch.cat(
-        [
-            _sum_blocks(weights[:, :whole].reshape(len(weights), -1, _BLOCK)),
-            _sum_blocks(weights[:, None, whole:]),
-        ],
-        dim=1,
-    ).cumsum(1)
+    block = min(_BLOCK, vocabulary)
+    whole = vocabulary // block * block
+    sums = [_sum_blocks(weights[:, :whole].reshape(len(weights), -1, block))]
+    if whole < vocabulary:
+        sums.append(_sum_blocks(weights[:, None, whole:]))
+    cumulative = torch.cat(sums, dim=1).cumsum(1)
     numbers = torch.arange(draws, device=weights.device, dtype=torch.float64)
     at = (numbers + uniform[:, None]) / draws * cumulative[:, -1:]
     # Where a logit is no number, nothing is found; the caller reports it.
-    block = torch.searchsorted(cumulative, at, right=True).clamp_(max=cumulative.shape[1] - 1)
-    before = cumulative - cumulative.diff(dim=1, prepend=torch.zeros_like(at[:, :1]))
-    rest = at - before.gather(1, block)
-    ids = block[..., None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
-    inside = ids < vocabulary
-    rows = torch.arange(len(weights), device=weights.device)[:, None, None]
-    entries = weights[rows, ids.clamp_(max=vocabulary - 1)].double() * inside
+    blocks = torch.searchsorted(cumulative, at, right=True).clamp_(max=cumulative.shape[1] - 1)
+    before = torch.nn.functional.pad(cumulative[:, :-1], (1, 0))
+    rest = at - before.gather(1, blocks)
+    step = max(1, _SEARCH_BYTES // (32 * draws * block))
+    found = [
+        _search_blocks(*part, block)
+        for part in zip(
+            torch.split(weights, step),
+            torch.split(blocks, step),
+            torch.split(rest, step),
+            strict=True,
+        )
+    ]
+    return torch.cat(found) if found else blocks
+
+
+def _search_blocks(
+    weights: torch.Tensor, blocks: torch.Tensor, rest: torch.Tensor, block: int
+) -> torch.Tensor:
+    """The ids in blocks `[positions, draws]` at which sums of weights exceed `rest`."""
+    vocabulary, device = weights.shape[1], weights.device
+    ids = blocks[..., None] * block + torch.arange(block, device=device)
+    rows = torch.arange(len(weights), device=device)[:, None, None]
+    entries = weights[rows, ids.clamp(max=vocabulary - 1)].double() * (ids < vocabulary)
     sums = entries.cumsum_(-1)
     # The block's own sum may be less by a rounding error.
     rest = torch.minimum(rest, sums[..., -1] * (1 - 2.0**-50))
     within = torch.searchsorted(sums, rest[..., None], right=True)[..., 0]
-    return (block * _BLOCK + within).clamp_(max=vocabulary - 1)
+    return (blocks * block + within).clamp_(max=vocabulary - 1)
 
 
 def _sum_blocks(blocks: torch.Tensor) -> torch.Tensor:
@@ -197,15 +216,24 @@ def _sum_blocks(blocks: torch.Tensor) -> torch.Tensor:
 def _shifted(
     logits: torch.Tensor, temperature: float, *, own: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits less the largest, divided by the temperature, as new or own float32; and whether one
-    is NaN or infinite, or all of a position are -inf."""
-    largest = logits.amax(-1, keepdim=True).float()
-    # `float` returns the same tensor if it is float32 already.
-    in_place = own or logits.dtype != torch.float32
-    shifted = logits.float().sub_(largest) if in_place else logits - largest
+    """Subtract each position's largest logit, and divide by the temperature.
+
+    Returns:
+        float32 `[positions, vocabulary]`: new memory, or that of `logits` if it may be changed. And
+        whether the largest logit of a position is NaN or infinite.
+    """
+    largest = logits.amax(-1, keepdim=True)
+    bad = ~torch.isfinite(largest).all()
+    if logits.dtype == torch.float64:
+        shifted = (logits - largest).float()
+    elif own or logits.dtype != torch.float32:
+        # `float` returns the same tensor if it is float32 already.
+        shifted = logits.float().sub_(largest)
+    else:
+        shifted = logits - largest
     if temperature != 1:
         shifted.div_(temperature)
-    return shifted, ~torch.isfinite(largest).all()
+    return shifted, bad
 
 
 def _weights_and_entropy(shifted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,9 +22,10 @@ from tutelage import (
     Student,
     Teacher,
     TopK,
+    write_head,
 )
+from tutelage.consumers.head_run import read_head
 from tutelage.integrations.transformers import CausalLMTeacher, tokenizer_fingerprint
-from tutelage.losses import Head
 from tutelage.producers.stages.projected import Projected
 
 MODELS = [
@@ -223,14 +223,14 @@ def test_rows_of_the_head_that_are_no_tokens_are_cut_off() -> None:
 
 
 @pytest.mark.parametrize("make", MODELS, ids=named)
-def test_hidden_states_and_the_head_s_rows_give_the_logits(make: Make) -> None:
+def test_hidden_states_and_the_head_give_the_logits(make: Make) -> None:
     model = make()
     teacher = CausalLMTeacher(model, key=None, hidden=True, vocabulary=43)
     knowledge = given(teacher, padded("left"))
     assert "logits" not in knowledge
-    rows = teacher.head_knowledge()
-    bias = rows["bias"][:, 0] if "bias" in rows else None
-    head = replace(Head.from_model(model), weight=rows["weight"], bias=bias, vocabulary=43)
+    topic = MemoryTopic()
+    write_head(MemorySink(topic), teacher.head())
+    head = read_head(MemorySource(topic))
     assert_same(head.logits(knowledge["hidden"].values), own_logits(model)[:, :43])
 
 

@@ -111,7 +111,7 @@ def test_what_cannot_be_merged_is_refused_before_the_first_batch(
 def test_other_vocabularies_are_refused_by_name() -> None:
     topics = [topic_of(logits_of(4, 0, size), "sampled:25", name=f"t{size}") for size in (300, 301)]
     with pytest.raises(
-        MergeError, match="needs rows of the same shape|a vocabulary of 300 of t300"
+        MergeError, match="a vocabulary of 300 of t300, a vocabulary of 301 of t301"
     ):
         next(learn(topics, merge={"logits": "mean"}))
 
@@ -190,3 +190,21 @@ def test_a_batch_of_encoded_rows_has_the_size_of_its_bytes_not_of_its_vocabulary
     tiny.register_teacher(MemorySource(topic))
     with tiny, pytest.raises(BatchTooLarge, match="logits"):
         list(tiny.knowledge(40))
+
+
+@pytest.mark.parametrize("wires", [("float16", "sampled:25"), ("sampled:25", "topk:12")])
+def test_first_reads_the_first_teacher_alone_whatever_it_sends(wires: tuple[str, str]) -> None:
+    topics = [topic_of(logits_of(4, 0), wires[0]), topic_of(logits_of(4, 1), wires[1])]
+    (batch,) = learn(topics, merge={"logits": "first"})
+    (alone,) = learn(topics[:1])
+    if isinstance(batch["logits"], torch.Tensor):
+        assert torch.equal(batch["logits"], alone["logits"])
+    else:
+        assert same(batch["logits"], alone["logits"])
+
+
+def test_a_sampled_key_is_no_sample_id() -> None:
+    student = Student(sample_id="logits")
+    student.register_teacher(MemorySource(topic_of(logits_of(4), "sampled:25")))
+    with student, pytest.raises(MergeError, match="an id is sent as it is, without an encoding"):
+        next(student.knowledge(2))

@@ -26,7 +26,7 @@ from tutelage.producers.stages.vector_encoding import (
 from tutelage.schemas.encoded_rows import decode_int8, decode_sampled, decode_topk
 from tutelage.schemas.encodings import Int8, Sampled, TopK
 
-PLACE = Place(run_id="run", pass_index=0, batch=0, first_row=0)
+PLACE = Place(stream="run", pass_index=0, batch=0, first_row=0)
 
 
 def distributions() -> dict[str, torch.Tensor]:
@@ -132,15 +132,15 @@ def test_uniforms_depend_on_the_place_alone() -> None:
     whole = uniforms(PLACE, "logits", 6, rows, positions)
     assert bool(((whole >= 0) & (whole < 1)).all())
     assert len(set(whole.tolist())) == 300
-    behind = Place(run_id="run", pass_index=0, batch=9, first_row=4)
+    behind = Place(stream="run", pass_index=0, batch=9, first_row=4)
     part = uniforms(behind, "logits", 2, rows[:100], positions[:100])
     assert torch.equal(part, whole[200:]), "the same rows in another batch"
     others = [
-        Place(run_id="run", pass_index=1, batch=0, first_row=0),
-        Place(run_id="another", pass_index=0, batch=0, first_row=0),
-        Place(run_id="run", pass_index=0, batch=0),
-        Place(run_id="run", pass_index=0, batch=1),
-        Place(run_id="run", pass_index=0, batch=1, first_row=0, rows=7),
+        Place(stream="run", pass_index=1, batch=0, first_row=0),
+        Place(stream="another", pass_index=0, batch=0, first_row=0),
+        Place(stream="run", pass_index=0, batch=0),
+        Place(stream="run", pass_index=0, batch=1),
+        Place(stream="run", pass_index=0, batch=1, first_row=0, rows=7),
     ]
     found = [whole, *(uniforms(place, "logits", 6, rows, positions) for place in others)]
     found.append(uniforms(PLACE, "other", 6, rows, positions))
@@ -347,3 +347,34 @@ def test_encoding_takes_at_most_two_chunks_of_a_gpus_memory() -> None:
         encode()
         grown = torch.cuda.max_memory_allocated() - before
         assert grown <= 2 * projected.GPU_CHUNK_BYTES + (64 << 20), grown
+
+
+def test_a_small_vocabulary_takes_little_memory_too(tmp_path: Path) -> None:
+    script = """
+from tutelage.producers.stages.projected import Vectors
+from tutelage.producers.stages.vector_encoding import encode_sampled
+from tutelage.schemas.encodings import Sampled
+logits = torch.randn(8192, 65)
+def run(some):
+    rows, u = torch.tensor([len(some)]), torch.rand(len(some), dtype=torch.float64)
+    encode_sampled(Vectors(some, None, 65, "k"), Sampled(25), None, rows, u)
+run(logits[:8].clone())
+before = peak()
+run(logits)
+"""
+    grown, _ = peak_growth(script, tmp_path)
+    assert grown <= 160 << 20
+
+
+def test_the_largest_number_of_int8_is_decoded_to_a_finite_one() -> None:
+    values = torch.full((1, 2), torch.finfo(torch.float32).max)
+    encoded = encode_int8(Vectors(values, None, 2, "key 'k'"), None)
+    assert not bool(encoded.invalid)
+    assert np.isfinite(decode_int8(encoded.values.numpy(), Int8())).all()
+
+
+def test_logits_of_float64_keep_their_differences() -> None:
+    logits = torch.tensor([[1e9, 1e9 + 1, 1e9 + 2]], dtype=torch.float64)
+    encoded = encode_topk(Vectors(logits, None, 3, "key 'k'"), TopK(3), None)
+    found = decode_topk(encoded.values.numpy(), TopK(3), 3)
+    assert np.allclose(found.log_probs[0], torch.log_softmax(logits, -1)[0].flip(0), atol=1e-3)
