@@ -428,12 +428,11 @@ def test_computed_logits_keep_the_dtype_that_the_head_gives() -> None:
 @pytest.mark.parametrize("wire", ["sampled:25", "topk:12", "int8"])
 def test_batches_without_rows_are_passed_over(wire: str) -> None:
     topic = MemoryTopic()
+    values: list[Any] = [[], LOGITS[:2], [], LOGITS[:0], LOGITS[2:3]]
     with Teacher(MemorySink(topic), wire={"k": wire}) as teacher:
-        values: list[Any] = [[], LOGITS[:2], [], LOGITS[:0], LOGITS[2:3]]
-    for value in values:
-        teacher.write({"k": value})
-    found = learned(MemorySource(topic))["k"]
-    assert len(found) == 3
+        for value in values:
+            teacher.write({"k": value})
+    assert len(learned(MemorySource(topic))["k"]) == 3
 
 
 def test_int8_tensors_that_travel_as_int8_stay_as_they_are() -> None:
