@@ -19,6 +19,9 @@ _SCORES = (
     ("calibration_error", "calibration error, %", "{:.1f} ± {:.1f}"),
 )
 _PERCENT = ("acceptance", "calibration_error")
+# Students of one seed begin with the same weights, so they are compared in pairs with those that
+# learn from all logits.
+_BASELINE = "dense"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +124,24 @@ def summary(rows: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def paired(rows: Mapping[str, Sequence[Row]], name: str, score: str) -> tuple[float, float] | None:
+    """How much more a variant's score is than the baseline's, over the seeds that both have.
+
+    Args:
+        rows: The rows of each variant.
+        name: The variant.
+        score: The score.
+
+    Returns:
+        The mean and half the width of its 95 % interval; None for the baseline and without pairs.
+    """
+    of_baseline = {row.seed: getattr(row, score) for row in rows.get(_BASELINE, ())}
+    found = [
+        getattr(row, score) - of_baseline[row.seed] for row in rows[name] if row.seed in of_baseline
+    ]
+    return interval(found) if found and name != _BASELINE else None
+
+
 def table(rows: Mapping[str, Sequence[Row]], names: Iterable[str]) -> str:
     """Some variants in Markdown, in the given order.
 
@@ -129,7 +150,13 @@ def table(rows: Mapping[str, Sequence[Row]], names: Iterable[str]) -> str:
         names: The variants; those without rows are left out.
     """
     headings = [heading for _, heading, _ in _SCORES]
-    headings += ["bytes a token", "encoding, ms a token", "student, ms a token"]
+    headings += [
+        "KL more than dense, in pairs",
+        "seeds",
+        "bytes a token",
+        "encoding, ms a token",
+        "student, ms a token",
+    ]
     lines = [f"| learns from | {' | '.join(headings)} |", "| --- |" + " --- |" * len(headings)]
     for name in names:
         if name not in rows:
@@ -137,7 +164,10 @@ def table(rows: Mapping[str, Sequence[Row]], names: Iterable[str]) -> str:
         cells = [form.format(*_score(rows[name], score)) for score, _, form in _SCORES]
         first = rows[name][0]
         student = interval([row.student_s_per_token for row in rows[name]])[0]
+        more = paired(rows, name, "kl")
         cells += [
+            "-" if more is None else "{:+.3f} ± {:.3f}".format(*more),
+            str(len(rows[name])),
             f"{first.bytes_per_token:,.0f}" if first.bytes_per_token else "-",
             f"{1000 * first.encoding_s_per_token:.2f}" if first.encoding_s_per_token else "-",
             f"{1000 * student:.2f}",

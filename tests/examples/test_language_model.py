@@ -14,7 +14,7 @@ from support import tiny_models
 from transformers import PreTrainedModel
 
 from tutelage import ConfigurationError, KafkaSink, KafkaSource, Sampled, Source, TopK
-from tutelage.examples.language_model import smollm2, student, teaching, text, variants
+from tutelage.examples.language_model import report, smollm2, student, teaching, text, variants
 from tutelage.examples.language_model.experiment import Experiment
 from tutelage.examples.language_model.sizes import SIZES, Size
 from tutelage.losses import Head, forward_kl
@@ -263,3 +263,31 @@ def test_online_and_from_recordings_the_losses_are_the_same(
     assert len(online) == TINY.steps
     assert online == replayed == offline
     assert online[-1] < online[0]
+
+
+def test_students_of_one_seed_are_compared_in_pairs() -> None:
+    def rows(variant: str, kls: dict[int, float]) -> list[report.Row]:
+        return [
+            report.Row(
+                variant=variant,
+                seed=seed,
+                settings="",
+                tokens=1,
+                cross_entropy=0.0,
+                kl=kl,
+                acceptance=0.0,
+                calibration_error=0.0,
+                bytes_per_token=0.0,
+                encoding_s_per_token=0.0,
+                student_s_per_token=0.0,
+            )
+            for seed, kl in kls.items()
+        ]
+
+    found = {
+        "dense": rows("dense", {0: 1.0, 1: 5.0, 2: 9.0}),
+        "top-12": rows("top-12", {1: 5.5, 2: 9.5, 3: 100.0}),
+    }
+    assert report.paired(found, "top-12", "kl") == (0.5, 0.0)
+    assert report.paired(found, "dense", "kl") is None
+    assert "+0.500 ± 0.000 | 3 |" in report.table(found, found)
