@@ -124,13 +124,13 @@ def _encoded(
     if isinstance(spec.encoding, Int8):
         return encode_int8(vectors, indices)
     assert isinstance(spec.encoding, Sampled), "there are three encodings"
-    owners = np.repeat(np.arange(len(counts)), counts)
-    within = np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
+    # Made on the device: a copy of so many numbers would wait for the forward pass.
+    rows = torch.from_numpy(counts).to(vectors.device)
+    row = torch.repeat_interleave(rows, output_size=len(vectors))
+    position = torch.arange(len(vectors), device=vectors.device) - (rows.cumsum(0) - rows)[row]
     if kept is not None:
-        owners, within, counts = owners[kept.indices], within[kept.indices], kept.counts
-    row, position, rows = (
-        torch.from_numpy(each).to(vectors.device) for each in (owners, within, counts)
-    )
+        row, position = row[indices], position[indices]
+        rows = torch.from_numpy(kept.counts).to(vectors.device)
     uniform = uniforms(place, spec.key, len(counts), row, position)
     return encode_sampled(vectors, spec.encoding, indices, rows, uniform)
 

@@ -22,6 +22,7 @@ _PARTS = 4
 _BLOCK = 256
 # Memory for the blocks that are searched at a time.
 _SEARCH_BYTES = 16 << 20
+_GPU_SEARCH_BYTES = 128 << 20
 _LARGEST_SCALE = torch.finfo(torch.float32).max / 127 * (1 - 2.0**-23)
 # The exponential of a smaller number is 0 in float32.
 _LEAST_LOGIT = -104.0
@@ -178,7 +179,8 @@ def draw(weights: torch.Tensor, draws: int, uniform: torch.Tensor) -> torch.Tens
     blocks = torch.searchsorted(cumulative, at, right=True).clamp_(max=cumulative.shape[1] - 1)
     before = torch.nn.functional.pad(cumulative[:, :-1], (1, 0))
     rest = at - before.gather(1, blocks)
-    step = max(1, _SEARCH_BYTES // (32 * draws * block))
+    nbytes = _SEARCH_BYTES if weights.device.type == "cpu" else _GPU_SEARCH_BYTES
+    step = max(1, nbytes // (32 * draws * block))
     found = [
         _search_blocks(*part, block)
         for part in zip(
