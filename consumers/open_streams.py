@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.consumers.compatibility import check_streams, display_names
+from tutelage.consumers.ranks import warn_of_ranks
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
@@ -31,6 +32,7 @@ def open_streams(
         LengthMismatch, RunMismatch, MergeError: The streams do not belong together, or cannot be
             merged as asked.
     """
+    warn_of_ranks()
     for source, part in zip(sources, (saved or {}).get("sources", ()), strict=False):
         run_id, identity = part.get("run_id"), part.get("identity")
         if isinstance(run_id, str) and isinstance(identity, Mapping):
