@@ -77,7 +77,8 @@ def _keys_table(found: Inspected) -> Table:
         odd = (values.nan + values.infinite) / values.count if values.count else 0.0
         lengths = f", {values.lengths[0]} to {values.lengths[1]} long" if values.lengths else ""
         entries = (
-            f", {values.entries / values.positions:.1f} entries a position; {values.measure}:"
+            f", {values.entries / values.positions:.1f} entries a position; the numbers are "
+            f"of the {values.measure}"
             if values.positions
             else ""
         )
