@@ -328,14 +328,15 @@ def test_a_head_that_gives_other_logits_than_promised_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("wire", ["sampled:5", "topk:5", "int8"])
-def test_logits_that_are_no_numbers_are_an_error_that_names_the_key(wire: str) -> None:
-    bad = LOGITS[:2].clone()
+def test_logits_that_are_no_numbers_are_an_error_that_names_key_and_batch(wire: str) -> None:
+    bad = LOGITS[2:4].clone()
     bad[1, 2, 3] = math.nan
+    place = "key 'k' in batch 1 of pass 0, which begins with row 2: a value is NaN"
     with (
-        pytest.raises(SchemaError, match=f"key 'k': a value is NaN.*cannot travel as {wire}"),
+        pytest.raises(SchemaError, match=f"{place}.*cannot travel as {wire}"),
         Teacher(MemorySink(MemoryTopic()), wire={"k": wire}) as teacher,
     ):
-        teacher.serve(lambda rows: {"k": bad}, [torch.arange(2)])
+        teacher.serve(lambda rows: {"k": bad if rows[0] else LOGITS[:2]}, torch.arange(4).split(2))
 
 
 @pytest.mark.parametrize("wire", ["sampled:25", "topk:12"])

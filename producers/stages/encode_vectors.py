@@ -91,7 +91,12 @@ def _encode_key(
         elements = given.rows if lengths is None else int(lengths.sum())
         values = values.reshape(elements, *spec.inner[:-1], values.shape[-1])
     return KeyValues(
-        spec=spec, rows=given.rows, values=values, lengths=lengths, invalid=encoded.invalid
+        spec=spec,
+        rows=given.rows,
+        values=values,
+        lengths=lengths,
+        invalid=encoded.invalid,
+        where=str(place),
     )
 
 

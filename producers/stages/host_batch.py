@@ -90,7 +90,7 @@ class HostCopies:
     def __init__(self, keys: Sequence[KeyValues], stream: Any) -> None:
         self._overflows: list[tuple[KeySpec, Any]] = []
         self._invalid = [
-            (key.spec, to_host(key.invalid, stream)) for key in keys if key.invalid is not None
+            (key, to_host(key.invalid, stream)) for key in keys if key.invalid is not None
         ]
         self._copies = [self._begin(key, stream) for key in keys]
         self._event = stream.record_event() if stream is not None else None
@@ -117,11 +117,11 @@ class HostCopies:
                 raise SchemaError(
                     f"key {spec.key!r}: a finite value does not fit {spec.wire}{_advice(spec)}"
                 )
-        for spec, invalid in self._invalid:
+        for key, invalid in self._invalid:
             if bool(invalid):
                 raise SchemaError(
-                    f"key {spec.key!r}: a value is NaN or infinite, or all of a position's logits "
-                    f"are -inf; it cannot travel as {spec.wire}"
+                    f"key {key.spec.key!r} in {key.where}: a value is NaN or infinite, or all of a "
+                    f"position's logits are -inf; it cannot travel as {key.spec.wire}"
                 )
         return {
             spec.key: _numpy_column(spec, values, lengths) for spec, values, lengths in self._copies

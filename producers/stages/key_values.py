@@ -27,6 +27,7 @@ class KeyValues:
             at least as many elements as all lengths together.
         lengths: The rows' lengths `[rows]`, if what is stored is ragged.
         invalid: A bool tensor `[]` that says whether a value could not be encoded; None if all can.
+        where: The batch of an encoded key, for messages.
     """
 
     spec: KeySpec
@@ -34,6 +35,7 @@ class KeyValues:
     values: Any
     lengths: Any = None
     invalid: Any = None
+    where: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,10 @@ class Place:
     first_row: int | None = None
     rows: int | None = None
 
+    def __str__(self) -> str:
+        rows = "" if self.first_row is None else f", which begins with row {self.first_row}"
+        return f"batch {self.batch} of pass {self.pass_index}{rows}"
+
 
 class Places:
     """Numbers the batches of one pass, and their rows as far as they can be counted.
