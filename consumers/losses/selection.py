@@ -61,7 +61,9 @@ def select_sparse(
 
     Args:
         student: The shape of the student's positions: `(positions,)`, of all rows together, or
-            `(rows, T)`, in which shorter rows are padded as `target.pad_left` says.
+            `(rows, T)`, in which rows are padded to the longest as `target.pad_left` says. A longer
+            T without a mask is refused: the teacher may have left out positions, and then the first
+            ones of a row are not those that it kept.
         target: The target: with all T positions of each row, or with those of the mask.
         mask: As `student`; nonzero where a position counts. None for those that the target has.
 
@@ -91,11 +93,12 @@ def select_sparse(
             f"the student has {list(student[1:])} positions a row, the target {list(target.shape)}; "
             f"give a mask if they are part of the student's"
         )
-    if not torch.compiler.is_compiling() and bool((target.lengths > width).any()):
-        row = int((target.lengths > width).nonzero()[0])
+    if not torch.compiler.is_compiling() and found and int(target.lengths.max()) != width:
+        row = int(target.lengths.argmax())
         raise ConfigurationError(
-            f"row {row} of the target has {int(target.lengths[row])} positions, but the student's "
-            f"rows have {width}"
+            f"row {row} of the target, the longest, has {int(target.lengths[row])} positions, but "
+            f"the student's rows have {width}. If the teacher left out positions, give the mask of "
+            "those that it kept; if rows are padded further, give the mask of those that are real"
         )
     return (None if found == rows * width else _places(target, width)), None
 
