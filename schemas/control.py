@@ -68,7 +68,7 @@ def decode_control(body: bytes | memoryview, where: str) -> Message:
         if stream.read(1):
             raise ValueError("extra bytes follow the message")
         tensors = [_tensor(tensor, where) for tensor in found["tensors"]]
-        value = _from_plain(json.loads(found["json"]), tensors, found["blobs"])
+        value = _from_plain(json.loads(found["json"]), tensors, found["blobs"], 0)
         return Message(value=value, **{name: found[name] for name in _PLAIN_FIELDS})
     except (
         ValueError,
@@ -120,10 +120,14 @@ def _tensor(tensor: dict[str, Any], where: str) -> np.ndarray[Any, Any]:
     )
 
 
-def _from_plain(value: Any, tensors: list[np.ndarray[Any, Any]], blobs: list[bytes]) -> Any:
+def _from_plain(
+    value: Any, tensors: list[np.ndarray[Any, Any]], blobs: list[bytes], depth: int
+) -> Any:
     """The value with its tensors and bytes put in; several references share one object."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it nests deeper than {MAX_DEPTH}")
     if isinstance(value, list):
-        return [_from_plain(item, tensors, blobs) for item in value]
+        return [_from_plain(item, tensors, blobs, depth + 1) for item in value]
     if not isinstance(value, dict):
         return value
     if list(value) == ["$bytes"]:
@@ -131,6 +135,6 @@ def _from_plain(value: Any, tensors: list[np.ndarray[Any, Any]], blobs: list[byt
     if list(value) == ["$tensor"]:
         return tensors[value["$tensor"]]
     return {
-        key[1:] if key.startswith("$") else key: _from_plain(item, tensors, blobs)
+        key[1:] if key.startswith("$") else key: _from_plain(item, tensors, blobs, depth + 1)
         for key, item in value.items()
     }

@@ -14,7 +14,7 @@ from support.originals import DENSE, GOLDEN, MIXED, STREAM
 
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.container_format import header_bytes
-from tutelage.schemas.control import decode_control
+from tutelage.schemas.control import MAX_DEPTH, decode_control
 from tutelage.schemas.errors import SchemaError, UnsupportedSchema
 from tutelage.schemas.field_names import key_from_field_name
 from tutelage.schemas.headers import stream_from_headers, stream_headers
@@ -146,7 +146,7 @@ def test_names_of_300_000_letters_are_refused() -> None:
         refused(lambda name=name: key_from_field_name(name), SchemaError)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("depth", [600, 2000, 100_000])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 2, 600, 2000, 100_000])
 def test_control_messages_without_bottom_are_refused(depth: int) -> None:
     for text in ("[" * depth + "]" * depth, '{"a":' * depth + "0" + "}" * depth):
         refused(lambda text=text: decode_control(message_of(text), "bomb"))  # type: ignore[misc]
