@@ -46,6 +46,13 @@ class Heads:
             theirs = ", ".join(
                 f"{stream.teacher} names {stream.head or 'none'}" for stream in streams
             )
+            if not any(stream.head for stream in streams):
+                raise RunMismatch(
+                    f"{source.name} holds head {head.checksum()}, but the teachers "
+                    f"({theirs}) do not say which head their states are for, so it cannot be "
+                    "checked. Let them run again with Teacher(head=head.checksum()), or use "
+                    "losses.Head.from_model(model)"
+                )
             raise RunMismatch(
                 f"{source.name} holds head {head.checksum()}, which is not that of the teachers "
                 f"({theirs}): its logits would be wrong. Write the head that the states were made "
