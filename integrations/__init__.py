@@ -1,1 +1,1 @@
-"""Thin files that fit other libraries to Tutelage."""
+"""Thin adapters between other libraries and Tutelage."""

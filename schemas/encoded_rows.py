@@ -18,12 +18,13 @@ Knows no torch. The errors say what is wrong, not where: the caller knows that.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from tutelage.schemas.encodings import Int8, Sampled, TopK
-from tutelage.schemas.record import Array
+from tutelage.schemas.record import Array, Column, KeySpec, Ragged
 
 POSITIONS_BYTES = 4
 ENTROPY_BYTES = 2
@@ -61,6 +62,35 @@ class TopKVectors:
     ids: Array
     log_probs: Array
     tail: Array
+
+
+def decode_column(spec: KeySpec, column: Column) -> SampledRows | TopKVectors | Array:
+    """Decode stored rows of an encoded key, and so check them.
+
+    Args:
+        spec: The key.
+        column: Its rows, as they are stored.
+
+    Returns:
+        The rows of a sampled key, the vectors of a top-k key, or float32 of an int8 key.
+
+    Raises:
+        ValueError: The bytes are not what the key's encoding says.
+    """
+    values = column.values if isinstance(column, Ragged) else column
+    if isinstance(spec.encoding, Sampled):
+        assert isinstance(column, Ragged), "sampled rows are strings of bytes"
+        return decode_sampled(
+            values,
+            column.lengths,
+            spec.encoding,
+            spec.shape[-1],
+            positions_per_row=None if spec.ragged else math.prod(spec.shape[:-1]),
+        )
+    if isinstance(spec.encoding, TopK):
+        return decode_topk(values, spec.encoding, spec.shape[-1])
+    assert isinstance(spec.encoding, Int8), "there are three encodings"
+    return decode_int8(values)
 
 
 def decode_sampled(
@@ -204,12 +234,11 @@ def decode_topk(values: Array, encoding: TopK, vocabulary: int) -> TopKVectors:
     )
 
 
-def decode_int8(values: Array, encoding: Int8) -> Array:
+def decode_int8(values: Array) -> Array:
     """Decode vectors that travelled as int8.
 
     Args:
         values: uint8 `[..., 4 + n]`.
-        encoding: Their encoding.
 
     Returns:
         float32 `[..., n]`.

@@ -52,6 +52,13 @@ def _check_mask(mask: Any) -> None:
         )
 
 
+def _check_options(encoding: Sampled | TopK) -> None:
+    """Check what encodings of distributions have in common."""
+    object.__setattr__(encoding, "temperature", _check_temperature(encoding.temperature))
+    _check_tokenizer(encoding.tokenizer)
+    _check_mask(encoding.mask)
+
+
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """A distribution over a vocabulary as systematic draws: unbiased, 30 to 40 bytes a position.
@@ -87,9 +94,7 @@ class Sampled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draws", check_whole_number("draws", self.draws, most=_MOST_DRAWS))
-        object.__setattr__(self, "temperature", _check_temperature(self.temperature))
-        _check_tokenizer(self.tokenizer)
-        _check_mask(self.mask)
+        _check_options(self)
 
     @property
     def change_bytes(self) -> int:
@@ -158,9 +163,7 @@ class TopK:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", check_whole_number("k", self.k, most=_LARGEST_VOCABULARY))
-        object.__setattr__(self, "temperature", _check_temperature(self.temperature))
-        _check_tokenizer(self.tokenizer)
-        _check_mask(self.mask)
+        _check_options(self)
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the row shape of the stored tensor: a vector becomes 4 + 5 k bytes.

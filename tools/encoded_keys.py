@@ -7,14 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.schemas.encoded_rows import (
-    SampledRows,
-    TopKVectors,
-    decode_int8,
-    decode_sampled,
-    decode_topk,
-)
-from tutelage.schemas.encodings import Int8, Sampled, TopK
+from tutelage.schemas.encoded_rows import SampledRows, TopKVectors, decode_column
 from tutelage.schemas.errors import CorruptData
 from tutelage.schemas.record import Array, Column, KeySpec, Ragged, RecordHead
 from tutelage.tools.key_statistics import KeyStatistics
@@ -97,18 +90,8 @@ def decode_encoded(
     Raises:
         CorruptData: Bytes are not what their encoding says.
     """
-    values = column.values if isinstance(column, Ragged) else column
     try:
-        if isinstance(spec.encoding, Sampled):
-            assert isinstance(column, Ragged), "sampled rows are strings of bytes"
-            per_row = None if spec.ragged else math.prod(spec.inner[:-1])
-            return decode_sampled(
-                values, column.lengths, spec.encoding, spec.shape[-1], positions_per_row=per_row
-            )
-        if isinstance(spec.encoding, TopK):
-            return decode_topk(values, spec.encoding, spec.shape[-1])
-        assert isinstance(spec.encoding, Int8), "there are three encodings"
-        return decode_int8(values, spec.encoding)
+        return decode_column(spec, column)
     except ValueError as error:
         raise CorruptData(
             f"key {spec.key!r} of {head}: {error}; this is no {spec.wire}, although the record's "

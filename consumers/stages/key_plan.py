@@ -116,7 +116,7 @@ def plan_key(
 def _view(spec: KeySpec) -> ColumnView | Int8View:
     """How the arrays of a key become tensors. Those of sparse keys do not: see `SparseKey`."""
     if isinstance(spec.encoding, Int8):
-        return Int8View(spec.encoding, spec.key, spec.inner)
+        return Int8View(spec.key, spec.inner)
     return ColumnView(spec.wire_dtype.name, spec.inner)
 
 

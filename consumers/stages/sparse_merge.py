@@ -18,7 +18,7 @@ import torch
 
 from tutelage.consumers.sparse_target import SparseTarget
 from tutelage.consumers.stages.strategies import Strategy
-from tutelage.schemas.encoded_rows import SampledRows, decode_sampled, decode_topk
+from tutelage.schemas.encoded_rows import SampledRows, TopKVectors, decode_column
 from tutelage.schemas.encodings import Sampled, TopK
 from tutelage.schemas.errors import CorruptData, LengthMismatch, MergeError
 from tutelage.schemas.record import Array, Column, KeySpec, Ragged
@@ -102,7 +102,7 @@ def check_sparse_strategy(key: str, strategy: Strategy, specs: Sequence[KeySpec]
 
 
 class SparseKey:
-    """How one key's distributions are decoded and merged to `SparseTarget`s.
+    """Decodes one key's distributions and merges them into `SparseTarget`s.
 
     Args:
         key: The key.
@@ -174,40 +174,50 @@ class SparseKey:
             draws=sum(share for _, _, share in used),
         )
 
-    def _sampled(self, teacher: int, pieces: Sequence[Column], first_row: int) -> SampledRows:
-        spec = self._specs[teacher]
-        assert isinstance(spec.encoding, Sampled), "the key is sampled"
+    def _decode(
+        self, teacher: int, pieces: Sequence[Column], first_row: int
+    ) -> tuple[SampledRows | TopKVectors | Array, Column]:
+        """A teacher's rows decoded, and as they are stored."""
         ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
-        values = np.concatenate([piece.values for piece in ragged])
-        lengths = np.concatenate([piece.lengths for piece in ragged])
-        per_row = None if spec.ragged else math.prod(spec.shape[:-1])
-        try:
-            return decode_sampled(
-                values, lengths, spec.encoding, spec.shape[-1], positions_per_row=per_row
+        column: Column
+        if ragged:
+            column = Ragged(
+                np.concatenate([piece.values for piece in ragged]),
+                np.concatenate([piece.lengths for piece in ragged]),
             )
+        else:
+            (column,) = pieces
+        spec = self._specs[teacher]
+        try:
+            return decode_column(spec, column), column
         except ValueError as error:
-            raise self._corrupt(teacher, first_row, len(lengths), error) from error
+            rows = len(column.lengths if isinstance(column, Ragged) else column)
+            raise CorruptData(
+                f"key {self._key!r}, rows {first_row} to {first_row + rows - 1} of "
+                f"{self._names[teacher]}: {error}; this is no {spec.wire} of a vocabulary of "
+                f"{self._vocabulary.size:,}, although its checksum is right"
+            ) from error
+
+    def _sampled(self, teacher: int, pieces: Sequence[Column], first_row: int) -> SampledRows:
+        found, _ = self._decode(teacher, pieces, first_row)
+        assert isinstance(found, SampledRows), "the key is sampled"
+        return found
 
     def _top(self, pieces: Sequence[Column], first_row: int) -> SparseTarget:
-        spec = self._specs[0]
-        assert isinstance(spec.encoding, TopK), "the key is top-k"
-        if spec.ragged:
-            ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
-            values = np.concatenate([piece.values for piece in ragged])
-            lengths = np.concatenate([piece.lengths for piece in ragged])
-        else:
-            (values,) = [piece for piece in pieces if not isinstance(piece, Ragged)]
-            lengths = np.full(len(values), math.prod(spec.shape[:-1]), np.int64)
-        try:
-            found = decode_topk(values, spec.encoding, spec.shape[-1])
-        except ValueError as error:
-            raise self._corrupt(0, first_row, len(lengths), error) from error
+        found, column = self._decode(0, pieces, first_row)
+        assert isinstance(found, TopKVectors), "the key is top-k"
+        positions = math.prod(self._specs[0].shape[:-1])
+        lengths = (
+            column.lengths
+            if isinstance(column, Ragged)
+            else np.full(len(column), positions, np.int64)
+        )
         tail = found.tail.reshape(-1)
         return self._made(
             ids=torch.from_numpy(found.ids.reshape(-1)),
             log_probs=torch.from_numpy(found.log_probs.reshape(-1)),
             tail=torch.from_numpy(tail),
-            entries=torch.full((len(tail),), spec.encoding.k, dtype=torch.int64),
+            entries=torch.full((len(tail),), found.ids.shape[-1], dtype=torch.int64),
             lengths=torch.from_numpy(lengths),
         )
 
@@ -219,13 +229,6 @@ class SparseKey:
             tokenizer=self._vocabulary.tokenizer,
             shape=self._specs[0].shape[:-1],
             pad_left=self._pad_left,
-        )
-
-    def _corrupt(self, teacher: int, first_row: int, rows: int, error: Exception) -> CorruptData:
-        return CorruptData(
-            f"key {self._key!r}, rows {first_row} to {first_row + rows - 1} of "
-            f"{self._names[teacher]}: {error}; this is no {self._specs[teacher].wire} of a "
-            f"vocabulary of {self._vocabulary.size:,}, although its checksum is right"
         )
 
 

@@ -11,7 +11,6 @@ import torch
 
 from tutelage.schemas.dtypes import DTYPES
 from tutelage.schemas.encoded_rows import decode_int8
-from tutelage.schemas.encodings import Int8
 from tutelage.schemas.errors import CorruptData, MergeError
 from tutelage.schemas.record import Array
 
@@ -73,15 +72,13 @@ class Int8View:
     """Decodes the arrays of one key that travels as int8 with a scale per vector.
 
     Args:
-        encoding: Its encoding.
         key: The key, for messages.
         inner: The shape of one row, or of an element of a ragged row.
     """
 
-    __slots__ = ("_encoding", "_key", "dtype", "inner")
+    __slots__ = ("_key", "dtype", "inner")
 
-    def __init__(self, encoding: Int8, key: str, inner: Sequence[int]) -> None:
-        self._encoding = encoding
+    def __init__(self, key: str, inner: Sequence[int]) -> None:
         self._key = key
         self.dtype = torch.float32
         self.inner = tuple(inner)
@@ -89,7 +86,7 @@ class Int8View:
     def tensor(self, array: Array) -> torch.Tensor:
         """The decoded array, float32, in new memory."""
         try:
-            return torch.from_numpy(decode_int8(array, self._encoding))
+            return torch.from_numpy(decode_int8(array))
         except ValueError as error:
             raise CorruptData(
                 f"key {self._key!r}: {error}; its teacher wrote it wrongly, although its checksum "

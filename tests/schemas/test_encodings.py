@@ -237,7 +237,7 @@ def test_bytes_that_are_no_top_k_vector_are_an_error(
 
 def test_an_int8_vector_is_decoded_and_a_wrong_scale_is_an_error() -> None:
     row = np.frombuffer(struct.pack("<f3b", 0.5, -127, 0, 4), np.uint8)
-    assert decode_int8(row, Int8()).tolist() == [-63.5, 0.0, 2.0]
+    assert decode_int8(row).tolist() == [-63.5, 0.0, 2.0]
     for scale in (-0.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="a scale is negative or not finite"):
-            decode_int8(np.frombuffer(struct.pack("<f3b", scale, 1, 2, 3), np.uint8), Int8())
+            decode_int8(np.frombuffer(struct.pack("<f3b", scale, 1, 2, 3), np.uint8))

@@ -60,7 +60,7 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - 20 * _DAY)
             .not_valid_after(now - 10 * _DAY if expired else now + 10 * _DAY)
-            # Python 3.13 demands it (`ssl.VERIFY_X509_STRICT`).
+            # Python 3.13 requires it (`ssl.VERIFY_X509_STRICT`).
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
                 critical=False,

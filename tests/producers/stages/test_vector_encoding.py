@@ -222,7 +222,7 @@ def test_int8_is_within_half_a_step_of_the_vector() -> None:
     values = logits_of(6, 33)
     values[2] = 0
     encoded = encode_int8(Vectors(values, None, 33, "key 'k'"), None)
-    found = torch.from_numpy(decode_int8(encoded.values.numpy(), Int8()))
+    found = torch.from_numpy(decode_int8(encoded.values.numpy()))
     step = values.abs().amax(1, keepdim=True) / 127
     assert bool(((found - values).abs() <= step / 2 * 1.001).all())
     assert bool((found[2] == 0).all())
@@ -321,7 +321,7 @@ def test_a_gpu_encodes_what_the_cpu_does(dtype: torch.dtype) -> None:
         top = encode_topk(vectors, TopK(50), None).values.cpu().numpy()
         small = encode_int8(vectors, None).values.cpu().numpy()
         decoded = decode_sampled(values, sizes, Sampled(25), 50_000)
-        found.append((decoded, decode_topk(top, TopK(50), 50_000), decode_int8(small, Int8())))
+        found.append((decoded, decode_topk(top, TopK(50), 50_000), decode_int8(small)))
     here, there = found
     assert there[0].lengths.tolist() == [150, 0, 50]
     # Sums in another order move a boundary between two ids now and then.
@@ -370,7 +370,7 @@ def test_the_largest_number_of_int8_is_decoded_to_a_finite_one() -> None:
     values = torch.full((1, 2), torch.finfo(torch.float32).max)
     encoded = encode_int8(Vectors(values, None, 2, "key 'k'"), None)
     assert not bool(encoded.invalid)
-    assert np.isfinite(decode_int8(encoded.values.numpy(), Int8())).all()
+    assert np.isfinite(decode_int8(encoded.values.numpy())).all()
 
 
 def test_logits_of_float64_keep_their_differences() -> None:
