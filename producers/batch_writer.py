@@ -65,14 +65,15 @@ class BatchWriter:
         if self._passes_ended < self._passes_held:
             return
         run = self._run
-        place = Place(
-            stream=run.name,
-            pass_index=self._passes_ended,
-            batch=self._batches,
-            first_row=self._rows,
-        )
-        encoded = encode_vectors(knowledge, self._options, run.promised, place)
-        batch = start_transfer(encoded, self._options, run.promised)
+        if self._options.encoded:
+            place = Place(
+                stream=run.name,
+                pass_index=self._passes_ended,
+                batch=self._batches,
+                first_row=self._rows,
+            )
+            knowledge = encode_vectors(knowledge, self._options, run.promised, place)
+        batch = start_transfer(knowledge, self._options, run.promised)
         # Waits until the copy to the host is done; an empty batch has no description.
         columns = batch.columns()
         self._batches += 1

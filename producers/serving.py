@@ -114,7 +114,7 @@ class Serving:
         forward = ForwardStage(
             reader,
             self._devices,
-            Places(self._run.name, self._run.pass_index, counts=bool(self._options.encoded)),
+            Places(self._run.name, self._run.pass_index) if self._options.encoded else None,
             self._encode,
             self._transfer,
             keeps_rows=self._keeps_rows,

@@ -96,7 +96,7 @@ class Devices:
         group: list[Any],
         transfer: Transfer,
         *,
-        encode: EncodeVectors = lambda number, knowledge: knowledge,
+        encode: EncodeVectors | None = None,
         owning: bool = False,
         counts_rows: bool = True,
     ) -> Future[Forwarded]:
@@ -105,7 +105,8 @@ class Devices:
         Args:
             group: The batches.
             transfer: Begins the copy of their knowledge to the host.
-            encode: Called with what the model returns for a batch, before anything is kept of it.
+            encode: Called with what the model returns for each batch, before anything is kept of it;
+                None if no key has an encoding.
             owning: Whether the inputs' memory may change once the group is done, so that nothing
                 may refer to it then.
             counts_rows: Whether to count the rows of the inputs.
@@ -171,7 +172,7 @@ class _Replica:
         self,
         group: list[Any],
         transfer: Transfer,
-        encode: EncodeVectors,
+        encode: EncodeVectors | None,
         *,
         counts_rows: bool,
         owning: bool,
@@ -182,10 +183,9 @@ class _Replica:
         # be usable in later training.
         with contextlib.nullcontext() if torch.is_inference_mode_enabled() else torch.no_grad():
             try:
-                calls = (
-                    encode(index, self._model(moved(batch, self._device)))
-                    for index, batch in enumerate(group)
-                )
+                calls = (self._model(moved(batch, self._device)) for batch in group)
+                if encode is not None:
+                    calls = (encode(*numbered) for numbered in enumerate(calls))
                 knowledge = self._returned.of_calls(calls, len(group), owning=owning)
             except Exception as error:
                 if is_about_threads(error):

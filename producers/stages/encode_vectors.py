@@ -33,7 +33,7 @@ from tutelage.schemas.record import Array, Description, KeySpec, Ragged
 def encode_vectors(
     knowledge: Any, options: WireOptions, promised: Description | None, place: Place
 ) -> Any:
-    """Encode the keys of a batch that have an encoding, and compute logits that are not there yet.
+    """Encode the keys of a batch that have an encoding.
 
     Args:
         knowledge: What the model returned.
@@ -52,15 +52,11 @@ def encode_vectors(
     if not isinstance(knowledge, Mapping):
         return knowledge
     changed: dict[str, Any] = {}
-    for key, value in knowledge.items():
-        if key in options.encoded:
+    with torch.no_grad():
+        for key in options.encoded.keys() & knowledge.keys():
             known = promised.get(key) if promised is not None else None
-            with torch.no_grad():
-                changed[key] = _encode_key(key, knowledge, options, known, place)
-        elif isinstance(value, Projected):
-            with torch.no_grad():
-                changed[key] = _computed(key, value, declared=key in options.ragged)
-    return {**knowledge, **changed} if changed else knowledge
+            changed[key] = _encode_key(key, knowledge, options, known, place)
+    return {**knowledge, **changed}
 
 
 def _encode_key(
@@ -280,8 +276,18 @@ def _few(numbers: Array) -> str:
     return f"{shown}, ..." if len(numbers) > 3 else shown or "no"
 
 
-def _computed(key: str, value: Projected, *, declared: bool) -> Any:
-    """The logits of a key that has no encoding, in the dtype that the head gives."""
+@torch.no_grad()
+def compute_logits(key: str, value: Projected, *, declared: bool) -> Any:
+    """Return the logits of a key that has no encoding.
+
+    Args:
+        key: The key.
+        value: What the model returned for it.
+        declared: Whether its rows differ in length.
+
+    Returns:
+        Logits `[rows, ..., vocabulary]` in the dtype that the head gives; `Ragged` if rows differ.
+    """
     given = _vectors(key, value, declared=declared, promised=None)
     vectors = given.vectors
     first = vectors.chunk(0, 0)[0]

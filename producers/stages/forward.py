@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from tutelage.producers.stages.columns import nbytes_of
-from tutelage.producers.stages.devices import Devices, Forwarded, Transfer
+from tutelage.producers.stages.devices import Devices, EncodeVectors, Forwarded, Transfer
 from tutelage.producers.stages.places import Place, Places
 from tutelage.producers.stages.read_ahead import GROUP_SECONDS, MAX_GROUP, ReadAhead
 from tutelage.schemas.errors import SchemaError
@@ -27,7 +27,7 @@ class ForwardStage:
     Args:
         reader: Reads the inputs' batches, in groups.
         devices: The replicas of the model.
-        places: Numbers the batches and their rows.
+        places: Numbers the batches and their rows, if vectors are encoded.
         encode: Encodes the vectors of a batch's knowledge, given its place.
         transfer: Copies knowledge to the host.
         keeps_rows: Whether knowledge has as many rows as its input; None if the first batch
@@ -38,7 +38,7 @@ class ForwardStage:
         self,
         reader: ReadAhead,
         devices: Devices,
-        places: Places,
+        places: Places | None,
         encode: Callable[[Place, Any], Any],
         transfer: Transfer,
         *,
@@ -88,14 +88,21 @@ class ForwardStage:
 
     def pass_over(self, batch: Any) -> None:
         """Count a batch that is not computed."""
-        self._places.next(batch)
+        if self._places is not None:
+            self._places.next(batch)
 
     def _submitted(self, group: list[Any]) -> Future[Forwarded]:
-        places = [self._places.next(batch) for batch in group]
+        encode: EncodeVectors | None = None
+        if self._places is not None:
+            places = [self._places.next(batch) for batch in group]
+
+            def encode(index: int, knowledge: Any) -> Any:
+                return self._encode(places[index], knowledge)
+
         return self._devices.submit(
             group,
             self._transfer,
-            encode=lambda index, knowledge: self._encode(places[index], knowledge),
+            encode=encode,
             owning=self._reader.blocked,
             counts_rows=self.keeps_rows is not False,
         )

@@ -37,19 +37,15 @@ class Places:
     Args:
         stream: As for `Place`.
         pass_index: The pass.
-        counts: Whether anything depends on the numbers. If not, all batches have the same.
     """
 
-    def __init__(self, stream: str, pass_index: int, *, counts: bool) -> None:
+    def __init__(self, stream: str, pass_index: int) -> None:
         self._place = Place(stream=stream, pass_index=pass_index, batch=0)
-        self._counts = counts
         self._batch = 0
         self._rows: int | None = 0
 
     def next(self, batch: Any) -> Place:
         """Return the place of the next batch of inputs."""
-        if not self._counts:
-            return self._place
         number, first = self._batch, self._rows
         rows = rows_in(batch)
         self._batch += 1

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from tutelage.producers.stages.encode_vectors import compute_logits
 from tutelage.producers.stages.host_arrays import can_be_viewed, view_dtype
 from tutelage.producers.stages.host_batch import HostBatch
 from tutelage.producers.stages.join import join_batches
 from tutelage.producers.stages.key_values import check_key
+from tutelage.producers.stages.projected import Projected
 from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.errors import DescriptionChanged, SchemaError
 from tutelage.schemas.record import Column, Description
@@ -63,7 +65,12 @@ def start_transfer(
             # No rows, and nothing that shows a dtype or shape.
             return HostBatch.empty()
     keys = [
-        check_key(name, knowledge[name], options, promised[name] if promised is not None else None)
+        check_key(
+            name,
+            _values_of(name, knowledge[name], options),
+            options,
+            promised[name] if promised is not None else None,
+        )
         for name in names
     ]
     if len({key.rows for key in keys}) > 1:
@@ -72,6 +79,13 @@ def start_transfer(
             + ", ".join(f"{key.spec.key!r} has {key.rows}" for key in keys)
         )
     return HostBatch.begin(keys, stream)
+
+
+def _values_of(key: str, value: Any, options: WireOptions) -> Any:
+    """A key's values, computed first where the model left that to us."""
+    if isinstance(value, Projected):
+        return compute_logits(key, value, declared=key in options.ragged)
+    return value
 
 
 def start_transfers(
