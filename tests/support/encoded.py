@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from tutelage import MemorySink, MemorySource, MemoryTopic, SparseTarget, Student, Teacher
+from tutelage import (
+    MemorySink,
+    MemorySource,
+    MemoryTopic,
+    Source,
+    SparseTarget,
+    Student,
+    Teacher,
+)
 
 VOCABULARY = 300
 POSITIONS = 5
@@ -58,3 +66,22 @@ def same(one: SparseTarget, other: SparseTarget) -> bool:
         mine[name].dtype == theirs[name].dtype and torch.equal(mine[name], theirs[name])
         for name in mine
     )
+
+
+def learned(source: Source, batch_size: int = 100) -> dict[str, Any]:
+    """All rows that a student gets of a source: key -> tensor or SparseTarget."""
+    student = Student(timeout_s=30)
+    student.register_teacher(source)
+    with student:
+        batches = list(student.knowledge(batch_size))
+    found: dict[str, Any] = {}
+    for key in batches[0]:
+        values = [batch[key] for batch in batches]
+        cat: Callable[[Any], Any] = torch.cat
+        found[key] = (SparseTarget.cat if isinstance(values[0], SparseTarget) else cat)(values)
+    return found
+
+
+def uniform_of(count: int, seed: int = 0) -> torch.Tensor:
+    """Uniform numbers, float64 `[count]`, that depend on the seed alone."""
+    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
