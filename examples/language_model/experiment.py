@@ -59,6 +59,7 @@ class Experiment:
         given = text.read(load()[1], self.size)
         settings = json.dumps({"text": given.fingerprint, **asdict(self.size)})
         results = report.Results(self.folder / "rows.jsonl", settings)
+        passes = self.size.passes(len(given.train))
         chosen = self._chosen()
         shelf = Shelf(folder=self.folder, text=given, device=self.device, say=self.say)
         shelf.write_states(BASE, lambda: load()[0])
@@ -69,8 +70,8 @@ class Experiment:
                 for teacher in variant.teachers:
                     if teacher != BASE:
                         shelf.write_states(teacher, partial(self._tuned, teacher, given))
-                    shelf.encode(teacher, variant.encoding)
-                self._learn(variant, results, shelf, head)
+                    shelf.encode(teacher, variant.encoding, passes)
+                self._learn(variant, results, shelf, head, passes)
         return self._report(results, shelf)
 
     def _chosen(self) -> list[variants.Variant]:
@@ -90,25 +91,32 @@ class Experiment:
         )
 
     def _learn(
-        self, variant: variants.Variant, results: report.Results, shelf: Shelf, head: Head
+        self,
+        variant: variants.Variant,
+        results: report.Results,
+        shelf: Shelf,
+        head: Head,
+        passes: int,
     ) -> None:
         """Train and measure the students of one variant that are missing."""
         files = [shelf.path(name) for name in variant.files]
-        passes: variants.Passes = variants.file_passes(files)
+        read: variants.Passes = variants.file_passes(files)
         taken = [shelf.written()[name] for name in variant.files]
         nbytes = sum(each.bytes_per_token for each in taken)
         seconds = sum(each.s_per_token for each in taken)
         if variant.name == "cross-entropy":
             nbytes = seconds = 0.0
         elif variant.name.startswith("multinomial"):
-            drawn = variants.MultinomialPasses(passes, head, _DRAWS, device=self.device)
+            drawn = variants.MultinomialPasses(
+                read, head, _DRAWS, passes=passes, device=self.device
+            )
             drawn(self.size.batch_rows)
-            passes, nbytes, seconds = drawn, drawn.bytes_per_token, 0.0
+            read, nbytes, seconds = drawn, drawn.bytes_per_token, 0.0
         for seed in range(self.seeds):
             if results.has(variant.name, seed):
                 continue
             trained = student.train(
-                lambda: passes(self.size.batch_rows),
+                lambda: read(self.size.batch_rows),
                 partial(variant.loss, head=head),
                 size=self.size,
                 vocabulary=shelf.text.vocabulary,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -30,6 +31,14 @@ class Size:
     layers: int
     learning_rate: float
     tuning_rate: float = 5e-5
+
+    def passes(self, windows: int) -> int:
+        """How many passes over the text a student makes: the last one may be shorter.
+
+        Args:
+            windows: The windows of the text.
+        """
+        return math.ceil(self.steps / (windows // self.batch_rows))
 
 
 SIZES = {

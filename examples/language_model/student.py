@@ -90,7 +90,8 @@ def train(
     """Train a new student for the size's number of steps.
 
     Args:
-        passes: Returns the batches of one pass over the text; called again at its end.
+        passes: Returns the batches of one or more passes over the text; called again at their
+            end.
         loss_of: The loss.
         size: The sizes.
         vocabulary: The student's.

@@ -47,7 +47,7 @@ class Written:
     """What it took to write a file.
 
     Args:
-        tokens: Tokens that are labelled.
+        tokens: Tokens that are labelled, those of each pass counted.
         bytes_per_token: Of knowledge, without the tokens themselves.
         s_per_token: Seconds for a token: of the forward pass and writing for hidden states, of the
             head, encoding and writing for what is encoded from them.
@@ -113,12 +113,14 @@ class Shelf:
                 ),
             )  # fmt: skip
 
-    def encode(self, teacher: str, encoding: str) -> str:
+    def encode(self, teacher: str, encoding: str, passes: int) -> str:
         """Write one encoding of what a teacher's hidden states and head say, unless it is there.
 
         Args:
             teacher: The teacher's name.
             encoding: Its name in `wires`.
+            passes: How many passes a student makes. What is drawn is drawn anew for each of them;
+                what is the same each time is written once.
 
         Returns:
             The name of the file.
@@ -135,17 +137,21 @@ class Shelf:
                 return {**kept, "hidden": here}
             return {**kept, "logits": Projected(here, head, head.vocabulary)}
 
-        wire = {
-            "hidden" if encoding == "hidden8" else "logits": wires(self.text.tokenizer)[encoding]
-        }
+        form = wires(self.text.tokenizer)[encoding]
+        wire = {"hidden" if encoding == "hidden8" else "logits": form}
+        passes = passes if isinstance(form, Sampled) else 1
 
         def write(sink: Sink) -> None:
             with Teacher(
-                sink, run_id=name, wire=wire, inputs_fingerprint=self.text.fingerprint
+                sink,
+                run_id=name,
+                wire=wire,
+                passes=passes,
+                inputs_fingerprint=self.text.fingerprint,
             ) as writer:
                 writer.serve(knowledge, lambda: read(self.path(f"{teacher}-hidden32"), _ROWS))
 
-        self._timed(name, write)
+        self._timed(name, write, passes)
         return name
 
     def head(self, teacher: str) -> Head:
@@ -160,14 +166,14 @@ class Shelf:
         noted = json.loads(path.read_text(encoding="utf-8"))
         return {name: Written(**each) for name, each in noted.items()}
 
-    def _timed(self, name: str, write: Callable[[Sink], None]) -> None:
+    def _timed(self, name: str, write: Callable[[Sink], None], passes: int = 1) -> None:
         """Write a file, and note what it took in `written.json`."""
         path = self.path(name)
         began = time.perf_counter()
         write(FileSink(path, overwrite=True))
         seconds = time.perf_counter() - began
         windows = self.text.held_out if name.endswith("held-out") else self.text.train
-        tokens = windows[:, 1:].numel()
+        tokens = passes * windows[:, 1:].numel()
         found = Written(
             tokens=tokens,
             bytes_per_token=path.stat().st_size / tokens - _TOKEN_BYTES,
@@ -188,6 +194,7 @@ def wires(tokenizer: str) -> dict[str, Any]:
         "topk50": TopK(50, tokenizer=tokenizer),
         "systematic25": Sampled(25, tokenizer=tokenizer),
         "systematic50": Sampled(50, tokenizer=tokenizer),
+        "systematic200": Sampled(200, tokenizer=tokenizer),
         "hidden8": Int8(),
     }
 

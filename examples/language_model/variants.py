@@ -14,7 +14,7 @@ from tutelage import FileSource, Source, SparseTarget, Student
 from tutelage.examples.language_model.student import Batch
 from tutelage.losses import Head, Projection, forward_kl
 
-#: The batch size -> the batches of one pass.
+#: The batch size -> the batches of all passes that are written.
 Passes = Callable[[int], Iterable[Batch]]
 # The bytes of an entry and, with 50 draws, of a position in the format of `Sampled`, for the
 # baseline's draws: 16 bits an id, and 49 bits and the entropy.
@@ -78,6 +78,7 @@ ALL = (
     Variant(name="multinomial 50", encoding="hidden32", loss=from_logits),
     Variant(name="systematic 25", encoding="systematic25", loss=from_logits),
     Variant(name="systematic 50", encoding="systematic50", loss=from_logits),
+    Variant(name="systematic 200", encoding="systematic200", loss=from_logits),
     Variant(name="hidden int8", encoding="hidden8", loss=from_hidden),
     # The students of one teacher get as many draws as those of two.
     Variant(name="first half", encoding="systematic50", loss=from_logits, teachers=(FIRST,)),
@@ -89,7 +90,7 @@ ALL = (
 
 
 def passes_of(sources: Callable[[], list[Source]]) -> Passes:
-    """Return a function that reads one pass: of one source, or of several, merged by their mean.
+    """Return a function that reads what one source holds, or several, merged by their mean.
 
     Args:
         sources: Makes the sources.
@@ -104,7 +105,8 @@ def passes_of(sources: Callable[[], list[Source]]) -> Passes:
         for source in given:
             student.register_teacher(source)
         with student:
-            yield from student.knowledge(batch_size, drop_last=True)
+            for _ in range(student.passes):
+                yield from student.knowledge(batch_size, drop_last=True)
 
     return read
 
@@ -142,16 +144,20 @@ def multinomial(logits: torch.Tensor, draws: int, generator: torch.Generator) ->
 
 
 class MultinomialPasses:
-    """Draws once at each position of a file of hidden states, and gives the same draws each pass.
+    """Draws at each position of a file of hidden states, anew in each pass, once for all students.
 
     Args:
-        passes: Reads hidden states.
+        states: Reads one pass of hidden states.
         head: The teacher's head.
         draws: How many draws a position gets.
+        passes: How many passes to draw.
         device: Where to draw.
     """
 
-    def __init__(self, passes: Passes, head: Head, draws: int, *, device: str = "cpu") -> None:
+    def __init__(
+        self, states: Passes, head: Head, draws: int, *, passes: int = 1, device: str = "cpu"
+    ) -> None:
+        self._states = states
         self._passes = passes
         self._head = head.to(device)
         self._draws = draws
@@ -162,7 +168,11 @@ class MultinomialPasses:
     def __call__(self, batch_size: int) -> list[Batch]:
         if not self._batches:
             generator = torch.Generator(self._device).manual_seed(0)
-            self._batches = [self._drawn(batch, generator) for batch in self._passes(batch_size)]
+            self._batches = [
+                self._drawn(batch, generator)
+                for _ in range(self._passes)
+                for batch in self._states(batch_size)
+            ]
             targets = [batch["logits"] for batch in self._batches]
             entries = sum(len(target.ids) for target in targets)
             positions = sum(target.positions for target in targets)

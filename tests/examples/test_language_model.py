@@ -183,7 +183,7 @@ def test_merged_counts_are_those_of_both_teachers(finished: Path) -> None:
         )
 
 
-def test_multinomial_draws_have_the_distribution_and_are_the_same_in_each_pass(
+def test_multinomial_draws_have_the_distribution_and_are_drawn_once_for_all_students(
     finished: Path,
 ) -> None:
     logits = torch.randn(2, 3, 20, generator=torch.Generator().manual_seed(0))
@@ -195,10 +195,25 @@ def test_multinomial_draws_have_the_distribution_and_are_the_same_in_each_pass(
     )
     torch.testing.assert_close(forward_kl(logits, drawn), torch.tensor(0.0), rtol=0, atol=0.01)
     drawing = variants.MultinomialPasses(
-        passes(finished, "base-hidden32"), shelf(finished).head("base"), 50
+        passes(finished, "base-hidden32"), shelf(finished).head("base"), 50, passes=2
     )
-    first, second = drawing(4), drawing(4)
-    assert first is second and len(first) == 6
+    batches = drawing(4)
+    assert drawing(4) is batches and len(batches) == 12
+    same_tokens_other_draws(batches)
+
+
+def same_tokens_other_draws(batches: list[dict[str, Any]]) -> None:
+    """Check the two passes of these batches."""
+    half = len(batches) // 2
+    for first, second in zip(batches[:half], batches[half:], strict=True):
+        assert torch.equal(first["targets"], second["targets"])
+        assert not torch.equal(first["logits"].dense(), second["logits"].dense())
+
+
+def test_each_pass_of_a_student_has_draws_of_its_own(finished: Path) -> None:
+    same_tokens_other_draws(list(passes(finished, "base-systematic25")(4)))
+    taken = shelf(finished).written()
+    assert taken["base-systematic25"].tokens == 2 * taken["base-topk12"].tokens
 
 
 def test_scores_of_the_teacher_itself_are_perfect(finished: Path) -> None:
