@@ -11,21 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tutelage.consumers.deal import Deal
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.align import Align, AlignedEnd
+from tutelage.consumers.stages.align_ranks import RankAlign
 from tutelage.consumers.stages.align_stage import AlignStage
-from tutelage.consumers.stages.chunk import Chunk
+from tutelage.consumers.stages.chunk import Chunk, chunk_of_nothing
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.merge_stage import Merged, MergeStage
 from tutelage.consumers.stages.order import PassEnd
 from tutelage.consumers.stages.order_stage import OrderStage
 from tutelage.consumers.stages.prefetch import Prefetch
-from tutelage.consumers.stages.rebatch import CHUNK_BYTES, Rebatch
+from tutelage.consumers.stages.rebatch import CHUNK_BYTES, Rebatch, RowsOf
 from tutelage.consumers.stages.rebatch_stage import RebatchStage
 from tutelage.consumers.stages.stage import Stage
 from tutelage.consumers.stats import StreamStats, StudentStats
 from tutelage.schemas.limits import DEFAULT_LIMITS
+from tutelage.schemas.record import RecordHead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +36,8 @@ class PassOptions:
     """How the batches of a pass are made.
 
     Args:
-        batch_size: Rows in a batch.
+        batch_size: Rows in a batch of this rank.
+        deal: Which rows are this rank's; None for all.
         drop_last: Whether a last batch that is shorter is left out.
         truncate: Whether the pass ends at the shortest teacher.
         prefetch: Merged batches to keep ready.
@@ -43,6 +47,7 @@ class PassOptions:
     """
 
     batch_size: int
+    deal: Deal | None
     drop_last: bool
     truncate: bool
     prefetch: int
@@ -79,19 +84,19 @@ class Chain:
     ) -> None:
         self._size = options.batch_size
         self._orders = [
-            OrderStage(source, found, at, budget_bytes=options.budget_bytes, stats=counts)
+            OrderStage(
+                source,
+                found,
+                at,
+                needed=_needed(found, options.deal),
+                budget_bytes=options.budget_bytes,
+                stats=counts,
+            )
             for source, found, at, counts in zip(
                 sources, opened, positions, stream_stats, strict=True
             )
         ]
-        self._align = Align(
-            [found.stream.teacher for found in opened],
-            options.batch_size,
-            positions,
-            first_row=first_row,
-            truncate=options.truncate,
-            drop_last=options.drop_last,
-        )
+        self._align = _align(opened, positions, options, first_row)
         self._streams = [
             _prefetched(records, found, at, options, counts)
             for records, found, at, counts in zip(
@@ -164,6 +169,58 @@ class Chain:
         self._last.close()
 
 
+def _needed(opened: StreamInfo, deal: Deal | None) -> frozenset[int] | None:
+    """The partitions with rows of this rank; None for all."""
+    if deal is None:
+        return None
+    needed = deal.partitions(opened.stream.rows_per_record, opened.partitions)
+    return needed if len(needed) < opened.partitions else None
+
+
+def _align(
+    opened: Sequence[StreamInfo],
+    positions: Sequence[Position],
+    options: PassOptions,
+    first_row: int,
+) -> Align:
+    names = [found.stream.teacher for found in opened]
+    if options.deal is None:
+        return Align(
+            names,
+            options.batch_size,
+            positions,
+            first_row=first_row,
+            truncate=options.truncate,
+            drop_last=options.drop_last,
+        )
+    return RankAlign(
+        names,
+        options.deal,
+        positions,
+        [
+            chunk_of_nothing(found.description, position)
+            for found, position in zip(opened, positions, strict=True)
+        ],
+        first_row=first_row,
+        truncate=options.truncate,
+        drop_last=options.drop_last,
+    )
+
+
+def _rows_of(opened: StreamInfo, deal: Deal | None) -> RowsOf | None:
+    """A record -> the ranges of its rows that are this rank's; None for all."""
+    if deal is None:
+        return None
+    size = opened.stream.rows_per_record
+
+    def rows_of(head: RecordHead) -> list[tuple[int, int]]:
+        first = head.sequence * size
+        parts = deal.parts(first, first + head.rows)
+        return [(start - first, stop - first) for start, stop in parts]
+
+    return rows_of
+
+
 def _prefetched(
     records: OrderStage,
     opened: StreamInfo,
@@ -179,6 +236,7 @@ def _prefetched(
         position=position,
         chunk_bytes=options.chunk_bytes,
         batch_bytes=options.batch_bytes,
+        rows_of=_rows_of(opened, options.deal),
     )
     source = records.source
     return Prefetch(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tutelage.consumers.batch_position import check_position, state_behind
 from tutelage.consumers.checkpoint_file import load_checkpoint, save_checkpoint
 from tutelage.consumers.commits import Commits
 from tutelage.consumers.resume_state import ResumeState, from_state_dict, to_state_dict
@@ -34,23 +35,38 @@ class Checkpoints:
 
         def _streams(self) -> list[StreamInfo]: ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the student is, behind the last batch it gave.
+    def state_dict(self, *, at: Any = None) -> dict[str, Any]:
+        """Return where the student is, behind the last batch it gave, or behind an earlier one.
+
+        A loader that fetches batches ahead has taken more of them than were trained on: say then
+        behind which one with `at`. Of several ranks, all return the same, and a program with any
+        number of ranks can go on from it.
+
+        Args:
+            at: What the last batch that was trained on has under `position_key`. If not given, the
+                last batch that was taken.
 
         Returns:
             JSON-like values, for `load_state_dict` or a checkpoint of your own.
 
         Raises:
-            ConfigurationError: The student is not started, or DataLoader workers read.
+            ConfigurationError: The student is not started; DataLoader workers read, and `at` is not
+                given; or `at` is no position, or of a batch that was not given yet.
         """
-        self._keeper.check_known_here("state_dict")
-        saved = self._keeper.saved
-        if saved is not None:
-            return dict(saved)
-        self._merging()
-        return to_state_dict(
-            self._keeper.progress.state, self._sources, self._streams(), self._settings.plain()
-        )
+        if at is not None:
+            self._merging()
+            progress, opened = self._keeper.progress, self._streams()
+            ahead = self._keeper.was_read_by_workers
+            state = state_behind(check_position(at), opened, None if ahead else progress.state)
+        else:
+            self._keeper.check_known_here("state_dict")
+            if self._keeper.saved is not None:
+                return dict(self._keeper.saved)
+            self._merging()
+            opened, state = self._streams(), self._keeper.progress.state
+            if self._settings.is_dealt:
+                state = state.without_offsets()
+        return to_state_dict(state, self._sources, opened, self._settings.plain())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `knowledge` gives the batches behind it.
@@ -67,18 +83,19 @@ class Checkpoints:
         """
         self._keeper.load(state, len(self._sources))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, at: Any = None) -> None:
         """Write `state_dict` to a file, atomically.
 
         The file is the old or the new one, never half of either.
 
         Args:
-            path: The checkpoint's path.
+            path: The checkpoint's path. Of several ranks, one writes it.
+            at: As for `state_dict`.
 
         Raises:
-            ConfigurationError: The file cannot be written, or the student is not started.
+            ConfigurationError: The file cannot be written, or as for `state_dict`.
         """
-        save_checkpoint(absolute_path("path", path), self.state_dict())
+        save_checkpoint(absolute_path("path", path), self.state_dict(at=at))
         self._stats.saved = time.time()
 
     def load(self, path: str | os.PathLike[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,24 +36,24 @@ class KnowledgeDataset(IterableDataset[Batch]):
     Args:
         student: The student; must be started before the first iteration.
         batch_size: Rows in a batch.
-        drop_last: Whether to leave out a last batch that is shorter.
+        **options: As for `Student.dataset`.
 
     Raises:
-        ConfigurationError: While iterating, as for `Student.knowledge`.
+        ConfigurationError: An argument has the wrong type or value. While iterating, as for
+            `Student.knowledge`.
     """
 
-    def __init__(self, student: Student, batch_size: int, *, drop_last: bool = False) -> None:
+    def __init__(self, student: Student, batch_size: int | None = None, **options: Any) -> None:
         super().__init__()
         self._student = student
-        self._batch_size = batch_size
-        self._drop_last = drop_last
+        self._options = {"batch_size": batch_size, **options}
         self._loaded = False
         self._worker_pass: WorkerPass | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         if worker is None:
-            return _LazyPass(self._student, self._batch_size, self._drop_last)
+            return _LazyPass(partial(self._student.knowledge, **self._options))
         if worker.id:
             return iter(())
         if self._worker_pass is not None:
@@ -61,12 +61,7 @@ class KnowledgeDataset(IterableDataset[Batch]):
             self._worker_pass.close()
         loaded, self._loaded = self._loaded, False
         self._worker_pass = WorkerPass(
-            partial(
-                self._student.knowledge_in_worker,
-                self._batch_size,
-                drop_last=self._drop_last,
-                loaded=loaded,
-            )
+            partial(self._student.knowledge_in_worker, loaded=loaded, **self._options)
         )
         return self._worker_pass
 
@@ -106,12 +101,14 @@ def _reads_here() -> bool:
 
 
 class _LazyPass(Iterator[Batch]):
-    """A pass of a student that begins when its first batch is requested."""
+    """A pass of a student that begins when its first batch is requested.
 
-    def __init__(self, student: Student, batch_size: int, drop_last: bool) -> None:
-        self._student = student
-        self._batch_size = batch_size
-        self._drop_last = drop_last
+    Args:
+        begin: Begins it.
+    """
+
+    def __init__(self, begin: Callable[[], KnowledgeIterator]) -> None:
+        self._begin = begin
         self._batches: KnowledgeIterator | None = None
         self._closed = False
 
@@ -119,7 +116,7 @@ class _LazyPass(Iterator[Batch]):
         if self._closed:
             raise StopIteration
         if self._batches is None:
-            self._batches = self._student.knowledge(self._batch_size, drop_last=self._drop_last)
+            self._batches = self._begin()
         return next(self._batches)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from tutelage.consumers.batch_extras import Extras
 from tutelage.consumers.chain import Chain
 from tutelage.consumers.commits import Commits
 from tutelage.consumers.progress import Progress
@@ -27,6 +28,7 @@ class Delivery:
 
     Args:
         chain: The pass's stages.
+        extras: What each batch gets besides the teachers' keys.
         progress: Where the loop is; moved with each batch.
         stats: Where the loop's time is counted.
         doing: Where to say what is done.
@@ -39,6 +41,7 @@ class Delivery:
         self,
         chain: Chain,
         *,
+        extras: Extras,
         progress: Progress,
         stats: StudentStats,
         doing: Status,
@@ -47,6 +50,7 @@ class Delivery:
         ended: Callable[[], None],
     ) -> None:
         self._chain = chain
+        self._extras = extras
         #: Whether a wait for the next batch ran out and nobody has asked again.
         self.timed_out = False
         self._progress = progress
@@ -60,10 +64,12 @@ class Delivery:
     def batches(self) -> Iterator[Batch]:
         """The batches that are still to come. Begun anew after an exception, it goes on."""
         progress, stats, commits = self._progress, self._stats, self._commits
+        extras = self._extras
         start, given, rows, *_ = progress.at
         while isinstance(merged := self._awaited(), Merged):
             batches, resume = merged.batches, merged.resume
             size, left, rows_given = batches.batch_size, len(batches), 0
+            whole, global_left = size * extras.ranks, merged.global_rows
             # Kept here, the memory of batches would not be freed while the next ones are awaited.
             del merged
             began = time.monotonic()
@@ -72,10 +78,15 @@ class Delivery:
                 given += 1
                 count = size if left else batches.rows - rows_given
                 rows_given += count
-                rows += count
+                of_all = whole if left else global_left
+                global_left -= of_all
+                rows += of_all
                 # One assignment, which other threads see whole. Small batches come at 100,000 a
                 # second.
                 progress.at = (start, given, rows, resume, rows_given, left)
+                if extras.wanted:
+                    position = (progress.pass_index, given, rows)
+                    batch = extras.add(batch, rows=count, global_rows=of_all, position=position)
                 if commits is not None:
                     commits(more=left > 0)
                 yield batch

@@ -32,7 +32,8 @@ def open_streams(
         LengthMismatch, RunMismatch, MergeError: The streams do not belong together, or cannot be
             merged as asked.
     """
-    warn_of_ranks()
+    if settings.shard is None:
+        warn_of_ranks()
     for source, part in zip(sources, (saved or {}).get("sources", ()), strict=False):
         run_id, identity = part.get("run_id"), part.get("identity")
         if isinstance(run_id, str) and isinstance(identity, Mapping):

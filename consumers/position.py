@@ -19,13 +19,30 @@ class Position:
         sequence: The next record's number in its pass.
         row: How many rows of that record are used already.
         offsets: For each partition, the offset to read from; BEGINNING where nothing was used.
-            Empty at the beginning of a stream.
+            Empty if none is known.
+        before: The records of each pass before this one. Empty if they are not known.
     """
 
     pass_index: int = 0
     sequence: int = 0
     row: int = 0
     offsets: tuple[int, ...] = ()
+    before: tuple[int, ...] = ()
+
+    def records_before(self, partition: int, partitions: int) -> int:
+        """How many of the run's messages lie before the position in a partition, at least.
+
+        There are more if records were written twice, or if transactions left markers.
+
+        Args:
+            partition: The partition.
+            partitions: The stream's partitions.
+        """
+        # Every partition has the end of every pass.
+        return self.pass_index + sum(
+            max(0, -(-(records - partition) // partitions))
+            for records in (*self.before, self.sequence)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +119,7 @@ class ResumeIndex:
             sequence=span.sequence + used_up,
             row=0 if used_up else min(rows, span.stop) - span.first,
             offsets=tuple(offsets),
+            before=self.start.before,
         )
 
 

@@ -20,8 +20,8 @@ def warn_of_ranks() -> None:
     world = distributed.get_world_size()
     if world > 1:
         log.warning(
-            "rank %d of %d reads every row of its teachers, and so does every other rank; have each "
-            "rank take rows of its own, tensor[rank::world] of every tensor, or read a file of its own",
+            "rank %d of %d reads every row of its teachers, and so does every other rank; with "
+            'Student(shard="auto") each rank gets rows of its own',
             distributed.get_rank(),
             world,
         )

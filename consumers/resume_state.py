@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.consumers.checkpoint_file import VERSION
@@ -54,6 +54,13 @@ class ResumeState:
     def restarted(self) -> ResumeState:
         """The beginning of this pass."""
         return ResumeState(pass_index=self.pass_index, began=self.began, positions=self.began)
+
+    def without_offsets(self) -> ResumeState:
+        """The same without the offsets, which are those of one rank."""
+        if self.positions is None:
+            return self
+        positions = tuple(replace(position, offsets=()) for position in self.positions)
+        return replace(self, positions=positions)
 
     def next_pass(self, positions: tuple[Position, ...]) -> ResumeState:
         """The beginning of the next pass, where the sources are at these positions."""
@@ -205,7 +212,14 @@ def _source_values(
         "rows_per_record": stream.rows_per_record,
         "partitions": opened.partitions,
         "identity": dict(identity),
-        "position": {**asdict(position), "offsets": list(position.offsets)},
+        "position": {
+            "pass_index": position.pass_index,
+            "sequence": position.sequence,
+            "row": position.row,
+            "offsets": list(position.offsets),
+            # Where offsets are known nothing has to be found by counting.
+            **({} if position.offsets else {"before": list(position.before)}),
+        },
     }
 
 
@@ -236,7 +250,8 @@ def _restored_position(
             field: _whole_number(position[field]) for field in ("pass_index", "sequence", "row")
         }
         offsets = tuple(_whole_number(offset) for offset in position["offsets"])
-        return Position(**numbers, offsets=offsets)
+        before = tuple(_whole_number(records) for records in position.get("before", ()))
+        return Position(**numbers, offsets=offsets, before=before)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptData(f"the checkpoint's position in {name} is broken: {error}") from error
 
@@ -251,6 +266,8 @@ def _check_plausible(name: str, opened: StreamInfo, position: Position, state: R
         and 0 <= position.row < size
         and len(position.offsets) in (0, opened.partitions)
         and all(offset >= -1 for offset in position.offsets)
+        and len(position.before) in (0, position.pass_index)
+        and min(position.before, default=0) >= 0
         # Behind a pass's last record, which may be short, its rows are fewer than its records
         # could hold.
         and (

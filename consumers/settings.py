@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tutelage.consumers.batch_request import BatchRequest
 from tutelage.consumers.chain import PassOptions
+from tutelage.consumers.deal import Deal
+from tutelage.consumers.shard import check_shard, found_shard
+from tutelage.consumers.sources.base import StreamInfo
 from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.rebatch import CHUNK_BYTES
 from tutelage.consumers.stages.strategies import MergeStrategy, parse_strategy
@@ -37,6 +41,7 @@ class Settings:
     budget_bytes: int
     pin_memory: bool
     limits: Limits
+    shard: Any
 
     @classmethod
     def from_arguments(
@@ -52,6 +57,7 @@ class Settings:
         budget_bytes: Any,
         pin_memory: Any,
         limits: Any,
+        shard: Any,
     ) -> Settings:
         """Check the arguments of `Student`.
 
@@ -86,6 +92,7 @@ class Settings:
             budget_bytes=check_whole_number("budget_bytes", budget_bytes, most=_MOST_BYTES),
             pin_memory=check_flag("pin_memory", pin_memory),
             limits=check_limits(limits),
+            shard=check_shard(shard),
         )
 
     @property
@@ -93,15 +100,56 @@ class Settings:
         """Whether passes end at the shortest teacher."""
         return self.on_length_mismatch == "truncate"
 
-    def options(self, batch_size: int, *, drop_last: bool, own_memory: bool) -> PassOptions:
-        """The options of one pass."""
+    @property
+    def is_dealt(self) -> bool:
+        """Whether rows are dealt to several ranks."""
+        return found_shard(self.shard).ranks > 1
+
+    def request(self, batch_size: Any, **arguments: Any) -> BatchRequest:
+        """Check the arguments of `Student.knowledge`.
+
+        Args:
+            batch_size: Rows of a batch of one rank, or None.
+            **arguments: As `BatchRequest.from_arguments` takes them.
+
+        Raises:
+            ConfigurationError: An argument has the wrong type or value.
+        """
+        ranks = found_shard(self.shard).ranks
+        flat = not self.ragged.padded
+        return BatchRequest.from_arguments(batch_size, ranks=ranks, flat=flat, **arguments)
+
+    def deal(self, request: BatchRequest, opened: Sequence[StreamInfo]) -> Deal | None:
+        """Which rows this rank gets; None if there is one rank.
+
+        Args:
+            request: What was asked for.
+            opened: What each source found.
+
+        Raises:
+            ConfigurationError: The ranks do not divide the batch.
+        """
+        shard = found_shard(self.shard)
+        if shard.ranks == 1:
+            return None
+        sizes = [found.stream.rows_per_record for found in opened]
+        return Deal.among(shard.rank, shard.ranks, request.batch_size, sizes)
+
+    def options(self, request: BatchRequest, deal: Deal | None) -> PassOptions:
+        """The options of one pass.
+
+        Args:
+            request: What was asked for.
+            deal: Which rows this rank gets; None for all.
+        """
         return PassOptions(
-            batch_size=batch_size,
-            drop_last=drop_last,
+            batch_size=request.batch_size // request.ranks,
+            deal=deal,
+            drop_last=request.drop_last,
             truncate=self.truncates,
             prefetch=self.prefetch,
             budget_bytes=self.budget_bytes,
-            chunk_bytes=0 if own_memory else CHUNK_BYTES,
+            chunk_bytes=0 if request.own_memory else CHUNK_BYTES,
             batch_bytes=self.limits.batch_bytes,
         )
 

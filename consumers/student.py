@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tutelage.consumers.batch_extras import Extras
+from tutelage.consumers.batch_request import BatchRequest
 from tutelage.consumers.chain import Chain, PassOptions
 from tutelage.consumers.checkpoints import Checkpoints
 from tutelage.consumers.commits import Commits
@@ -16,28 +18,28 @@ from tutelage.consumers.control_messages import ControlMessages
 from tutelage.consumers.delivery import Delivery, KnowledgeIterator
 from tutelage.consumers.heads import Heads
 from tutelage.consumers.inspection import Inspection
+from tutelage.consumers.loaders import Loaders
 from tutelage.consumers.open_streams import open_streams
 from tutelage.consumers.resume_state import ResumeState
 from tutelage.consumers.settings import Settings
+from tutelage.consumers.shard import ShardArgument
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.state_keeper import StateKeeper
 from tutelage.consumers.stats import StreamStats, StudentStats
-from tutelage.schemas.arguments import check_flag, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Description
 from tutelage.transport.status import Status
 
 if TYPE_CHECKING:
-    from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.progress import Progress
     from tutelage.consumers.worker_epochs import WorkerEpochs
 
 
-class Student(Checkpoints, ControlMessages, Heads, Inspection):
+class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
     """Merges what its teachers wrote and gives it as batches of torch tensors.
 
     Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's
@@ -61,6 +63,9 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection):
         pin_memory: Give batches in pinned memory, for fast copies to a GPU.
         limits: `Limits(batch_bytes=...)` bounds the memory of one batch. A larger one raises
             BatchTooLarge before its memory is taken.
+        shard: Which rank of a training program this student is: `(rank, ranks)`, one dimension of a
+            device mesh, or `"auto"` for that of torch's process group or of torchrun. Each rank
+            then gets its own rows of every batch. If not given, it gets all rows.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value.
@@ -80,10 +85,11 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection):
         budget_bytes: int = 64 << 20,
         pin_memory: bool = False,
         limits: Limits = DEFAULT_LIMITS,
+        shard: ShardArgument = None,
     ) -> None:
         self._settings = Settings.from_arguments(
             merge, sample_id=sample_id, on_length_mismatch=on_length_mismatch, allow_other_inputs=allow_other_inputs, ragged=ragged_format,
-            timeout_s=timeout_s, prefetch=prefetch, budget_bytes=budget_bytes, pin_memory=pin_memory, limits=limits,
+            timeout_s=timeout_s, prefetch=prefetch, budget_bytes=budget_bytes, pin_memory=pin_memory, limits=limits, shard=shard,
         )  # fmt: skip
         self._sources: list[Source] = []
         self._started = False
@@ -175,17 +181,24 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection):
 
     def knowledge(
         self,
-        batch_size: int,
+        batch_size: int | None = None,
         *,
+        global_batch_size: int | None = None,
         drop_last: bool = False,
         pass_index: int | None = None,
         own_memory: bool = False,
+        weight_key: str | None = None,
+        position_key: str | None = None,
+        pad_empty: bool = False,
     ) -> KnowledgeIterator:
         """Return an iterator over one pass, as dicts of key -> tensor `[batch_size, ...]`.
 
         Each call gives the pass after the last one that was read to its end, and after the last
         pass the first again. A pass that was left early is given again from its beginning, unless
         `load_state_dict` came between.
+
+        Of several ranks (`shard`), each gets its own rows of every batch, and all get equally many
+        batches. The last batch of a pass may have fewer rows on some ranks, or none.
 
         Batches share no values. Those that came together lie in one piece of memory of about 4 MB,
         free when none of them is held: clone what is kept for long, or ask for `own_memory`.
@@ -194,65 +207,76 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection):
         for again. Its `close()` ends it early.
 
         Args:
-            batch_size: Rows in a batch. The last batch of a pass may have fewer.
-            drop_last: Leave out a last batch that is shorter.
+            batch_size: Rows in a batch of one rank. The last batch of a pass may have fewer.
+            global_batch_size: Rows in a batch of all ranks together, instead of `batch_size`.
+            drop_last: Leave out a last batch that is shorter, on all ranks.
             pass_index: The pass to give, from 0. If not given, the next one.
             own_memory: Give each batch memory of its own.
+            weight_key: Add weights under this key, float32 `[rows]`: the number of ranks divided by
+                the rows that all ranks have. The gradient of `(weights * losses).sum()`, averaged
+                over the ranks as DDP does it, is that of the mean over the whole batch.
+            position_key: Add where the batch ends, for `save(path, at=...)`, under this key: int64
+                `[3]`.
+            pad_empty: Give one row of zeros, with weight 0, in place of a batch without rows.
 
         Returns:
             An iterator of batches, with a method `close()`.
 
         Raises:
             ConfigurationError: An argument has the wrong type or value, the student is not started,
-                or another iterator is under way.
+                another iterator is under way, or the ranks do not divide the batch.
             RunMismatch, TopicIdentityError: A loaded state is of other streams or settings.
             MergeError: Keys cannot be merged as asked, or a result does not fit its dtype.
             DataError: Data are wrong or missing; the message says where. Raised while iterating.
             WaitTimeout: A teacher's stream did not appear in time; or, while iterating, its next
                 record did not come.
         """
-        batch_size = check_whole_number("batch_size", batch_size)
-        drop_last, own_memory = (
-            check_flag("drop_last", drop_last),
-            check_flag("own_memory", own_memory),
-        )
-        pass_index = (
-            None if pass_index is None else check_whole_number("pass_index", pass_index, least=0)
-        )
+        request = self._settings.request(
+            batch_size, global_batch_size=global_batch_size, drop_last=drop_last, pass_index=pass_index,
+            own_memory=own_memory, weight_key=weight_key, position_key=position_key, pad_empty=pad_empty,
+        )  # fmt: skip
         self._check_started()
         self._check_none_running()
         if pass_index is None:
             self._keeper.check_no_worker()
         merge = self._merging()
+        request.extras.check_new(merge.description)
         self._keeper.leave_workers()
-        state = self._next_state(batch_size, drop_last, pass_index)
-        options = self._settings.options(batch_size, drop_last=drop_last, own_memory=own_memory)
+        state = self._next_state(request)
+        deal = self._settings.deal(request, self._streams())
+        options = self._settings.options(request, deal)
         self._keeper.progress.go_to(state)
         # Forgotten last: other threads see one or the other.
         self._keeper.saved = None
-        return KnowledgeIterator(partial(self._begin, merge, options, state))
+        return KnowledgeIterator(partial(self._begin, merge, options, request.extras, state))
 
     def knowledge_in_worker(
-        self, batch_size: int, *, drop_last: bool, loaded: bool
+        self, *, loaded: bool, **options: Any
     ) -> tuple[KnowledgeIterator, Progress, WorkerEpochs]:
         """For KnowledgeDataset: `knowledge` in a DataLoader worker, behind the epoch before it.
 
         Args:
-            batch_size: As for `knowledge`.
-            drop_last: As for `knowledge`.
             loaded: Whether a state was loaded in this worker, which counts then.
+            **options: As for `knowledge`.
 
         Returns:
             The batches, where the student is, and the notes for the next epoch.
         """
         epochs = self._keeper.enter_worker(loaded=loaded)
-        batches = self.knowledge(batch_size, drop_last=drop_last, own_memory=True)
+        batches = self.knowledge(**options, own_memory=True)
         return batches, self._keeper.progress, epochs
 
-    def _begin(self, merge: Merge, options: PassOptions, state: ResumeState) -> Delivery:
+    def _begin(
+        self, merge: Merge, options: PassOptions, extras: Extras, state: ResumeState
+    ) -> Delivery:
         """Start reading a pass."""
         self._check_none_running()
-        self._keeper.progress.go_to(state)
+        dealt = (
+            []
+            if options.deal is None
+            else [found.stream.rows_per_record for found in self._streams()]
+        )
+        self._keeper.progress.go_to(state, dealt)
         positions = state.positions_of(len(self._sources))
         self._chain = chain = Chain(
             self._sources, self._streams(), positions, merge, options,
@@ -261,6 +285,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection):
         watched = any(source.commits for source in self._sources)
         self._delivery = Delivery(
             chain,
+            extras=extras,
             progress=self._keeper.progress,
             stats=self._stats,
             doing=self._doing,
@@ -276,17 +301,17 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection):
         if self._chain is chain:
             self._chain = self._delivery = None
 
-    def _next_state(self, batch_size: int, drop_last: bool, pass_index: int | None) -> ResumeState:
+    def _next_state(self, request: BatchRequest) -> ResumeState:
         """The state from which the next pass begins."""
-        saved = self._keeper.saved
+        saved, pass_index = self._keeper.saved, request.pass_index
         state = self._state_now(saved)
         if saved is not None:
-            state.check_fits(batch_size, drop_last, pass_index)
+            state.check_fits(request.batch_size, request.drop_last, pass_index)
         elif state.batches:
             # A pass that was left early begins again.
             state = state.restarted()
         state = state.for_pass(self._streams()[0].stream.passes, pass_index)
-        return replace(state, batch_size=batch_size, drop_last=drop_last)
+        return replace(state, batch_size=request.batch_size, drop_last=request.drop_last)
 
     def _merging(self) -> Merge:
         self._check_started()
@@ -312,31 +337,6 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection):
     def _streams(self) -> list[StreamInfo]:
         assert self._opened is not None, "streams are opened before they are used"
         return self._opened
-
-    def dataset(self, batch_size: int, *, drop_last: bool = False) -> KnowledgeDataset:
-        """Return the same batches as a torch `IterableDataset`, one pass each time it is iterated.
-
-        Give it to `DataLoader(dataset, batch_size=None)`.
-
-        Args:
-            batch_size: Rows in a batch.
-            drop_last: Leave out a last batch that is shorter.
-
-        Returns:
-            The data set.
-
-        Raises:
-            ConfigurationError: An argument has the wrong type or value.
-        """
-        from tutelage.consumers.dataset import KnowledgeDataset
-
-        batch_size, drop_last = (
-            check_whole_number("batch_size", batch_size),
-            check_flag("drop_last", drop_last),
-        )
-        # Made before workers are, which share them.
-        _ = self._keeper.epochs
-        return KnowledgeDataset(self, batch_size, drop_last=drop_last)
 
     def close(self) -> None:
         """End all threads and release the sources. May be called twice; `start` begins anew."""

@@ -44,3 +44,8 @@ def to_student_topic(topic: str) -> str:
 def partition_for(sequence: int, partitions: int) -> int:
     """The partition for record `sequence` of any pass."""
     return sequence % partitions
+
+
+def first_in(partition: int, sequence: int, partitions: int) -> int:
+    """The first record number from `sequence` on that lies in the partition."""
+    return sequence + (partition - sequence) % partitions

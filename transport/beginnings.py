@@ -1,4 +1,4 @@
-"""Offsets at which reading a run begins: estimated by time, then checked by the first record found.
+"""Offsets at which reading a run begins: estimated by time and by counting records, then checked.
 
 Pure: no I/O, threads or clocks.
 """
@@ -16,38 +16,46 @@ _FURTHER = 8
 
 
 class Beginnings:
-    """Searches each partition for the run's first record, if it is read from there.
+    """Searches each partition whose offset is not known for the first record that is needed.
 
-    Guarantee: a partition is read from the run's first record there, or RetentionLoss is raised. A
-    wrong clock costs a step further back, never a record.
+    Guarantee: reading begins at or before that record, or RetentionLoss is raised. A wrong clock
+    costs a step further back, never a record.
 
     Args:
         lows: Per partition, the first offset that the broker still has.
         guesses: Per partition, the offset at which reading begins; None if it continues from a
-            position.
+            known offset.
+        needed: Per partition, the pass and number of the first record that is needed; the run's
+            first record if not given.
     """
 
-    def __init__(self, lows: Sequence[int], guesses: Sequence[int | None]) -> None:
+    def __init__(
+        self,
+        lows: Sequence[int],
+        guesses: Sequence[int | None],
+        needed: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         self._lows = list(lows)
         self._guesses = list(guesses)
+        self._needed = needed or [(0, partition) for partition in range(len(lows))]
         self._step = _FIRST_STEP
 
     def awaits(self, partition: int) -> bool:
-        """Whether the run's first record in the partition has not been found yet."""
+        """Whether no record of the run has been found in the partition yet."""
         return self._guesses[partition] is not None
 
     def found(self, partition: int, head: RecordHead, where: str) -> int | None:
         """Check the first record of the run that was read from a partition.
 
         Returns:
-            None if it is the run's first there; else the offset from which to read again.
+            None if what is needed does not lie before it; else the offset from which to read again.
 
         Raises:
-            RetentionLoss: It is not the first, and the broker has no earlier offset.
+            RetentionLoss: It lies before it, and the broker has no earlier offset.
         """
         guess, low = self._guesses[partition], self._lows[partition]
         assert guess is not None, "only called while a partition's first record is awaited"
-        if (head.pass_index, head.sequence) <= (0, partition):
+        if (head.pass_index, head.sequence) <= self._needed[partition]:
             self._guesses[partition] = None
             return None
         if guess <= low:
@@ -97,5 +105,5 @@ def where_to_begin(
                 "retention.ms, and have the teacher write a new run"
             )
         if offset == BEGINNING:
-            guesses[partition] = offsets[partition] = max(low, begins[partition])
+            guesses[partition] = offsets[partition] = max(low, min(high, begins[partition]))
     return offsets, guesses

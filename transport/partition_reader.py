@@ -6,7 +6,7 @@ Knows nothing of what messages hold.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -54,22 +54,23 @@ class PartitionReader:
         self._connection = connection
         self._topic = topic
         self._consumer: Consumer | None = None
+        self._assigned: tuple[int, ...] = ()
         self._held: frozenset[int] = frozenset()
 
-    def begin(self, admin: KafkaTopic, offsets: Sequence[int]) -> None:
-        """Read each partition from its offset on, with a new consumer.
+    def begin(self, admin: KafkaTopic, offsets: Mapping[int, int]) -> None:
+        """Read some partitions, each from its offset on, with a new consumer.
 
         A consumer that is reassigned while it fetches may stall for three seconds.
         """
         self.close()
         self._consumer = consumer = self._connection.consumer(partitions=len(offsets))
-        self._held = frozenset()
+        self._assigned, self._held = tuple(offsets), frozenset()
         # With metadata the client fetches at once; without, it looks for leaders a second later.
         admin.partitions(consumer)
         consumer.assign(
             [
                 TopicPartition(self._topic, partition, offset)
-                for partition, offset in enumerate(offsets)
+                for partition, offset in offsets.items()
             ]
         )
 
@@ -102,17 +103,18 @@ class PartitionReader:
         """Return each partition's next offset and its end at the last fetch; 0 where unknown."""
         if self._consumer is None:
             return []
-        parts = [TopicPartition(self._topic, partition) for partition in range(partitions)]
+        parts = [TopicPartition(self._topic, partition) for partition in self._assigned]
         try:
             # Both come from the client's cache, without a request.
             positions = self._consumer.position(parts)
             ends = [self._consumer.get_watermark_offsets(part, cached=True) for part in parts]
         except KafkaException:
             return []
-        return [
-            (max(0, position.offset), max(0, end[1] if end else 0))
+        found = {
+            position.partition: (max(0, position.offset), max(0, end[1] if end else 0))
             for position, end in zip(positions, ends, strict=True)
-        ]
+        }
+        return [found.get(partition, (0, 0)) for partition in range(partitions)]
 
     def check_reported(self, message: Message) -> None:
         """Raise the error that a message reports, unless the client recovers from it by itself."""

@@ -42,7 +42,8 @@ class RunChoice:
         self._connection = connection
         self._topic = topic
         self._run = run
-        self._limits = limits
+        #: How large records, schemas and shapes may be.
+        self.limits = limits
         self._resumed_from: dict[str, str] | None = None
 
     def resume(self, run_id: str, identity: Mapping[str, str]) -> None:
@@ -83,9 +84,9 @@ class RunChoice:
         """
         where = f"topic {self._topic}, partition {first.partition()}, offset {first.offset()}"
         found = FoundRun(
-            stream=stream_from_headers(first.headers() or (), where, self._limits), message=first
+            stream=stream_from_headers(first.headers() or (), where, self.limits), message=first
         )
-        runs = TopicRuns(self._connection, self._topic, self._limits)
+        runs = TopicRuns(self._connection, self._topic, self.limits)
         if self._run is None:
             newest = None if alone else through_outages(runs.newest, wait)
             return (

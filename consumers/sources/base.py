@@ -177,6 +177,14 @@ class Source(ABC):
             TransportError: Reading failed.
         """
 
+    def only(self, partitions: frozenset[int] | None) -> None:
+        """Say which partitions the next `read` has to give. A source may give the others too.
+
+        Args:
+            partitions: The partitions that are needed; None for all.
+        """
+        return
+
     def hold(self, partitions: frozenset[int]) -> None:
         """Pause these partitions, because too many of their records are waiting; resume all others.
 

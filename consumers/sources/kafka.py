@@ -98,9 +98,11 @@ class KafkaSource(Source):
         self._connection = KafkaConnection(
             bootstrap_servers, registry=registry, options=options, client_id=client_id
         )
-        self._limits = check_limits(limits)
         self._choice = RunChoice(
-            self._connection, topic, None if run is None else check_text("run", run), self._limits
+            self._connection,
+            topic,
+            None if run is None else check_text("run", run),
+            check_limits(limits),
         )
         self._group = (
             OffsetCommits(self._connection, check_text("group", group), topic)
@@ -110,6 +112,7 @@ class KafkaSource(Source):
         self._reader = PartitionReader(self._connection, topic)
         self._admin = KafkaTopic(self._connection, self._topic)
         self._run: OpenRun | None = None
+        self._needed: frozenset[int] | None = None
         self._identity: dict[str, str] = {}
         self._identity_check: IdentityCheck | None = None
         self._control: KafkaControl | None = None
@@ -183,7 +186,9 @@ class KafkaSource(Source):
         return run.info
 
     def _finder(self) -> RunFinder:
-        return RunFinder(self._connection, self._topic, self._admin, self._reader, self._limits)
+        return RunFinder(
+            self._connection, self._topic, self._admin, self._reader, self._choice.limits
+        )
 
     def _new_identity_check(self) -> IdentityCheck:
         return IdentityCheck(
@@ -203,12 +208,16 @@ class KafkaSource(Source):
         assert run is not None, "open sets it"
         first = run.take_first()
         messages: list[Message] = []
-        if first is not None and all(offset == BEGINNING for offset in position.offsets):
+        if (
+            first is not None
+            and self._needed is None
+            and position == Position(offsets=(BEGINNING,) * len(position.offsets))
+        ):
             # The reader is at the message after `first`, so nothing is requested or fetched again.
             beginnings = Beginnings(run.lows, run.begins)
             messages = [first]
         else:
-            while (assigned := self._finder().assign(run, position)) is None:
+            while (assigned := self._finder().assign(run, position, self._needed)) is None:
                 # The brokers are away. The caller decides how long to wait for them.
                 yield None
             beginnings = assigned
@@ -253,6 +262,9 @@ class KafkaSource(Source):
             self._identity_check.look()
         if idle and self._settings_due.due():
             self._admin.check_not_compacted()
+
+    def only(self, partitions: frozenset[int] | None) -> None:
+        self._needed = partitions
 
     def hold(self, partitions: frozenset[int]) -> None:
         self._reader.hold(partitions)

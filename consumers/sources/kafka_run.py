@@ -16,7 +16,7 @@ from tutelage.consumers.sources.base import StreamInfo
 from tutelage.consumers.sources.kafka_messages import RunMessages
 from tutelage.schemas.errors import TopicIdentityError, TransportError
 from tutelage.schemas.limits import Limits
-from tutelage.schemas.topic import BEGINNING
+from tutelage.schemas.topic import BEGINNING, first_in
 from tutelage.transport.beginnings import Beginnings, where_to_begin
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.outages import is_outage, through_outages
@@ -118,7 +118,7 @@ class RunFinder:
         wait = Wait(choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?")
         lows = through_outages(lambda: self._admin.first_offsets(partitions), wait)
         ends = through_outages(lambda: self._admin.end_offsets(partitions), wait)
-        self._reader.begin(self._admin, lows)
+        self._reader.begin(self._admin, dict(enumerate(lows)))
         first = self._reader.first(wait)
         found = choice.find(first, alone=ends == lows, identity=identity, wait=wait)
         stream = found.stream
@@ -142,12 +142,21 @@ class RunFinder:
             first=first if is_first else None,
         )
 
-    def assign(self, run: OpenRun, position: Position) -> Beginnings | None:
+    def assign(
+        self, run: OpenRun, position: Position, needed: frozenset[int] | None
+    ) -> Beginnings | None:
         """Assign a new consumer to the offsets of a position.
 
+        Where an offset is not known, it is found by counting the records before it.
+
+        Args:
+            run: The run.
+            position: Where reading begins.
+            needed: The partitions to read; all if None.
+
         Returns:
-            The partitions that are read from the run's first record, or None if no broker answers
-            just now.
+            What to check of the first record of each partition, or None if no broker answers just
+            now.
 
         Raises:
             TopicIdentityError: A partition ends before the position.
@@ -161,8 +170,23 @@ class RunFinder:
             if is_outage(error):
                 return None
             raise
+        begins = [
+            begin + position.records_before(partition, partitions)
+            for partition, begin in enumerate(run.begins[:partitions])
+        ]
         offsets, guesses = where_to_begin(
-            self._topic, run.offsets_of(position), lows=lows, highs=highs, begins=run.begins
+            self._topic, run.offsets_of(position), lows=lows, highs=highs, begins=begins
         )
-        self._reader.begin(self._admin, offsets)
-        return Beginnings(lows, guesses)
+        self._reader.begin(
+            self._admin,
+            {
+                partition: offset
+                for partition, offset in enumerate(offsets)
+                if needed is None or partition in needed
+            },
+        )
+        first = [
+            (position.pass_index, first_in(partition, position.sequence, partitions))
+            for partition in range(partitions)
+        ]
+        return Beginnings(lows, guesses, first)

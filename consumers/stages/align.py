@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tutelage.consumers.position import Position, ResumeIndex
 from tutelage.consumers.stages.chunk import Chunk
@@ -59,14 +59,18 @@ class Aligned:
         first_row: The number of the first row in the pass.
         rows: How many rows.
         shares: Each teacher's share, in the order of registration.
+        global_rows: The rows of the same batches that all ranks have together.
+        ranks: How many ranks there are.
     """
 
     first_row: int
     rows: int
     shares: tuple[Share, ...]
+    global_rows: int
+    ranks: int = 1
 
     def split(self, rows: int) -> tuple[Aligned, Aligned | None]:
-        """The first `rows` rows, and the others if there are any."""
+        """The first `rows` rows, which are whole batches, and the others if there are any."""
         if rows >= self.rows:
             return self, None
         first = tuple(
@@ -76,9 +80,16 @@ class Aligned:
             Share(chunk=share.chunk, start=share.start + rows, rows=share.rows - rows)
             for share in self.shares
         )
+        whole = rows * self.ranks
         return (
-            Aligned(first_row=self.first_row, rows=rows, shares=first),
-            Aligned(first_row=self.first_row + rows, rows=self.rows - rows, shares=others),
+            replace(self, rows=rows, shares=first, global_rows=whole),
+            replace(
+                self,
+                first_row=self.first_row + rows,
+                rows=self.rows - rows,
+                shares=others,
+                global_rows=self.global_rows - whole,
+            ),
         )
 
 
@@ -105,7 +116,7 @@ class _Queue:
 
     @property
     def rows(self) -> int:
-        """Unused rows of the first chunk."""
+        """The unused rows of the first chunk."""
         return self.chunks[0].rows - self.used if self.chunks else 0
 
     def take(self, rows: int) -> Share:
@@ -185,17 +196,23 @@ class Align:
             if self._drop_last:
                 rows = 0
         if not rows:
-            return AlignedEnd(
-                positions=tuple(
-                    queue.end.next_pass if queue.end is not None else queue.position
-                    for queue in self._queues
-                )
-            )
+            return self._end()
         aligned = Aligned(
-            first_row=self._row, rows=rows, shares=tuple(queue.take(rows) for queue in self._queues)
+            first_row=self._row,
+            rows=rows,
+            shares=tuple(queue.take(rows) for queue in self._queues),
+            global_rows=rows,
         )
         self._row += rows
         return aligned
+
+    def _end(self) -> AlignedEnd:
+        return AlignedEnd(
+            positions=tuple(
+                queue.end.next_pass if queue.end is not None else queue.position
+                for queue in self._queues
+            )
+        )
 
     def has_ended(self, teacher: int) -> bool:
         """Whether the end of a teacher's pass came."""

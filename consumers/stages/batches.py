@@ -51,7 +51,8 @@ class Batches:
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-self.rows // self.batch_size)
+        # A rank of several may get a batch without rows.
+        return max(1, -(-self.rows // self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         keys = list(self._columns)

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from tutelage.consumers.position import ResumeIndex
-from tutelage.consumers.stages.column_buffer import slice_pieces
-from tutelage.schemas.record import Array, Ragged
+import numpy as np
+
+from tutelage.consumers.position import Position, ResumeIndex
+from tutelage.consumers.stages.column_buffer import ChunkBuffers, slice_pieces
+from tutelage.schemas.record import Array, Description, Ragged
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -54,4 +56,32 @@ class Chunk:
 
     def ragged_rows(self, key: str, start: int, stop: int) -> list[Ragged]:
         """The rows `start` to `stop` of a ragged key, as pieces."""
-        return [rows for _, rows in slice_pieces(self.ragged[key], start, stop)]
+        pieces = self.ragged[key]
+        if start == stop:
+            # A piece without rows, which has the dtype.
+            return [rows.rows(0, 0) for _, rows in pieces[:1]]
+        return [rows for _, rows in slice_pieces(pieces, start, stop)]
+
+
+def chunk_of_nothing(description: Description, position: Position) -> Chunk:
+    """Return a chunk without rows.
+
+    Args:
+        description: Key -> dtype and row shape of the stream.
+        position: The position behind it.
+    """
+    buffers, none = ChunkBuffers(description), np.empty(0, np.int64)
+    buffers.allocate(0)
+    return Chunk(
+        rows=0,
+        resume=ResumeIndex(start=position, spans=()),
+        dense={each.key: each.dense(0, 0) for each in buffers.columns if not each.ragged},
+        ragged={
+            spec.key: [
+                (0, Ragged(np.empty((0, *spec.shape[1:]), spec.wire_dtype.numpy_dtype), none))
+            ]
+            for spec in description.stored.specs
+            if spec.ragged
+        },
+        reads=[],
+    )

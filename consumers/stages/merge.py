@@ -170,7 +170,7 @@ class Merge:
                 # A function may depend on the whole batch, so it is called batch by batch.
                 cuts = [
                     range(start, min(start + batch_size, aligned.rows))
-                    for start in range(0, aligned.rows, batch_size)
+                    for start in _starts(aligned, batch_size)
                 ]
                 arrays = [share.dense(plan.key) for share in shares]
                 columns[plan.key] = [
@@ -191,7 +191,7 @@ class Merge:
     ) -> list[SparseTarget]:
         """Decode and merge a key of which a few entries are known; a target for each batch."""
         targets = []
-        for start in range(0, aligned.rows, batch_size):
+        for start in _starts(aligned, batch_size):
             stop = min(start + batch_size, aligned.rows)
             columns = [share.stored(key, start, stop) for share in shares[: sparse.teachers]]
             target = sparse.target(columns, aligned.first_row + start)
@@ -241,7 +241,7 @@ class Merge:
         """Merge the values of a ragged key; returns the values and lengths of each batch."""
         all_values: list[torch.Tensor] = []
         all_lengths: list[torch.Tensor] = []
-        for start in range(0, aligned.rows, batch_size):
+        for start in _starts(aligned, batch_size):
             stop = min(start + batch_size, aligned.rows)
             pieces = [share.ragged(plan.key, start, stop) for share in shares]
             lengths = np.concatenate([piece.lengths for piece in pieces[0]])
@@ -285,6 +285,11 @@ class Merge:
                     f"{self._names[plan.teachers[teacher]]}; the teachers did not read the same "
                     "inputs in the same order"
                 )
+
+
+def _starts(aligned: Aligned, batch_size: int) -> range:
+    """The first row of each batch; a rank's batch without rows has one too."""
+    return range(0, max(1, aligned.rows), batch_size)
 
 
 def _called(plan: KeyPlan, tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -21,11 +21,13 @@ class Merged:
         batches: The batches.
         resume: For each teacher, the position behind each of their rows.
         nbytes: Bytes of all of them.
+        global_rows: The rows of the same batches that all ranks have together.
     """
 
     batches: Batches = field(repr=False)
     resume: tuple[ResumeIndex, ...] = field(repr=False)
     nbytes: int
+    global_rows: int
 
 
 class MergeStage:
@@ -54,12 +56,17 @@ class MergeStage:
         if not isinstance(aligned, Aligned):
             return aligned
         began = time.perf_counter()
-        rows, nbytes = self._merge.measure(aligned, self._size)
-        aligned, self._rest = aligned.split(rows)
+        nbytes = 0
+        self._rest = None
+        if aligned.rows:
+            rows, nbytes = self._merge.measure(aligned, self._size)
+            aligned, self._rest = aligned.split(rows)
         batches = self._merge.batches(aligned, self._size)
         self._stats.merge_s += time.perf_counter() - began
         resume = tuple(share.resume for share in aligned.shares)
-        return Merged(batches=batches, resume=resume, nbytes=nbytes)
+        return Merged(
+            batches=batches, resume=resume, nbytes=nbytes, global_rows=aligned.global_rows
+        )
 
     def close(self) -> None:
         """End the streams."""

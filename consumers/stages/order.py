@@ -15,7 +15,7 @@ from tutelage.consumers.sources.base import ConsumedRecord
 from tutelage.consumers.stages.stage import LastItem
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import End, Record, RecordHead, Stream
-from tutelage.schemas.topic import partition_for
+from tutelage.schemas.topic import BEGINNING, first_in, partition_for
 
 # Memory for the objects of one end record.
 _END_BYTES = 1 << 10
@@ -54,23 +54,37 @@ class Order:
     first of its number by offset. A pass ends only when every partition holds its end and the end
     counts the records and rows that came. Anything else raises RunMismatch, SequenceGap or
     CorruptData.
+
+    Args:
+        stream: The run.
+        partitions: The partitions in which its records are.
+        position: Where reading begins.
+        needed: The partitions whose records are needed; all if not given. Those of the others are
+            left out, and nothing is said about them.
     """
 
-    def __init__(self, stream: Stream, partitions: int, position: Position) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        partitions: int,
+        position: Position,
+        *,
+        needed: frozenset[int] | None = None,
+    ) -> None:
         self._stream = stream
-        self._partitions = partitions
+        self._needed = frozenset(range(partitions)) if needed is None else needed
         self._start = (position.pass_index, position.sequence)
-        self._pass, self._sequence = self._start
-        # The rows of this pass up to the next record.
-        self._rows = position.sequence * stream.rows_per_record
+        self._before = position.before
         self._expected = [
-            (position.pass_index, _first_in(partition, position.sequence, partitions))
+            (position.pass_index, first_in(partition, position.sequence, partitions))
             for partition in range(partitions)
         ]
+        self._pass, self._sequence = position.pass_index, self._next_needed(position.sequence)
         self._pending: list[deque[ConsumedRecord]] = [deque() for _ in range(partitions)]
         self._ends: dict[int, _KnownEnd] = {}
         self._newest = [0] * partitions
-        self._short: dict[int, int] = {}
+        # Pass -> the number and rows of its record that is shorter than the others.
+        self._short: dict[int, tuple[int, int]] = {}
         #: Records that were written twice, and dropped.
         self.duplicates = 0
         #: Records that a writer wrote after another had taken over its run.
@@ -88,16 +102,24 @@ class Order:
 
     def others(self) -> frozenset[int]:
         """The partitions that are not needed now: what must come next lies in the others."""
-        return frozenset(range(self._partitions)) - self._awaited()
+        return self._needed - self._awaited()
+
+    def _next_needed(self, sequence: int) -> int:
+        """The first number from `sequence` on whose record lies in a partition that is needed."""
+        while sequence % self._partitions not in self._needed:
+            sequence += 1
+        return sequence
+
+    @property
+    def _partitions(self) -> int:
+        return len(self._expected)
 
     def _awaited(self) -> frozenset[int]:
         """The next record's partition; after the last record, the partitions without an end."""
         # Other threads read this while the stage's thread changes it.
         known = self._ends.get(self._pass)
         if known is not None and self._sequence >= known.end.records:
-            missing = frozenset(
-                partition for partition in range(self._partitions) if partition not in known.offsets
-            )
+            missing = self._needed - known.offsets.keys()
             if missing:
                 return missing
         return frozenset((partition_for(self._sequence, self._partitions),))
@@ -117,6 +139,8 @@ class Order:
             SequenceGap: Records are missing before it.
             CorruptData: It has other rows than a record of its run may have, or is damaged.
         """
+        if consumed.partition not in self._needed:
+            return
         if not self._is_expected(consumed):
             consumed = consumed.loaded()
         head, partition = consumed.record.head, consumed.partition
@@ -177,7 +201,7 @@ class Order:
             )
         if head.rows < size:
             # Only a pass's last record is shorter.
-            before = self._short.setdefault(head.pass_index, head.sequence)
+            before, _ = self._short.setdefault(head.pass_index, (head.sequence, head.rows))
             if before != head.sequence:
                 raise CorruptData(
                     f"{consumed.where}: {head} has {head.rows} rows of {size}, and so has record "
@@ -204,7 +228,7 @@ class Order:
                 f"{consumed.where}: pass {head.pass_index} ends with {_counts(end)}, but record "
                 f"{expected[1]} is missing here"
             )
-        if expected[1] != _first_in(partition, end.records, self._partitions):
+        if expected[1] != first_in(partition, end.records, self._partitions):
             raise RunMismatch(
                 f"{consumed.where}: pass {head.pass_index} ends with {_counts(end)}, but this "
                 "partition holds more"
@@ -227,14 +251,13 @@ class Order:
             self.pending_bytes -= consumed.record.nbytes
             self.memory_bytes -= consumed.memory_bytes
             self._check_none_was_short(consumed.record.head, consumed.where)
-            self._sequence += 1
-            self._rows += consumed.record.head.rows
+            self._sequence = self._next_needed(self._sequence + 1)
             return consumed
         known = self._ends.get(self._pass)
         if (
             known is None
             or self._sequence < known.end.records
-            or len(known.offsets) < self._partitions
+            or len(known.offsets) < len(self._needed)
         ):
             return None
         self._check_rows(known)
@@ -242,26 +265,27 @@ class Order:
 
     def _check_none_was_short(self, head: RecordHead, where: str) -> None:
         short = self._short.get(head.pass_index)
-        if short is not None and short < head.sequence:
+        if short is not None and short[0] < head.sequence:
             raise CorruptData(
-                f"{where}: {head} comes behind record {short}, which is short: only a pass's last "
+                f"{where}: {head} comes behind record {short[0]}, which is short: only a pass's last "
                 "record may be"
             )
 
     def _check_rows(self, known: _KnownEnd) -> None:
-        """Compare the end's rows with those that came.
+        """Compare the end's rows with those that came: all records are full but the last.
 
-        If reading began behind the pass's last record, which may be short, only the number of
-        records can be compared.
+        If the last record was not read, because reading began behind it or it is in a partition
+        that is not needed, only the number of records can be compared.
         """
-        ended = known.end.rows
-        matches = self._rows == ended
+        size, ended, last = self._stream.rows_per_record, known.end.rows, known.end.records - 1
         first = self._start[1] if self._pass == self._start[0] else 0
-        if self._sequence == first:
-            matches = -(-ended // self._stream.rows_per_record) == first
-        if not matches:
+        short, rows = self._short.get(self._pass, (last, size))
+        came = last * size + rows if last >= 0 else 0
+        was_read = last >= first and partition_for(last, self._partitions) in self._needed
+        least, most = (came, came) if was_read else (last * size + 1, (last + 1) * size)
+        if short != last or not (least <= ended <= most or ended == last + 1 == 0):
             raise CorruptData(
-                f"{known.where}: pass {self._pass} ends with {ended:,} rows, but {self._rows:,} came"
+                f"{known.where}: pass {self._pass} ends with {ended:,} rows, but {came:,} came"
             )
 
     def _ended(self, known: _KnownEnd) -> PassEnd:
@@ -269,17 +293,17 @@ class Order:
         self.memory_bytes -= _END_BYTES * len(known.offsets)
         self._short.pop(self._pass, None)
         self._pass += 1
-        self._sequence = self._rows = 0
+        self._sequence = self._next_needed(0)
+        if len(self._before) == self._pass - 1:
+            self._before = (*self._before, known.end.records)
         position = Position(
             pass_index=self._pass,
-            offsets=tuple(known.offsets[partition] for partition in range(self._partitions)),
+            before=self._before,
+            offsets=tuple(
+                known.offsets.get(partition, BEGINNING) for partition in range(self._partitions)
+            ),
         )
         return PassEnd(end=known.end, record=known.record, next_pass=position)
-
-
-def _first_in(partition: int, sequence: int, partitions: int) -> int:
-    """The first sequence number from `sequence` on that lies in the partition."""
-    return sequence + (partition - sequence) % partitions
 
 
 def _counts(end: End) -> str:

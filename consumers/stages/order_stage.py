@@ -30,6 +30,7 @@ class OrderStage:
         source: The source, which is open.
         opened: What it found.
         position: Where reading begins.
+        needed: The partitions whose records are needed; all if not given.
         budget_bytes: The memory that waiting records may take.
         stats: Where to count what comes.
         timeout_s: How long to wait for the next record, in seconds, whatever else comes. If not
@@ -42,12 +43,14 @@ class OrderStage:
         opened: StreamInfo,
         position: Position,
         *,
+        needed: frozenset[int] | None = None,
         budget_bytes: int = BUDGET_BYTES,
         stats: StreamStats | None = None,
         timeout_s: float | None = None,
     ) -> None:
         self.source = source
-        self.order = Order(opened.stream, opened.partitions, position)
+        self.order = Order(opened.stream, opened.partitions, position, needed=needed)
+        source.only(needed)
         self._records = source.read(position)
         self._budget_bytes = budget_bytes
         self._pauses = False

@@ -20,9 +20,11 @@ from tutelage.consumers.stages.column_buffer import ChunkBuffers
 from tutelage.consumers.stages.order import PassEnd
 from tutelage.schemas.errors import BatchTooLarge
 from tutelage.schemas.limits import DEFAULT_LIMITS
-from tutelage.schemas.record import Description
+from tutelage.schemas.record import Description, RecordHead
 from tutelage.schemas.topic import BEGINNING
 
+#: A record -> ranges of its rows, in order.
+RowsOf = Callable[[RecordHead], list[tuple[int, int]]]
 # About the size of a chunk: large enough that handing it on costs nothing per byte, small enough
 # that a few stay in the processor's cache.
 CHUNK_BYTES = 4 << 20
@@ -47,6 +49,7 @@ class Rebatch:
         position: Where reading begins.
         chunk_bytes: About how much memory batches share; 0 gives each batch memory of its own.
         batch_bytes: How much memory a batch may take.
+        rows_of: A record -> the ranges of its rows that are used, in order; all if not given.
     """
 
     def __init__(
@@ -58,12 +61,13 @@ class Rebatch:
         position: Position,
         chunk_bytes: int = CHUNK_BYTES,
         batch_bytes: int = DEFAULT_LIMITS.batch_bytes,
+        rows_of: RowsOf | None = None,
     ) -> None:
         self._size = batch_size
         self._chunk_bytes = chunk_bytes
         self._limit = batch_bytes
         self._position = replace(position, offsets=position.offsets or (BEGINNING,) * partitions)
-        self._skip = position.row
+        self._rows_of = _rows_behind(position, rows_of or (lambda head: [(0, head.rows)]))
         self._buffers = ChunkBuffers(description)
         # The chunk that is being filled: its batches, the rows it has memory for, the rows it has,
         # and the rows that were given.
@@ -85,23 +89,32 @@ class Rebatch:
         if isinstance(item, PassEnd):
             self.flush(ended=True)
             return
+        head = item.record.head
+        parts = self._rows_of(head)
+        if not parts:
+            return
         if not self._capacity:
             self._begin(item)
-        start, self._skip = self._skip, 0
         stored, targets = item.stored, None
-        if stored is not None and (start or self._grows):
+        if stored is not None and (parts != [(0, head.rows)] or self._grows):
             # Rows read from a file must be all of their record, and their place must stay.
             item = item.loaded()
         elif stored is not None:
             targets = [list[memoryview]() for _ in self._buffers.columns]
             self._reads.append((self._filled, partial(stored.read_into, targets)))
-        rows = item.record.head.rows
-        while start < rows:
+        for start, end in parts:
+            self._take(item, start, end, targets)
+
+    def _take(
+        self, item: ConsumedRecord, start: int, end: int, targets: list[list[memoryview]] | None
+    ) -> None:
+        """Take the rows `start` to `end` of a record, into as many chunks as it takes."""
+        while start < end:
             if not self._capacity:
                 self._begin(item)
             if self._filled == self._capacity:
                 self._grow()
-            stop = min(rows, start + self._capacity - self._filled)
+            stop = min(end, start + self._capacity - self._filled)
             self._fill(item, start, stop, targets)
             start = stop
             if self._filled == self._batches * self._size or self._held_bytes > self._chunk_bytes:
@@ -248,6 +261,17 @@ class Rebatch:
             # The rows still to come are assumed to be alike.
             enough=total * self._size // rows,
         )
+
+
+def _rows_behind(position: Position, rows_of: RowsOf) -> RowsOf:
+    """The same rows without those that lie before a position."""
+    first = (position.pass_index, position.sequence)
+
+    def rows_behind(head: RecordHead) -> list[tuple[int, int]]:
+        used = position.row if (head.pass_index, head.sequence) == first else 0
+        return [(max(start, used), stop) for start, stop in rows_of(head) if stop > used]
+
+    return rows_behind
 
 
 def _spans_behind(spans: list[RecordSpan], start: int, stop: int) -> list[RecordSpan]:

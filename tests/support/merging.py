@@ -32,7 +32,7 @@ def aligned_of(columns: list[dict[str, Column]], rows: int, cut: int = 0) -> Ali
             reads=[],
         )
         shares.append(Share(chunk=chunk, start=0, rows=rows))
-    return Aligned(first_row=100, rows=rows, shares=tuple(shares))
+    return Aligned(first_row=100, rows=rows, shares=tuple(shares), global_rows=rows)
 
 
 def merged(merge: Merge, aligned: Aligned) -> Batch:

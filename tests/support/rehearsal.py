@@ -252,6 +252,7 @@ class Rehearsal:
             batches=self._merge.batches(aligned, self.schedule.batch_size),
             resume=tuple(share.resume for share in aligned.shares),
             nbytes=0,
+            global_rows=aligned.global_rows,
         )
 
     def _audit(self) -> None:

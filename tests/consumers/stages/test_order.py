@@ -5,6 +5,7 @@ other runs are errors.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from tutelage.consumers.stages.order import Order, PassEnd
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import CorruptData, RunMismatch, SequenceGap
 from tutelage.schemas.record import End, RecordHead, Stream
+from tutelage.schemas.topic import BEGINNING
 
 
 def run(
@@ -140,7 +142,7 @@ def test_a_pass_ends_only_when_every_partition_says_so() -> None:
     order.push(arrivals[2][-1])
     end = order.pop()
     assert isinstance(end, PassEnd)
-    assert end.next_pass == Position(pass_index=1, offsets=(2, 1, 1))
+    assert end.next_pass == Position(pass_index=1, offsets=(2, 1, 1), before=(1,))
 
 
 @given(st.integers(1, 8), st.integers(1, 60), st.integers(0, 999), st.integers(1, 3))
@@ -243,3 +245,49 @@ def test_an_end_that_counts_other_rows_than_came_is_refused(first: int) -> None:
         with pytest.raises(CorruptData, match=f"pass 0 ends with {rows} rows, but 8 came"):
             read(rows)
     assert first < 2 or read(7) == [-1]
+
+
+@given(st.integers(1, 6), st.integers(0, 40), st.data())
+def test_of_the_partitions_that_are_needed_every_record_comes_and_of_others_none(
+    partitions: int, rows: int, data: st.DataObject
+) -> None:
+    needed = frozenset(data.draw(st.sets(st.integers(0, partitions - 1), min_size=1)))
+    stream = stream_of(partitions=partitions)
+    order = Order(stream, partitions, Position(), needed=needed)
+    for log in arrivals_of(partitioned(stream, records_of(stream, rows))):
+        for arrival in log:
+            order.push(arrival)
+    found = []
+    while isinstance(item := order.pop(), ConsumedRecord):
+        found.append(item.record.head.sequence)
+    assert found == [each for each in range(-(-rows // 4)) if each % partitions in needed]
+    assert isinstance(item, PassEnd) and item.end.rows == rows
+    known = [offset != BEGINNING for offset in item.next_pass.offsets]
+    assert known == [partition in needed for partition in range(partitions)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "ended", "refused"), [(8, 9, True), (8, 11, True), (10, 12, False)]
+)
+def test_an_end_that_counts_other_rows_is_refused_if_the_last_record_is_needed(
+    rows: int, ended: int, refused: bool
+) -> None:
+    stream = stream_of(partitions=2)
+    records = records_of(stream, rows)
+    (*_, (head, _)) = records
+    assert head.end is not None
+    changed = replace(head, end=replace(head.end, rows=ended))
+    records[-1] = (changed, Codec(NUMBERS).encode(changed, {}).joined())
+    for partition in (0, 1):
+        order = Order(stream, 2, Position(), needed=frozenset({partition}))
+        for arrival in arrivals_of(partitioned(stream, records))[partition]:
+            order.push(arrival)
+        last = (head.end.records - 1) % 2 == partition
+        if refused or last:
+            with pytest.raises(CorruptData, match=f"ends with {ended:,} rows, but"):
+                while isinstance(order.pop(), ConsumedRecord):
+                    pass
+        else:
+            while isinstance(item := order.pop(), ConsumedRecord):
+                pass
+            assert isinstance(item, PassEnd)
