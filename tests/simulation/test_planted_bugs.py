@@ -84,9 +84,8 @@ def _one_row_on(right: Any, self: ResumeIndex, rows: int) -> Position:
     return replace(found, row=found.row + 1) if found.row else found
 
 
-def _one_row_late(right: Any, self: Rebatch, *args: Any, **options: Any) -> None:
-    right(self, *args, **options)
-    self._skip = max(0, self._skip - 1)
+def _one_row_late(right: Any, position: Position, rows_of: Any) -> Any:
+    return right(replace(position, row=max(0, position.row - 1)), rows_of)
 
 
 def _flush_all(right: Any, self: Rebatch, *, ended: bool = False) -> None:
@@ -163,13 +162,13 @@ BUGS: dict[str, tuple[Plant, st.SearchStrategy[Schedule], Callable[[Schedule], N
         check_whole,
     ),
     "order looks for the wrong record after a restart": (
-        _wrapped(order, "_first_in", _one_too_far),
+        _wrapped(order, "first_in", _one_too_far),
         restarted,
         check_whole,
     ),
     "order ends a pass an offset too far": (_wrapped(Order, "_ended", _one_offset_too_far), healthy, check_whole),
     "rebatch says a position one row on": (_wrapped(ResumeIndex, "after", _one_row_on), restarted, check_whole),
-    "rebatch goes on at the wrong row": (_wrapped(Rebatch, "__init__", _one_row_late), restarted, check_whole),
+    "rebatch goes on at the wrong row": (_wrapped(rebatch, "_rows_behind", _one_row_late), restarted, check_whole),
     "rebatch gives a batch that is not whole": (_wrapped(Rebatch, "flush", _flush_all), healthy, check_whole),
     "rebatch says an offset for the next": (_wrapped(rebatch, "RecordSpan", _saved_used_up), restarted, check_whole),
     "align ignores that lengths differ": (_wrapped(Align, "pop", _ignore_mismatch), unequal(), check_unequal),
