@@ -83,12 +83,14 @@ class Chain:
         stream_stats: Sequence[StreamStats],
     ) -> None:
         self._size = options.batch_size
+        for source, found, counts in zip(sources, opened, stream_stats, strict=True):
+            counts.needed, counts.read_amplification = _share(source, found, options.deal)
         self._orders = [
             OrderStage(
                 source,
                 found,
                 at,
-                needed=_needed(found, options.deal),
+                needed=counts.needed,
                 budget_bytes=options.budget_bytes,
                 stats=counts,
             )
@@ -169,12 +171,16 @@ class Chain:
         self._last.close()
 
 
-def _needed(opened: StreamInfo, deal: Deal | None) -> frozenset[int] | None:
-    """The partitions with rows of this rank; None for all."""
+def _share(
+    source: Source, opened: StreamInfo, deal: Deal | None
+) -> tuple[frozenset[int] | None, float]:
+    """The partitions with rows of this rank (None for all), and the read amplification."""
     if deal is None:
-        return None
-    needed = deal.partitions(opened.stream.rows_per_record, opened.partitions)
-    return needed if len(needed) < opened.partitions else None
+        return None, 1.0
+    size, partitions = opened.stream.rows_per_record, opened.partitions
+    needed = deal.partitions(size, partitions)
+    amplification = deal.amplification(size, partitions, skips=source.skips_records)
+    return (needed if len(needed) < partitions else None), amplification
 
 
 def _align(

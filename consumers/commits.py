@@ -20,6 +20,11 @@ class Commits:
         self._progress = progress
         self._last_s = 0.0
 
+    @classmethod
+    def if_wanted(cls, sources: Sequence[Source], progress: Progress) -> Commits | None:
+        """Commits for these sources; None if none of them has a group."""
+        return cls(sources, progress) if any(source.commits for source in sources) else None
+
     def __call__(self, *, more: bool = False) -> None:
         """Commit where the loop is, unless `more` batches are at hand and it did so just now."""
         if not more or time.monotonic() - self._last_s >= _EVERY_S:

@@ -103,6 +103,19 @@ class Deal:
             if self.parts(number * rows_per_record, (number + 1) * rows_per_record)
         ], period
 
+    def amplification(self, rows_per_record: int, partitions: int, *, skips: bool) -> float:
+        """How many times its share of a stream this rank reads; 1 is the least.
+
+        Args:
+            rows_per_record: Rows of a record.
+            partitions: The stream's partitions.
+            skips: Whether records that are not needed are skipped, and not only partitions.
+        """
+        if not skips:
+            return self.ranks * len(self.partitions(rows_per_record, partitions)) / partitions
+        records = self.records(rows_per_record)
+        return self.ranks * (len(records[0]) / records[1] if records is not None else 1.0)
+
     def partitions(self, rows_per_record: int, partitions: int) -> frozenset[int]:
         """The partitions that hold rows of this rank.
 

@@ -51,7 +51,11 @@ class StudentMetrics(Collector):
         student, stats = self._student, self._student.stats
         for name, help_text, value in (
             ("delivered_batches", "Batches given to the training loop.", stats.batches),
-            ("delivered_rows", "Rows given to the training loop.", stats.rows),
+            (
+                "delivered_rows",
+                "Rows of the batches given to the training loop, on all ranks together.",
+                stats.rows,
+            ),
             ("starved_seconds", "Time the training loop waited for batches.", stats.starved_s),
             ("training_seconds", "Time the training loop spent between batches.", stats.training_s),
             ("merge_seconds", "Time spent merging.", stats.merge_s),
@@ -98,14 +102,20 @@ def _teacher_metrics(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
         "Bytes of this teacher's rows that were read ahead.",
         labels=_TEACHER,
     )
+    amplification = GaugeMetricFamily(
+        "tutelage_consumer_read_amplification",
+        "How many times its share of this teacher's stream this rank reads.",
+        labels=_TEACHER,
+    )
     for status in stream_statuses:
         labels, stats = (status.teacher, status.label), status.stats
+        amplification.add_metric(labels, stats.read_amplification)
         wait.add_metric(labels, stats.wait_s)
         decode.add_metric(labels, stats.decode_s + stats.load_s)
         duplicates.add_metric(labels, stats.duplicates)
         zombies.add_metric(labels, stats.zombies)
         queue.add_metric(labels, status.queued_bytes)
-    yield from (wait, decode, duplicates, zombies, queue)
+    yield from (wait, decode, duplicates, zombies, queue, amplification)
 
 
 def _partition_metrics(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
@@ -144,6 +154,8 @@ def _partition_metrics(stream_statuses: list[StreamStatus]) -> Iterator[Metric]:
         if status.ends:
             offsets = status.offsets or [BEGINNING] * len(status.ends)
             for partition, (at, (low, end)) in enumerate(zip(offsets, status.ends, strict=True)):
+                if stats.needed is not None and partition not in stats.needed:
+                    continue
                 labels = (status.teacher, status.label, str(partition))
                 at = low if at == BEGINNING else at
                 offset.add_metric(labels, at)

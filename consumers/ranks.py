@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
+
+from tutelage.consumers.deal import Deal
+from tutelage.consumers.sources.base import Source
+from tutelage.consumers.stats import StreamStats
 
 log = logging.getLogger(__name__)
 
@@ -25,3 +30,27 @@ def warn_of_ranks() -> None:
             distributed.get_rank(),
             world,
         )
+
+
+def say_amplification(
+    deal: Deal | None, sources: Sequence[Source], stats: Sequence[StreamStats]
+) -> None:
+    """Log, for each teacher, that this rank reads more than its share, if it does.
+
+    Args:
+        deal: Which rows are this rank's; None if there is one rank.
+        sources: The sources.
+        stats: Each stream's counts.
+    """
+    for source, counts in zip(sources, stats, strict=True):
+        if deal is not None and counts.read_amplification > 1:
+            log.warning(
+                "rank %d of %d reads %.1f times its share of %s; it reads just that if the number of "
+                "partitions is a multiple of the ranks, and the rows of a record divide the %d rows "
+                "that a rank has of a batch",
+                deal.rank,
+                deal.ranks,
+                counts.read_amplification,
+                source.name,
+                deal.share,
+            )

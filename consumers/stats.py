@@ -33,6 +33,8 @@ class StreamStats:
             missing.
         decode_s: Seconds spent checking, decoding and copying records.
         load_s: Seconds spent reading rows from a file into the memory of batches.
+        needed: The partitions that this rank reads; None for all.
+        read_amplification: How many times its share of the stream this rank reads.
     """
 
     records: defaultdict[int, int] = field(default_factory=_per_partition)
@@ -43,6 +45,8 @@ class StreamStats:
     wait_s: float = 0.0
     decode_s: float = 0.0
     load_s: float = 0.0
+    needed: frozenset[int] | None = None
+    read_amplification: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,5 +140,5 @@ class StudentStats:
 
     @property
     def rows(self) -> int:
-        """The number of rows in the batches that were given."""
+        """The number of rows in the batches that were given, those of all ranks counted."""
         return self._progress.totals[1]

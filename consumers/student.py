@@ -20,6 +20,7 @@ from tutelage.consumers.heads import Heads
 from tutelage.consumers.inspection import Inspection
 from tutelage.consumers.loaders import Loaders
 from tutelage.consumers.open_streams import open_streams
+from tutelage.consumers.ranks import say_amplification
 from tutelage.consumers.resume_state import ResumeState
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.shard import ShardArgument
@@ -271,18 +272,15 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
     ) -> Delivery:
         """Start reading a pass."""
         self._check_none_running()
-        dealt = (
-            []
-            if options.deal is None
-            else [found.stream.rows_per_record for found in self._streams()]
-        )
-        self._keeper.progress.go_to(state, dealt)
+        sizes = [found.stream.rows_per_record for found in self._streams()]
+        self._keeper.progress.go_to(state, sizes if options.deal is not None else [])
         positions = state.positions_of(len(self._sources))
         self._chain = chain = Chain(
             self._sources, self._streams(), positions, merge, options,
             first_row=state.rows, stats=self._stats, stream_stats=self._stream_stats,
         )  # fmt: skip
-        watched = any(source.commits for source in self._sources)
+        if not self._stats.batches:
+            say_amplification(options.deal, self._sources, self._stream_stats)
         self._delivery = Delivery(
             chain,
             extras=extras,
@@ -290,7 +288,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
             stats=self._stats,
             doing=self._doing,
             timeout_s=self._settings.timeout_s,
-            commits=Commits(self._sources, self._keeper.progress) if watched else None,
+            commits=Commits.if_wanted(self._sources, self._keeper.progress),
             ended=partial(self._end, chain),
         )
         return self._delivery

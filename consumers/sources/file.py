@@ -81,6 +81,10 @@ class FileSource(Source):
             stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1
         )
 
+    @property
+    def skips_records(self) -> bool:  # type: ignore[override]
+        return self._open_reader().header.codec == "null"
+
     def _open_reader(self) -> ContainerReader:
         if self._reader is None:
             self._check_exists()

@@ -37,6 +37,7 @@ class MemorySource(Source):
         self._topic = topic
         self._run = run
         self._resumes = False
+        self._needed: frozenset[int] | None = None
         self._offsets: list[int] = []
         self._opened: StreamInfo | None = None
         self._control = topic.conversation("student")
@@ -55,6 +56,9 @@ class MemorySource(Source):
     @property
     def online(self) -> bool:
         return True
+
+    def only(self, partitions: frozenset[int] | None) -> None:
+        self._needed = partitions
 
     def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
         if self._run is None:
@@ -98,6 +102,8 @@ class MemorySource(Source):
         while True:
             came = given = False
             for partition, entries in enumerate(self._topic.logs):
+                if self._needed is not None and partition not in self._needed:
+                    continue
                 if offsets[partition] < len(entries):
                     offset = offsets[partition]
                     offsets[partition] += 1

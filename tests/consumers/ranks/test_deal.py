@@ -105,3 +105,21 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_with_a_size_that_fits(
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"must be a multiple of [23], such as [98]$"):
         Deal.among(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "records", "partitions", "skips", "amplification"),
+    [
+        (4, 4, 8, False, 1.0),
+        (4, 4, 6, False, 2.0),
+        (4, 4, 1, False, 4.0),
+        (4, 4, 1, True, 1.0),
+        (4, 64, 1, True, 4.0),
+        (3, 4, 8, False, 3.0),
+    ],
+)
+def test_what_a_rank_reads_is_known_beforehand(
+    ranks: int, records: int, partitions: int, skips: bool, amplification: float
+) -> None:
+    deal = Deal.among(0, ranks, 16 * ranks, [records])
+    assert deal.amplification(records, partitions, skips=skips) == pytest.approx(amplification)

@@ -29,6 +29,7 @@ from tutelage import (
     Student,
     Teacher,
 )
+from tutelage.consumers.metrics import StudentMetrics
 
 from .conftest import Rank, Sources, ranks_of, write_rows
 
@@ -320,3 +321,32 @@ def test_another_batch_size_than_that_of_the_state_is_refused(topics: Topics) ->
         with pytest.raises(RunMismatch, match="batch_size was 8, is 16"):
             student.knowledge(global_batch_size=16)
         assert student.knowledge(2)
+
+
+def test_a_rank_says_once_that_it_reads_more_than_its_share(
+    topics: Topics, caplog: pytest.LogCaptureFixture
+) -> None:
+    for partitions, said in ((8, 0), (6, 1)):
+        caplog.clear()
+        with ranks_of(topics(40, (4, partitions), passes=2), 4, global_batch_size=16) as ranks:
+            for _ in range(2):
+                steps_of(ranks)
+                for rank in ranks:
+                    rank.begin()
+            (stats,) = ranks[1].student.stream_stats
+        of_rank = [
+            line for line in caplog.messages if line.startswith("rank 1 of 4 reads 2.0 times")
+        ]
+        assert len(of_rank) == said
+        assert stats.read_amplification == (2.0 if said else 1.0)
+
+
+def test_metrics_of_a_rank_are_of_the_partitions_it_reads(topics: Topics) -> None:
+    with ranks_of(topics(40, (4, 4)), 2, global_batch_size=8) as ranks:
+        steps_of(ranks)
+        found = {
+            metric.name: metric.samples for metric in StudentMetrics(ranks[1].student).collect()
+        }
+    assert {sample.labels["partition"] for sample in found["tutelage_consumer_rows"]} == {"1", "3"}
+    assert [each.value for each in found["tutelage_consumer_read_amplification"]] == [1.0]
+    assert [each.value for each in found["tutelage_consumer_delivered_rows"]] == [40]
