@@ -1,1 +1,1 @@
-"""Images."""
+"""A student repeats its teacher's random crops from seeds alone."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage import ConfigurationError
@@ -108,15 +109,15 @@ def test_a_block_within_a_block_does_not_change_what_the_outer_one_draws() -> No
 
 
 def test_another_bit_generator_behind_numpy_s_functions_is_seeded_and_restored_too() -> None:
-    original = np.random.get_bit_generator()
-    np.random.set_bit_generator(np.random.PCG64(1))
+    original = get_bit_generator()
+    set_bit_generator(np.random.PCG64(1))
     try:
         without = np.random.rand(3)
-        np.random.set_bit_generator(np.random.PCG64(1))
+        set_bit_generator(np.random.PCG64(1))
         assert drawn(1) == drawn(1)
         assert np.random.rand(3).tolist() == without.tolist()
     finally:
-        np.random.set_bit_generator(original)
+        set_bit_generator(original)
     assert drawn(1) == drawn(1)
 
 
