@@ -60,3 +60,16 @@ def test_nothing_is_loaded_before_it_is_used() -> None:
 )
 def test_the_losses_are_a_module_of_the_front_door(spelling: str) -> None:
     subprocess.run([sys.executable, "-c", spelling], timeout=60, check=True)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "import tutelage; tutelage.augmentation.seeded(1)",
+        "import tutelage.augmentation; tutelage.augmentation.seeded(1)",
+        "from tutelage import augmentation; augmentation.seeded(1)",
+        "from tutelage.augmentation import seeded; seeded(1)",
+    ],
+)
+def test_augmentation_is_a_module_of_the_front_door(spelling: str) -> None:
+    subprocess.run([sys.executable, "-c", spelling], timeout=60, check=True)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 __path__ = extend_path(__path__, __name__)
 
 if TYPE_CHECKING:
+    import tutelage.augmentation as augmentation
     from tutelage.consumers import losses
     from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.delivery import KnowledgeIterator
@@ -122,8 +123,8 @@ if not TYPE_CHECKING:  # type checkers see the names above, and no others
 
         if name == "__version__":
             return version("tutelage")
-        if name == "losses":
-            return import_module("tutelage.losses")
+        if name in ("augmentation", "losses"):
+            return import_module(f"tutelage.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(_MODULES.get(name, _ERRORS)), name)
@@ -184,6 +185,7 @@ __all__ = [
     "UnsupportedSchema",
     "WaitTimeout",
     "__version__",
+    "augmentation",
     "from_sample_lists",
     "from_samples",
     "losses",

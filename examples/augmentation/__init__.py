@@ -1,0 +1,1 @@
+"""A student repeats its teacher's random crops from seeds alone."""
