@@ -58,14 +58,24 @@ def load_index(path: Path, reader: ContainerReader) -> RecordIndex | None:
     try:
         # A record takes more bytes in its file than here, so no index is larger than its file.
         limit = reader.nbytes + _HEADER.size + _DIGEST_BYTES
-        if os.fstat(descriptor).st_size > limit:
+        nbytes = os.fstat(descriptor).st_size
+        if nbytes > limit:
             raise ValueError("it is larger than an index of this file can be")
-        return _decode(os.pread(descriptor, limit, 0), reader)
+        return _decode(_read(descriptor, nbytes), reader)
     except (OSError, ValueError) as error:
         log.warning("index %s is not used and is built again: %s", where, error)
         return None
     finally:
         os.close(descriptor)
+
+
+def _read(descriptor: int, nbytes: int) -> bytearray:
+    """The first `nbytes` bytes, or fewer if the file is cut meanwhile."""
+    raw, at = bytearray(nbytes), 0
+    # One call reads at most 2 GiB.
+    while at < nbytes and (got := os.preadv(descriptor, [memoryview(raw)[at:]], at)):
+        at += got
+    return raw[:at]
 
 
 def save_index(path: Path, index: RecordIndex) -> None:
@@ -128,7 +138,7 @@ def _encode(index: RecordIndex) -> bytes:
     return body + xxhash.xxh3_128_digest(body)
 
 
-def _decode(raw: bytes, reader: ContainerReader) -> RecordIndex:
+def _decode(raw: bytearray, reader: ContainerReader) -> RecordIndex:
     """The index in these bytes. ValueError if they are not an index of this file."""
     if len(raw) < _HEADER.size + _DIGEST_BYTES or not raw.startswith(MAGIC):
         raise ValueError("it is no index, or of another version")
