@@ -6,12 +6,10 @@ of their own memory, and put in order at the end. No I/O, threads or clocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from tutelage.consumers.position import Position, ResumeIndex
 from tutelage.consumers.stages.batch_limit import batch_too_large
 from tutelage.consumers.stages.chunk import Chunk
-from tutelage.consumers.stages.column_buffer import ChunkBuffers, ColumnBuffer
+from tutelage.consumers.stages.column_buffer import ChunkBuffers
 from tutelage.consumers.stages.ragged import concatenate
 from tutelage.schemas.record import Description, Ragged, Record
 
@@ -41,10 +39,13 @@ class BatchRows:
         self._held_bytes = rows * buffers.row_bytes
         self._check_size(rows)
         buffers.allocate(rows)
+        #: Per key, in the order of the schema: the memory of its dense rows; empty if it is ragged.
+        self.memory = [column.writable(0, rows) for column in buffers.columns]
 
-    def columns(self) -> Iterator[tuple[int, ColumnBuffer]]:
-        """The keys in the order of the schema, each with its number."""
-        return enumerate(self._buffers.columns)
+    @property
+    def row_bytes(self) -> list[int]:
+        """Per key, in the order of the schema: the bytes of a dense row, 0 for ragged ones."""
+        return [column.row_bytes for column in self._buffers.columns]
 
     def add_ragged(self, key: str, at: int, rows: Ragged) -> None:
         """Take rows of a ragged key, in memory of their own.

@@ -153,14 +153,15 @@ class RowDataset(Dataset[Row]):
         try:
             if isinstance(indices, (str, bytes, dict)):
                 raise TypeError("it is text or a mapping")
-            numbers = [
-                operator.index(each) for each in getattr(indices, "tolist", lambda: indices)()
-            ]
+            plain = indices.tolist() if hasattr(indices, "tolist") else indices
+            numbers = list(map(operator.index, plain))
         except TypeError as error:
             raise ConfigurationError(
                 f"the index is {indices!r}; it must be a whole number, a slice, or a list or array "
                 "of whole numbers"
             ) from error
+        if not numbers or (min(numbers) >= 0 and max(numbers) < length):
+            return numbers
         for place, number in enumerate(numbers):
             if not 0 <= number < length:
                 if not -length <= number < 0:

@@ -11,8 +11,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -62,27 +61,6 @@ class _RecentlyUsed(Generic[_Kept]):
         self._nbytes += nbytes
         while self._nbytes > self._limit and len(self._values) > 1:
             self._nbytes -= self._values.popitem(last=False)[1][1]
-
-
-def _spans(rows: Iterable[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Join rows that follow each other in the record and in the batch, to be read at once.
-
-    Args:
-        rows: Pairs of a row of the record and its row in the batch, sorted.
-
-    Returns:
-        For each span its first row, the row behind its last, and its first row in the batch.
-    """
-    spans: list[tuple[int, int, int]] = []
-    first = last = at = behind = -1
-    for row, place in rows:
-        if row != last or place != behind or first < 0:
-            if first >= 0:
-                spans.append((first, last, at))
-            first, at = row, place
-        last, behind = row + 1, place + 1
-    spans.append((first, last, at))
-    return spans
 
 
 class _OpenFile:
@@ -222,49 +200,52 @@ class RowReader:
         """
         opened = self._opened()
         size = self.info.stream.rows_per_record
+        # The spans of one record: rows that follow each other, there and in the batch, are one.
+        spans: list[list[int]] = []
+        begin, last, last_at = -size, -1, -1
         with opened.lock:
-            for record, rows in groupby(wanted, lambda pair: pair[0] // size):
-                begin = record * size
-                spans = _spans((row - begin, at) for row, at in rows)
-                number = self._first + record
-                found = opened.places.get(number) or self._look_up(opened, number, record)
-                if isinstance(found, Record):
-                    for start, stop, at in spans:
-                        into.add(found, start, stop, at)
+            for row, at in wanted:
+                if row >= begin + size:
+                    if spans:
+                        self._read_spans(opened, begin // size, spans, into)
+                    begin = row - row % size
+                    spans = [[row - begin, 1, at]]
+                elif row == last + 1 and at == last_at + 1:
+                    spans[-1][1] += 1
                 else:
-                    self._read_spans(opened.reader, found, spans, into)
+                    spans.append([row - begin, 1, at])
+                last, last_at = row, at
+            self._read_spans(opened, begin // size, spans, into)
 
     def _read_spans(
-        self,
-        reader: ContainerReader,
-        places: RecordPlaces,
-        spans: Sequence[tuple[int, int, int]],
-        into: BatchRows,
+        self, opened: _OpenFile, record: int, spans: Sequence[Sequence[int]], into: BatchRows
     ) -> None:
-        """Read rows of one record: for each span its first row, its end, its row in the batch."""
-        read, where = reader.read_into, places.where
-        for (number, column), data_at, starts in zip(
-            into.columns(), places.data_at, places.starts, strict=True
+        """Read rows of one record: for each span its first row, its rows, its row in the batch."""
+        number = self._first + record
+        places = opened.places.get(number) or self._look_up(opened, number, record)
+        if isinstance(places, Record):
+            for start, count, at in spans:
+                into.add(places, start, start + count, at)
+            return
+        read, where = opened.reader.read_into, places.where
+        for memory, row_bytes, data_at in zip(
+            into.memory, into.row_bytes, places.data_at, strict=True
         ):
+            if row_bytes:
+                for start, count, at in spans:
+                    target = memory[at * row_bytes : (at + count) * row_bytes]
+                    read((target,), data_at + start * row_bytes, where)
+        for spec, data_at, starts in zip(self._stored, places.data_at, places.starts, strict=True):
             if starts is None:
-                if row_bytes := column.row_bytes:
-                    for start, stop, at in spans:
-                        target = column.writable(at, at + stop - start)
-                        read((target,), data_at + start * row_bytes, where)
                 continue
-            spec = self._stored[number]
-            for start, stop, at in spans:
-                shape = (int(starts[stop] - starts[start]), *spec.inner)
-                values = np.empty(shape, spec.wire_dtype.numpy_dtype)
+            for start, count, at in spans:
+                first, stop = int(starts[start]), int(starts[start + count])
+                values = np.empty((stop - first, *spec.inner), spec.wire_dtype.numpy_dtype)
                 if values.nbytes:
-                    element_bytes = values.nbytes // shape[0]
-                    read(
-                        (as_bytes(values).data,),
-                        data_at + int(starts[start]) * element_bytes,
-                        where,
-                    )
-                rows = Ragged(values, np.diff(starts[start : stop + 1]))
-                into.add_ragged(column.key, at, rows)
+                    element_bytes = values.nbytes // (stop - first)
+                    read((as_bytes(values).data,), data_at + first * element_bytes, where)
+                lengths = np.diff(starts[start : start + count + 1])
+                into.add_ragged(spec.key, at, Ragged(values, lengths))
 
     def _look_up(self, opened: _OpenFile, number: int, record: int) -> RecordPlaces | Record:
         """Where a record's rows lie, or the decoded record if they cannot be read alone."""
