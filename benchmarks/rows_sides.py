@@ -65,7 +65,7 @@ def mds_rows(gate: Gate, folder: str, shape: Shape, count: int) -> None:
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         columns = {
-            key: f"ndarray:{dtype}" + (f":{','.join(map(str, row))}" if row else "")
+            key: f"ndarray:{dtype}:{','.join(map(str, row))}" if row else dtype
             for key, (row, dtype) in shape.keys.items()
         }
         given = shape.batches()
@@ -73,7 +73,7 @@ def mds_rows(gate: Gate, folder: str, shape: Shape, count: int) -> None:
             for index in range(count):
                 arrays = {key: each.numpy() for key, each in given[index % len(given)].items()}
                 for row in range(shape.rows):
-                    writer.write({key: np.asarray(array[row]) for key, array in arrays.items()})
+                    writer.write({key: array[row] for key, array in arrays.items()})
         order = _shuffled(shape, count)
         gate.ready()
         rows = Subset(
