@@ -203,6 +203,7 @@ def _settings(merge: Any, **arguments: Any) -> Settings:
         prefetch=1,
         budget_bytes=1,
         pin_memory=False,
+        shard=None,
     )
 
 

@@ -180,7 +180,7 @@ class RowDataset(Dataset[Row]):
             teacher.chunk(rows, self._settings.limits.batch_bytes) for teacher in self._teachers
         ]
         shares = tuple(Share(chunk=chunk, start=0, rows=len(rows)) for chunk in chunks)
-        aligned = Aligned(first_row=rows[0], rows=len(rows), shares=shares)
+        aligned = Aligned(first_row=rows[0], rows=len(rows), shares=shares, global_rows=len(rows))
         self._merge.measure(aligned, len(rows))
         try:
             return next(iter(self._merge.batches(aligned, len(rows))))
