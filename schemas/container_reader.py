@@ -229,6 +229,13 @@ class ContainerReader:
             CorruptData: The disk failed.
             ConfigurationError: The reader was closed.
         """
+        if len(buffers) == 1 and self._fd >= 0:
+            # Single rows are read so, and come whole. The loop below takes three times as long.
+            try:
+                if os.preadv(self._fd, buffers, offset) == len(buffers[0]):
+                    return
+            except OSError:
+                pass
         for first in range(0, len(buffers), MAX_BUFFERS):
             pending = [memoryview(buffer) for buffer in buffers[first : first + MAX_BUFFERS]]
             wanted = sum(buffer.nbytes for buffer in pending)

@@ -86,6 +86,14 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
             "DataLoader, num_workers=1",
         }
     },
+    "rows": {
+        f"rows: shuffled, batches of 32 rows of {size}": {
+            "arrow, Subset",
+            "tutelage, verified",
+            "tutelage, not verified",
+        }
+        for size in ("1 KB", "32 KB")
+    },
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tutelage.consumers import losses
     from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.delivery import KnowledgeIterator
+    from tutelage.consumers.random_access.knowledge_file import KnowledgeFile, KnowledgeFiles
     from tutelage.consumers.sources.base import Source
     from tutelage.consumers.sources.file import FileSource
     from tutelage.consumers.sources.kafka import KafkaSource
@@ -91,6 +92,8 @@ _MODULES = {
     "KafkaSink": "tutelage.producers.sinks.kafka",
     "KafkaSource": "tutelage.consumers.sources.kafka",
     "KnowledgeDataset": "tutelage.consumers.dataset",
+    "KnowledgeFile": "tutelage.consumers.random_access.knowledge_file",
+    "KnowledgeFiles": "tutelage.consumers.random_access.knowledge_file",
     "KnowledgeIterator": "tutelage.consumers.delivery",
     "Lesson": "tutelage.producers.lesson",
     "Limits": "tutelage.schemas.limits",
@@ -150,6 +153,8 @@ __all__ = [
     "KafkaSink",
     "KafkaSource",
     "KnowledgeDataset",
+    "KnowledgeFile",
+    "KnowledgeFiles",
     "KnowledgeIterator",
     "LengthMismatch",
     "Lesson",

@@ -1,0 +1,1 @@
+"""Random access to the rows of knowledge files, as map-style torch datasets."""
