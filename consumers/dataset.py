@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.worker_epochs import WorkerPass
+from tutelage.schemas.arguments import check_whole_number
 
 if TYPE_CHECKING:
     from tutelage.consumers.delivery import KnowledgeIterator
@@ -29,6 +30,10 @@ class KnowledgeDataset(IterableDataset[Batch]):
     Guarantee: with any number of workers the loader gives the same batches in the same order as
     `Student.knowledge`, epoch after epoch. An epoch that was left early is repeated from its
     beginning. An epoch is complete once its last batch has arrived in the main process.
+
+    Its length is the number of batches of one pass, where the student knows it; else `len` raises
+    TypeError. `set_epoch(n)` has the next iteration give pass n, counted round; without it each
+    iteration gives the next pass.
 
     While workers read, the student in the main process does not know their position: properties and
     methods that need it raise ConfigurationError.
@@ -47,13 +52,48 @@ class KnowledgeDataset(IterableDataset[Batch]):
         super().__init__()
         self._student = student
         self._options = {"batch_size": batch_size, **options}
+        self._epoch: int | None = None
         self._loaded = False
         self._worker_pass: WorkerPass | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next iterations give the pass of this epoch. Some trainers call it.
+
+        Args:
+            epoch: The epoch, from 0. Behind the last pass, the first one is next.
+
+        Raises:
+            ConfigurationError: It is not a whole number, from 0.
+        """
+        self._epoch = check_whole_number("epoch", epoch, least=0)
+
+    def __len__(self) -> int:
+        student = self._student
+        index = self._pass_of_epoch()
+        if index is None:
+            # Workers do not say which pass they are in; most runs have passes of one length.
+            given = 0 if student.read_by_workers else student.state_dict()["pass_index"]
+            index = given % student.passes
+        rows = student.pass_rows(index)
+        if rows is None:
+            raise TypeError(
+                f"the length of pass {index} is not known before its end has come; give the "
+                "trainer a number of steps, such as max_steps"
+            )
+        request = student.request_of(**self._options)
+        whole, rest = divmod(rows, request.batch_size)
+        return whole + (rest > 0 and not request.drop_last)
+
+    def _pass_of_epoch(self) -> int | None:
+        return None if self._epoch is None else self._epoch % self._student.passes
+
+    def _begin(self) -> KnowledgeIterator:
+        return self._student.knowledge(**self._options, pass_index=self._pass_of_epoch())
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         if worker is None:
-            return _LazyPass(partial(self._student.knowledge, **self._options))
+            return _LazyPass(self._begin)
         if worker.id:
             return iter(())
         if self._worker_pass is not None:
@@ -61,7 +101,12 @@ class KnowledgeDataset(IterableDataset[Batch]):
             self._worker_pass.close()
         loaded, self._loaded = self._loaded, False
         self._worker_pass = WorkerPass(
-            partial(self._student.knowledge_in_worker, loaded=loaded, **self._options)
+            partial(
+                self._student.knowledge_in_worker,
+                loaded=loaded,
+                pass_index=self._pass_of_epoch(),
+                **self._options,
+            )
         )
         return self._worker_pass
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from tutelage.consumers.random_access.record_index import RecordIndex
+from tutelage.consumers.random_access.record_index import RecordIndex, build_index
+from tutelage.consumers.sources.file import FileSource
 from tutelage.schemas.container_format import SYNC_BYTES
 from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.disk import new_file, open_to_read
@@ -35,6 +36,26 @@ _DIGEST_BYTES = 16
 def index_path(path: Path) -> Path:
     """The path of a file's index."""
     return path.with_name(path.name + ".idx")
+
+
+def index_of(reader: ContainerReader, source: FileSource, *, keep: bool) -> RecordIndex:
+    """Return the index of an open file: the one beside it, or one that is built now.
+
+    Args:
+        reader: The file.
+        source: The same file.
+        keep: Whether to use the index beside the file, and to write it there.
+
+    Raises:
+        TruncatedData: The file ends before the end of its run.
+        DataError: It is damaged.
+    """
+    index = load_index(source.path, reader) if keep else None
+    if index is None:
+        index = build_index(reader, source)
+        if keep:
+            save_index(source.path, index)
+    return index
 
 
 def load_index(path: Path, reader: ContainerReader) -> RecordIndex | None:

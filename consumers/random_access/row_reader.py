@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from tutelage.consumers.random_access.batch_rows import BatchRows
-from tutelage.consumers.random_access.index_file import load_index, save_index
-from tutelage.consumers.random_access.record_index import RecordIndex, build_index
+from tutelage.consumers.random_access.index_file import index_of
+from tutelage.consumers.random_access.record_index import RecordIndex
 from tutelage.consumers.random_access.record_places import RecordPlaces, locate_rows
 from tutelage.consumers.sources.base import StreamInfo
 from tutelage.consumers.sources.file import FileSource
@@ -112,11 +112,8 @@ class RowReader:
         self._open: _OpenFile | None = None
         reader = self._open_reader()
         try:
-            index = load_index(path, reader) if keep_index else None
-            if index is None:
-                index = build_index(reader, FileSource(name, verify=verify, limits=limits))
-                if keep_index:
-                    save_index(path, index)
+            source = FileSource(name, verify=verify, limits=limits)
+            index = index_of(reader, source, keep=keep_index)
             if pass_index >= len(index.passes):
                 raise ConfigurationError(
                     f"{name} has {len(index.passes)} passes, so pass_index is from 0 to "

@@ -162,6 +162,20 @@ class Source(ABC):
             TransportError: The source could not be reached.
         """
 
+    def pass_rows(self) -> Mapping[int, int]:
+        """Return how many rows passes have, as far as that is known without reading the run.
+
+        Called after `open`.
+
+        Returns:
+            Pass -> rows, for the passes whose end is there.
+
+        Raises:
+            DataError: The data are damaged or incomplete.
+            TransportError: The source could not be reached.
+        """
+        return {}
+
     @abstractmethod
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         """Yield the records from a position on, without end.

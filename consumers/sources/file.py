@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -92,6 +92,13 @@ class FileSource(Source):
                 self._path, verify=self._verify, limits=self._limits, name=self._name
             )
         return self._reader
+
+    def pass_rows(self) -> Mapping[int, int]:
+        # Not at the top: random access reads files through this class.
+        from tutelage.consumers.random_access.index_file import index_of
+
+        index = index_of(self._open_reader(), FileSource(self._name), keep=False)
+        return {number: end.rows for number, end in enumerate(index.passes)}
 
     def _check_exists(self) -> None:
         """Raise ConfigurationError if there is no file."""

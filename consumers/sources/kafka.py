@@ -263,6 +263,9 @@ class KafkaSource(Source):
         if idle and self._settings_due.due():
             self._admin.check_not_compacted()
 
+    def pass_rows(self) -> Mapping[int, int]:
+        return self._finder().pass_rows(self._run) if self._run is not None else {}
+
     def only(self, partitions: frozenset[int] | None) -> None:
         self._needed = partitions
 

@@ -23,6 +23,7 @@ from tutelage.transport.outages import is_outage, through_outages
 from tutelage.transport.partition_reader import Message, PartitionReader
 from tutelage.transport.run_choice import RunChoice
 from tutelage.transport.runs import unlike
+from tutelage.transport.tail import read_tail
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
 
@@ -141,6 +142,20 @@ class RunFinder:
             begins=begins,
             first=first if is_first else None,
         )
+
+    def pass_rows(self, run: OpenRun) -> dict[int, int]:
+        """The rows of a run's last pass, if the run is the newest of its topic and complete.
+
+        Args:
+            run: The run.
+        """
+        found = read_tail(self._connection, self._topic, self._admin.partitions())
+        if found is None or found.tail.stream.run_id != run.info.stream.run_id:
+            return {}
+        last = found.tail.last
+        if not found.tail.complete or last is None or last.end is None:
+            return {}
+        return {last.pass_index: last.end.rows}
 
     def assign(
         self, run: OpenRun, position: Position, needed: frozenset[int] | None

@@ -12,6 +12,7 @@ from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.knowledge_schema import description_from_schema
 from tutelage.schemas.record import Stream
+from tutelage.schemas.record_head import decode_head
 from tutelage.transport.memory_topic import MemoryTopic
 from tutelage.transport.waiting import Wait
 
@@ -91,6 +92,15 @@ class MemorySource(Source):
         # If a checkpoint's run is missing, the newest run is opened, and `from_state_dict` raises
         # when it compares the two.
         return named or (self._topic.newest_run() if self._run is None or self._resumes else None)
+
+    def pass_rows(self) -> Mapping[int, int]:
+        run_id = self.open(0.0).stream.run_id
+        heads = [
+            decode_head(memoryview(entry.body))[0]
+            for entry in self._topic.logs[0]
+            if entry.run_id == run_id
+        ]
+        return {head.pass_index: head.end.rows for head in heads if head.end is not None}
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:
         opened = self.open(0.0)
