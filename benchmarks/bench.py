@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.actors import Actor, Done, Job, cpu_of, together
 from benchmarks.measure import Sample
 from tutelage.deploy.local import Stack
@@ -52,6 +54,11 @@ class Bench:
             partitions, replication=1, settings={"max.message.bytes": str(16 << 20)}
         )
         return name
+
+    def sent_bytes(self) -> int:
+        """The bytes that the broker has sent and written so far."""
+        broker = psutil.Process(self._stack.processes()["kafka-1"])
+        return int(broker.io_counters().write_chars)
 
     def one(self, name: str, job: Callable[..., Any], *arguments: Any) -> Done:
         """Run one job in one process."""

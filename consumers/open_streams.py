@@ -40,6 +40,7 @@ def open_streams(
             source.choose_run(run_id, identity)
     opened = []
     for source in sources:
+        source.is_shared = settings.is_dealt
         doing.now(f"waiting for {source.name} to appear", begun=False)
         opened.append(source.open(settings.timeout_s))
     doing.now("all teachers' streams are there")

@@ -86,6 +86,10 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
             "DataLoader, num_workers=1",
         }
     },
+    "ranks": {
+        f"ranks: {what}, global batches of 2,048 rows of 4 KB": {"1 rank", "2 ranks", "4 ranks", "8 ranks"}
+        for what in ("a topic of 8 partitions", "a file")
+    },
     "rows": {
         f"rows: shuffled, batches of 32 rows of {size}": {
             "arrow, Subset",

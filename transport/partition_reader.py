@@ -27,6 +27,8 @@ __all__ = ["Message", "PartitionReader"]
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+# One batch of messages a fetch, and none while there is one.
+_NOTHING_AHEAD = {"fetch.message.max.bytes": 1, "queued.min.messages": 1}
 # The client recovers from these errors by itself; any other ends the student.
 _TRANSIENT = frozenset(
     {
@@ -57,13 +59,22 @@ class PartitionReader:
         self._assigned: tuple[int, ...] = ()
         self._held: frozenset[int] = frozenset()
 
-    def begin(self, admin: KafkaTopic, offsets: Mapping[int, int]) -> None:
+    def begin(
+        self, admin: KafkaTopic, offsets: Mapping[int, int], *, sparing: bool = False
+    ) -> None:
         """Read some partitions, each from its offset on, with a new consumer.
 
         A consumer that is reassigned while it fetches may stall for three seconds.
+
+        Args:
+            admin: The topic.
+            offsets: Partition -> the first offset to read.
+            sparing: Whether only a first message is wanted: nothing is fetched ahead.
         """
         self.close()
-        self._consumer = consumer = self._connection.consumer(partitions=len(offsets))
+        self._consumer = consumer = self._connection.consumer(
+            partitions=len(offsets), settings=_NOTHING_AHEAD if sparing else None
+        )
         self._assigned, self._held = tuple(offsets), frozenset()
         # With metadata the client fetches at once; without, it looks for leaders a second later.
         admin.partitions(consumer)

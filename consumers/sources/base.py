@@ -90,6 +90,9 @@ class Source(ABC):
     #: Records of other runs that lay between the records of this run and were skipped. A teacher
     #: that was thought dead wrote them.
     stale_records: int = 0
+    #: Whether this student is one rank of several. Set before `open`, which then fetches no more than
+    #: it takes to find the run.
+    is_shared: bool = False
     #: Whether the tensors of a record that is not needed are never read.
     skips_records: bool = False
     #: The number of bytes worth reading ahead, if it is less than the student's budget. 0 means

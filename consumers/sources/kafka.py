@@ -176,12 +176,12 @@ class KafkaSource(Source):
         self._identity = once_known(self._admin.identity, wait)
         self._identity_check = self._new_identity_check()
         run = self._finder().find(
-            self._choice, self._identity, partitions=partitions, timeout_s=timeout_s - wait.waited_s
-        )
-        stream = run.info.stream
-        self._watermarks = Watermarks(self._connection, self._topic, stream.partitions)
+            self._choice, self._identity, partitions=partitions, sparing=self.is_shared,
+            timeout_s=timeout_s - wait.waited_s,
+        )  # fmt: skip
+        self._watermarks = Watermarks(self._connection, self._topic, run.info.partitions)
         if self._control is not None:
-            self._control.conversation.run_id = stream.run_id
+            self._control.conversation.run_id = run.info.stream.run_id
         self._run = run
         return run.info
 

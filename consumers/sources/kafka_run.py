@@ -101,7 +101,13 @@ class RunFinder:
         self._limits = limits
 
     def find(
-        self, choice: RunChoice, identity: Mapping[str, str], *, partitions: int, timeout_s: float
+        self,
+        choice: RunChoice,
+        identity: Mapping[str, str],
+        *,
+        partitions: int,
+        timeout_s: float,
+        sparing: bool,
     ) -> OpenRun:
         """Wait for the run's first record, and return the run.
 
@@ -110,6 +116,7 @@ class RunFinder:
             identity: The ids of cluster and topic.
             partitions: The number of the topic's partitions.
             timeout_s: How long to wait, in seconds.
+            sparing: Whether to fetch no more than it takes, instead of what is read next.
 
         Raises:
             WaitTimeout: The run did not appear in time.
@@ -119,13 +126,17 @@ class RunFinder:
         wait = Wait(choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?")
         lows = through_outages(lambda: self._admin.first_offsets(partitions), wait)
         ends = through_outages(lambda: self._admin.end_offsets(partitions), wait)
-        self._reader.begin(self._admin, dict(enumerate(lows)))
+        # Every run's first record is in partition 0.
+        wanted = {0: lows[0]} if sparing else dict(enumerate(lows))
+        self._reader.begin(self._admin, wanted, sparing=sparing)
         first = self._reader.first(wait)
+        if sparing:
+            self._reader.close()
         found = choice.find(first, alone=ends == lows, identity=identity, wait=wait)
         stream = found.stream
         # Otherwise the run begins elsewhere, or partitions were added to the topic after the run
         # began, which are not to be read.
-        is_first = found.message is first and stream.partitions >= partitions
+        is_first = found.message is first and stream.partitions >= partitions and not sparing
         begins = lows if found.message is first else choice.begins(found, partitions, wait)
         if stream.partitions > partitions:
             raise TopicIdentityError(unlike(self._topic, partitions, stream))
