@@ -10,6 +10,7 @@ import xxhash
 
 from tutelage.schemas.arguments import check_text, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.splitmix import splitmix
 
 
 def seeds_for(name: str, pass_index: int, rows: int | Sequence[int] | torch.Tensor) -> torch.Tensor:
@@ -36,12 +37,8 @@ def seeds_for(name: str, pass_index: int, rows: int | Sequence[int] | torch.Tens
     name = check_text("name", name)
     pass_index = check_whole_number("pass_index", pass_index, least=0)
     number = _numbers(rows).astype(np.uint64)
-    start = np.uint64(xxhash.xxh3_64_intdigest(f"{pass_index}\0{name}".encode()))
-    # Arrays of uint64 wrap around, as they do in the paper.
-    word = start + (number + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return torch.from_numpy((word ^ (word >> np.uint64(31))).view(np.int64))
+    start = xxhash.xxh3_64_intdigest(f"{pass_index}\0{name}".encode())
+    return torch.from_numpy(splitmix(start, number).view(np.int64))
 
 
 def _numbers(

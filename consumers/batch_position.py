@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,10 @@ def check_position(at: Any) -> tuple[int, int, int]:
 
 
 def state_behind(
-    at: tuple[int, int, int], opened: Sequence[StreamInfo], now: ResumeState | None
+    at: tuple[int, int, int],
+    opened: Sequence[StreamInfo],
+    now: ResumeState | None,
+    requested: Mapping[str, Any],
 ) -> ResumeState:
     """Return the state behind a batch.
 
@@ -45,12 +48,13 @@ def state_behind(
         at: The pass, and the batches and rows of it.
         opened: What each source found.
         now: Where the student is; None if only DataLoader workers know it.
+        requested: How batches were asked for, as far as it is known here: fields of the state.
 
     Raises:
         ConfigurationError: There is no such batch, or it was not given yet.
     """
     pass_index, batches, rows = at
-    size = now.batch_size if now is not None else None
+    size = requested.get("batch_size")
     passes = opened[0].stream.passes
     if (
         pass_index >= passes
@@ -81,8 +85,7 @@ def state_behind(
             )
             for index, found in enumerate(opened)
         ),
-        batch_size=size,
-        drop_last=now.drop_last if now is not None else None,
+        **requested,
     )
 
 

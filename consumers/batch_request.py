@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.consumers.batch_extras import Extras
+from tutelage.consumers.shuffle import Shuffle
+from tutelage.consumers.sources.base import Source
 from tutelage.schemas.arguments import check_flag, check_text, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
@@ -20,6 +23,7 @@ class BatchRequest:
         drop_last: Whether a last batch that is shorter is left out.
         pass_index: The pass; the next one if None.
         own_memory: Whether each batch gets memory of its own.
+        shuffle: How rows are shuffled; None for the teachers' order.
         extras: What each batch gets besides the teachers' keys.
     """
 
@@ -28,7 +32,39 @@ class BatchRequest:
     drop_last: bool
     pass_index: int | None
     own_memory: bool
+    shuffle: Shuffle | None
     extras: Extras
+
+    def check_possible(self, keys: Iterable[str], sources: Sequence[Source]) -> None:
+        """Check the request against what the teachers write, and where it is.
+
+        Args:
+            keys: The teachers' keys.
+            sources: The sources.
+
+        Raises:
+            ConfigurationError: A key is taken, or a source cannot be shuffled.
+        """
+        self.extras.check_new(keys)
+        for source in sources:
+            if self.shuffle is not None and not source.is_random_access:
+                raise ConfigurationError(
+                    f"shuffle: {source.name} is read in order, and cannot be shuffled; `tutelage "
+                    "record` writes a topic to a file, which can"
+                )
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The order of the rows, as a state keeps it."""
+        return () if self.shuffle is None else tuple(self.shuffle.plain())
+
+    def kept(self) -> dict[str, Any]:
+        """What a state keeps of it."""
+        return {
+            "batch_size": self.batch_size,
+            "drop_last": self.drop_last,
+            "shuffle": self.order,
+        }
 
     @classmethod
     def from_arguments(
@@ -41,6 +77,7 @@ class BatchRequest:
         drop_last: Any = False,
         pass_index: Any = None,
         own_memory: Any = False,
+        shuffle: Any = None,
         weight_key: Any = None,
         position_key: Any = None,
         pad_empty: Any = False,
@@ -72,6 +109,8 @@ class BatchRequest:
                 "pad_empty gives a row that must not count; ask for weight_key too, and multiply "
                 "each row's loss by its weight"
             )
+        if shuffle is not None and not isinstance(shuffle, Shuffle):
+            raise ConfigurationError(f"shuffle is {shuffle!r}; it must be Shuffle(seed=...)")
         return cls(
             batch_size=size,
             ranks=ranks,
@@ -80,5 +119,6 @@ class BatchRequest:
             if pass_index is None
             else check_whole_number("pass_index", pass_index, least=0),
             own_memory=check_flag("own_memory", own_memory),
+            shuffle=shuffle,
             extras=Extras(**named, pad_empty=pad_empty, ranks=ranks, flat=flat),
         )

@@ -114,7 +114,7 @@ class Chain:
             self._merged = Prefetch[Merged | AlignedEnd](
                 self._last,
                 budget=options.prefetch,
-                size_of=_share_of_budget(options),
+                size_of=share_of_budget(options),
                 name="tutelage-merge",
             )
             self._last = self._merged
@@ -254,7 +254,7 @@ def _prefetched(
     )
 
 
-def _share_of_budget(options: PassOptions) -> Callable[[Merged | AlignedEnd], int]:
+def share_of_budget(options: PassOptions) -> Callable[[Merged | AlignedEnd], int]:
     """How many of the batches to keep ready an item counts for: by number, and by memory.
 
     All of them together may take the memory of one batch at its limit.

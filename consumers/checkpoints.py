@@ -56,8 +56,8 @@ class Checkpoints:
         if at is not None:
             self._merging()
             progress, opened = self._keeper.progress, self._streams()
-            ahead = self._keeper.was_read_by_workers
-            state = state_behind(check_position(at), opened, None if ahead else progress.state)
+            now = None if self._keeper.was_read_by_workers else progress.state
+            state = state_behind(check_position(at), opened, now, self._keeper.requested)
         else:
             self._keeper.check_known_here("state_dict")
             if self._keeper.saved is not None:

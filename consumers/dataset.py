@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.worker_epochs import WorkerPass
 from tutelage.schemas.arguments import check_whole_number
+from tutelage.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tutelage.consumers.delivery import KnowledgeIterator
@@ -96,6 +97,11 @@ class KnowledgeDataset(IterableDataset[Batch]):
             return _LazyPass(self._begin)
         if worker.id:
             return iter(())
+        if self._options.get("shuffle") is not None:
+            raise ConfigurationError(
+                "a student shuffles in the main process: use num_workers=0 (it reads ahead in a "
+                "thread), or give the DataLoader a KnowledgeFile"
+            )
         if self._worker_pass is not None:
             # A persistent worker begins an epoch before it drops the iterator of the last one.
             self._worker_pass.close()

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from tutelage.consumers.batch_extras import Extras
-from tutelage.consumers.chain import Chain
 from tutelage.consumers.commits import Commits
+from tutelage.consumers.pass_chain import PassChain
 from tutelage.consumers.progress import Progress
 from tutelage.consumers.stages.align import AlignedEnd
 from tutelage.consumers.stages.batches import Batch
@@ -39,7 +39,7 @@ class Delivery:
 
     def __init__(
         self,
-        chain: Chain,
+        chain: PassChain,
         *,
         extras: Extras,
         progress: Progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tutelage.consumers.chain import Chain
+from tutelage.consumers.pass_chain import PassChain
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.state_keeper import StateKeeper
 from tutelage.consumers.stats import StreamStats, StreamStatus, StudentStats, stream_statuses
@@ -19,7 +19,7 @@ class Inspection:
     _sources: list[Source]
     _started: bool
     _opened: list[StreamInfo] | None
-    _chain: Chain | None
+    _chain: PassChain | None
     _keeper: StateKeeper
     _dropped: list[dict[str, int]]
     _doing: Status

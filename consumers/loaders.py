@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.consumers.batch_request import BatchRequest
 from tutelage.consumers.settings import Settings
+from tutelage.consumers.shuffle import Shuffle
 from tutelage.consumers.sources.base import Source
 from tutelage.consumers.state_keeper import StateKeeper
 
@@ -72,6 +73,7 @@ class Loaders:
         weight_key: str | None = None,
         position_key: str | None = None,
         pad_empty: bool = False,
+        shuffle: Shuffle | None = None,
     ) -> KnowledgeDataset:
         """Return the same batches as a torch `IterableDataset`, one pass each time it is iterated.
 
@@ -84,6 +86,7 @@ class Loaders:
             weight_key: Add the weights of rows under this key.
             position_key: Add where the batch ends under this key.
             pad_empty: Give a row of weight 0 in place of a batch without rows.
+            shuffle: Give the rows of files in a shuffled order.
 
         Returns:
             The data set.
@@ -101,6 +104,7 @@ class Loaders:
             "weight_key": weight_key,
             "position_key": position_key,
             "pad_empty": pad_empty,
+            "shuffle": shuffle,
         }
         self.request_of(batch_size, **options)
         # Made before workers are, which share them.

@@ -88,7 +88,8 @@ class ResumeIndex:
 
     Args:
         start: The position before row 0 of the chunk.
-        spans: The records that the chunk's rows come from, in order.
+        spans: The records that the chunk's rows come from, in order. Empty if the rows are not in
+            the order of the stream, so that no position in it is behind them.
         first_row: The chunk's row from which `after` counts.
     """
 
@@ -106,7 +107,7 @@ class ResumeIndex:
         It stays in this pass behind the pass's last row: the end record is read again then.
         """
         rows += self.first_row
-        if not rows:
+        if not rows or not self.spans:
             return self.start
         offsets = list(self.start.offsets)
         for span in self.spans:

@@ -37,6 +37,7 @@ class ResumeState:
             first record and passes over earlier passes.
         batch_size: Rows in a batch, once a pass was begun.
         drop_last: Whether a shorter last batch is left out, once a pass was begun.
+        shuffle: How rows are shuffled, as plain values; empty for the teachers' order.
     """
 
     pass_index: int = 0
@@ -46,6 +47,7 @@ class ResumeState:
     positions: tuple[Position, ...] | None = None
     batch_size: int | None = None
     drop_last: bool | None = None
+    shuffle: tuple[int, ...] = ()
 
     def positions_of(self, sources: int) -> tuple[Position, ...]:
         """Each source's position."""
@@ -92,7 +94,13 @@ class ResumeState:
             )
         return ResumeState(pass_index=pass_index)
 
-    def check_fits(self, batch_size: int, drop_last: bool, pass_index: int | None) -> None:
+    def check_fits(
+        self,
+        batch_size: int,
+        drop_last: bool,
+        pass_index: int | None,
+        shuffle: tuple[int, ...] = (),
+    ) -> None:
         """Check that a state from a checkpoint fits the pass that is asked for now.
 
         Raises:
@@ -108,6 +116,9 @@ class ResumeState:
             for name, then, now in asked
             if then is not None and then != now
         ]
+        if self.batches and self.shuffle != shuffle:
+            # The rows that were given are the first ones of another order.
+            differs.append(f"shuffle was {list(self.shuffle)}, is {list(shuffle)}")
         if differs:
             raise RunMismatch(f"the checkpoint does not fit this iteration: {'; '.join(differs)}")
 
@@ -133,6 +144,7 @@ def to_state_dict(
         "rows": state.rows,
         "batch_size": state.batch_size,
         "drop_last": state.drop_last,
+        **({"shuffle": list(state.shuffle)} if state.shuffle else {}),
         "settings": dict(settings),
         "sources": [
             _source_values(source.name, found, source.identity(), position)
@@ -178,6 +190,7 @@ def from_state_dict(
             positions=positions,
             batch_size=values["batch_size"],
             drop_last=values["drop_last"],
+            shuffle=tuple(_whole_number(number) for number in values.get("shuffle", ())),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CorruptData(f"the checkpoint's counts are broken: {error!r}") from error

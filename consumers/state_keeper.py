@@ -25,6 +25,8 @@ class StateKeeper:
         self.progress = Progress()
         #: A state that was loaded, until an iteration begins from it.
         self.saved: Mapping[str, Any] | None = None
+        #: How batches were asked for last in this process; empty before.
+        self.requested: dict[str, Any] = {}
         self._epochs: WorkerEpochs | None = None
         self._workers_have_read = False
         self._in_worker = False

@@ -9,9 +9,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from tutelage.consumers.batch_extras import Extras
 from tutelage.consumers.batch_request import BatchRequest
-from tutelage.consumers.chain import Chain, PassOptions
+from tutelage.consumers.chain import PassOptions
 from tutelage.consumers.checkpoints import Checkpoints
 from tutelage.consumers.commits import Commits
 from tutelage.consumers.control_messages import ControlMessages
@@ -20,10 +19,12 @@ from tutelage.consumers.heads import Heads
 from tutelage.consumers.inspection import Inspection
 from tutelage.consumers.loaders import Loaders
 from tutelage.consumers.open_streams import open_streams
+from tutelage.consumers.pass_chain import PassChain, begin_chain
 from tutelage.consumers.ranks import say_amplification
 from tutelage.consumers.resume_state import ResumeState
 from tutelage.consumers.settings import Settings
 from tutelage.consumers.shard import ShardArgument
+from tutelage.consumers.shuffle import Shuffle
 from tutelage.consumers.sources.base import Source, StreamInfo
 from tutelage.consumers.stages.merge import Merge
 from tutelage.consumers.stages.ragged import RaggedFormat
@@ -96,7 +97,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         self._started = False
         self._opened: list[StreamInfo] | None = None
         self._merge: Merge | None = None
-        self._chain: Chain | None = None
+        self._chain: PassChain | None = None
         self._delivery: Delivery | None = None
         self._keeper = StateKeeper()
         self._dropped: list[dict[str, int]] = []
@@ -191,6 +192,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         weight_key: str | None = None,
         position_key: str | None = None,
         pad_empty: bool = False,
+        shuffle: Shuffle | None = None,
     ) -> KnowledgeIterator:
         """Return an iterator over one pass, as dicts of key -> tensor `[batch_size, ...]`.
 
@@ -219,6 +221,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
             position_key: Add where the batch ends, for `save(path, at=...)`, under this key: int64
                 `[3]`.
             pad_empty: Give one row of zeros, with weight 0, in place of a batch without rows.
+            shuffle: Give the rows of files in a shuffled order: `Shuffle(seed=...)`.
 
         Returns:
             An iterator of batches, with a method `close()`.
@@ -235,21 +238,22 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         request = self._settings.request(
             batch_size, global_batch_size=global_batch_size, drop_last=drop_last, pass_index=pass_index,
             own_memory=own_memory, weight_key=weight_key, position_key=position_key, pad_empty=pad_empty,
+            shuffle=shuffle,
         )  # fmt: skip
         self._check_started()
         self._check_none_running()
         if pass_index is None:
             self._keeper.check_no_worker()
         merge = self._merging()
-        request.extras.check_new(merge.description)
+        request.check_possible(merge.description, self._sources)
         self._keeper.leave_workers()
         state = self._next_state(request)
-        deal = self._settings.deal(request, self._streams())
-        options = self._settings.options(request, deal)
+        options = self._settings.options(request, self._settings.deal(request, self._streams()))
+        self._keeper.requested = request.kept()
         self._keeper.progress.go_to(state)
         # Forgotten last: other threads see one or the other.
         self._keeper.saved = None
-        return KnowledgeIterator(partial(self._begin, merge, options, request.extras, state))
+        return KnowledgeIterator(partial(self._begin, merge, options, request, state))
 
     def knowledge_in_worker(
         self, *, loaded: bool, **options: Any
@@ -268,22 +272,21 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         return batches, self._keeper.progress, epochs
 
     def _begin(
-        self, merge: Merge, options: PassOptions, extras: Extras, state: ResumeState
+        self, merge: Merge, options: PassOptions, request: BatchRequest, state: ResumeState
     ) -> Delivery:
         """Start reading a pass."""
         self._check_none_running()
         sizes = [found.stream.rows_per_record for found in self._streams()]
-        self._keeper.progress.go_to(state, sizes if options.deal is not None else [])
-        positions = state.positions_of(len(self._sources))
-        self._chain = chain = Chain(
-            self._sources, self._streams(), positions, merge, options,
-            first_row=state.rows, stats=self._stats, stream_stats=self._stream_stats,
+        self._keeper.progress.go_to(state, sizes if options.deal or request.shuffle else [])
+        self._chain = chain = begin_chain(
+            request, options, state, merge, sources=self._sources, opened=self._streams(),
+            stats=self._stats, stream_stats=self._stream_stats,
         )  # fmt: skip
         if not self._stats.batches:
             say_amplification(options.deal, self._sources, self._stream_stats)
         self._delivery = Delivery(
             chain,
-            extras=extras,
+            extras=request.extras,
             progress=self._keeper.progress,
             stats=self._stats,
             doing=self._doing,
@@ -293,7 +296,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         )
         return self._delivery
 
-    def _end(self, chain: Chain) -> None:
+    def _end(self, chain: PassChain) -> None:
         self._doing.now("between passes")
         self._dropped = chain.dropped
         if self._chain is chain:
@@ -304,12 +307,12 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         saved, pass_index = self._keeper.saved, request.pass_index
         state = self._state_now(saved)
         if saved is not None:
-            state.check_fits(request.batch_size, request.drop_last, pass_index)
+            state.check_fits(request.batch_size, request.drop_last, pass_index, request.order)
         elif state.batches:
             # A pass that was left early begins again.
             state = state.restarted()
         state = state.for_pass(self._streams()[0].stream.passes, pass_index)
-        return replace(state, batch_size=request.batch_size, drop_last=request.drop_last)
+        return replace(state, **request.kept())
 
     def _merging(self) -> Merge:
         self._check_started()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tutelage.consumers.dataset import KnowledgeDataset
     from tutelage.consumers.delivery import KnowledgeIterator
     from tutelage.consumers.random_access.knowledge_file import KnowledgeFile, KnowledgeFiles
+    from tutelage.consumers.shuffle import Shuffle
     from tutelage.consumers.sources.base import Source
     from tutelage.consumers.sources.file import FileSource
     from tutelage.consumers.sources.kafka import KafkaSource
@@ -105,6 +106,7 @@ _MODULES = {
     "Ragged": "tutelage.schemas.record",
     "RaggedFormat": "tutelage.consumers.stages.ragged",
     "Sampled": "tutelage.schemas.encodings",
+    "Shuffle": "tutelage.consumers.shuffle",
     "Sink": "tutelage.producers.sinks.base",
     "Source": "tutelage.consumers.sources.base",
     "SparseTarget": "tutelage.consumers.sparse_target",
@@ -175,6 +177,7 @@ __all__ = [
     "Sampled",
     "SchemaError",
     "SequenceGap",
+    "Shuffle",
     "Sink",
     "SinkExists",
     "Source",

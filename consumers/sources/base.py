@@ -93,6 +93,8 @@ class Source(ABC):
     #: Whether this student is one rank of several. Set before `open`, which then fetches no more than
     #: it takes to find the run.
     is_shared: bool = False
+    #: Whether any row can be read at any time, so that a pass can be shuffled. Of a `FileSource`.
+    is_random_access: bool = False
     #: Whether the tensors of a record that is not needed are never read.
     skips_records: bool = False
     #: The number of bytes worth reading ahead, if it is less than the student's budget. 0 means

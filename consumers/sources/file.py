@@ -43,6 +43,7 @@ class FileSource(Source):
             file is missing.
     """
 
+    is_random_access = True
     # A file is read faster than it is used: prefetched rows should still be in the cache.
     ahead_bytes = 24 << 20
 
@@ -80,6 +81,16 @@ class FileSource(Source):
         return StreamInfo(
             stream=reader.stream, description=reader.description, schema=reader.schema, partitions=1
         )
+
+    @property
+    def verify(self) -> bool:
+        """Whether checksums are checked."""
+        return self._verify
+
+    @property
+    def limits(self) -> Limits:
+        """How large records, schemas and shapes may be."""
+        return self._limits
 
     @property
     def skips_records(self) -> bool:  # type: ignore[override]

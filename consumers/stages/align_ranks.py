@@ -5,7 +5,7 @@ No I/O, threads or clocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tutelage.consumers.deal import Deal
 from tutelage.consumers.position import Position
@@ -14,26 +14,26 @@ from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.order import PassEnd
 
 
-class DealtRow(int):
-    """The number of a row among a rank's rows, which messages show as its number in the pass."""
+class NumberedRow(int):
+    """The place of a row among those that are given, which messages show as its number in the pass."""
 
-    _deal: Deal
+    _number_of: Callable[[int], int]
 
     @classmethod
-    def of(cls, number: int, deal: Deal) -> DealtRow:
-        """This rank's row `number`."""
-        row = cls(number)
-        row._deal = deal
+    def of(cls, place: int, number_of: Callable[[int], int]) -> NumberedRow:
+        """The row at a place; `number_of` says its number in the pass."""
+        row = cls(place)
+        row._number_of = number_of
         return row
 
-    def __add__(self, rows: int) -> DealtRow:
-        return DealtRow.of(int(self) + rows, self._deal)
+    def __add__(self, rows: int) -> NumberedRow:
+        return NumberedRow.of(int(self) + rows, self._number_of)
 
-    def __sub__(self, rows: int) -> DealtRow:
+    def __sub__(self, rows: int) -> NumberedRow:
         return self + -rows
 
     def __format__(self, form: str) -> str:
-        return format(self._deal.row(int(self)), form)
+        return format(self._number_of(int(self)), form)
 
 
 class RankAlign(Align):
@@ -123,7 +123,7 @@ class RankAlign(Align):
         return f"has {least}{self._known_rows(index)} rows"
 
     def _take(self, rows: int, global_rows: int) -> Aligned:
-        first = DealtRow.of(self._row, self._deal)
+        first = NumberedRow.of(self._row, self._deal.row)
         shares = (
             tuple(queue.take(rows) for queue in self._queues)
             if rows
