@@ -64,29 +64,37 @@ class Delivery:
     def batches(self) -> Iterator[Batch]:
         """The batches that are still to come. Begun anew after an exception, it goes on."""
         progress, stats, commits = self._progress, self._stats, self._commits
-        extras = self._extras
+        extras, adds = self._extras, self._extras.wanted
         start, given, rows, *_ = progress.at
         while isinstance(merged := self._awaited(), Merged):
             batches, resume = merged.batches, merged.resume
             size, left, rows_given = batches.batch_size, len(batches), 0
-            whole, global_left = size * extras.ranks, merged.global_rows
+            # Of this rank and of all ranks: the rows of a whole batch, and of the last one.
+            whole = size * extras.ranks
+            last = batches.rows - (left - 1) * size
+            global_last = merged.global_rows - (left - 1) * whole
             # Kept here, the memory of batches would not be freed while the next ones are awaited.
             del merged
             began = time.monotonic()
             for batch in batches:
                 left -= 1
                 given += 1
-                count = size if left else batches.rows - rows_given
-                rows_given += count
-                of_all = whole if left else global_left
-                global_left -= of_all
-                rows += of_all
+                if left:
+                    rows_given += size
+                    rows += whole
+                else:
+                    rows_given += last
+                    rows += global_last
                 # One assignment, which other threads see whole. Small batches come at 100,000 a
                 # second.
                 progress.at = (start, given, rows, resume, rows_given, left)
-                if extras.wanted:
-                    position = (progress.pass_index, given, rows)
-                    batch = extras.add(batch, rows=count, global_rows=of_all, position=position)
+                if adds:
+                    batch = extras.add(
+                        batch,
+                        rows=size if left else last,
+                        global_rows=whole if left else global_last,
+                        position=(progress.pass_index, given, rows),
+                    )
                 if commits is not None:
                     commits(more=left > 0)
                 yield batch

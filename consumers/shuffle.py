@@ -37,7 +37,11 @@ class Shuffle:
         check_whole_number("window_rows", self.window_rows)
 
     def plain(self) -> list[int]:
-        """Return it as JSON values, for checkpoints."""
+        """Return it as JSON values, for checkpoints.
+
+        Returns:
+            The seed and the window's rows.
+        """
         return [self.seed, self.window_rows]
 
 

@@ -72,9 +72,9 @@ class Order:
         needed: frozenset[int] | None = None,
     ) -> None:
         self._stream = stream
+        self._partitions = partitions
         self._needed = frozenset(range(partitions)) if needed is None else needed
         self._start = (position.pass_index, position.sequence)
-        self._before = position.before
         self._expected = [
             (position.pass_index, first_in(partition, position.sequence, partitions))
             for partition in range(partitions)
@@ -109,10 +109,6 @@ class Order:
         while sequence % self._partitions not in self._needed:
             sequence += 1
         return sequence
-
-    @property
-    def _partitions(self) -> int:
-        return len(self._expected)
 
     def _awaited(self) -> frozenset[int]:
         """The next record's partition; after the last record, the partitions without an end."""
@@ -294,11 +290,8 @@ class Order:
         self._short.pop(self._pass, None)
         self._pass += 1
         self._sequence = self._next_needed(0)
-        if len(self._before) == self._pass - 1:
-            self._before = (*self._before, known.end.records)
         position = Position(
             pass_index=self._pass,
-            before=self._before,
             offsets=tuple(
                 known.offsets.get(partition, BEGINNING) for partition in range(self._partitions)
             ),

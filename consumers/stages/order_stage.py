@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from tutelage.consumers.position import Position
 from tutelage.consumers.sources.base import ConsumedRecord, Source, StreamInfo
@@ -50,6 +51,7 @@ class OrderStage:
     ) -> None:
         self.source = source
         self.order = Order(opened.stream, opened.partitions, position, needed=needed)
+        self._before = position.before
         source.only(needed)
         self._records = source.read(position)
         self._budget_bytes = budget_bytes
@@ -106,10 +108,18 @@ class OrderStage:
             self._count(consumed, now - began)
             quiet, until = False, until or now + MOMENT_S
             if now > until and self._wait is None:
-                return self.order.pop()
+                item = self.order.pop()
+                break
         if self._wait is not None:
             self._wait.end()
-        return item
+        return self._counted(item) if isinstance(item, PassEnd) else item
+
+    def _counted(self, end: PassEnd) -> PassEnd:
+        """Have the next pass's position say how many records lie before it."""
+        position = end.next_pass
+        if len(self._before) == position.pass_index - 1:
+            self._before = (*self._before, end.end.records)
+        return replace(end, next_pass=replace(position, before=self._before))
 
     def _ended_early(self) -> TruncatedData:
         partition, what = self.order.waiting_for

@@ -265,10 +265,15 @@ class Rebatch:
 
 def _rows_behind(position: Position, rows_of: RowsOf) -> RowsOf:
     """The same rows without those that lie before a position."""
+    if not position.row:
+        return rows_of
     first = (position.pass_index, position.sequence)
 
+    used = position.row
+
     def rows_behind(head: RecordHead) -> list[tuple[int, int]]:
-        used = position.row if (head.pass_index, head.sequence) == first else 0
+        if (head.pass_index, head.sequence) != first:
+            return rows_of(head)
         return [(max(start, used), stop) for start, stop in rows_of(head) if stop > used]
 
     return rows_behind

@@ -142,7 +142,7 @@ def test_a_pass_ends_only_when_every_partition_says_so() -> None:
     order.push(arrivals[2][-1])
     end = order.pop()
     assert isinstance(end, PassEnd)
-    assert end.next_pass == Position(pass_index=1, offsets=(2, 1, 1), before=(1,))
+    assert end.next_pass == Position(pass_index=1, offsets=(2, 1, 1))
 
 
 @given(st.integers(1, 8), st.integers(1, 60), st.integers(0, 999), st.integers(1, 3))
