@@ -72,7 +72,9 @@ class Extras:
         if self.weight_key is not None:
             # Data-parallel training averages the gradients of all ranks.
             weight = 0.0 if padded else self.ranks / global_rows
-            batch[self.weight_key] = torch.full((1 if padded else rows,), weight)
+            batch[self.weight_key] = torch.full(
+                (1 if padded else rows,), weight, dtype=torch.float32
+            )
         if self.position_key is not None:
             batch[self.position_key] = torch.tensor(position)
         return batch

@@ -59,6 +59,9 @@ class Loaders:
             batch_size: As for `knowledge`.
             **options: As for `knowledge`.
 
+        Returns:
+            The request.
+
         Raises:
             ConfigurationError: An argument has the wrong type or value.
         """

@@ -85,7 +85,7 @@ def test_an_index_is_kept_and_used(path: Path, monkeypatch: pytest.MonkeyPatch) 
     def never(*_: object) -> None:
         raise AssertionError("the blocks were searched")
 
-    monkeypatch.setattr("tutelage.consumers.random_access.row_reader.build_index", never)
+    monkeypatch.setattr("tutelage.consumers.random_access.index_file.build_index", never)
     assert xs(path) == expected
 
 
