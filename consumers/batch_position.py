@@ -41,6 +41,8 @@ def state_behind(
     opened: Sequence[StreamInfo],
     now: ResumeState | None,
     requested: Mapping[str, Any],
+    *,
+    furthest: int,
 ) -> ResumeState:
     """Return the state behind a batch.
 
@@ -49,6 +51,7 @@ def state_behind(
         opened: What each source found.
         now: Where the student is; None if only DataLoader workers know it.
         requested: How batches were asked for, as far as it is known here: fields of the state.
+        furthest: The last pass that was begun: behind it the first one may have begun again.
 
     Raises:
         ConfigurationError: There is no such batch, or it was not given yet.
@@ -66,7 +69,10 @@ def state_behind(
             f"place in {passes} passes"
             + (f" in batches of {size} rows" if size is not None else "")
         )
-    if now is not None and (pass_index, batches) > (now.pass_index, now.batches):
+    if now is not None and (
+        pass_index > furthest
+        or (pass_index == now.pass_index == furthest and batches > now.batches)
+    ):
         raise ConfigurationError(
             f"at is {list(at)}, behind batch {batches} of pass {pass_index}, but only {now.batches} "
             f"batches of pass {now.pass_index} were given"

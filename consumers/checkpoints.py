@@ -57,7 +57,9 @@ class Checkpoints:
             self._merging()
             progress, opened = self._keeper.progress, self._streams()
             now = None if self._keeper.was_read_by_workers else progress.state
-            state = state_behind(check_position(at), opened, now, self._keeper.requested)
+            state = state_behind(
+                check_position(at), opened, now, self._keeper.requested, furthest=progress.furthest
+            )
         else:
             self._keeper.check_known_here("state_dict")
             if self._keeper.saved is not None:

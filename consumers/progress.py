@@ -30,11 +30,13 @@ class Progress:
     behind their rows, the rows that were given, and how many are left.
     """
 
-    __slots__ = ("at",)
+    __slots__ = ("at", "furthest")
 
     def __init__(self) -> None:
         self.at: tuple[_Start, int, int, tuple[ResumeIndex, ...], int, int]
         self.at = (_Start(ResumeState(), 0, 0, ()), 0, 0, (), 0, 0)
+        #: The last pass that was begun: behind it the first one may have begun again.
+        self.furthest = 0
 
     @property
     def pass_index(self) -> int:
@@ -77,4 +79,5 @@ class Progress:
             state: The place.
             dealt: Where rows are dealt to ranks, the rows of a record of each teacher.
         """
+        self.furthest = max(self.furthest, state.pass_index)
         self.at = (_Start(state, *self.totals, dealt), state.batches, state.rows, (), 0, 0)

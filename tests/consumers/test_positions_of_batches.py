@@ -44,6 +44,22 @@ def test_a_batch_of_the_pass_before_is_a_place_too() -> None:
             assert rest_of(topic, student.state_dict(at=batch["at"]), passes) == whole[index + 1 :]
 
 
+def test_a_loader_that_has_begun_the_first_pass_again_does_not_hide_the_last_one() -> None:
+    topic = MemoryTopic(name="t", partitions=3)
+    teach(MemorySink(topic), 20, passes=2)
+    with student_of(topic) as student:
+        first, second = (list(student.knowledge(6, position_key="at")) for _ in range(2))
+        again = student.knowledge(6, position_key="at")
+        next(again)
+        for index, batch in enumerate(second):
+            rest = [later["x"].tolist() for later in second[index + 1 :]]
+            assert rest_of(topic, student.state_dict(at=batch["at"])) == rest
+        assert rest_of(topic, student.state_dict(at=first[1]["at"])) == [
+            batch["x"].tolist() for batch in first[2:]
+        ]
+        again.close()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_in_a_loader_with_workers_the_place_is_that_of_the_batch_that_was_trained_on(
     tmp_path: Path, workers: int
