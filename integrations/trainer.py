@@ -1,0 +1,322 @@
+"""Distillation with the `Trainer` of Hugging Face's `transformers`.
+
+A student's batches enter, with the model and the settings of a `Trainer`. Knows no teacher.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from tutelage import SparseTarget, Student, losses
+from tutelage.integrations.training_batch import TrainingBatch, without_rows
+from tutelage.schemas.arguments import check_real_number, check_whole_number
+from tutelage.schemas.errors import ConfigurationError
+
+#: The file in `checkpoint-N` that holds the student's state.
+STATE_NAME = "tutelage.json"
+# Keys that the trainer asks the student for, and that no model sees.
+_POSITION = "tutelage.position"
+_WEIGHTS = "tutelage.weights"
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class KnowledgeTrainerMixin(_Base):
+    """Makes a `Trainer` train on a student's batches: `class Mine(KnowledgeTrainerMixin, Trainer)`.
+
+    Guarantee: a run that was killed and is resumed from its last checkpoint trains on the batches
+    that it would have trained on, each once. Losses are means over the positions of all ranks and
+    of all batches that are accumulated, as if one rank had them in one batch.
+
+    The loss is `alpha` times the divergence from the teacher, plus `1 - alpha` times the
+    cross-entropy of the labels. Evaluation is the Trainer's own, on `eval_dataset`.
+
+    The batch size is that of `TrainingArguments`: `per_device_train_batch_size` rows a rank.
+    `dataloader_drop_last` leaves out a shorter last batch. The settings that training on a student
+    needs, such as `ignore_data_skip`, are made here.
+
+    Args:
+        model: As for `Trainer`.
+        args: As for `Trainer`. One of `max_steps`, and `num_train_epochs` with `rows`, says how long
+            to train. The passes follow each other without a break: gradients are accumulated over
+            their ends.
+        student: Gives the batches. It must be started; under several ranks made with
+            `shard="auto"`.
+        key: The key of the teacher's logits.
+        mask_key: A key of the teacher, if it has it, `[rows, T]`, that is nonzero where a position
+            counts. By default the one of `CausalLMTeacher`.
+        loss: `losses.forward_kl`, `losses.reverse_kl`, `losses.jsd`, or a function that takes the
+            model's logits, the teacher's, and `mask`, `temperature` and `reduction="sum"`, and
+            returns a sum over positions.
+        temperature: As for the loss.
+        alpha: The share of the divergence in the loss, from 0 to 1. The rest is the cross-entropy of
+            the labels: those under `labels`, or else the next tokens.
+        rows: Rows of a pass, if they are known. An epoch is then a pass.
+        **options: As for `Trainer`, but for `train_dataset`.
+
+    Raises:
+        ConfigurationError: An argument is not what it must be, or a setting of `args` cannot hold
+            for a student's batches.
+    """
+
+    # The loss is a mean over everything that is accumulated.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        *,
+        student: Student,
+        key: str = "logits",
+        mask_key: str = "kept",
+        loss: Callable[..., torch.Tensor] = losses.forward_kl,
+        temperature: float | None = None,
+        alpha: float = 1.0,
+        rows: int | None = None,
+        **options: Any,
+    ) -> None:
+        if options.get("train_dataset") is not None:
+            raise ConfigurationError("train_dataset is not used: the student gives the batches")
+        self._alpha = check_real_number("alpha", alpha)
+        if not 0 <= self._alpha <= 1:
+            raise ConfigurationError(f"alpha is {alpha!r}; it must be from 0 to 1")
+        self.student = student
+        self._keys: dict[str, Any] = {"key": key, "mask_key": mask_key}
+        self._loss, self._temperature = loss, temperature
+        # The callback comes first, so that one that uploads a checkpoint finds the file.
+        options["callbacks"] = [StudentCallback(self), *(options.get("callbacks") or ())]
+        super().__init__(model, args, **options)
+        #: How many batches a pass has, if that is known.
+        self.pass_batches = self._check_settings(rows)
+        self.args.ignore_data_skip = True
+        self._batches: Iterator[dict[str, Any]] = iter(())
+        self._counts = torch.ones(2)
+        #: Where the last batch that was trained on ends; None before the first.
+        self.trained_to: torch.Tensor | None = None
+
+    def _check_settings(self, rows: int | None) -> int | None:
+        """Check the Trainer's settings; return how many batches a pass has, if that is known."""
+        args, shard = self.args, self.student.shard
+        ranks = args.world_size // (self.get_tp_size() * self.get_cp_size() * self.get_sp_size())
+        if shard.ranks != ranks:
+            raise ConfigurationError(
+                f"{ranks} ranks train on different data, and the student is rank {shard.rank} of "
+                f'{shard.ranks}; make it with Student(shard="auto"), or with the dimension of the '
+                "device mesh over which data are parallel"
+            )
+        if args.auto_find_batch_size:
+            raise ConfigurationError(
+                "auto_find_batch_size begins again with other batches, and a student's state holds "
+                "for one batch size; set per_device_train_batch_size"
+            )
+        if rows is not None:
+            whole = check_whole_number("rows", rows) / (args.train_batch_size * ranks)
+            batches = max(1, math.floor(whole) if args.dataloader_drop_last else math.ceil(whole))
+            if args.max_steps <= 0:
+                steps = args.num_train_epochs * batches / args.gradient_accumulation_steps
+                args.max_steps = math.ceil(steps)
+            return batches
+        if args.max_steps <= 0:
+            raise ConfigurationError(
+                "how long to train is not known: set max_steps in TrainingArguments, or give rows, "
+                "the rows of a pass, and num_train_epochs counts passes"
+            )
+        for name in ("save_strategy", "eval_strategy", "logging_strategy"):
+            if getattr(args, name) == "epoch":
+                raise ConfigurationError(
+                    f'{name} is "epoch", and when a pass ends is not known: give rows, the rows of '
+                    'a pass, or set "steps"'
+                )
+        return None
+
+    def get_train_dataloader(self) -> Any:
+        """Return the student's batches, pass after pass.
+
+        They are this rank's already, so accelerate must not shard them. Iterated again, they go on:
+        the Trainer does so at the end of a pass.
+        """
+        _close(self._batches)
+        self._batches = self._passes()
+        return self._batches
+
+    def _passes(self) -> Iterator[dict[str, Any]]:
+        """Give batches, unless a finished run is resumed, or passes have none."""
+        # Behind a state at the end of a pass there is nothing in the first one.
+        empty = 0 if self.state.global_step < self.state.max_steps else 2
+        while empty < 2:
+            empty, given = empty + 1, 0
+            batches = self.student.knowledge(
+                self.args.train_batch_size,
+                drop_last=self.args.dataloader_drop_last,
+                position_key=_POSITION,
+                weight_key=_WEIGHTS,
+                pad_empty=True,
+            )
+            try:
+                for batch in batches:
+                    empty, given = 0, int(batch[_POSITION][1])
+                    if not batch.pop(_WEIGHTS).all():
+                        without_rows(batch, **self._keys)
+                    yield batch
+            finally:
+                batches.close()
+            if not empty and self.pass_batches not in (None, given):
+                raise ConfigurationError(
+                    f"a pass has {given} batches, and {self.pass_batches} by the number of rows "
+                    "that was given; give rows as they are"
+                )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+        """Train, as `Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint's folder; or True for the last one in `output_dir`
+                that is whole. One that was being written when the run was killed is not.
+            **options: As for `Trainer.train`.
+
+        Returns:
+            What `Trainer.train` returns.
+
+        Raises:
+            ConfigurationError: There is no such checkpoint.
+            RunMismatch: It is of other teachers or another batch size.
+        """
+        folder = resume_from_checkpoint
+        if folder is True:
+            folder = _last_checkpoint(Path(self.args.output_dir or ""))
+        if folder:
+            self.student.load(Path(folder) / STATE_NAME)
+        try:
+            return super().train(resume_from_checkpoint=folder, **options)
+        finally:
+            _close(self._batches)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Return the batches of a step, and how many positions count in those of all ranks."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = sum(
+            (self._read(batch).counts(labelled=self._alpha < 1) for batch in batches),
+            torch.zeros(2, dtype=torch.int64),
+        ).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, "sum")  # type: ignore[no-untyped-call]
+            counts = counts * self.student.shard.ranks // self.args.world_size
+        self._counts = counts.clamp(min=1)
+        return batches, self._counts[0]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch, as `Trainer.training_step`, and note where it ends."""
+        position = inputs.pop(_POSITION)
+        for key, value in inputs.items():
+            if isinstance(value, SparseTarget):
+                inputs[key] = value.to(self.args.device)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.trained_to = position
+        return loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the loss of one batch: its share in the mean over all that is accumulated."""
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        batch = self._read(inputs)
+        outputs = model(**batch.model_inputs(self._model_takes()))
+        positions, labelled = self._counts
+        loss = self._alpha / positions * self._loss(
+            outputs.logits,
+            batch.target,
+            mask=batch.mask,
+            temperature=self._temperature,
+            reduction="sum",
+        )
+        if self._alpha < 1:
+            logits, labels = outputs.logits.flatten(0, -2).float(), batch.labels.flatten()
+            entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            loss = loss + (1 - self._alpha) / labelled * entropy
+        # Data-parallel training takes the mean of the ranks' gradients.
+        loss = loss * self.student.shard.ranks
+        return (loss, outputs) if return_outputs else loss
+
+    def _read(self, batch: dict[str, Any]) -> TrainingBatch:
+        left = self.student.ragged_format.pad_left
+        return TrainingBatch(batch, **self._keys, pad_left=left)
+
+    def _model_takes(self) -> list[str]:
+        """The arguments of the model's `forward`, without labels."""
+        self._set_signature_columns_if_needed()
+        return [name for name in self._signature_columns or () if name not in self.label_names]
+
+
+class KnowledgeTrainer(KnowledgeTrainerMixin, Trainer):
+    """A `Trainer` that trains on a student's batches: see `KnowledgeTrainerMixin`."""
+
+
+class StudentCallback(TrainerCallback):
+    """Keeps a student's state beside the Trainer's, as `checkpoint-N/tutelage.json`.
+
+    It is the last file of a checkpoint: one that has it is whole. `KnowledgeTrainerMixin` adds the
+    callback.
+
+    Args:
+        trainer: The trainer.
+    """
+
+    def __init__(self, trainer: KnowledgeTrainerMixin) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count passes as epochs, where it is known how many steps a pass takes."""
+        each = args.gradient_accumulation_steps
+        batches = self._trainer.pass_batches or each * state.max_steps
+        state.epoch = state.global_step * each / batches
+        before = (state.global_step - 1) * each // batches
+        control.should_epoch_stop |= state.global_step * each // batches > before
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the student's state behind the last batch that was trained on."""
+        trainer = self._trainer
+        # Each rank has files of its own in the checkpoint.
+        trainer.accelerator.wait_for_everyone()
+        if args.should_save:
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_NAME
+            trainer.student.save(path, at=trainer.trained_to)
+
+
+def _last_checkpoint(folder: Path) -> str:
+    """The last whole checkpoint in a folder."""
+    steps = [
+        int(found.parent.name.removeprefix("checkpoint-"))
+        for found in folder.glob(f"checkpoint-*/{STATE_NAME}")
+        if found.parent.name.removeprefix("checkpoint-").isdigit()
+    ]
+    if not steps:
+        raise ConfigurationError(
+            f"{folder} has no whole checkpoint (checkpoint-N with {STATE_NAME}) to resume from; "
+            "train without resume_from_checkpoint"
+        )
+    return str(folder / f"checkpoint-{max(steps)}")
+
+
+def _close(batches: Any) -> None:
+    """End a pass that was left, and its threads."""
+    if hasattr(batches, "close"):
+        batches.close()
