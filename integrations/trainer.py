@@ -5,21 +5,20 @@ A student's batches enter, with the model and the settings of a `Trainer`. Knows
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from tutelage import SparseTarget, Student, losses
+from tutelage.integrations.trainer_checkpoints import STATE_NAME, StudentCallback, last_checkpoint
+from tutelage.integrations.trainer_settings import settle
 from tutelage.integrations.training_batch import TrainingBatch, without_rows
-from tutelage.schemas.arguments import check_real_number, check_whole_number
+from tutelage.schemas.arguments import check_real_number
 from tutelage.schemas.errors import ConfigurationError
 
-#: The file in `checkpoint-N` that holds the student's state.
-STATE_NAME = "tutelage.json"
 # Keys that the trainer asks the student for, and that no model sees.
 _POSITION = "tutelage.position"
 _WEIGHTS = "tutelage.weights"
@@ -97,47 +96,11 @@ class KnowledgeTrainerMixin(_Base):
         options["callbacks"] = [StudentCallback(self), *(options.get("callbacks") or ())]
         super().__init__(model, args, **options)
         #: How many batches a pass has, if that is known.
-        self.pass_batches = self._check_settings(rows)
-        self.args.ignore_data_skip = True
+        self.pass_batches = settle(self, rows)
         self._batches: Iterator[dict[str, Any]] = iter(())
         self._counts = torch.ones(2)
         #: Where the last batch that was trained on ends; None before the first.
         self.trained_to: torch.Tensor | None = None
-
-    def _check_settings(self, rows: int | None) -> int | None:
-        """Check the Trainer's settings; return how many batches a pass has, if that is known."""
-        args, shard = self.args, self.student.shard
-        ranks = args.world_size // (self.get_tp_size() * self.get_cp_size() * self.get_sp_size())
-        if shard.ranks != ranks:
-            raise ConfigurationError(
-                f"{ranks} ranks train on different data, and the student is rank {shard.rank} of "
-                f'{shard.ranks}; make it with Student(shard="auto"), or with the dimension of the '
-                "device mesh over which data are parallel"
-            )
-        if args.auto_find_batch_size:
-            raise ConfigurationError(
-                "auto_find_batch_size begins again with other batches, and a student's state holds "
-                "for one batch size; set per_device_train_batch_size"
-            )
-        if rows is not None:
-            whole = check_whole_number("rows", rows) / (args.train_batch_size * ranks)
-            batches = max(1, math.floor(whole) if args.dataloader_drop_last else math.ceil(whole))
-            if args.max_steps <= 0:
-                steps = args.num_train_epochs * batches / args.gradient_accumulation_steps
-                args.max_steps = math.ceil(steps)
-            return batches
-        if args.max_steps <= 0:
-            raise ConfigurationError(
-                "how long to train is not known: set max_steps in TrainingArguments, or give rows, "
-                "the rows of a pass, and num_train_epochs counts passes"
-            )
-        for name in ("save_strategy", "eval_strategy", "logging_strategy"):
-            if getattr(args, name) == "epoch":
-                raise ConfigurationError(
-                    f'{name} is "epoch", and when a pass ends is not known: give rows, the rows of '
-                    'a pass, or set "steps"'
-                )
-        return None
 
     def get_train_dataloader(self) -> Any:
         """Return the student's batches, pass after pass.
@@ -176,13 +139,19 @@ class KnowledgeTrainerMixin(_Base):
                     "that was given; give rows as they are"
                 )
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
         """Train, as `Trainer.train`.
 
         Args:
             resume_from_checkpoint: A checkpoint's folder; or True for the last one in `output_dir`
                 that is whole. One that was being written when the run was killed is not.
-            **options: As for `Trainer.train`.
+            trial: As for `Trainer.train`.
+            ignore_keys_for_eval: Likewise.
 
         Returns:
             What `Trainer.train` returns.
@@ -193,11 +162,16 @@ class KnowledgeTrainerMixin(_Base):
         """
         folder = resume_from_checkpoint
         if folder is True:
-            folder = _last_checkpoint(Path(self.args.output_dir or ""))
+            folder = last_checkpoint(self.args.output_dir or "")
+            if folder is None:
+                raise ConfigurationError(
+                    f"{self.args.output_dir} has no whole checkpoint (checkpoint-N with "
+                    f"{STATE_NAME}) to resume from; train without resume_from_checkpoint"
+                )
         if folder:
             self.student.load(Path(folder) / STATE_NAME)
         try:
-            return super().train(resume_from_checkpoint=folder, **options)
+            return super().train(folder, trial, ignore_keys_for_eval)
         finally:
             _close(self._batches)
 
@@ -213,7 +187,7 @@ class KnowledgeTrainerMixin(_Base):
             torch.zeros(2, dtype=torch.int64),
         ).to(device)
         if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, "sum")  # type: ignore[no-untyped-call]
+            counts = self.accelerator.reduce(counts, "sum")
             counts = counts * self.student.shard.ranks // self.args.world_size
         self._counts = counts.clamp(min=1)
         return batches, self._counts[0]
@@ -241,12 +215,16 @@ class KnowledgeTrainerMixin(_Base):
         batch = self._read(inputs)
         outputs = model(**batch.model_inputs(self._model_takes()))
         positions, labelled = self._counts
-        loss = self._alpha / positions * self._loss(
-            outputs.logits,
-            batch.target,
-            mask=batch.mask,
-            temperature=self._temperature,
-            reduction="sum",
+        loss = (
+            self._alpha
+            / positions
+            * self._loss(
+                outputs.logits,
+                batch.target,
+                mask=batch.mask,
+                temperature=self._temperature,
+                reduction="sum",
+            )
         )
         if self._alpha < 1:
             logits, labels = outputs.logits.flatten(0, -2).float(), batch.labels.flatten()
@@ -263,57 +241,12 @@ class KnowledgeTrainerMixin(_Base):
     def _model_takes(self) -> list[str]:
         """The arguments of the model's `forward`, without labels."""
         self._set_signature_columns_if_needed()
-        return [name for name in self._signature_columns or () if name not in self.label_names]
+        taken: list[str] = self._signature_columns or []
+        return [name for name in taken if name not in self.label_names]
 
 
 class KnowledgeTrainer(KnowledgeTrainerMixin, Trainer):
     """A `Trainer` that trains on a student's batches: see `KnowledgeTrainerMixin`."""
-
-
-class StudentCallback(TrainerCallback):
-    """Keeps a student's state beside the Trainer's, as `checkpoint-N/tutelage.json`.
-
-    It is the last file of a checkpoint: one that has it is whole. `KnowledgeTrainerMixin` adds the
-    callback.
-
-    Args:
-        trainer: The trainer.
-    """
-
-    def __init__(self, trainer: KnowledgeTrainerMixin) -> None:
-        self._trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count passes as epochs, where it is known how many steps a pass takes."""
-        each = args.gradient_accumulation_steps
-        batches = self._trainer.pass_batches or each * state.max_steps
-        state.epoch = state.global_step * each / batches
-        before = (state.global_step - 1) * each // batches
-        control.should_epoch_stop |= state.global_step * each // batches > before
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the student's state behind the last batch that was trained on."""
-        trainer = self._trainer
-        # Each rank has files of its own in the checkpoint.
-        trainer.accelerator.wait_for_everyone()
-        if args.should_save:
-            path = Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_NAME
-            trainer.student.save(path, at=trainer.trained_to)
-
-
-def _last_checkpoint(folder: Path) -> str:
-    """The last whole checkpoint in a folder."""
-    steps = [
-        int(found.parent.name.removeprefix("checkpoint-"))
-        for found in folder.glob(f"checkpoint-*/{STATE_NAME}")
-        if found.parent.name.removeprefix("checkpoint-").isdigit()
-    ]
-    if not steps:
-        raise ConfigurationError(
-            f"{folder} has no whole checkpoint (checkpoint-N with {STATE_NAME}) to resume from; "
-            "train without resume_from_checkpoint"
-        )
-    return str(folder / f"checkpoint-{max(steps)}")
 
 
 def _close(batches: Any) -> None:

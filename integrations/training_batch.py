@@ -89,7 +89,8 @@ class TrainingBatch:
         target, lengths = self._batch[self._key], self._batch.get(self._key + _LENGTHS)
         if isinstance(target, torch.Tensor) and lengths is not None:
             # Of ragged logits only those that are there: those of the mask.
-            return target[_within(lengths, target.shape[1], left=self._pad_left)]
+            there: torch.Tensor = target[_within(lengths, target.shape[1], left=self._pad_left)]
+            return there
         return target
 
     @property
@@ -117,7 +118,8 @@ class TrainingBatch:
             )
         if given is not None and given.ndim < 2:
             mask = self.mask
-            return given.long() if mask is None else given.long().where(mask, _IGNORED_LABEL)
+            only: torch.Tensor = given.long()
+            return only if mask is None else only.where(mask, _IGNORED_LABEL)
         tokens = batch["input_ids"] if given is None else given
         labels = torch.full_like(tokens, _IGNORED_LABEL, dtype=torch.long)
         labels[:, :-1] = tokens[:, 1:]

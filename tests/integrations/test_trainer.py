@@ -80,7 +80,9 @@ def divergence(student: PreTrainedModel, batches: list[dict[str, torch.Tensor]])
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
-@pytest.mark.parametrize("make", [tiny_models.llama, tiny_models.gpt2], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [tiny_models.llama, tiny_models.gpt2], ids=lambda make: make.__name__
+)
 def test_the_loss_is_the_mean_over_the_tokens_of_a_step_however_it_is_padded_and_divided(
     tmp_path: Path, make: Any, left: bool
 ) -> None:
@@ -264,7 +266,9 @@ def test_a_pass_of_other_rows_than_were_given_is_an_error(tmp_path: Path) -> Non
 def test_a_run_that_is_finished_and_resumed_does_nothing(tmp_path: Path) -> None:
     write(tmp_path / "k.avro", ROWS)
     settings = {"max_steps": 4, "per_device_train_batch_size": 4, "save_strategy": "steps"}
-    trained(student_of(tmp_path / "k.avro"), tmp_path / "out", settings={**settings, "save_steps": 2})
+    trained(
+        student_of(tmp_path / "k.avro"), tmp_path / "out", settings={**settings, "save_steps": 2}
+    )
     with student_of(tmp_path / "k.avro") as student:
         trainer = KnowledgeTrainer(
             tiny_models.llama(), arguments(tmp_path / "out", **settings), student=student
@@ -291,7 +295,9 @@ def test_without_a_whole_checkpoint_nothing_is_resumed(tmp_path: Path) -> None:
     write(tmp_path / "k.avro", ROWS)
     (tmp_path / "out" / "checkpoint-3").mkdir(parents=True)
     with student_of(tmp_path / "k.avro") as student:
-        trainer = KnowledgeTrainer(tiny_models.llama(), arguments(tmp_path / "out"), student=student)
+        trainer = KnowledgeTrainer(
+            tiny_models.llama(), arguments(tmp_path / "out"), student=student
+        )
         with pytest.raises(ConfigurationError, match="has no whole checkpoint"):
             trainer.train(resume_from_checkpoint=True)
         with pytest.raises(ConfigurationError, match=re.escape("tutelage.json")):

@@ -1,4 +1,4 @@
-"""A Trainer that was killed and goes on gives what it would have given: bit for bit, on one rank and on two."""
+"""A Trainer, or a loop with accelerate, that goes on gives what it would have given: bit for bit, on one rank and on two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.trainer_program import Training, described, run, write
+from support.trainer_program import Training, described, run, run_loop, write
 
 TESTS = Path(__file__).resolve().parents[1]
 # 25 rows are 5 batches of 6, of which the last has one row: of two ranks, one has none of it. Two
@@ -92,6 +92,26 @@ def expected_steady(steady: Training) -> dict[str, Any]:
     return run(steady)
 
 
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """A loop with accelerate."""
+    folder = tmp_path_factory.mktemp("loop")
+    write(folder / "knowledge.avro", ROWS, equal=True)
+    return Training(
+        file=str(folder / "knowledge.avro"),
+        out=str(folder / "whole"),
+        share=SIZE,
+        rows=ROWS,
+        loop=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected_loop(loop: Training) -> dict[str, Any]:
+    """What it gives on one rank."""
+    return run_loop(loop)
+
+
 def check_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Each step logged the same, but for the order of sums."""
     assert [line["step"] for line in wanted["logged"]] == list(range(1, STEPS + 1))
@@ -101,7 +121,7 @@ def check_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("killed", [{"kill": 6}, {"kill_saving": 6}], ids=str)
 def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
-    tmp_path: Path, whole: Training, expected: dict[str, Any], killed: dict[str, int]
+    tmp_path: Path, whole: Training, expected: dict[str, Any], killed: dict[str, Any]
 ) -> None:
     assert started(1, replace(whole, out=str(tmp_path), **killed)) == -signal.SIGKILL
     saved = {path.name for path in tmp_path.iterdir()}
@@ -112,8 +132,23 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
     assert run(replace(whole, out=str(tmp_path), resume=True)) == expected
 
 
+def test_a_loop_with_accelerate_goes_on_to_the_same_losses_and_weights(
+    tmp_path: Path, loop: Training, expected_loop: dict[str, Any]
+) -> None:
+    first = run_loop(replace(loop, out=str(tmp_path), until=2))
+    second = run_loop(replace(loop, out=str(tmp_path), resume=True))
+    assert [*first["logged"], *second["logged"]] == expected_loop["logged"]
+    assert second["weights"] == expected_loop["weights"]
+    assert len(expected_loop["logged"]) == 5
+
+
 def test_two_ranks_learn_what_one_learns_and_go_on_when_one_of_them_is_killed(
-    tmp_path: Path, whole: Training, steady: Training, expected_steady: dict[str, Any]
+    tmp_path: Path,
+    whole: Training,
+    steady: Training,
+    expected_steady: dict[str, Any],
+    loop: Training,
+    expected_loop: dict[str, Any],
 ) -> None:
     two = replace(whole, share=SIZE // 2, out=str(tmp_path / "two"))
     two_steady = replace(steady, share=SIZE // 2, out=str(tmp_path / "steady"))
@@ -126,6 +161,8 @@ def test_two_ranks_learn_what_one_learns_and_go_on_when_one_of_them_is_killed(
     # A checkpoint of one rank goes on with two.
     shutil.copytree(Path(steady.out, "checkpoint-4"), tmp_path / "other" / "checkpoint-4")
     other = replace(two_steady, out=str(tmp_path / "other"), resume=True)
-    assert started(2, resumed, other) == 0
+    two_loop = replace(loop, share=SIZE // 2, out=str(tmp_path / "loop"))
+    assert started(2, two_loop, resumed, other) == 0
+    assert result_of(two_loop)["logged"] == pytest.approx(expected_loop["logged"], rel=1e-4)
     assert result_of(resumed) == result_of(two)
     check_close(result_of(other), expected_steady)

@@ -1,4 +1,4 @@
-"""A program that trains a tiny model with `KnowledgeTrainer`; for one rank, or under torchrun.
+"""A program that trains a tiny model with `KnowledgeTrainer`, or in a loop with accelerate; for one rank, or under torchrun.
 
     python trainer_program.py JSON
 
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from support import tiny_models
 from transformers import TrainerCallback, TrainingArguments
 
 from tutelage import FileSink, FileSource, RaggedFormat, Sampled, Student, Teacher
 from tutelage.integrations.trainer import KnowledgeTrainer
 from tutelage.integrations.transformers import CausalLMTeacher
+from tutelage.losses import forward_kl
 
 VOCABULARY = tiny_models.VOCABULARY
 
@@ -43,6 +45,8 @@ class Training:
         kill: The step before which a rank kills itself; 0 for none.
         kill_saving: The step in whose checkpoint a rank kills itself; 0 for none.
         rank: The rank that does.
+        loop: Whether a loop with accelerate takes the Trainer's place, for one pass.
+        until: The batch behind which the loop ends; 0 for the end of the pass.
     """
 
     file: str
@@ -55,6 +59,8 @@ class Training:
     kill: int = 0
     kill_saving: int = 0
     rank: int = 0
+    loop: bool = False
+    until: int = 0
 
 
 class Killed(TrainerCallback):
@@ -92,12 +98,20 @@ def texts(rows: int) -> list[dict[str, torch.Tensor]]:
     return batches
 
 
-def write(path: Path, rows: int, *, passes: int = 1, wire: Any = Sampled(10)) -> None:  # noqa: B008
-    """Write what a tiny model knows of texts, in records of two rows."""
+def write(
+    path: Path,
+    rows: int,
+    *,
+    passes: int = 1,
+    wire: Any = Sampled(10),  # noqa: B008
+    equal: bool = False,
+) -> None:
+    """Write what a tiny model knows of texts, in records of two rows; of texts of equal length if asked."""
+    inputs = [{"input_ids": each["input_ids"]} for each in texts(rows)] if equal else texts(rows)
     with Teacher(
         FileSink(path), wire={"logits": wire}, rows_per_record=2, passes=passes
     ) as teacher:
-        teacher.serve(CausalLMTeacher(tiny_models.granite()), texts(rows))
+        teacher.serve(CausalLMTeacher(tiny_models.granite()), inputs)
 
 
 def student_of(path: str | Path, **options: Any) -> Student:
@@ -137,12 +151,49 @@ def run(training: Training) -> dict[str, Any]:
         )
         trainer.killed_at = training.kill_saving if here else 0
         trainer.train(resume_from_checkpoint=training.resume)
-    digest = hashlib.sha256()
-    for value in trainer.accelerator.unwrap_model(trainer.model).state_dict().values():
-        digest.update(value.numpy().tobytes())
     kept = ("step", "epoch", "loss", "grad_norm", "learning_rate")
     logged = [{name: line[name] for name in kept} for line in trainer.state.log_history[:-1]]
-    return {"logged": logged, "weights": digest.hexdigest()}
+    weights = digest_of(trainer.accelerator.unwrap_model(trainer.model))
+    return {"logged": logged, "weights": weights}
+
+
+def run_loop(training: Training) -> dict[str, Any]:
+    """Train in a loop with accelerate, as docs/trainers.md does; of each batch return the loss."""
+    accelerator = Accelerator(cpu=True)
+    model = tiny_models.llama()
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=0.02))
+    folder, logged = Path(training.out), []
+    with student_of(training.file, shard="auto") as student:
+        if training.resume:
+            accelerator.load_state(str(folder / "state"))
+            student.load(folder / "student.json")
+        batches = student.dataset(
+            training.share, weight_key="weight", position_key="position", pad_empty=True
+        )
+        for batch in batches:
+            position = batch.pop("position")
+            here = {key: value.to(accelerator.device) for key, value in batch.items()}
+            logits = model(input_ids=here["input_ids"]).logits
+            each = forward_kl(logits, here["logits"], reduction="none")
+            loss = (here["weight"] * each.view(len(logits), -1).mean(1)).sum()
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            logged.append(float(accelerator.reduce(loss.detach(), "mean")))
+            if int(position[1]) == training.until:
+                accelerator.save_state(str(folder / "state"))
+                if accelerator.is_main_process:
+                    student.save(folder / "student.json", at=position)
+                break
+    return {"logged": logged, "weights": digest_of(accelerator.unwrap_model(model))}
+
+
+def digest_of(model: torch.nn.Module) -> str:
+    """What all weights are, bit for bit."""
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def described(*trainings: Training) -> str:
@@ -155,8 +206,9 @@ def main() -> None:
     torch.set_num_threads(1)
     for values in json.loads(sys.argv[1]):
         training = Training(**values)
-        result = run(training)
+        result = run_loop(training) if training.loop else run(training)
         if os.environ.get("RANK", "0") == "0":
+            Path(training.out).mkdir(exist_ok=True)
             Path(training.out, "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
