@@ -19,6 +19,8 @@ from tutelage.integrations.training_batch import TrainingBatch, without_rows
 from tutelage.schemas.arguments import check_real_number
 from tutelage.schemas.errors import ConfigurationError
 
+__all__ = ["KnowledgeTrainer", "KnowledgeTrainerMixin", "last_checkpoint"]
+
 # Keys that the trainer asks the student for, and that no model sees.
 _POSITION = "tutelage.position"
 _WEIGHTS = "tutelage.weights"

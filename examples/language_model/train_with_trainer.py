@@ -35,9 +35,9 @@ def main(given: Sequence[str] | None = None) -> Any:
     Args:
         given: The flags; those of the command line if None.
     """
-    names, args = HfArgumentParser((Names, TrainingArguments)).parse_args_into_dataclasses(
-        None if given is None else list(given)
-    )
+    kinds: Any = (Names, TrainingArguments)
+    flags = None if given is None else list(given)
+    names, args = HfArgumentParser(kinds).parse_args_into_dataclasses(flags)
     model = AutoModelForCausalLM.from_pretrained(names.model)
     student = Student({"input_ids": "first", "logits": "mean"}, shard="auto")  # Tutelage
     for path in names.knowledge:  # Tutelage

@@ -192,6 +192,29 @@ def test_a_batch_without_its_tokens_is_refused_with_what_it_has() -> None:
         ).labels
 
 
+def test_labels_are_those_of_the_next_token_where_it_is_real_kept_and_of_the_same_text() -> None:
+    tokens = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]])
+
+    def labels(**more: torch.Tensor) -> list[list[int]]:
+        batch = {"logits": torch.zeros(2, 4, 10), "input_ids": tokens, **more}
+        read = TrainingBatch(batch, key="logits", mask_key="kept", pad_left=False)
+        assert read.counts(labelled=True)[1] == (read.labels != -100).sum()
+        return read.labels.tolist()
+
+    none = -100
+    assert labels() == [[6, 7, 8, none], [4, 0, 0, none]]
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    real = [[6, 7, 8, none], [4, none, none, none]]
+    assert labels(attention_mask=mask) == real
+    assert labels(**{"input_ids.lengths": torch.tensor([4, 2])}) == real
+    kept = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0]])
+    assert labels(kept=kept) == [[none, 7, 8, none], [4, none, none, none]]
+    positions = torch.tensor([[0, 1, 0, 1], [0, 1, 2, 3]])
+    assert labels(position_ids=positions) == [[6, none, 8, none], [4, 0, 0, none]]
+    own = torch.tensor([[-100, -100, 7, 8], [9, 4, -100, -100]])
+    assert labels(labels=own) == [[none, 7, 8, none], [4, none, none, none]]
+
+
 class Classifier(torch.nn.Module):
     """A model that is no language model."""
 
@@ -351,6 +374,14 @@ def test_a_student_of_other_ranks_than_the_trainers_is_refused(tmp_path: Path) -
             arguments(tmp_path),
             student=student_of(tmp_path / "k.avro", shard=(0, 2)),
         )
+
+
+def test_a_student_that_is_not_started_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS)
+    student = student_of(tmp_path / "k.avro")
+    trainer = KnowledgeTrainer(tiny_models.llama(), arguments(tmp_path / "out"), student=student)
+    with pytest.raises(ConfigurationError, match="not started"):
+        trainer.train()
 
 
 def test_the_mixin_fits_a_trainer_of_ones_own(tmp_path: Path) -> None:

@@ -132,6 +132,27 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
     assert run(replace(whole, out=str(tmp_path), resume=True)) == expected
 
 
+class Stopped(Exception):
+    """In place of SIGKILL, in this process."""
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_run_that_ends_before_any_step_goes_on_to_the_same_losses_and_weights(
+    tmp_path: Path,
+    whole: Training,
+    expected: dict[str, Any],
+    step: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(process: int, signal_: int) -> None:
+        raise Stopped
+
+    monkeypatch.setattr("support.trainer_program.os.kill", stop)
+    with pytest.raises(Stopped):
+        run(replace(whole, out=str(tmp_path), kill=step))
+    assert run(replace(whole, out=str(tmp_path), resume=True)) == expected
+
+
 def test_a_loop_with_accelerate_goes_on_to_the_same_losses_and_weights(
     tmp_path: Path, loop: Training, expected_loop: dict[str, Any]
 ) -> None:

@@ -23,7 +23,7 @@ from support import tiny_models
 from transformers import TrainerCallback, TrainingArguments
 
 from tutelage import FileSink, FileSource, RaggedFormat, Sampled, Student, Teacher
-from tutelage.integrations.trainer import KnowledgeTrainer
+from tutelage.integrations.trainer import KnowledgeTrainer, last_checkpoint
 from tutelage.integrations.transformers import CausalLMTeacher
 from tutelage.losses import forward_kl
 
@@ -150,7 +150,8 @@ def run(training: Training) -> dict[str, Any]:
             callbacks=callbacks,
         )
         trainer.killed_at = training.kill_saving if here else 0
-        trainer.train(resume_from_checkpoint=training.resume)
+        last = last_checkpoint(training.out) if training.resume else None
+        trainer.train(resume_from_checkpoint=last)
     kept = ("step", "epoch", "loss", "grad_norm", "learning_rate")
     logged = [{name: line[name] for name in kept} for line in trainer.state.log_history[:-1]]
     weights = digest_of(trainer.accelerator.unwrap_model(trainer.model))
