@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from tutelage import SparseTarget, Student, losses
+from tutelage import Shuffle, SparseTarget, Student, losses
 from tutelage.integrations.trainer_checkpoints import STATE_NAME, StudentCallback, last_checkpoint
+from tutelage.integrations.trainer_passes import POSITION, passes
 from tutelage.integrations.trainer_settings import settle
-from tutelage.integrations.training_batch import TrainingBatch, without_rows
+from tutelage.integrations.training_batch import TrainingBatch
 from tutelage.schemas.arguments import check_real_number
 from tutelage.schemas.errors import ConfigurationError
 
 __all__ = ["KnowledgeTrainer", "KnowledgeTrainerMixin", "last_checkpoint"]
-
-# Keys that the trainer asks the student for, and that no model sees.
-_POSITION = "tutelage.position"
-_WEIGHTS = "tutelage.weights"
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -47,8 +44,8 @@ class KnowledgeTrainerMixin(_Base):
 
     Args:
         model: As for `Trainer`.
-        args: As for `Trainer`. One of `max_steps`, and `num_train_epochs` with `rows`, says how long
-            to train. The passes follow each other without a break: gradients are accumulated over
+        args: As for `Trainer`. `max_steps` says how long to train, or `num_train_epochs` where the
+            rows of a pass are known. The passes follow each other without a break: gradients are accumulated over
             their ends.
         student: Gives the batches. It must be started; under several ranks made with
             `shard="auto"`.
@@ -61,7 +58,10 @@ class KnowledgeTrainerMixin(_Base):
         temperature: As for the loss.
         alpha: The share of the divergence in the loss, from 0 to 1. The rest is the cross-entropy of
             the labels: those under `labels`, or else the next tokens.
-        rows: Rows of a pass, if they are known. An epoch is then a pass.
+        shuffle: Gives the rows of files in a shuffled order, another in each pass. Passes that are
+            given again are shuffled anew.
+        rows: Rows of a pass. If not given, what the student knows: those of complete files. An
+            epoch is a pass where they are known.
         **options: As for `Trainer`, but for `train_dataset`.
 
     Raises:
@@ -83,6 +83,7 @@ class KnowledgeTrainerMixin(_Base):
         loss: Callable[..., torch.Tensor] = losses.forward_kl,
         temperature: float | None = None,
         alpha: float = 1.0,
+        shuffle: Shuffle | None = None,
         rows: int | None = None,
         **options: Any,
     ) -> None:
@@ -99,6 +100,8 @@ class KnowledgeTrainerMixin(_Base):
         super().__init__(model, args, **options)
         #: How many batches a pass has, if that is known.
         self.pass_batches = settle(self, rows)
+        self._promised_batches = None if rows is None else self.pass_batches
+        self._shuffle = shuffle
         self._batches: Iterator[dict[str, Any]] = iter(())
         self._counts = torch.ones(2)
         #: Where the last batch that was trained on ends; None before the first.
@@ -115,31 +118,16 @@ class KnowledgeTrainerMixin(_Base):
         return self._batches
 
     def _passes(self) -> Iterator[dict[str, Any]]:
-        """Give batches, unless a finished run is resumed, or passes have none."""
-        # Behind a state at the end of a pass there is nothing in the first one.
-        empty = 0 if self.state.global_step < self.state.max_steps else 2
-        while empty < 2:
-            empty, given = empty + 1, 0
-            batches = self.student.knowledge(
-                self.args.train_batch_size,
+        """Give batches, unless a finished run is resumed."""
+        if self.state.global_step < self.state.max_steps:
+            yield from passes(
+                self.student,
+                batch_size=self.args.train_batch_size,
                 drop_last=self.args.dataloader_drop_last,
-                position_key=_POSITION,
-                weight_key=_WEIGHTS,
-                pad_empty=True,
+                shuffle=self._shuffle,
+                pass_batches=self._promised_batches,
+                **self._keys,
             )
-            try:
-                for batch in batches:
-                    empty, given = 0, int(batch[_POSITION][1])
-                    if not batch.pop(_WEIGHTS).all():
-                        without_rows(batch, **self._keys)
-                    yield batch
-            finally:
-                batches.close()
-            if not empty and self.pass_batches not in (None, given):
-                raise ConfigurationError(
-                    f"a pass has {given} batches, and {self.pass_batches} by the number of rows "
-                    "that was given; give rows as they are"
-                )
 
     def train(
         self,
@@ -196,7 +184,7 @@ class KnowledgeTrainerMixin(_Base):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on one batch, as `Trainer.training_step`, and note where it ends."""
-        position = inputs.pop(_POSITION)
+        position = inputs.pop(POSITION)
         for key, value in inputs.items():
             if isinstance(value, SparseTarget):
                 inputs[key] = value.to(self.args.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from tutelage import Student
 from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
@@ -17,7 +18,7 @@ def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
 
     Args:
         trainer: The trainer; its `args` are changed.
-        rows: Rows of a pass, if they are known.
+        rows: Rows of a pass; None for what the student knows.
 
     Returns:
         How many batches a pass has, if that is known.
@@ -41,6 +42,7 @@ def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
         )
     # A resumed Trainer would read, and throw away, what the student has passed already.
     args.ignore_data_skip = True
+    rows = _known_rows(trainer.student) if rows is None else rows
     if rows is None:
         _check_steps(trainer)
         return None
@@ -50,6 +52,12 @@ def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
         steps = args.num_train_epochs * batches / args.gradient_accumulation_steps
         args.max_steps = math.ceil(steps)
     return batches
+
+
+def _known_rows(student: Student) -> int | None:
+    """The rows of a pass, if the student knows them, and passes do not differ."""
+    found = {student.pass_rows(index) for index in (0, student.passes - 1)} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _check_steps(trainer: KnowledgeTrainerMixin) -> None:

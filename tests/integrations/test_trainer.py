@@ -16,15 +16,20 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from tutelage import (
     ConfigurationError,
     FileSink,
+    MemorySink,
+    MemorySource,
+    MemoryTopic,
     RaggedFormat,
     RunMismatch,
     Sampled,
+    Shuffle,
     Student,
     Teacher,
     TopK,
     losses,
 )
 from tutelage.integrations.trainer import KnowledgeTrainer, KnowledgeTrainerMixin
+from tutelage.integrations.trainer_passes import passes
 from tutelage.integrations.training_batch import TrainingBatch
 from tutelage.integrations.transformers import CausalLMTeacher
 
@@ -250,13 +255,14 @@ class Epochs(TrainerCallback):
         self.ended.append((state.global_step, round(state.epoch, 3)))
 
 
-def test_with_its_rows_known_a_pass_is_an_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [None, ROWS], ids=["of the file", "given"])
+def test_with_its_rows_known_a_pass_is_an_epoch(tmp_path: Path, rows: int | None) -> None:
     write(tmp_path / "k.avro", ROWS)
     epochs = Epochs()
     trainer = trained(
         student_of(tmp_path / "k.avro"),
         tmp_path / "out",
-        rows=ROWS,
+        rows=rows,
         callbacks=[epochs],
         settings={
             "max_steps": -1,
@@ -273,6 +279,28 @@ def test_with_its_rows_known_a_pass_is_an_epoch(tmp_path: Path) -> None:
         "checkpoint-9",
     ]
     assert all((each / "tutelage.json").exists() for each in (tmp_path / "out").iterdir())
+
+
+def test_each_pass_is_shuffled_anew_and_the_same_in_each_run(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS, passes=2)
+    found = []
+    for shuffle in (Shuffle(seed=4), Shuffle(seed=4), None):
+        with student_of(tmp_path / "k.avro") as student:
+            batches = passes(
+                student,
+                batch_size=ROWS,
+                drop_last=False,
+                shuffle=shuffle,
+                pass_batches=None,
+                key="logits",
+                mask_key="kept",
+            )
+            found.append([next(batches)["input_ids"].tolist() for _ in range(6)])
+            batches.close()
+    first, again, plain = found
+    assert first == again and len({str(order) for order in first}) == 6
+    assert plain == [plain[0]] * 6
+    assert all(sorted(order) == sorted(plain[0]) for order in first)
 
 
 def test_a_pass_of_other_rows_than_were_given_is_an_error(tmp_path: Path) -> None:
@@ -358,13 +386,15 @@ def test_evaluation_is_the_trainers_own(tmp_path: Path) -> None:
 def test_what_cannot_be_right_is_refused(
     tmp_path: Path, settings: dict[str, Any], options: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(said)):
-        KnowledgeTrainer(
-            tiny_models.llama(),
-            arguments(tmp_path, **settings),
-            student=student_of(tmp_path / "k.avro"),
-            **options,
-        )
+    topic = MemoryTopic(name="under-way")
+    student = Student()
+    student.register_teacher(MemorySource(topic))
+    with Teacher(MemorySink(topic), rows_per_record=1) as teacher, student:
+        teacher.write({"logits": torch.zeros(1, 3)})
+        with pytest.raises(ConfigurationError, match=re.escape(said)):
+            KnowledgeTrainer(
+                tiny_models.llama(), arguments(tmp_path, **settings), student=student, **options
+            )
 
 
 def test_a_student_of_other_ranks_than_the_trainers_is_refused(tmp_path: Path) -> None:
@@ -379,9 +409,8 @@ def test_a_student_of_other_ranks_than_the_trainers_is_refused(tmp_path: Path) -
 def test_a_student_that_is_not_started_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "k.avro", ROWS)
     student = student_of(tmp_path / "k.avro")
-    trainer = KnowledgeTrainer(tiny_models.llama(), arguments(tmp_path / "out"), student=student)
     with pytest.raises(ConfigurationError, match="not started"):
-        trainer.train()
+        KnowledgeTrainer(tiny_models.llama(), arguments(tmp_path / "out"), student=student)
 
 
 def test_the_mixin_fits_a_trainer_of_ones_own(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from support import tiny_models
 from transformers import TrainerCallback, TrainingArguments
 
-from tutelage import FileSink, FileSource, RaggedFormat, Sampled, Student, Teacher
+from tutelage import FileSink, FileSource, RaggedFormat, Sampled, Shuffle, Student, Teacher
 from tutelage.integrations.trainer import KnowledgeTrainer, last_checkpoint
 from tutelage.integrations.transformers import CausalLMTeacher
 from tutelage.losses import forward_kl
@@ -32,7 +32,7 @@ VOCABULARY = tiny_models.VOCABULARY
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training: of `share` rows a rank, in steps of two batches.
+    """One training: of `share` rows a rank, shuffled, in steps of two batches.
 
     Args:
         file: The knowledge.
@@ -146,6 +146,7 @@ def run(training: Training) -> dict[str, Any]:
             args,
             student=student,
             rows=training.rows,
+            shuffle=Shuffle(seed=3, window_rows=8),
             alpha=training.alpha,
             callbacks=callbacks,
         )
