@@ -5,7 +5,7 @@ A student's batches enter, with the model and the settings of a `Trainer`. Knows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ class KnowledgeTrainerMixin(_Base):
         self.pass_batches = settle(self, rows)
         self._promised_batches = None if rows is None else self.pass_batches
         self._shuffle = shuffle
-        self._batches: Iterator[dict[str, Any]] = iter(())
+        self._batches: Generator[dict[str, Any], None, None] | None = None
         self._counts = torch.ones(2)
         #: Where the last batch that was trained on ends; None before the first.
         self.trained_to: torch.Tensor | None = None
@@ -113,11 +113,11 @@ class KnowledgeTrainerMixin(_Base):
         They are this rank's already, so accelerate must not shard them. Iterated again, they go on:
         the Trainer does so at the end of a pass.
         """
-        _close(self._batches)
+        self._close()
         self._batches = self._passes()
         return self._batches
 
-    def _passes(self) -> Iterator[dict[str, Any]]:
+    def _passes(self) -> Generator[dict[str, Any], None, None]:
         """Give batches, unless a finished run is resumed."""
         if self.state.global_step < self.state.max_steps:
             yield from passes(
@@ -128,6 +128,11 @@ class KnowledgeTrainerMixin(_Base):
                 pass_batches=self._promised_batches,
                 **self._keys,
             )
+
+    def _close(self) -> None:
+        """End a pass that was left, and its threads."""
+        if self._batches is not None:
+            self._batches.close()
 
     def train(
         self,
@@ -163,7 +168,7 @@ class KnowledgeTrainerMixin(_Base):
         try:
             return super().train(folder, trial, ignore_keys_for_eval)
         finally:
-            _close(self._batches)
+            self._close()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -237,9 +242,3 @@ class KnowledgeTrainerMixin(_Base):
 
 class KnowledgeTrainer(KnowledgeTrainerMixin, Trainer):
     """A `Trainer` that trains on a student's batches: see `KnowledgeTrainerMixin`."""
-
-
-def _close(batches: Any) -> None:
-    """End a pass that was left, and its threads."""
-    if hasattr(batches, "close"):
-        batches.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ def passes(
     pass_batches: int | None,
     key: str,
     mask_key: str,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Give pass after pass, from where the student is, until passes are empty.
 
     A batch without rows gets one that does not count, so that all ranks train in every step.
