@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from tutelage.consumers.pass_chain import PassChain
+from tutelage.consumers.settings import Settings
+from tutelage.consumers.shard import Shard, found_shard
 from tutelage.consumers.sources.base import Source, StreamInfo
+from tutelage.consumers.stages.ragged import RaggedFormat
 from tutelage.consumers.state_keeper import StateKeeper
 from tutelage.consumers.stats import StreamStats, StreamStatus, StudentStats, stream_statuses
 from tutelage.transport.status import Activity, Status
@@ -16,6 +19,7 @@ class Inspection:
     reported as zero.
     """
 
+    _settings: Settings
     _sources: list[Source]
     _started: bool
     _opened: list[StreamInfo] | None
@@ -38,6 +42,20 @@ class Inspection:
             )
         teachers = ", ".join(source.name for source in self._sources) or "no teachers"
         return f"Student(of {teachers}; {state})"
+
+    @property
+    def shard(self) -> Shard:
+        """Which rank of how many this student is; rank 0 of 1 if it was given no `shard`.
+
+        Raises:
+            ConfigurationError: It is `"auto"`, and the environment names no rank of some.
+        """
+        return found_shard(self._settings.shard)
+
+    @property
+    def ragged_format(self) -> RaggedFormat:
+        """How ragged keys are given."""
+        return self._settings.ragged
 
     @property
     def stats(self) -> StudentStats:

@@ -1,0 +1,428 @@
+"""The Trainer of transformers trains on a student's batches: the loss, the masks, the settings."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import tiny_models
+from support.trainer_program import student_of, texts, write
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from tutelage import (
+    ConfigurationError,
+    FileSink,
+    MemorySink,
+    MemorySource,
+    MemoryTopic,
+    RaggedFormat,
+    RunMismatch,
+    Sampled,
+    Shuffle,
+    Student,
+    Teacher,
+    TopK,
+    losses,
+)
+from tutelage.integrations.trainer import KnowledgeTrainer, KnowledgeTrainerMixin
+from tutelage.integrations.trainer_passes import passes
+from tutelage.integrations.training_batch import TrainingBatch
+from tutelage.integrations.transformers import CausalLMTeacher
+
+ROWS = 10
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    """Settings for one step, logged."""
+    return TrainingArguments(
+        str(folder),
+        **{
+            "per_device_train_batch_size": ROWS,
+            "max_steps": 1,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "learning_rate": 0.01,
+            **changes,
+        },
+    )
+
+
+def logged(trainer: Trainer, name: str = "loss") -> list[float]:
+    """What a trainer logged of each step."""
+    return [line[name] for line in trainer.state.log_history if name in line]
+
+
+def trained(
+    student: Student, folder: Path, model: PreTrainedModel | None = None, **options: Any
+) -> KnowledgeTrainer:
+    """A trainer that has trained on a student."""
+    settings = options.pop("settings", {})
+    with student:
+        trainer = KnowledgeTrainer(
+            model or tiny_models.llama(), arguments(folder, **settings), student=student, **options
+        )
+        trainer.train()
+    return trainer
+
+
+@torch.no_grad()
+def divergence(student: PreTrainedModel, batches: list[dict[str, torch.Tensor]]) -> list[float]:
+    """KL(teacher || student) of each token of some texts, each text alone."""
+    teacher, found = tiny_models.granite(), []
+    for batch in batches:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            text = ids[mask != 0][None]
+            ours, theirs = student(text).logits[0], teacher(text).logits[0]
+            found += losses.forward_kl(ours, theirs, reduction="none").tolist()
+    return found
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize(
+    "make", [tiny_models.llama, tiny_models.gpt2], ids=lambda make: make.__name__
+)
+def test_the_loss_is_the_mean_over_the_tokens_of_a_step_however_it_is_padded_and_divided(
+    tmp_path: Path, make: Any, left: bool
+) -> None:
+    write(tmp_path / "k.avro", ROWS, wire="float32")
+    expected = divergence(make(), texts(ROWS))
+    for share, accumulated in ((ROWS, 1), (3, 4)):
+        student = student_of(tmp_path / "k.avro", ragged_format=RaggedFormat(pad_left=left))
+        model = make()
+        # Dropout would make each forward another; GPT-2 has it.
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        trainer = trained(
+            student,
+            tmp_path,
+            model,
+            settings={
+                "per_device_train_batch_size": share,
+                "gradient_accumulation_steps": accumulated,
+            },
+        )
+        assert logged(trainer) == [pytest.approx(sum(expected) / len(expected), rel=1e-4)]
+
+
+@pytest.mark.parametrize("wire", [Sampled(20), TopK(5), "float32"], ids=str)
+def test_each_encoding_is_learned_from(tmp_path: Path, wire: Any) -> None:
+    write(tmp_path / "k.avro", ROWS, passes=2, wire=wire)
+    trainer = trained(
+        student_of(tmp_path / "k.avro"),
+        tmp_path,
+        settings={"max_steps": 30, "per_device_train_batch_size": 4},
+    )
+    found = logged(trainer)
+    assert len(found) == 30 and sum(found[-6:]) < 0.7 * sum(found[:6])
+
+
+def test_other_losses_and_temperatures_are_the_users_choice(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS, wire="float32")
+
+    def loss(student: torch.Tensor, target: torch.Tensor, **options: Any) -> torch.Tensor:
+        assert options["reduction"] == "sum" and options["temperature"] == 3.0
+        return losses.jsd(student, target, beta=0.3, **options)
+
+    for given in (losses.reverse_kl, loss):
+        trainer = trained(student_of(tmp_path / "k.avro"), tmp_path, loss=given, temperature=3.0)
+        assert logged(trainer)[0] > 0
+
+
+def test_a_mask_of_the_teacher_and_labels_are_mixed_in(tmp_path: Path) -> None:
+    inputs = texts(ROWS)
+    for batch in inputs:
+        # The second half of each text is what is to be learned.
+        lengths = batch["attention_mask"].sum(1, keepdim=True)
+        places = torch.arange(8)
+        batch["loss_mask"] = ((places >= lengths // 2) & (places < lengths)).long()
+    with Teacher(FileSink(tmp_path / "k.avro"), rows_per_record=2) as teacher:
+        teacher.serve(CausalLMTeacher(tiny_models.granite()), inputs)
+    ours, theirs = tiny_models.llama(), tiny_models.granite()
+    kls, entropies = [], []
+    for batch in inputs:
+        for ids, mask, wanted in zip(
+            batch["input_ids"], batch["attention_mask"], batch["loss_mask"], strict=True
+        ):
+            text = ids[mask != 0][None]
+            before = wanted[mask != 0][1:] != 0
+            with torch.no_grad():
+                logits = ours(text).logits[0, :-1][before]
+                target = theirs(text).logits[0, :-1][before]
+            if len(logits):
+                kls += losses.forward_kl(logits, target, reduction="none").tolist()
+                entropies += torch.nn.functional.cross_entropy(
+                    logits, text[0, 1:][before], reduction="none"
+                ).tolist()
+    for alpha in (1.0, 0.25, 0.0):
+        trainer = trained(student_of(tmp_path / "k.avro"), tmp_path / "out", alpha=alpha)
+        expected = alpha * sum(kls) / len(kls) + (1 - alpha) * sum(entropies) / len(entropies)
+        assert logged(trainer) == [pytest.approx(expected, rel=1e-4)]
+
+
+def test_texts_that_share_a_row_do_not_see_each_other(tmp_path: Path) -> None:
+    lengths = (5, 3, 4)
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(3, tiny_models.VOCABULARY, (2, sum(lengths)), generator=generator)
+    positions = torch.cat([torch.arange(length) for length in lengths])[None].expand(2, -1)
+    with Teacher(FileSink(tmp_path / "k.avro")) as teacher:
+        teacher.serve(
+            CausalLMTeacher(tiny_models.granite()), [{"input_ids": ids, "position_ids": positions}]
+        )
+    alone = [
+        {"input_ids": part, "attention_mask": torch.ones_like(part)}
+        for part in ids.split(lengths, dim=1)
+    ]
+    expected = divergence(tiny_models.llama(), alone)
+    trainer = trained(student_of(tmp_path / "k.avro"), tmp_path / "out")
+    assert logged(trainer) == [pytest.approx(sum(expected) / len(expected), rel=1e-4)]
+
+
+def test_a_batch_without_its_tokens_is_refused_with_what_it_has() -> None:
+    flat = {"logits": torch.zeros(5, 4), "input_ids": torch.zeros(5)}
+    with pytest.raises(ConfigurationError, match=re.escape("padded ones [rows, T]")):
+        TrainingBatch(flat, key="logits", mask_key="kept", pad_left=False)
+    with pytest.raises(ConfigurationError, match="no key 'other', only"):
+        TrainingBatch(flat, key="other", mask_key="kept", pad_left=False)
+    with pytest.raises(ConfigurationError, match="neither labels nor input_ids"):
+        _ = TrainingBatch(
+            {"logits": torch.zeros(5, 4)}, key="logits", mask_key="kept", pad_left=False
+        ).labels
+
+
+def test_labels_are_those_of_the_next_token_where_it_is_real_kept_and_of_the_same_text() -> None:
+    tokens = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]])
+
+    def labels(**more: torch.Tensor) -> list[list[int]]:
+        batch = {"logits": torch.zeros(2, 4, 10), "input_ids": tokens, **more}
+        read = TrainingBatch(batch, key="logits", mask_key="kept", pad_left=False)
+        assert read.counts(labelled=True)[1] == (read.labels != -100).sum()
+        return read.labels.tolist()
+
+    none = -100
+    assert labels() == [[6, 7, 8, none], [4, 0, 0, none]]
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    real = [[6, 7, 8, none], [4, none, none, none]]
+    assert labels(attention_mask=mask) == real
+    assert labels(**{"input_ids.lengths": torch.tensor([4, 2])}) == real
+    kept = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0]])
+    assert labels(kept=kept) == [[none, 7, 8, none], [4, none, none, none]]
+    positions = torch.tensor([[0, 1, 0, 1], [0, 1, 2, 3]])
+    assert labels(position_ids=positions) == [[6, none, 8, none], [4, 0, 0, none]]
+    own = torch.tensor([[-100, -100, 7, 8], [9, 4, -100, -100]])
+    assert labels(labels=own) == [[none, 7, 8, none], [4, none, none, none]]
+
+
+class Classifier(torch.nn.Module):
+    """A model that is no language model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return type("Output", (), {"logits": self.layer(x)})()
+
+
+def test_models_other_than_of_language_learn_too(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(ROWS, 3, generator=generator), torch.arange(ROWS) % 4
+    with Teacher(FileSink(tmp_path / "k.avro")) as teacher:
+        teacher.write({"x": x, "logits": x @ torch.randn(3, 4), "labels": y, "id": y})
+    model = Classifier()
+    with torch.no_grad():
+        logits = model(x).logits
+    student = student_of(tmp_path / "k.avro")
+    trainer = trained(student, tmp_path / "out", model, alpha=0.0)  # type: ignore[arg-type]
+    expected = float(torch.nn.functional.cross_entropy(logits, y))
+    assert logged(trainer) == [pytest.approx(expected, rel=1e-5)]
+
+
+class Epochs(TrainerCallback):
+    """Notes at which steps epochs end."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[int, float]] = []
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ended.append((state.global_step, round(state.epoch, 3)))
+
+
+@pytest.mark.parametrize("rows", [None, ROWS], ids=["of the file", "given"])
+def test_with_its_rows_known_a_pass_is_an_epoch(tmp_path: Path, rows: int | None) -> None:
+    write(tmp_path / "k.avro", ROWS)
+    epochs = Epochs()
+    trainer = trained(
+        student_of(tmp_path / "k.avro"),
+        tmp_path / "out",
+        rows=rows,
+        callbacks=[epochs],
+        settings={
+            "max_steps": -1,
+            "num_train_epochs": 3,
+            "per_device_train_batch_size": 4,
+            "save_strategy": "epoch",
+        },
+    )
+    assert trainer.state.global_step == 9
+    assert epochs.ended == [(3, 1.0), (6, 2.0), (9, 3.0)]
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [
+        "checkpoint-3",
+        "checkpoint-6",
+        "checkpoint-9",
+    ]
+    assert all((each / "tutelage.json").exists() for each in (tmp_path / "out").iterdir())
+
+
+def test_each_pass_is_shuffled_anew_and_the_same_in_each_run(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS, passes=2)
+    found = []
+    for shuffle in (Shuffle(seed=4), Shuffle(seed=4), None):
+        with student_of(tmp_path / "k.avro") as student:
+            batches = passes(
+                student,
+                batch_size=ROWS,
+                drop_last=False,
+                shuffle=shuffle,
+                pass_batches=None,
+                key="logits",
+                mask_key="kept",
+            )
+            found.append([next(batches)["input_ids"].tolist() for _ in range(6)])
+            batches.close()
+    first, again, plain = found
+    assert first == again and len({str(order) for order in first}) == 6
+    assert plain == [plain[0]] * 6
+    assert all(sorted(order) == sorted(plain[0]) for order in first)
+
+
+def test_a_pass_of_other_rows_than_were_given_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS)
+    with pytest.raises(ConfigurationError, match="a pass has 3 batches, and 5 by the number of"):
+        trained(
+            student_of(tmp_path / "k.avro"),
+            tmp_path / "out",
+            rows=20,
+            settings={"max_steps": 9, "per_device_train_batch_size": 4},
+        )
+
+
+def test_a_run_that_is_finished_and_resumed_does_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS)
+    settings = {"max_steps": 4, "per_device_train_batch_size": 4, "save_strategy": "steps"}
+    trained(
+        student_of(tmp_path / "k.avro"), tmp_path / "out", settings={**settings, "save_steps": 2}
+    )
+    with student_of(tmp_path / "k.avro") as student:
+        trainer = KnowledgeTrainer(
+            tiny_models.llama(), arguments(tmp_path / "out", **settings), student=student
+        )
+        trainer.train(resume_from_checkpoint=True)
+        assert trainer.state.global_step == 4
+        longer = KnowledgeTrainer(
+            tiny_models.llama(),
+            arguments(tmp_path / "out", **{**settings, "max_steps": 6}),
+            student=student,
+        )
+        longer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+        assert longer.state.global_step == 6
+        other = KnowledgeTrainer(
+            tiny_models.llama(),
+            arguments(tmp_path / "out", **{**settings, "per_device_train_batch_size": 2}),
+            student=student,
+        )
+        with pytest.raises(RunMismatch, match="batch_size was 4, is 2"):
+            other.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+
+
+def test_without_a_whole_checkpoint_nothing_is_resumed(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS)
+    (tmp_path / "out" / "checkpoint-3").mkdir(parents=True)
+    with student_of(tmp_path / "k.avro") as student:
+        trainer = KnowledgeTrainer(
+            tiny_models.llama(), arguments(tmp_path / "out"), student=student
+        )
+        with pytest.raises(ConfigurationError, match="has no whole checkpoint"):
+            trainer.train(resume_from_checkpoint=True)
+        with pytest.raises(ConfigurationError, match=re.escape("tutelage.json")):
+            trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-3"))
+
+
+def test_evaluation_is_the_trainers_own(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS)
+    held_out = [{"input_ids": [3, 4, 5, 6], "labels": [3, 4, 5, 6]}] * 4
+    model = tiny_models.llama()
+    ids = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        expected = float(model(ids, labels=ids).loss)
+    with student_of(tmp_path / "k.avro") as student:
+        trainer = KnowledgeTrainer(
+            model, arguments(tmp_path / "out"), student=student, eval_dataset=held_out
+        )
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+        trainer.train()
+        assert math.isfinite(trainer.evaluate()["eval_loss"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "said"),
+    [
+        ({"max_steps": -1}, {}, "how long to train is not known: set max_steps"),
+        ({"save_strategy": "epoch"}, {}, 'save_strategy is "epoch", and when a pass ends is not'),
+        ({"auto_find_batch_size": True}, {}, "auto_find_batch_size begins again"),
+        ({}, {"train_dataset": [1]}, "train_dataset is not used"),
+        ({}, {"alpha": 1.5}, "alpha is 1.5; it must be from 0 to 1"),
+        ({}, {"rows": 0}, "rows is 0"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_right_is_refused(
+    tmp_path: Path, settings: dict[str, Any], options: dict[str, Any], said: str
+) -> None:
+    topic = MemoryTopic(name="under-way")
+    student = Student()
+    student.register_teacher(MemorySource(topic))
+    with Teacher(MemorySink(topic), rows_per_record=1) as teacher, student:
+        teacher.write({"logits": torch.zeros(1, 3)})
+        with pytest.raises(ConfigurationError, match=re.escape(said)):
+            KnowledgeTrainer(
+                tiny_models.llama(), arguments(tmp_path, **settings), student=student, **options
+            )
+
+
+def test_a_student_of_other_ranks_than_the_trainers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape('Student(shard="auto")')):
+        KnowledgeTrainer(
+            tiny_models.llama(),
+            arguments(tmp_path),
+            student=student_of(tmp_path / "k.avro", shard=(0, 2)),
+        )
+
+
+def test_a_student_that_is_not_started_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "k.avro", ROWS)
+    student = student_of(tmp_path / "k.avro")
+    with pytest.raises(ConfigurationError, match="not started"):
+        KnowledgeTrainer(tiny_models.llama(), arguments(tmp_path / "out"), student=student)
+
+
+def test_the_mixin_fits_a_trainer_of_ones_own(tmp_path: Path) -> None:
+    class Own(KnowledgeTrainerMixin, Trainer):
+        loss_is_scaled_for_ga = False
+
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            assert set(inputs) == {"input_ids", "input_ids.lengths", "logits", "logits.lengths"}
+            return 0.0 * model(input_ids=inputs["input_ids"]).logits.sum() + 2.0
+
+    write(tmp_path / "k.avro", ROWS)
+    with student_of(tmp_path / "k.avro") as student:
+        trainer = Own(tiny_models.llama(), arguments(tmp_path / "out"), student=student)
+        trainer.train()
+    assert logged(trainer) == [2.0]
