@@ -190,7 +190,7 @@ def test_what_is_no_shuffle_is_refused(files: list[Path], wrong: Any) -> None:
         shuffling.knowledge(4, shuffle=wrong)
     for options in ({"seed": -1}, {"seed": 1.5}, {"seed": 1, "window_rows": 0}):
         with pytest.raises(ConfigurationError, match="seed|window_rows"):
-            Shuffle(**options)  # type: ignore[arg-type]
+            Shuffle(**options)
 
 
 def test_a_loader_shuffles_without_workers_and_says_so_with_them(files: list[Path]) -> None:

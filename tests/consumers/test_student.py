@@ -337,7 +337,7 @@ def test_partitions_that_run_ahead_are_held_within_the_budget_and_never_for_good
         batches = student.knowledge(7)
         assert next(batches)["x"].tolist() == [*range(7)]
         chain = student._chain
-        assert chain is not None
+        assert isinstance(chain, Chain)
         # A record has about 120 bytes here. The limit is the budget, plus what came before the
         # partitions were held.
         assert chain._orders[0].order.pending_bytes < 3000

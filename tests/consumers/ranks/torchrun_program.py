@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import distributed
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -52,11 +53,11 @@ def save_and_go_on(folder: Path) -> list[list[int]]:
     student.register_teacher(FileSource(folder / "24.avro"))
     with student:
         if (folder / "saved").exists():
-            dcp.load({"student": student}, checkpoint_id=folder / "saved")
+            load({"student": student}, checkpoint_id=folder / "saved")
         batches = student.knowledge(global_batch_size=SIZE)
         found = [next(batches)["id"].tolist()]
         distributed.barrier()
-        dcp.save({"student": student}, checkpoint_id=folder / "saved")
+        save({"student": student}, checkpoint_id=folder / "saved")
         batches.close()
     return found
 
