@@ -15,6 +15,7 @@ from support.teaching import student_of, teach, xs
 from torch.utils.data import DataLoader
 
 from tutelage import FileSink, FileSource, MemorySink, MemorySource, MemoryTopic, Student, Teacher
+from tutelage.consumers.chain import Chain
 from tutelage.schemas.container_writer import partial_path
 from tutelage.schemas.errors import (
     ConfigurationError,
