@@ -59,7 +59,8 @@ class Extras:
             batch: The batch.
             rows: Its rows.
             global_rows: The rows that all ranks have of it.
-            position: The pass, and the batches and rows of it that were given with this batch.
+            position: The pass, the batches and rows of it that were given with this batch, and the
+                rows of a batch.
         """
         padded = self.pad_empty and not rows
         if padded:

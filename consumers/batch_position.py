@@ -13,11 +13,11 @@ from tutelage.consumers.sources.base import StreamInfo
 from tutelage.schemas.errors import ConfigurationError
 
 
-def check_position(at: Any) -> tuple[int, int, int]:
-    """Return the pass, and the batches and rows of it, that a batch has under `position_key`.
+def check_position(at: Any) -> tuple[int, int, int, int]:
+    """Return what a batch has under `position_key`: pass, batches and rows of it, rows of a batch.
 
     Args:
-        at: The int64 tensor `[3]`, or its three numbers.
+        at: The int64 tensor `[4]`, or its four numbers.
 
     Raises:
         ConfigurationError: It is neither.
@@ -25,19 +25,19 @@ def check_position(at: Any) -> tuple[int, int, int]:
     numbers = at.tolist() if isinstance(at, torch.Tensor) else at
     if (
         not isinstance(numbers, Sequence)
-        or len(numbers) != 3
+        or len(numbers) != 4
         or not all(type(number) is int and number >= 0 for number in numbers)
     ):
         raise ConfigurationError(
             f"at is {at!r}; it must be what a batch has under position_key: the pass, and how many "
-            "batches and rows of it were given"
+            "batches and rows of it were given, and the rows of a batch"
         )
-    pass_index, batches, rows = numbers
-    return pass_index, batches, rows
+    pass_index, batches, rows, size = numbers
+    return pass_index, batches, rows, size
 
 
 def state_behind(
-    at: tuple[int, int, int],
+    at: tuple[int, int, int, int],
     opened: Sequence[StreamInfo],
     now: ResumeState | None,
     requested: Mapping[str, Any],
@@ -47,7 +47,7 @@ def state_behind(
     """Return the state behind a batch.
 
     Args:
-        at: The pass, and the batches and rows of it.
+        at: The pass, the batches and rows of it, and the rows of a batch.
         opened: What each source found.
         now: Where the student is; None if only DataLoader workers know it.
         requested: How batches were asked for, as far as it is known here: fields of the state.
@@ -56,18 +56,16 @@ def state_behind(
     Raises:
         ConfigurationError: There is no such batch, or it was not given yet.
     """
-    pass_index, batches, rows = at
-    size = requested.get("batch_size")
+    pass_index, batches, rows, size = at
     passes = opened[0].stream.passes
     if (
         pass_index >= passes
         or bool(batches) != bool(rows)
-        or (size is not None and not size * (batches - 1) < rows <= size * batches and batches)
+        or (batches and not size * (batches - 1) < rows <= size * batches)
     ):
         raise ConfigurationError(
             f"at is {list(at)}: {rows} rows in {batches} batches of pass {pass_index}, which is no "
-            f"place in {passes} passes"
-            + (f" in batches of {size} rows" if size is not None else "")
+            f"place in {passes} passes in batches of {size} rows"
         )
     if now is not None and (
         pass_index > furthest
@@ -91,7 +89,7 @@ def state_behind(
             )
             for index, found in enumerate(opened)
         ),
-        **requested,
+        **{**requested, "batch_size": size},
     )
 
 

@@ -56,9 +56,12 @@ class Checkpoints:
         if at is not None:
             self._merging()
             progress, opened = self._keeper.progress, self._streams()
-            now = None if self._keeper.was_read_by_workers else progress.state
+            now, furthest = None, progress.furthest
+            if not self._keeper.was_read_by_workers:
+                now = self._state_now(self._keeper.saved)
+                furthest = max(furthest, now.pass_index)
             state = state_behind(
-                check_position(at), opened, now, self._keeper.requested, furthest=progress.furthest
+                check_position(at), opened, now, self._keeper.requested, furthest=furthest
             )
         else:
             self._keeper.check_known_here("state_dict")
@@ -67,7 +70,7 @@ class Checkpoints:
             self._merging()
             opened, state = self._streams(), self._keeper.progress.state
             if self._settings.is_dealt:
-                state = state.without_offsets()
+                state = state.without_offsets(truncated=self._settings.truncates)
         return to_state_dict(state, self._sources, opened, self._settings.plain())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

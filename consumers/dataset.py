@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 # Every DataLoader worker seeds it. Imported in a forked worker, it sometimes failed in Python's own
 # import lock (KeyError), and the worker died.
 import numpy.random  # noqa: F401
+import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tutelage.consumers.stages.batches import Batch
@@ -53,7 +54,9 @@ class KnowledgeDataset(IterableDataset[Batch]):
         super().__init__()
         self._student = student
         self._options = {"batch_size": batch_size, **options}
-        self._epoch: int | None = None
+        # Shared with workers, of which persistent ones hear of later epochs only so; -1 if not set.
+        epoch = torch.full((1,), -1, dtype=torch.int64)
+        self._epoch: torch.Tensor = epoch.share_memory_()  # type: ignore[no-untyped-call]
         self._loaded = False
         self._worker_pass: WorkerPass | None = None
 
@@ -66,7 +69,7 @@ class KnowledgeDataset(IterableDataset[Batch]):
         Raises:
             ConfigurationError: It is not a whole number, from 0.
         """
-        self._epoch = check_whole_number("epoch", epoch, least=0)
+        self._epoch[0] = check_whole_number("epoch", epoch, least=0)
 
     def __len__(self) -> int:
         student = self._student
@@ -86,7 +89,8 @@ class KnowledgeDataset(IterableDataset[Batch]):
         return whole + (rest > 0 and not request.drop_last)
 
     def _pass_of_epoch(self) -> int | None:
-        return None if self._epoch is None else self._epoch % self._student.passes
+        epoch = int(self._epoch)
+        return None if epoch < 0 else epoch % self._student.passes
 
     def _begin(self) -> KnowledgeIterator:
         return self._student.knowledge(**self._options, pass_index=self._pass_of_epoch())

@@ -93,7 +93,7 @@ class Delivery:
                         batch,
                         rows=size if left else last,
                         global_rows=whole if left else global_last,
-                        position=(progress.pass_index, given, rows),
+                        position=(progress.pass_index, given, rows, whole),
                     )
                 if commits is not None:
                     commits(more=left > 0)

@@ -6,7 +6,7 @@ Pure: no I/O, threads or clocks.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,11 +57,19 @@ class ResumeState:
         """The beginning of this pass."""
         return ResumeState(pass_index=self.pass_index, began=self.began, positions=self.began)
 
-    def without_offsets(self) -> ResumeState:
-        """The same without the offsets, which are those of one rank."""
+    def without_offsets(self, *, truncated: bool = False) -> ResumeState:
+        """The same without the offsets, which are those of one rank.
+
+        Args:
+            truncated: Whether a pass ends at the shortest teacher: a rank may not have seen how many
+                records the others have, so that is left out too.
+        """
         if self.positions is None:
             return self
-        positions = tuple(replace(position, offsets=()) for position in self.positions)
+        positions = tuple(
+            replace(position, offsets=(), before=() if truncated else position.before)
+            for position in self.positions
+        )
         return replace(self, positions=positions)
 
     def next_pass(self, positions: tuple[Position, ...]) -> ResumeState:
@@ -93,6 +101,23 @@ class ResumeState:
                 f"pass_index is {pass_index}; the teachers write {passes} passes, from 0"
             )
         return ResumeState(pass_index=pass_index)
+
+    def behind_end(
+        self, passes: int, pass_index: int | None, rows_of: Callable[[int], int | None]
+    ) -> ResumeState:
+        """The beginning of the next pass, if this is the end of one and the next one is asked for.
+
+        Args:
+            passes: How many there are; behind the last, the first one is next.
+            pass_index: The pass that is asked for; None for the one of the state.
+            rows_of: A pass -> its rows, None if they are not known.
+        """
+        if self.pass_index >= passes:
+            return ResumeState()
+        following = (self.pass_index + 1) % passes
+        if pass_index == following != self.pass_index and rows_of(self.pass_index) == self.rows:
+            return ResumeState(pass_index=following)
+        return self
 
     def check_fits(
         self,

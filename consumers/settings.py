@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tutelage.consumers.batch_request import BatchRequest
@@ -99,6 +99,10 @@ class Settings:
     def truncates(self) -> bool:
         """Whether passes end at the shortest teacher."""
         return self.on_length_mismatch == "truncate"
+
+    def resolved(self) -> Settings:
+        """The same with the rank that this is: a spawned worker has no process group to ask."""
+        return self if self.shard is None else replace(self, shard=found_shard(self.shard))
 
     @property
     def is_dealt(self) -> bool:

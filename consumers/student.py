@@ -107,7 +107,8 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         self._stream_stats: list[StreamStats] = []
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, **dict.fromkeys(("_opened", "_merge", "_chain", "_delivery"))}
+        left = dict.fromkeys(("_opened", "_merge", "_chain", "_delivery"))
+        return {**self.__dict__, **left, "_settings": self._settings.resolved()}
 
     def __enter__(self) -> Student:
         if not self._started:
@@ -219,7 +220,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
                 the rows that all ranks have. The gradient of `(weights * losses).sum()`, averaged
                 over the ranks as DDP does it, is that of the mean over the whole batch.
             position_key: Add where the batch ends, for `save(path, at=...)`, under this key: int64
-                `[3]`.
+                `[4]`.
             pad_empty: Give one row of zeros, with weight 0, in place of a batch without rows.
             shuffle: Give the rows of files in a shuffled order: `Shuffle(seed=...)`.
 
@@ -305,14 +306,14 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
     def _next_state(self, request: BatchRequest) -> ResumeState:
         """The state from which the next pass begins."""
         saved, pass_index = self._keeper.saved, request.pass_index
-        state = self._state_now(saved)
+        state, passes = self._state_now(saved), self._streams()[0].stream.passes
         if saved is not None:
+            state = state.behind_end(passes, pass_index, self.pass_rows)
             state.check_fits(request.batch_size, request.drop_last, pass_index, request.order)
         elif state.batches:
             # A pass that was left early begins again.
             state = state.restarted()
-        state = state.for_pass(self._streams()[0].stream.passes, pass_index)
-        return replace(state, **request.kept())
+        return replace(state.for_pass(passes, pass_index), **request.kept())
 
     def _merging(self) -> Merge:
         self._check_started()
@@ -346,5 +347,4 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
             self._chain = self._delivery = None
         for source in self._sources:
             source.close()
-        self._opened = self._merge = None
-        self._started = False
+        self._opened, self._merge, self._started = None, None, False

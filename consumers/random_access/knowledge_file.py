@@ -243,10 +243,12 @@ def _opened(
                 )
                 files.append(mine[-1])
             teachers.append(TeacherRows(mine))
-        check_streams(
-            [teacher.files[0].info for teacher in teachers],
-            allow_other_inputs=settings.allow_other_inputs,
-        )
+        for number in range(max(len(teacher.files) for teacher in teachers)):
+            # Files of different number are compared with the last one of a teacher that has fewer.
+            check_streams(
+                [teacher.files[min(number, len(teacher.files) - 1)].info for teacher in teachers],
+                allow_other_inputs=settings.allow_other_inputs,
+            )
         if len({teacher.rows for teacher in teachers}) > 1 and not settings.truncates:
             lengths = ", ".join(f"{teacher.name} has {teacher.rows} rows" for teacher in teachers)
             raise LengthMismatch(

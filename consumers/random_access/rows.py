@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch.utils.data._utils.collate import default_collate, default_collate_fn_map
 
-from tutelage.consumers.sparse_target import SparseTarget
 from tutelage.consumers.stages.batches import Batch
 from tutelage.consumers.stages.merge import LENGTHS_SUFFIX
 from tutelage.consumers.stages.ragged import RaggedFormat, pad_rows
@@ -24,14 +23,18 @@ class Row(dict[str, Any]):
     Args:
         values: Key -> value.
         ragged: The format of ragged keys, for when rows are collated.
+        ragged_keys: The ragged keys that are tensors.
     """
 
-    def __init__(self, values: Mapping[str, Any], ragged: RaggedFormat) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], ragged: RaggedFormat, ragged_keys: frozenset[str]
+    ) -> None:
         super().__init__(values)
         self.ragged = ragged
+        self.ragged_keys = ragged_keys
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Row, (dict(self), self.ragged)
+        return Row, (dict(self), self.ragged, self.ragged_keys)
 
 
 class RowBatch(Sequence[Row]):
@@ -58,7 +61,8 @@ class RowBatch(Sequence[Row]):
     def __getitem__(self, index: Any) -> Any:
         """The row of a number."""
         row = range(self._rows)[index]
-        return Row({key: self._value(key, row) for key in self.batch}, self._format)
+        values = {key: self._value(key, row) for key in self.batch}
+        return Row(values, self._format, self._ragged_keys)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[row] for row in range(self._rows))
@@ -91,10 +95,9 @@ def collate_rows(rows: Sequence[Row], *, collate_fn_map: Mapping[Any, Any] | Non
     if isinstance(rows, RowBatch):
         return rows.batch
     found: Batch = {}
-    for key, first in rows[0].items():
+    for key in rows[0]:
         values = [row[key] for row in rows]
-        lengths = rows[0].get(key + LENGTHS_SUFFIX)
-        if isinstance(first, SparseTarget) or lengths is None:
+        if key not in rows[0].ragged_keys:
             found[key] = default_collate(values)  # type: ignore[no-untyped-call]
             continue
         joined = torch.cat(values)

@@ -196,8 +196,11 @@ class RunFinder:
             if is_outage(error):
                 return None
             raise
+        # Where the broker has deleted offsets, the run may have begun before what is left.
         begins = [
             begin + position.records_before(partition, partitions)
+            if begin > lows[partition] or not lows[partition]
+            else lows[partition]
             for partition, begin in enumerate(run.begins[:partitions])
         ]
         offsets, guesses = where_to_begin(

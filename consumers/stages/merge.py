@@ -28,7 +28,7 @@ from tutelage.consumers.stages.key_plan import KeyPlan, check_all_have_ids, plan
 from tutelage.consumers.stages.ragged import RaggedFormat, concatenate, pad_rows
 from tutelage.consumers.stages.sparse_merge import SparseKey
 from tutelage.consumers.stages.strategies import MergeStrategy
-from tutelage.consumers.stages.torch_view import dtype_name
+from tutelage.consumers.stages.torch_view import dtype_name, torch_dtype
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Array, Description
@@ -168,14 +168,13 @@ class Merge:
                 )
             elif plan.strategy.name == "callable":
                 # A function may depend on the whole batch, so it is called batch by batch.
-                cuts = [
-                    range(start, min(start + batch_size, aligned.rows))
-                    for start in _starts(aligned, batch_size)
-                ]
                 arrays = [share.dense(plan.key) for share in shares]
                 columns[plan.key] = [
-                    self._merged(plan, [array[cut.start : cut.stop] for array in arrays])
-                    for cut in cuts
+                    self._merged(plan, [array[start : start + batch_size] for array in arrays])
+                    if aligned.rows
+                    # It may not be defined for no rows, and must not fail on one rank alone.
+                    else torch.empty((0, *plan.result.shape), dtype=torch_dtype(plan.result.dtype))
+                    for start in _starts(aligned, batch_size)
                 ]
             else:
                 columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])

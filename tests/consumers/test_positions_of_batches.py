@@ -28,7 +28,7 @@ def test_behind_every_batch_the_rest_of_the_pass_is_given(topic: MemoryTopic) ->
         whole = [batch["x"].tolist() for batch in batches]
         for index, batch in enumerate(batches):
             assert batch["at"].dtype == torch.int64
-            assert batch["at"].tolist() == [0, index + 1, min(20, 6 * index + 6)]
+            assert batch["at"].tolist() == [0, index + 1, min(20, 6 * index + 6), 6]
             for at in (batch["at"], batch["at"].tolist()):
                 assert rest_of(topic, student.state_dict(at=at)) == whole[index + 1 :]
 
@@ -87,13 +87,13 @@ def test_in_a_loader_with_workers_the_place_is_that_of_the_batch_that_was_traine
 @pytest.mark.parametrize(
     ("at", "said"),
     [
-        ([0, 3, 18], "behind batch 3 of pass 0, but only 2 batches of pass 0 were given"),
-        ([0, 2, 13], "13 rows in 2 batches of pass 0, which is no place in 1 passes"),
-        ([0, 2, 6], "6 rows in 2 batches of pass 0, which is no place"),
-        ([1, 1, 6], "6 rows in 1 batches of pass 1, which is no place in 1 passes"),
-        ([0, 0, 6], "is no place"),
-        ([0, -1, 6], "it must be what a batch has under position_key"),
-        ([0, 1], "it must be what a batch has under position_key"),
+        ([0, 3, 18, 6], "behind batch 3 of pass 0, but only 2 batches of pass 0 were given"),
+        ([0, 2, 13, 6], "13 rows in 2 batches of pass 0, which is no place in 1 passes"),
+        ([0, 2, 6, 6], "6 rows in 2 batches of pass 0, which is no place"),
+        ([1, 1, 6, 6], "6 rows in 1 batches of pass 1, which is no place in 1 passes"),
+        ([0, 0, 6, 6], "is no place"),
+        ([0, -1, 6, 6], "it must be what a batch has under position_key"),
+        ([0, 1, 6], "it must be what a batch has under position_key"),
         ("0, 1, 6", "it must be what a batch has under position_key"),
         (torch.tensor([0.0, 1.0, 6.0]), "it must be what a batch has under position_key"),
     ],

@@ -221,7 +221,7 @@ def test_every_end_is_even_and_weights_make_the_mean_over_the_whole_batch(
         mean = sum(range(first, stop)) / (stop - first)
         assert float(sum(losses) / world) == pytest.approx(mean)
         assert all(len(batch["id"]) >= 1 for batch in batches)
-        assert {tuple(batch["position"].tolist()) for batch in batches} == {(0, step + 1, stop)}
+        assert {tuple(batch["position"].tolist()) for batch in batches} == {(0, step + 1, stop, 8)}
 
 
 @pytest.mark.parametrize("padded", [True, False])
