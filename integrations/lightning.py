@@ -44,6 +44,8 @@ class KnowledgeDataModule(LightningDataModule):
         weight_key: Add the weights of rows under this key.
         pad_empty: Give a row of weight 0 in place of a batch without rows. A `training_step` that
             cannot take a batch without rows needs it.
+        rows: Rows of a pass, if they are known: Lightning then knows the length of an epoch, as
+            `val_check_interval` in parts of it and `accumulate_grad_batches` need it.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value.
@@ -58,6 +60,7 @@ class KnowledgeDataModule(LightningDataModule):
         drop_last: bool = False,
         weight_key: str | None = None,
         pad_empty: bool = False,
+        rows: int | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -68,6 +71,8 @@ class KnowledgeDataModule(LightningDataModule):
             drop_last=drop_last,
             weight_key=weight_key,
             pad_empty=pad_empty,
+            rows=rows,
+            under_way=self._is_under_way,
         )
 
     def setup(self, stage: str) -> None:
@@ -88,7 +93,10 @@ class KnowledgeDataModule(LightningDataModule):
                 f'rank {shard.rank} of {shard.ranks}; make it with Student(shard="auto"), or with '
                 "the dimension of the device mesh over which data are parallel"
             )
-        if "dataloader_iter" in inspect.signature(trainer.lightning_module.training_step).parameters:
+        if (
+            "dataloader_iter"
+            in inspect.signature(trainer.lightning_module.training_step).parameters
+        ):
             raise ConfigurationError(
                 "training_step takes dataloader_iter, so it is not known which batches it has "
                 "trained on, and no checkpoint would be right; let it take a batch"
@@ -109,16 +117,20 @@ class KnowledgeDataModule(LightningDataModule):
         Lightning keeps it in its checkpoints. It is the same on all ranks.
 
         Returns:
-            JSON-like values; none before the first batch was asked for.
+            JSON-like values.
 
         Raises:
             ConfigurationError: Batches were trained on that `on_before_batch_transfer` has not
                 seen.
         """
+        return self._passes.state_dict()
+
+    def _is_under_way(self) -> bool:
+        """Whether the last batch was handed to `training_step`, which has not ended."""
         if self.trainer is None:
-            return self._passes.state()
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return self._passes.state(under_way=progress.ready > progress.processed)
+            return False
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return bool(progress.ready > progress.processed)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state. Lightning calls it when it loads a checkpoint.
@@ -131,7 +143,7 @@ class KnowledgeDataModule(LightningDataModule):
                 teachers.
             CorruptData: It is no student's state.
         """
-        self._passes.load(state_dict)
+        self._passes.load_state_dict(state_dict)
 
     def teardown(self, stage: str) -> None:
         """End the pass that is under way, and its threads. Lightning calls it."""

@@ -1,14 +1,15 @@
-"""A student's passes for a trainer that fetches batches ahead of training -> the state behind those it trained on.
+"""A student's passes for a trainer that fetches ahead -> the state behind what it trained on.
 
 Knows no trainer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from tutelage import Student
+from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 # A key that the student is asked for, and that no model sees.
@@ -21,31 +22,60 @@ class TrainedPasses:
     Guarantee: an iteration goes on behind the last batch that was trained on, whatever was fetched
     and not trained on. If that batch was the last of its pass, the next pass is given.
 
+    A trainer saves it and loads it as any loader that has a state.
+
     Args:
         student: Gives the batches.
         batch_size: As for `Student.dataset`.
+        rows: Rows of a pass, if they are known: it then has a length.
+        under_way: Says whether the last batch that was taken is not yet trained on to its end.
         **options: As for `Student.dataset`, but for `position_key`.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value.
     """
 
-    def __init__(self, student: Student, batch_size: int | None, **options: Any) -> None:
+    def __init__(
+        self,
+        student: Student,
+        batch_size: int | None,
+        *,
+        rows: int | None,
+        under_way: Callable[[], bool],
+        **options: Any,
+    ) -> None:
         self._student = student
+        self._rows = None if rows is None else check_whole_number("rows", rows)
+        self._under_way = under_way
         self._data = student.dataset(batch_size, **options, position_key=_POSITION)
+        self._options = {"batch_size": batch_size, **options}
         self._running: Generator[dict[str, Any], None, None] | None = None
         # Whether the pass was read to its end; how many batches were fetched, and where the last
         # of them ends.
-        self._ended, self._count, self._fetched = True, 0, None
+        self._ended, self._count = True, 0
+        self._fetched: list[int] | None = None
         # The state from which the iteration began, and where the last two batches end that were
         # taken for training since; None stands for that beginning.
-        self._begun: dict[str, Any] = {}
-        self._taken: list[Any] = [None]
+        self._begun: dict[str, Any] | None = None
+        self._taken: list[list[int] | None] = [None]
+
+    def __len__(self) -> int:
+        """How many batches a pass has.
+
+        Raises:
+            TypeError: The rows of a pass are not known.
+        """
+        if self._rows is None:
+            raise TypeError("the length is not known; give rows, the rows of a pass")
+        ranks = self._student.shard.ranks
+        size = self._options["global_batch_size"] or self._options["batch_size"] * ranks
+        whole, rest = divmod(self._rows, size)
+        return int(whole + bool(rest and not self._options["drop_last"]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Give the rest of a pass. Nothing happens before the first batch is asked for."""
-        all_trained = self._ended and self._fetched == self._taken[-1]
-        state = self.state()
+        all_trained = self._ended and self._fetched == self._trained
+        state = self.state_dict()
         self.close()
         if not all_trained:
             self._student.load_state_dict(state)
@@ -55,18 +85,33 @@ class TrainedPasses:
     def _rest(self) -> Generator[dict[str, Any], None, None]:
         self._begun, self._taken = self._student.state_dict(), [None]
         self._ended, self._count, self._fetched = False, 0, None
+        last = -1 if self._rows is None else len(self)
         # Behind a state at the end of a pass there is nothing in the first one.
         for _ in range(2):
             batches: Any = iter(self._data)
             try:
                 for batch in batches:
-                    self._count, self._fetched = self._count + 1, batch[_POSITION].tolist()
+                    at: list[int] = batch[_POSITION].tolist()
+                    self._count, self._fetched = self._count + 1, at
+                    if at[1] == last:
+                        # A trainer that knows the length does not ask for more.
+                        self._ended = next(batches, None) is None
+                        self._check(last if self._ended else last + 1)
                     yield batch
             finally:
                 batches.close()
             if self._count:
                 break
         self._ended = True
+        self._check(self._fetched[1] if self._fetched else 0)
+
+    def _check(self, batches: int) -> None:
+        """Check that a pass has as many batches as the rows say, or more than that."""
+        if self._rows is not None and batches != len(self):
+            raise ConfigurationError(
+                f"a pass has {batches if self._ended else f'at least {batches}'} batches, and "
+                f"{len(self)} by the number of rows that was given; give rows as they are"
+            )
 
     def take(self, batch: Any) -> None:
         """Note where a batch ends that is trained on next, and remove what says so from it.
@@ -77,14 +122,16 @@ class TrainedPasses:
         if isinstance(batch, dict) and _POSITION in batch:
             self._taken = [self._taken[-1], batch.pop(_POSITION).tolist()]
 
-    def state(self, *, under_way: bool = False) -> dict[str, Any]:
+    @property
+    def _trained(self) -> list[int] | None:
+        """Where the last batch ends that was trained on; None if it was before the iteration."""
+        return self._taken[0] if self._under_way() else self._taken[-1]
+
+    def state_dict(self) -> dict[str, Any]:
         """Return the student's state behind the last batch that was trained on.
 
-        Args:
-            under_way: Whether the last batch that was taken is not yet trained on to its end.
-
         Returns:
-            JSON-like values; none before the first batch was asked for.
+            JSON-like values.
 
         Raises:
             ConfigurationError: Batches were fetched, and `take` saw none of them.
@@ -94,14 +141,16 @@ class TrainedPasses:
                 f"{self._count} batches were fetched, and it is not known which were trained on: a "
                 "class that overrides on_before_batch_transfer must call it with the student's batch"
             )
-        at = self._taken[0] if under_way else self._taken[-1]
-        return dict(self._begun) if at is None else self._student.state_dict(at=at)
+        at = self._trained
+        if at is None and self._begun is not None:
+            return dict(self._begun)
+        return self._student.state_dict(at=at)
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state.
 
         Args:
-            state: What `state` returned.
+            state: What `state_dict` returned.
 
         Raises:
             ConfigurationError: Batches were fetched already, or it is of another number of
@@ -113,6 +162,7 @@ class TrainedPasses:
                 "a batch was fetched before the checkpoint was loaded, and would be trained on; "
                 "trainer.estimated_stepping_batches fetches one: give the number of steps yourself"
             )
+        self.close()
         self._student.load_state_dict(state)
         self._begun, self._taken = dict(state), [None]
         self._ended, self._count, self._fetched = True, 0, None

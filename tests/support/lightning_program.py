@@ -1,9 +1,9 @@
-"""A program that trains a tiny model with Lightning on a student's batches; for one rank, or several of Lightning's own launcher.
+"""A program that trains a tiny model with Lightning on a student's batches; for one rank, or several.
 
     python lightning_program.py JSON
 
-It runs one training for each of the given descriptions. Rank 0 writes to the training's folder what
-came out of it, and a checkpoint behind each step.
+It runs the training that the JSON describes. Each rank writes to the training's folder what came out
+of it, and rank 0 a checkpoint behind each step.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Training:
         epochs: `max_epochs`.
         limit: `limit_train_batches`; 0 for whole passes.
         accumulate: `accumulate_grad_batches`.
+        rows: `rows` of the data module; 0 if not given.
         resume: The step from whose checkpoint to go on; 0 for none.
         kill: The step in which the last rank kills itself; 0 for none.
     """
@@ -48,6 +49,7 @@ class Training:
     epochs: int = 3
     limit: int = 0
     accumulate: int = 1
+    rows: int = 0
     resume: int = 0
     kill: int = 0
 
@@ -87,9 +89,10 @@ def write(path: Path, rows: int, *, passes: int = 1) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 4, generator=generator)
     with Teacher(FileSink(path), rows_per_record=2, passes=passes) as teacher:
-        for _ in range(passes):
-            teacher.write({"id": torch.arange(rows), "x": x, "y": x.sum(1)})
-            teacher.end_pass()
+        for index in range(passes):
+            teacher.write({"id": torch.arange(rows) + 100 * index, "x": x, "y": x.sum(1)})
+            if index < passes - 1:
+                teacher.end_pass()
 
 
 def student_of(path: str | Path, **options: Any) -> Student:
@@ -138,7 +141,11 @@ def run(training: Training) -> dict[str, Any]:
     model = Model(training.kill if trainer.global_rank == training.ranks - 1 else 0)
     with student_of(training.file, shard="auto") as student:
         data = KnowledgeDataModule(
-            student, global_batch_size=training.size, weight_key="weight", pad_empty=True
+            student,
+            global_batch_size=training.size,
+            weight_key="weight",
+            pad_empty=True,
+            rows=training.rows or None,
         )
         resume = checkpoint_of(training.out, training.resume) if training.resume else None
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -147,17 +154,16 @@ def run(training: Training) -> dict[str, Any]:
     return result
 
 
-def described(*trainings: Training) -> str:
+def described(training: Training) -> str:
     """The program's argument."""
-    return json.dumps([asdict(training) for training in trainings])
+    return json.dumps(asdict(training))
 
 
 def main() -> None:
-    """Run the trainings of the argument, one behind the other."""
+    """Run the training of the argument."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for values in json.loads(sys.argv[1]):
-        run(Training(**values))
+    run(Training(**json.loads(sys.argv[1])))
 
 
 if __name__ == "__main__":
