@@ -1,8 +1,4 @@
-"""Distillation with the `Trainer` of Lightning.
-
-A student's batches enter; a Lightning module's `training_step` gets them. Knows no teacher and no
-loss.
-"""
+"""A student's batches -> the `training_step` of a Lightning module. Knows no teacher and no loss."""
 
 from __future__ import annotations
 
@@ -19,7 +15,6 @@ else:
     try:
         from lightning.pytorch import LightningDataModule
     except ModuleNotFoundError:
-        # The same library under its older name.
         from pytorch_lightning import LightningDataModule
 
 
@@ -33,7 +28,8 @@ class KnowledgeDataModule(LightningDataModule):
 
     The batches are this rank's already, and Lightning does not shard them. Checkpoints hold the
     student's state behind the last batch that was trained on, although Lightning fetches a batch
-    ahead. A subclass, or the Lightning module, gives loaders for validation.
+    ahead. Validation needs a subclass with `val_dataloader`: beside a data module, Lightning does
+    not ask the model for loaders.
 
     Args:
         student: Gives the batches. It must be started; under several ranks made with
@@ -64,6 +60,7 @@ class KnowledgeDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.student = student
+        self._loaded = False
         self._passes = TrainedPasses(
             student,
             batch_size,
@@ -81,25 +78,16 @@ class KnowledgeDataModule(LightningDataModule):
         Raises:
             ConfigurationError: It is of another rank, or `training_step` takes the loader itself.
         """
-        trainer = self.trainer
-        if stage != "fit" or trainer is None:
+        if stage != "fit" or (trainer := self.trainer) is None:
             return
         # The ranks that get different data. With tensor parallelism these are not all ranks.
         found = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        shard, rank, ranks = self.student.shard, found["rank"], found["num_replicas"]
-        if (shard.rank, shard.ranks) != (rank, ranks):
+        self._passes.check_rank(found["rank"], found["num_replicas"])
+        taken = inspect.signature(trainer.lightning_module.training_step).parameters
+        if "dataloader_iter" in taken:
             raise ConfigurationError(
-                f"this is rank {rank} of {ranks} that train on different data, and the student is "
-                f'rank {shard.rank} of {shard.ranks}; make it with Student(shard="auto"), or with '
-                "the dimension of the device mesh over which data are parallel"
-            )
-        if (
-            "dataloader_iter"
-            in inspect.signature(trainer.lightning_module.training_step).parameters
-        ):
-            raise ConfigurationError(
-                "training_step takes dataloader_iter, so it is not known which batches it has "
-                "trained on, and no checkpoint would be right; let it take a batch"
+                "training_step takes dataloader_iter, so no checkpoint could say which batches it "
+                "has trained on; let it take a batch"
             )
 
     def train_dataloader(self) -> Any:
@@ -107,7 +95,17 @@ class KnowledgeDataModule(LightningDataModule):
         return self._passes
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Note where a batch ends that is trained on next. A class that overrides it calls it."""
+        """Note where a batch ends that is trained on next. A class that overrides it calls it.
+
+        Raises:
+            ConfigurationError: Training is resumed from a checkpoint without a student's state.
+        """
+        trainer = self.trainer
+        if trainer is not None and trainer.training and trainer.ckpt_path and not self._loaded:
+            raise ConfigurationError(
+                f"{trainer.ckpt_path} has no state of a {type(self).__qualname__}, so it is not "
+                "known where its training stopped; load only the weights of it, without ckpt_path"
+            )
         self._passes.take(batch)
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
@@ -127,9 +125,9 @@ class KnowledgeDataModule(LightningDataModule):
 
     def _is_under_way(self) -> bool:
         """Whether the last batch was handed to `training_step`, which has not ended."""
-        if self.trainer is None:
+        if (trainer := self.trainer) is None:
             return False
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         return bool(progress.ready > progress.processed)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -144,6 +142,7 @@ class KnowledgeDataModule(LightningDataModule):
             CorruptData: It is no student's state.
         """
         self._passes.load_state_dict(state_dict)
+        self._loaded = True
 
     def teardown(self, stage: str) -> None:
         """End the pass that is under way, and its threads. Lightning calls it."""

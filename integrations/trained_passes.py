@@ -59,6 +59,24 @@ class TrainedPasses:
         self._begun: dict[str, Any] | None = None
         self._taken: list[list[int] | None] = [None]
 
+    def check_rank(self, rank: int, ranks: int) -> None:
+        """Check that the student is the rank that trains on its batches.
+
+        Args:
+            rank: The rank among those that train on different data, from 0.
+            ranks: How many there are.
+
+        Raises:
+            ConfigurationError: It is of another rank.
+        """
+        shard = self._student.shard
+        if (shard.rank, shard.ranks) != (rank, ranks):
+            raise ConfigurationError(
+                f"this is rank {rank} of {ranks} that train on different data, and the student is "
+                f'rank {shard.rank} of {shard.ranks}; make it with Student(shard="auto"), or with '
+                "the dimension of the device mesh over which data are parallel"
+            )
+
     def __len__(self) -> int:
         """How many batches a pass has.
 
