@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from tutelage import Student
+from tutelage import Shuffle, Student
 from tutelage.integrations.trained_passes import TrainedPasses
 from tutelage.schemas.errors import ConfigurationError
 
@@ -40,8 +40,7 @@ class KnowledgeDataModule(LightningDataModule):
         weight_key: Add the weights of rows under this key.
         pad_empty: Give a row of weight 0 in place of a batch without rows. A `training_step` that
             cannot take a batch without rows needs it.
-        rows: Rows of a pass, if they are known: Lightning then knows the length of an epoch, as
-            `val_check_interval` in parts of it and `accumulate_grad_batches` need it.
+        shuffle: Give the rows of files in a shuffled order.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value.
@@ -56,7 +55,7 @@ class KnowledgeDataModule(LightningDataModule):
         drop_last: bool = False,
         weight_key: str | None = None,
         pad_empty: bool = False,
-        rows: int | None = None,
+        shuffle: Shuffle | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -68,12 +67,12 @@ class KnowledgeDataModule(LightningDataModule):
             drop_last=drop_last,
             weight_key=weight_key,
             pad_empty=pad_empty,
-            rows=rows,
+            shuffle=shuffle,
             under_way=self._is_under_way,
         )
 
     def setup(self, stage: str) -> None:
-        """Check that the student is this rank's. Lightning calls it once it knows its ranks.
+        """Check that the student is this rank's, and find the length of a pass.
 
         Raises:
             ConfigurationError: It is of another rank, or `training_step` takes the loader itself.
@@ -83,6 +82,9 @@ class KnowledgeDataModule(LightningDataModule):
         # The ranks that get different data. With tensor parallelism these are not all ranks.
         found = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         self._passes.check_rank(found["rank"], found["num_replicas"])
+        length = self._passes.pass_length()
+        known = trainer.strategy.reduce_boolean_decision(length is not None)
+        self._passes.fix_length(length if known else None)
         taken = inspect.signature(trainer.lightning_module.training_step).parameters
         if "dataloader_iter" in taken:
             raise ConfigurationError(

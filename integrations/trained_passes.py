@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from tutelage import Student
-from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 # A key that the student is asked for, and that no model sees.
@@ -22,12 +21,12 @@ class TrainedPasses:
     Guarantee: an iteration goes on behind the last batch that was trained on, whatever was fetched
     and not trained on. If that batch was the last of its pass, the next pass is given.
 
-    A trainer saves it and loads it as any loader that has a state.
+    A trainer saves it and loads it as any loader that has a state. It has a length once `fix_length`
+    was told one.
 
     Args:
         student: Gives the batches.
         batch_size: As for `Student.dataset`.
-        rows: Rows of a pass, if they are known: it then has a length.
         under_way: Says whether the last batch that was taken is not yet trained on to its end.
         **options: As for `Student.dataset`, but for `position_key`.
 
@@ -40,16 +39,14 @@ class TrainedPasses:
         student: Student,
         batch_size: int | None,
         *,
-        rows: int | None,
         under_way: Callable[[], bool],
         **options: Any,
     ) -> None:
         self._student = student
-        self._rows = None if rows is None else check_whole_number("rows", rows)
         self._under_way = under_way
         self._data = student.dataset(batch_size, **options, position_key=_POSITION)
-        self._options = {"batch_size": batch_size, **options}
-        self._running: Generator[dict[str, Any], None, None] | None = None
+        self._length: int | None = None
+        self._running: Iterator[dict[str, Any]] = iter(())
         # Whether the pass was read to its end; how many batches were fetched, and where the last
         # of them ends.
         self._ended, self._count = True, 0
@@ -77,59 +74,62 @@ class TrainedPasses:
                 "the dimension of the device mesh over which data are parallel"
             )
 
-    def __len__(self) -> int:
-        """How many batches a pass has.
+    def pass_length(self) -> int | None:
+        """Return how many batches the pass has, if that is known. Waits for the teachers' streams."""
+        try:
+            return len(self._data)
+        except TypeError:
+            return None
 
-        Raises:
-            TypeError: The rows of a pass are not known.
+    def fix_length(self, batches: int | None) -> None:
+        """Have this length from now on.
+
+        Args:
+            batches: How many batches a pass has; None if it is not known on all ranks.
         """
-        if self._rows is None:
-            raise TypeError("the length is not known; give rows, the rows of a pass")
-        ranks = self._student.shard.ranks
-        size = self._options["global_batch_size"] or self._options["batch_size"] * ranks
-        whole, rest = divmod(self._rows, size)
-        return int(whole + bool(rest and not self._options["drop_last"]))
+        self._length = batches
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("how many batches a pass has is not known before it has ended")
+        return self._length
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Give the rest of a pass. Nothing happens before the first batch is asked for."""
-        all_trained = self._ended and self._fetched == self._trained
-        state = self.state_dict()
-        self.close()
-        if not all_trained:
-            self._student.load_state_dict(state)
-        self._running = running = self._rest()
-        yield from running
+        batch = None
+        if self._fetched == self._trained:
+            # Nothing was fetched in vain: the same pass goes on, unless this is its end.
+            batch = next(self._running, None)
+        if batch is None:
+            self._begin()
+            batch = next(self._running, None)
+        while batch is not None:
+            yield batch
+            batch = next(self._running, None)
 
-    def _rest(self) -> Generator[dict[str, Any], None, None]:
+    def _begin(self) -> None:
+        """Begin behind what was trained on."""
+        state = None if self._ended and self._fetched == self._trained else self.state_dict()
+        self.close()
+        if state is not None:
+            self._student.load_state_dict(state)
         self._begun, self._taken = self._student.state_dict(), [None]
         self._ended, self._count, self._fetched = False, 0, None
-        last = -1 if self._rows is None else len(self)
+        self._running = self._rest()
+
+    def _rest(self) -> Generator[dict[str, Any], None, None]:
         # Behind a state at the end of a pass there is nothing in the first one.
         for _ in range(2):
             batches: Any = iter(self._data)
             try:
                 for batch in batches:
-                    at: list[int] = batch[_POSITION].tolist()
-                    self._count, self._fetched = self._count + 1, at
-                    if at[1] == last:
-                        # A trainer that knows the length does not ask for more.
-                        self._ended = next(batches, None) is None
-                        self._check(last if self._ended else last + 1)
+                    self._count, self._fetched = self._count + 1, batch[_POSITION].tolist()
                     yield batch
             finally:
                 batches.close()
             if self._count:
                 break
         self._ended = True
-        self._check(self._fetched[1] if self._fetched else 0)
-
-    def _check(self, batches: int) -> None:
-        """Check that a pass has as many batches as the rows say, or more than that."""
-        if self._rows is not None and batches != len(self):
-            raise ConfigurationError(
-                f"a pass has {batches if self._ended else f'at least {batches}'} batches, and "
-                f"{len(self)} by the number of rows that was given; give rows as they are"
-            )
 
     def take(self, batch: Any) -> None:
         """Note where a batch ends that is trained on next, and remove what says so from it.
@@ -187,5 +187,5 @@ class TrainedPasses:
 
     def close(self) -> None:
         """End the pass that is under way, and its threads."""
-        if self._running is not None:
+        if isinstance(self._running, Generator):
             self._running.close()

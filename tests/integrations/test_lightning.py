@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,17 @@ from support.lightning_program import (
 )
 from torch.utils.data import DataLoader
 
-from tutelage import ConfigurationError, FileSink, RunMismatch, Sampled, SparseTarget, Teacher
+from tutelage import (
+    ConfigurationError,
+    FileSink,
+    MemorySink,
+    MemoryTopic,
+    RunMismatch,
+    Sampled,
+    Shuffle,
+    SparseTarget,
+    Teacher,
+)
 from tutelage.integrations.lightning import KnowledgeDataModule
 
 # 25 rows are 5 batches of 6, of which the last has one row. The second pass has other rows.
@@ -54,8 +65,16 @@ def one_thread() -> Iterator[None]:
 def knowledge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two passes of 25 rows."""
     path = tmp_path_factory.mktemp("knowledge") / "knowledge.avro"
-    write(path, ROWS, passes=2)
+    write(FileSink(path), ROWS)
     return path
+
+
+@pytest.fixture(scope="module")
+def topic() -> MemoryTopic:
+    """The same in a topic, of which the length of a pass is not known."""
+    topic = MemoryTopic(name="knowledge", partitions=2)
+    write(MemorySink(topic), ROWS)
+    return topic
 
 
 def ids_of(steps: list[list[Any]]) -> list[list[int]]:
@@ -66,15 +85,17 @@ def ids_of(steps: list[list[Any]]) -> list[list[int]]:
 class Fitting:
     """A model, and a data module over a file, that are fitted in this process."""
 
-    def __init__(self, path: Path, out: Path, model: LightningModule, **options: Any) -> None:
-        self.path, self.out, self.model = path, out, model
+    def __init__(
+        self, source: Path | MemoryTopic, out: Path, model: LightningModule, **options: Any
+    ) -> None:
+        self.source, self.out, self.model = source, out, model
         self.options = {"weight_key": "weight", **options}
         self.data: Any = None
 
     def fit(self, *callbacks: Callback, kind: Any = KnowledgeDataModule, **options: Any) -> Any:
         """Fit; returns the trainer."""
         resume = options.pop("resume", None)
-        with student_of(self.path) as student:
+        with student_of(self.source) as student:
             self.data = kind(student, SIZE, **self.options)
             trainer = trainer_of(self.out, *callbacks, **{"max_epochs": 1, **options})
             trainer.fit(self.model, datamodule=self.data, ckpt_path=resume, weights_only=True)
@@ -89,16 +110,18 @@ def test_an_epoch_is_a_pass_and_behind_the_last_pass_comes_the_first(
     assert [epoch for epoch, _, _ in whole["steps"]] == [0] * 5 + [1] * 5 + [2] * 5
 
 
-@pytest.mark.parametrize(("rows", "accumulate"), [(0, 1), (ROWS, 1), (ROWS, 2)])
+@pytest.mark.parametrize(("length_is_known", "accumulate"), [(True, 1), (True, 2), (False, 1)])
 def test_from_each_checkpoint_the_same_steps_and_weights_follow_bit_for_bit(
-    knowledge: Path, tmp_path: Path, rows: int, accumulate: int
+    knowledge: Path, topic: MemoryTopic, tmp_path: Path, length_is_known: bool, accumulate: int
 ) -> None:
-    training = Training(file=str(knowledge), out=str(tmp_path), rows=rows, accumulate=accumulate)
-    whole = run(training)
+    training = Training(file=str(knowledge), out=str(tmp_path), accumulate=accumulate)
+    source = None if length_is_known else topic
+    whole = run(training, source)
+    assert ids_of(whole["steps"]) == [*PASSES[0], *PASSES[1], *PASSES[0]]
     # Of 5 batches each second one ends a step of two, and the last one a step of one.
     before = range(1, 16) if accumulate == 1 else (2, 4, 5, 7, 9, 10, 12, 14, 15)
     for step, batches in enumerate(before, 1):
-        found = run(replace(training, resume=step))
+        found = run(replace(training, resume=step), source)
         assert found == {**whole, "steps": whole["steps"][batches:]}, step
 
 
@@ -133,13 +156,13 @@ def test_batches_of_validation_between_are_not_taken_for_the_student_s(
         dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1
     )
     model = Validated()
-    fitting = Fitting(knowledge, tmp_path, model, rows=ROWS)
-    fitting.fit(keep, kind=Validating, val_check_interval=2, num_sanity_val_steps=1)
+    fitting = Fitting(knowledge, tmp_path, model)
+    fitting.fit(keep, kind=Validating, val_check_interval=0.4, num_sanity_val_steps=1)
     assert ids_of(model.steps) == PASSES[0]
     assert model.seen == [0, 2, 2, 4, 4]
     for step in range(1, 5):
         fitting.model = again = Validated()
-        fitting.fit(kind=Validating, val_check_interval=2, resume=checkpoint_of(tmp_path, step))
+        fitting.fit(kind=Validating, val_check_interval=0.4, resume=checkpoint_of(tmp_path, step))
         assert ids_of(again.steps) == PASSES[0][step:], step
 
 
@@ -164,11 +187,16 @@ class Stop(Callback):
     ("stop", "done"),
     [(Stop(before=0), 0), (Stop(before=3), 3), (Stop(before=4), 4), (Stop(behind=2), 3)],
 )
-@pytest.mark.parametrize("rows", [None, ROWS])
+@pytest.mark.parametrize("length_is_known", [True, False])
 def test_a_batch_that_an_exception_ended_is_trained_on_again_and_one_behind_it_is_not(
-    knowledge: Path, tmp_path: Path, rows: int | None, stop: Stop, done: int
+    knowledge: Path,
+    topic: MemoryTopic,
+    tmp_path: Path,
+    length_is_known: bool,
+    stop: Stop,
+    done: int,
 ) -> None:
-    fitting = Fitting(knowledge, tmp_path, Model(), rows=rows)
+    fitting = Fitting(knowledge if length_is_known else topic, tmp_path, Model())
     with pytest.raises(InterruptedError):
         fitting.fit(OnExceptionCheckpoint(tmp_path, "stopped"), stop)
     fitting.model = model = Model()
@@ -177,7 +205,7 @@ def test_a_batch_that_an_exception_ended_is_trained_on_again_and_one_behind_it_i
 
 
 def test_a_checkpoint_written_before_the_first_batch_or_behind_the_fit_is_right_too(
-    knowledge: Path, tmp_path: Path
+    knowledge: Path, topic: MemoryTopic, tmp_path: Path
 ) -> None:
     class AtStart(Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -186,8 +214,8 @@ def test_a_checkpoint_written_before_the_first_batch_or_behind_the_fit_is_right_
         def on_train_end(self, trainer: Any, module: Any) -> None:
             trainer.save_checkpoint(tmp_path / "end.ckpt")
 
-    for rows in (None, ROWS):
-        fitting = Fitting(knowledge, tmp_path, Model(), rows=rows)
+    for source in (knowledge, topic):
+        fitting = Fitting(source, tmp_path, Model())
         fitting.fit(AtStart())
         for name, passes in (("start", PASSES), ("end", PASSES[1:])):
             fitting.model = model = Model()
@@ -257,30 +285,39 @@ def test_a_checkpoint_is_refused_where_a_subclass_hides_what_is_trained_on(
         Fitting(knowledge, tmp_path, Model()).fit(keep, kind=Hiding)
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (ROWS - SIZE, "a pass has at least 5 batches, and 4 by the number of rows"),
-        (ROWS + SIZE, "a pass has 5 batches, and 6 by the number of rows"),
-        (0, "rows"),
-    ],
-)
-def test_rows_that_a_pass_does_not_have_are_an_error(
-    knowledge: Path, tmp_path: Path, rows: int, said: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        Fitting(knowledge, tmp_path, Model(), rows=rows).fit()
-
-
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_the_length_is_that_of_a_pass(knowledge: Path, drop_last: bool) -> None:
-    with student_of(knowledge, shard=(0, 2)) as student:
-        for options in ({"batch_size": 3}, {"global_batch_size": 6}):
-            data = KnowledgeDataModule(student, rows=ROWS, drop_last=drop_last, **options)  # type: ignore[arg-type]
-            loader = data.train_dataloader()
-            assert len(loader) == len(list(loader)) == (4 if drop_last else 5)
-        with pytest.raises(TypeError, match="give rows"):
-            len(KnowledgeDataModule(student, 3).train_dataloader())
+def test_lightning_knows_how_many_batches_a_pass_of_a_file_has(
+    knowledge: Path, topic: MemoryTopic, tmp_path: Path, drop_last: bool
+) -> None:
+    class Asking(Model):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            self.said = self.trainer.num_training_batches, self.trainer.estimated_stepping_batches
+            return super().configure_optimizers()
+
+    expected = BATCHES - drop_last
+    for source, said in ((knowledge, (expected, 2 * expected)), (topic, (math.inf, 99))):
+        model = Asking()
+        steps = 99 if source is topic else -1
+        Fitting(source, tmp_path, model, drop_last=drop_last).fit(max_epochs=2, max_steps=steps)
+        assert model.said[1] == said[1]
+        assert model.trainer.num_training_batches == said[0]
+        whole = [*PASSES[0][:expected], *PASSES[1][:expected]]
+        assert ids_of(model.steps) == whole
+
+
+def test_rows_are_shuffled_alike_when_training_goes_on(knowledge: Path, tmp_path: Path) -> None:
+    keep = ModelCheckpoint(
+        dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1
+    )
+    fitting = Fitting(knowledge, tmp_path, model := Model(), shuffle=Shuffle(seed=3))
+    fitting.fit(keep, max_epochs=2)
+    whole = ids_of(model.steps)
+    assert whole[:5] != PASSES[0]
+    assert sorted(row for ids in whole[:5] for row in ids) == list(range(ROWS))
+    for step in (3, 5, 7):
+        fitting.model = again = Model()
+        fitting.fit(max_epochs=2, resume=checkpoint_of(tmp_path, step))
+        assert ids_of(again.steps) == whole[step:]
 
 
 def test_a_state_that_comes_behind_a_fetched_batch_is_refused(knowledge: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from support.lightning_program import Training, described, write
 
+from tutelage import FileSink
+
 TESTS = Path(__file__).resolve().parents[1]
 # 25 rows are 5 batches of 6, of which the last has one row: of two ranks, one has none of it.
 ROWS, SIZE, STEPS = 25, 6, 15
@@ -67,7 +69,7 @@ def losses_of(found: list[dict[str, Any]]) -> list[float]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file of two passes."""
     folder = tmp_path_factory.mktemp("lightning")
-    write(folder / "knowledge.avro", ROWS, passes=2)
+    write(FileSink(folder / "knowledge.avro"), ROWS)
     yield folder
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tutelage import FileSink, FileSource, Student, Teacher
+from tutelage import FileSource, MemorySource, MemoryTopic, Sink, Student, Teacher
 from tutelage.integrations.lightning import KnowledgeDataModule
 
 
@@ -37,7 +38,6 @@ class Training:
         epochs: `max_epochs`.
         limit: `limit_train_batches`; 0 for whole passes.
         accumulate: `accumulate_grad_batches`.
-        rows: `rows` of the data module; 0 if not given.
         resume: The step from whose checkpoint to go on; 0 for none.
         kill: The step in which the last rank kills itself; 0 for none.
     """
@@ -49,7 +49,6 @@ class Training:
     epochs: int = 3
     limit: int = 0
     accumulate: int = 1
-    rows: int = 0
     resume: int = 0
     kill: int = 0
 
@@ -84,21 +83,30 @@ class Model(LightningModule):
         return torch.cat([each.detach().flatten() for each in self.net.parameters()]).tolist()
 
 
-def write(path: Path, rows: int, *, passes: int = 1) -> None:
-    """Write rows of numbers, in records of two."""
+def write(sink: Sink, rows: int, *, passes: int = 2) -> None:
+    """Write rows of numbers, in records of two; those of the second pass have ids from 100."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 4, generator=generator)
-    with Teacher(FileSink(path), rows_per_record=2, passes=passes) as teacher:
+    with Teacher(sink, rows_per_record=2, passes=passes) as teacher:
         for index in range(passes):
             teacher.write({"id": torch.arange(rows) + 100 * index, "x": x, "y": x.sum(1)})
             if index < passes - 1:
                 teacher.end_pass()
 
 
-def student_of(path: str | Path, **options: Any) -> Student:
-    """A student of a file."""
+class LengthUnknown(MemorySource):
+    """A topic of which no pass has a known length, like a run in Kafka that goes on."""
+
+    def pass_rows(self) -> Mapping[int, int]:
+        return {}
+
+
+def student_of(source: str | Path | MemoryTopic, **options: Any) -> Student:
+    """A student of a file, or of a topic whose passes have no known length."""
     student = Student(timeout_s=20, **options)
-    student.register_teacher(FileSource(path))
+    student.register_teacher(
+        LengthUnknown(source) if isinstance(source, MemoryTopic) else FileSource(source)
+    )
     return student
 
 
@@ -124,8 +132,13 @@ def checkpoint_of(out: str | Path, step: int) -> str:
     return str(Path(out, f"step={step}.ckpt"))
 
 
-def run(training: Training) -> dict[str, Any]:
-    """Train; return the steps that this rank made, and the weights."""
+def run(training: Training, topic: MemoryTopic | None = None) -> dict[str, Any]:
+    """Train; return the steps that this rank made, and the weights.
+
+    Args:
+        training: What to do.
+        topic: The knowledge, instead of the file.
+    """
     keep = ModelCheckpoint(
         dirpath=training.out, filename="{step}", every_n_train_steps=1, save_top_k=-1
     )
@@ -139,13 +152,12 @@ def run(training: Training) -> dict[str, Any]:
         accumulate_grad_batches=training.accumulate,
     )
     model = Model(training.kill if trainer.global_rank == training.ranks - 1 else 0)
-    with student_of(training.file, shard="auto") as student:
+    with student_of(topic or training.file, shard="auto") as student:
         data = KnowledgeDataModule(
             student,
             global_batch_size=training.size,
             weight_key="weight",
             pad_empty=True,
-            rows=training.rows or None,
         )
         resume = checkpoint_of(training.out, training.resume) if training.resume else None
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
