@@ -1,4 +1,4 @@
-"""A student's batches -> the `training_step` of a Lightning module. Knows no teacher and no loss."""
+"""A student's batches -> the `training_step` of a Lightning module. Knows no loss."""
 
 from __future__ import annotations
 
@@ -83,13 +83,14 @@ class KnowledgeDataModule(LightningDataModule):
         found = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         self._passes.check_rank(found["rank"], found["num_replicas"])
         length = self._passes.pass_length()
+        # In a topic an end may come between the ranks' looks; all must see the same.
         known = trainer.strategy.reduce_boolean_decision(length is not None)
         self._passes.fix_length(length if known else None)
         taken = inspect.signature(trainer.lightning_module.training_step).parameters
         if "dataloader_iter" in taken:
             raise ConfigurationError(
-                "training_step takes dataloader_iter, so no checkpoint could say which batches it "
-                "has trained on; let it take a batch"
+                "training_step takes dataloader_iter, so what it has trained on is not known; let "
+                "it take a batch"
             )
 
     def train_dataloader(self) -> Any:
@@ -102,8 +103,12 @@ class KnowledgeDataModule(LightningDataModule):
         Raises:
             ConfigurationError: Training is resumed from a checkpoint without a student's state.
         """
-        trainer = self.trainer
-        if trainer is not None and trainer.training and trainer.ckpt_path and not self._loaded:
+        if (
+            (trainer := self.trainer)
+            and trainer.training
+            and trainer.ckpt_path
+            and not self._loaded
+        ):
             raise ConfigurationError(
                 f"{trainer.ckpt_path} has no state of a {type(self).__qualname__}, so it is not "
                 "known where its training stopped; load only the weights of it, without ckpt_path"

@@ -21,8 +21,8 @@ class TrainedPasses:
     Guarantee: an iteration goes on behind the last batch that was trained on, whatever was fetched
     and not trained on. If that batch was the last of its pass, the next pass is given.
 
-    A trainer saves it and loads it as any loader that has a state. It has a length once `fix_length`
-    was told one.
+    A trainer saves it and loads it as any loader that has a state. It has a length once
+    `fix_length` was told one.
 
     Args:
         student: Gives the batches.
@@ -75,7 +75,7 @@ class TrainedPasses:
             )
 
     def pass_length(self) -> int | None:
-        """Return how many batches the pass has, if that is known. Waits for the teachers' streams."""
+        """Return how many batches the pass has, if that is known. Waits for the teachers."""
         try:
             return len(self._data)
         except TypeError:
@@ -157,7 +157,8 @@ class TrainedPasses:
         if self._count > 1 and self._taken[-1] is None:
             raise ConfigurationError(
                 f"{self._count} batches were fetched, and it is not known which were trained on: a "
-                "class that overrides on_before_batch_transfer must call it with the student's batch"
+                "class that overrides on_before_batch_transfer must call it with the student's "
+                "batch"
             )
         at = self._trained
         if at is None and self._begun is not None:

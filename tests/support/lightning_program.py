@@ -70,7 +70,9 @@ class Model(LightningModule):
         assert set(batch) == {"id", "x", "y", "weight"}
         if self.kill and self.global_step + 1 == self.kill:
             os.kill(os.getpid(), signal.SIGKILL)
-        loss = (batch["weight"] * (self.net(batch["x"])[:, 0] - batch["y"]) ** 2).sum()
+        loss: torch.Tensor = (
+            batch["weight"] * (self.net(batch["x"])[:, 0] - batch["y"]) ** 2
+        ).sum()
         ids = batch["id"][batch["weight"] > 0].tolist()
         self.steps.append([self.current_epoch, ids, loss.item()])
         return loss
