@@ -103,14 +103,10 @@ class KnowledgeDataModule(LightningDataModule):
         Raises:
             ConfigurationError: Training is resumed from a checkpoint without a student's state.
         """
-        if (
-            (trainer := self.trainer)
-            and trainer.training
-            and trainer.ckpt_path
-            and not self._loaded
-        ):
+        resumed = self.trainer.ckpt_path if self.trainer and self.trainer.training else None
+        if resumed and not self._loaded:
             raise ConfigurationError(
-                f"{trainer.ckpt_path} has no state of a {type(self).__qualname__}, so it is not "
+                f"{resumed} has no state of a {type(self).__qualname__}, so it is not "
                 "known where its training stopped; load only the weights of it, without ckpt_path"
             )
         self._passes.take(batch)
