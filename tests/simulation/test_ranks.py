@@ -75,7 +75,7 @@ BUGS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "a state holds the offsets of its own rank": (
         ResumeState,
         "without_offsets",
-        lambda right, self: self,
+        lambda right, self, **_: self,
     ),
 }
 
