@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,8 @@ class KnowledgeDataset(IterableDataset[Batch]):
     beginning. An epoch is complete once its last batch has arrived in the main process.
 
     Its length is the number of batches of one pass, where the student knows it; else `len` raises
-    TypeError. `set_epoch(n)` has the next iteration give pass n, counted round; without it each
-    iteration gives the next pass.
+    TypeError. `set_epoch(n)` has the next iteration give pass n, counted round, and shuffles passes
+    that are given again anew; without it each iteration gives the next pass, in one order.
 
     While workers read, the student in the main process does not know their position: properties and
     methods that need it raise ConfigurationError.
@@ -93,7 +94,12 @@ class KnowledgeDataset(IterableDataset[Batch]):
         return None if epoch < 0 else epoch % self._student.passes
 
     def _begin(self) -> KnowledgeIterator:
-        return self._student.knowledge(**self._options, pass_index=self._pass_of_epoch())
+        options, shuffle = self._options, self._options.get("shuffle")
+        if shuffle is not None and int(self._epoch) >= 0:
+            # Passes that are given again have another order then.
+            seed = (shuffle.seed + int(self._epoch) // self._student.passes) % 2**63
+            options = {**options, "shuffle": replace(shuffle, seed=seed)}
+        return self._student.knowledge(**options, pass_index=self._pass_of_epoch())
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()

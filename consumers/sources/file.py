@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from itertools import chain
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class FileSource(Source):
         self._verify = check_flag("verify", verify)
         self._limits = check_limits(limits)
         self._reader: ContainerReader | None = None
+        self._pass_rows: dict[int, int] | None = None
 
     def __repr__(self) -> str:
         return f"FileSource({self._name!r})"
@@ -108,8 +110,10 @@ class FileSource(Source):
         # Not at the top: random access reads files through this class.
         from tutelage.consumers.random_access.index_file import index_of
 
-        index = index_of(self._open_reader(), FileSource(self._name), keep=False)
-        return {number: end.rows for number, end in enumerate(index.passes)}
+        if self._pass_rows is None:
+            index = index_of(self._open_reader(), copy(self), keep=False)
+            self._pass_rows = {number: end.rows for number, end in enumerate(index.passes)}
+        return self._pass_rows
 
     def _check_exists(self) -> None:
         """Raise ConfigurationError if there is no file."""
@@ -153,7 +157,7 @@ class FileSource(Source):
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
-            self._reader = None
+            self._reader = self._pass_rows = None
 
 
 def _blocks_in_order(

@@ -84,6 +84,40 @@ def test_an_epoch_in_a_loader_with_workers_is_the_pass_that_was_set(tmp_path: Pa
         ]
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_hear_of_every_epoch(tmp_path: Path, persistent: bool) -> None:
+    with of_files(uneven(tmp_path / "t.avro")) as student:
+        data = student.dataset(30)
+        loader = DataLoader(data, batch_size=None, num_workers=1, persistent_workers=persistent)
+        found = []
+        for epoch in (0, 1, 0, 3):
+            data.set_epoch(epoch)
+            found.append([len(batch["x"]) for batch in loader])
+        assert found == [[20], [11], [20], [11]]
+        del loader
+
+
+@pytest.mark.parametrize("when", ["behind the last batch", "behind the end"])
+def test_a_run_saved_at_the_end_of_an_epoch_goes_on_with_the_next(
+    tmp_path: Path, when: str
+) -> None:
+    uneven(tmp_path / "t.avro")
+    for epoch, following in ((0, 11), (1, 20)):
+        with of_files(tmp_path / "t.avro") as student:
+            batches = student.knowledge(6, pass_index=epoch)
+            for _ in range(4 if epoch == 0 else 2):
+                next(batches)
+            if when == "behind the end":
+                assert next(batches, None) is None
+            state = student.state_dict()
+            batches.close()
+        with of_files(tmp_path / "t.avro") as student:
+            student.load_state_dict(state)
+            data = student.dataset(6)
+            data.set_epoch(epoch + 1)
+            assert sum(len(batch["x"]) for batch in data) == following
+
+
 def test_while_a_teacher_writes_the_length_is_not_known(topic: MemoryTopic) -> None:
     with student_of(topic) as student:
         assert (student.pass_rows(), len(student.dataset(6))) == (20, 4)

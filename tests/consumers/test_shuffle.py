@@ -201,6 +201,25 @@ def test_a_loader_shuffles_without_workers_and_says_so_with_them(files: list[Pat
             list(DataLoader(data, batch_size=None, num_workers=1))
 
 
+def test_each_epoch_of_a_loader_has_an_order_of_its_own_and_is_resumed_in_it(
+    files: list[Path],
+) -> None:
+    with student(files) as shuffling:
+        data = shuffling.dataset(8, shuffle=SHUFFLE, position_key="at")
+        orders = []
+        for epoch in range(4):
+            data.set_epoch(epoch)
+            batches = list(data)
+            orders.append(ids_of(batches))
+        assert len({str(order) for order in orders}) == 4
+        state = shuffling.state_dict(at=batches[2]["at"])
+    with student(files) as again:
+        again.load_state_dict(state)
+        data = again.dataset(8, shuffle=SHUFFLE)
+        data.set_epoch(3)
+        assert ids_of(data) == orders[3][3:]
+
+
 def test_teachers_of_other_lengths_or_rows_are_refused_with_the_row_of_the_pass(
     files: list[Path], tmp_path: Path
 ) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
-from tutelage import FileSource, KafkaSink, KafkaSource, Source
+from tutelage import FileSource, KafkaSink, KafkaSource, RetentionLoss, Source
 from tutelage.tools import record
+from tutelage.transport.connection import KafkaConnection
 
 from .conftest import ranks_of, write_rows
 from .test_programs import steps_of
@@ -92,3 +94,50 @@ def test_a_rank_that_goes_on_begins_to_read_near_its_first_record(
             (stats,) = rank.student.stream_stats
             # 64 rows are left. Nothing of what lies before them is read again.
             assert sum(stats.rows.values()) == 64 // 4
+
+
+def delete_before(offset: int, topic: str, kafka: dict[str, Any]) -> None:
+    """Have the broker delete what lies before an offset, in all partitions."""
+    admin = KafkaConnection(**kafka).admin()
+    parts = [TopicPartition(topic, partition, offset) for partition in range(8)]
+    for future in admin.delete_records(parts).values():
+        future.result(30)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("topic", [1], indirect=True, ids=["one pass"])
+@pytest.mark.parametrize("deleted", [0, 3, 7])
+def test_ranks_go_on_although_the_broker_has_deleted_what_they_need_no_more(
+    topic: str, kafka: dict[str, Any], deleted: int
+) -> None:
+    def sources() -> list[Source]:
+        return [KafkaSource(topic, **kafka)]
+
+    with ranks_of(sources, 1, global_batch_size=32) as alone:
+        expected = steps_of(alone)
+    with ranks_of(sources, 2, global_batch_size=32) as ranks:
+        # Of 12 records in each partition, 8 are used.
+        steps_of(ranks, 8)
+        state = ranks[0].student.state_dict()
+    if deleted:
+        delete_before(deleted, topic, kafka)
+    with ranks_of(sources, 4, state=state, global_batch_size=32) as ranks:
+        assert steps_of(ranks) == expected[8:]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("topic", [1], indirect=True, ids=["one pass"])
+def test_ranks_refuse_to_go_on_if_the_broker_has_deleted_what_they_need(
+    topic: str, kafka: dict[str, Any]
+) -> None:
+    def sources() -> list[Source]:
+        return [KafkaSource(topic, **kafka)]
+
+    with ranks_of(sources, 2, global_batch_size=32) as ranks:
+        steps_of(ranks, 2)
+        state = ranks[0].student.state_dict()
+    delete_before(6, topic, kafka)
+    with ranks_of(sources, 2, state=state, global_batch_size=32) as ranks:
+        for rank in ranks:
+            with pytest.raises(RetentionLoss, match="the first record that is left of the run is"):
+                list(rank.batches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,41 @@ def test_metrics_of_a_rank_are_of_the_partitions_it_reads(topics: Topics) -> Non
     assert {sample.labels["partition"] for sample in found["tutelage_consumer_rows"]} == {"1", "3"}
     assert [each.value for each in found["tutelage_consumer_read_amplification"]] == [1.0]
     assert [each.value for each in found["tutelage_consumer_delivered_rows"]] == [40]
+
+
+def test_a_merge_function_is_not_called_for_a_batch_without_rows(topics: Topics) -> None:
+    sources = topics(9, (2, 2), (2, 3))
+
+    def largest(tensors: Any) -> torch.Tensor:
+        assert float(tensors[0].abs().max()) >= 0
+        return tensors[0]
+
+    for rank in (0, 1):
+        student = Student({"id": largest, "text": "first", "logits": "first"}, shard=(rank, 2))
+        for source in sources():
+            student.register_teacher(source)
+        with student:
+            lengths = [len(batch["id"]) for batch in student.knowledge(4)]
+        assert lengths == [4, 1 - rank]
+
+
+def test_a_spawned_worker_knows_the_rank_that_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.avro"
+    with Teacher(FileSink(path), rows_per_record=2) as teacher:
+        teacher.write({"x": torch.arange(8)})
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    student = Student(shard="auto")
+    student.register_teacher(FileSource(path))
+    # What a worker gets.
+    there = copy(student)
+    # A process group is not in the environment of a spawned worker.
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    with there:
+        assert [batch["x"].tolist() for batch in there.knowledge(global_batch_size=4)] == [
+            [2, 3],
+            [6, 7],
+        ]
