@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -356,7 +356,7 @@ def test_metrics_of_a_rank_are_of_the_partitions_it_reads(topics: Topics) -> Non
 def test_a_merge_function_is_not_called_for_a_batch_without_rows(topics: Topics) -> None:
     sources = topics(9, (2, 2), (2, 3))
 
-    def largest(tensors: Any) -> torch.Tensor:
+    def largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         assert float(tensors[0].abs().max()) >= 0
         return tensors[0]
 
