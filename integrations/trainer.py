@@ -45,8 +45,8 @@ class KnowledgeTrainerMixin(_Base):
     Args:
         model: As for `Trainer`.
         args: As for `Trainer`. `max_steps` says how long to train, or `num_train_epochs` where the
-            rows of a pass are known. The passes follow each other without a break: gradients are accumulated over
-            their ends.
+            rows of a pass are known. The passes follow each other without a break: gradients are
+            accumulated over their ends.
         student: Gives the batches. It must be started; under several ranks made with
             `shard="auto"`.
         key: The key of the teacher's logits.

@@ -65,7 +65,7 @@ def passes(
         try:
             for batch in batches:
                 empty = 0
-                index, given, _ = batch[POSITION].tolist()
+                index, given, *_ = batch[POSITION].tolist()
                 if not batch.pop(_WEIGHTS).all():
                     without_rows(batch, key=key, mask_key=mask_key)
                 yield batch
