@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tutelage import Student
+import torch
+
 from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
@@ -42,7 +43,7 @@ def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
         )
     # A resumed Trainer would read, and throw away, what the student has passed already.
     args.ignore_data_skip = True
-    rows = _known_rows(trainer.student) if rows is None else rows
+    rows = _known_rows(trainer) if rows is None else rows
     if rows is None:
         _check_steps(trainer)
         return None
@@ -54,10 +55,14 @@ def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
     return batches
 
 
-def _known_rows(student: Student) -> int | None:
-    """The rows of a pass, if the student knows them, and passes do not differ."""
+def _known_rows(trainer: KnowledgeTrainerMixin) -> int | None:
+    """The rows of a pass, if the students of all ranks know them, and passes do not differ."""
+    student = trainer.student
     found = {student.pass_rows(index) for index in (0, student.passes - 1)} - {None}
-    return found.pop() if len(found) == 1 else None
+    rows = found.pop() if len(found) == 1 else None
+    # In a topic an end may come between the ranks' looks; all must see the same.
+    mine = torch.tensor([-1 if rows is None else rows], device=trainer.args.device)
+    return rows if bool((trainer.accelerator.gather(mine) >= 0).all()) else None
 
 
 def _check_steps(trainer: KnowledgeTrainerMixin) -> None:
