@@ -246,7 +246,12 @@ def _prefetched(
     )
     source = records.source
     return Prefetch(
-        RebatchStage(records, rebatch, stats),
+        RebatchStage(
+            records,
+            rebatch,
+            stats,
+            None if options.deal is None else chunk_of_nothing(opened.description, position),
+        ),
         budget=min(options.budget_bytes, source.ahead_bytes or options.budget_bytes),
         size_of=lambda item: item.memory_bytes if isinstance(item, Chunk) else 0,
         read=lambda item: item.load if isinstance(item, Chunk) and item.reads else None,

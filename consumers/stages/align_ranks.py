@@ -75,12 +75,15 @@ class RankAlign(Align):
         self._deal = deal
         self._nothing = nothing
         self._global_row = first_row
-        # Per teacher: this rank's rows that came, those before the position counted.
+        # Per teacher: this rank's rows that came, those before the position counted, and how many
+        # came that are in no whole batch yet.
         self._came = [self._row] * len(positions)
+        self._pending = [0] * len(positions)
 
     def push(self, teacher: int, item: Chunk | PassEnd) -> None:
         if isinstance(item, Chunk):
             self._came[teacher] += item.rows
+            self._pending[teacher] = item.pending
         super().push(teacher, item)
 
     def starving(self) -> list[int]:
@@ -100,7 +103,7 @@ class RankAlign(Align):
         end = self._queues[teacher].end
         if end is not None:
             return end.end.rows
-        came = self._came[teacher]
+        came = self._came[teacher] + self._pending[teacher]
         return self._deal.row(came - 1) + 1 if came else 0
 
     def pop(self) -> Aligned | AlignedEnd:

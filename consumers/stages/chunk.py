@@ -27,6 +27,7 @@ class Chunk:
         nbytes: Bytes of the rows.
         memory_bytes: Memory that the chunk takes, with all that it keeps alive.
         load_s: Seconds that `load` took.
+        pending: How many rows of the stream have come behind these, less than a batch.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Chunk:
     nbytes: int = 0
     memory_bytes: int = 0
     load_s: float = 0.0
+    pending: int = 0
 
     def load(self) -> None:
         """Read the rows that are still in a file.

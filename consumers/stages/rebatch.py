@@ -157,9 +157,14 @@ class Rebatch:
         return self._ready.popleft() if self._ready else None
 
     @property
+    def pending_rows(self) -> int:
+        """The rows that came and are in no chunk yet."""
+        return self._filled - self._given
+
+    @property
     def has_whole_batches(self) -> bool:
         """Whether `flush` would give something."""
-        return self._filled - self._given >= self._size
+        return self.pending_rows >= self._size
 
     def flush(self, *, ended: bool = False) -> None:
         """Give the whole batches now instead of when the chunk is full.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.order import PassEnd
@@ -18,12 +19,23 @@ class RebatchStage:
         records: Gives the records in order.
         rebatch: Cuts them.
         stats: Where the time is counted.
+        nothing: A chunk without rows, for a rank of several: it is given when the first rows of a
+            batch come, so that the rank knows that the batch before is whole on all ranks.
     """
 
-    def __init__(self, records: OrderStage, rebatch: Rebatch, stats: StreamStats) -> None:
+    def __init__(
+        self,
+        records: OrderStage,
+        rebatch: Rebatch,
+        stats: StreamStats,
+        nothing: Chunk | None = None,
+    ) -> None:
         self._records = records
         self._rebatch = rebatch
         self._stats = stats
+        self._nothing = nothing
+        # Whether it was said that there are rows of the next batch.
+        self._told = False
         self._end: PassEnd | None = None
         self._failed: BaseException | None = None
 
@@ -32,6 +44,16 @@ class RebatchStage:
 
         Whole batches before an error are given before the error is raised.
         """
+        chunk = self._next(eager=eager)
+        if self._nothing is None or isinstance(chunk, PassEnd):
+            return chunk
+        pending = self._rebatch.pending_rows
+        if chunk is None and (self._told or not pending or not eager):
+            return None
+        self._told = pending > 0
+        return replace(chunk or self._nothing, pending=pending)
+
+    def _next(self, *, eager: bool) -> Chunk | PassEnd | None:
         rebatch = self._rebatch
         if eager and rebatch.has_whole_batches:
             # They came while nobody waited. The next record may be a long time away.

@@ -389,3 +389,17 @@ def test_a_spawned_worker_knows_the_rank_that_was_found(
             [2, 3],
             [6, 7],
         ]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_rank_gives_a_batch_as_soon_as_its_next_record_is_there(world: int) -> None:
+    topic, size = MemoryTopic(name="t", partitions=world), 16 * world
+    with Teacher(MemorySink(topic), rows_per_record=4) as teacher:
+        teacher.write({"x": torch.arange(size)})
+        with ranks_of(lambda: [MemorySource(topic)], world, global_batch_size=size) as ranks:
+            # The last rank has the last rows of a batch, so it knows that the batch is whole.
+            assert len(next(ranks[-1].batches)["x"]) == 16
+            # The records of the next batch, one for each of the others.
+            teacher.write({"x": torch.arange(4 * (world - 1))})
+            for rank in ranks[:-1]:
+                assert len(next(rank.batches)["x"]) == 16
