@@ -1,4 +1,4 @@
-"""Augmentations that a student repeats from a stored seed, and no images are stored.
+"""Augmentation that a student repeats from a stored seed, so that no images are stored.
 
 A teacher sees each row under random augmentations, and writes the row's seed beside its logits. The
 student makes the same crop from the same seed: `docs/augmentation.md`.

@@ -56,7 +56,6 @@ class ShuffleStage:
         stats: StudentStats,
     ) -> None:
         self._teachers = teachers
-        self._opened = opened
         self._merge = merge
         self._options = options
         size, ranks, rank = options.batch_size, 1, 0
