@@ -90,6 +90,9 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
         f"ranks: {what}, global batches of 2,048 rows of 4 KB": {"1 rank", "2 ranks", "4 ranks", "8 ranks"}
         for what in ("a topic of 8 partitions", "a file")
     },
+    "losses": {
+        "losses: forward KL from a file, 49,152 ids a position": {"all logits, float16", "25 draws"}
+    },
     "rows": {
         f"rows: shuffled, batches of 32 rows of {size}": {
             "arrow, Subset",

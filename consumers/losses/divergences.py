@@ -13,6 +13,7 @@ import math
 import torch
 
 from tutelage.consumers.losses.entries import LEAST, Entries
+from tutelage.consumers.losses.sampled import drawn_cross_entropy
 
 
 def log_probabilities(logits: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -47,8 +48,8 @@ def dense_jsd(
 def sampled_kl(logits: torch.Tensor, entries: Entries, temperature: float) -> torch.Tensor:
     """Return an unbiased estimate of KL(t || p): -sum c/N log p - H(t), with the counts c of N draws."""
     assert entries.entropy is not None, "sampled entries have the entropy"
-    chosen = entries.gather(_log_softmax(logits, temperature)).clamp_min(LEAST)
-    return -entries.add_up(entries.weights * chosen) - entries.entropy
+    scaled = logits if temperature == 1 else logits / temperature
+    return drawn_cross_entropy(scaled, entries) - entries.entropy
 
 
 def top_k_kl(
