@@ -26,7 +26,7 @@ def drawn_cross_entropy(logits: torch.Tensor, entries: Entries) -> torch.Tensor:
     if torch.compiler.is_compiling():
         # The compiler fuses these passes itself.
         return _by_operators(logits, entries.ids, entries.owners, entries.weights)
-    found: torch.Tensor = _DrawnCrossEntropy.apply(  # type: ignore[no-untyped-call]
+    found: torch.Tensor = _DrawnCrossEntropy.apply(
         logits, entries.ids, entries.owners, entries.weights
     )
     return found

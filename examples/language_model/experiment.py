@@ -71,7 +71,7 @@ class Experiment:
                     if teacher != BASE:
                         shelf.write_states(teacher, partial(self._tuned, teacher, given))
                     shelf.encode(teacher, variant.encoding, passes)
-                self._learn(variant, results, shelf, head, passes)
+                self._learn(variant, results, shelf, head, load()[0])
         return self._report(results, shelf)
 
     def _chosen(self) -> list[variants.Variant]:
@@ -96,7 +96,7 @@ class Experiment:
         results: report.Results,
         shelf: Shelf,
         head: Head,
-        passes: int,
+        teacher: PreTrainedModel,
     ) -> None:
         """Train and measure the students of one variant that are missing."""
         files = [shelf.path(name) for name in variant.files]
@@ -108,7 +108,11 @@ class Experiment:
             nbytes = seconds = 0.0
         elif variant.name.startswith("multinomial"):
             drawn = variants.MultinomialPasses(
-                read, head, _DRAWS, passes=passes, device=self.device
+                read,
+                head,
+                _DRAWS,
+                passes=self.size.passes(len(shelf.text.train)),
+                device=self.device,
             )
             drawn(self.size.batch_rows)
             read, nbytes, seconds = drawn, drawn.bytes_per_token, 0.0
@@ -116,11 +120,10 @@ class Experiment:
             if results.has(variant.name, seed):
                 continue
             trained = student.train(
+                student.made(self.size, teacher, seed),
                 lambda: read(self.size.batch_rows),
                 partial(variant.loss, head=head),
                 size=self.size,
-                vocabulary=shelf.text.vocabulary,
-                seed=seed,
                 device=self.device,
             )
             held_out = variants.file_passes([shelf.path(f"{BASE}-held-out")])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -60,13 +62,21 @@ class Scores:
     calibration_error: float
 
 
-def made(size: Size, vocabulary: int, seed: int) -> PreTrainedModel:
-    """Return a new student with random weights, which depend on the seed alone."""
+def made(size: Size, teacher: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Return a new student.
+
+    Args:
+        size: How wide and deep it is.
+        teacher: A model of the kind of Llama.
+        seed: Decides its random weights, or which of the teacher's layers it begins with.
+    """
+    if size.hidden is None:
+        return _shortened(teacher, size.layers, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=vocabulary,
+                vocab_size=teacher.config.vocab_size,
                 hidden_size=size.hidden,
                 intermediate_size=3 * size.hidden,
                 num_hidden_layers=size.layers,
@@ -78,27 +88,42 @@ def made(size: Size, vocabulary: int, seed: int) -> PreTrainedModel:
         )
 
 
+def _shortened(teacher: PreTrainedModel, layers: int, seed: int) -> PreTrainedModel:
+    """Return a copy of the teacher with its first and last layer and some between, as DistilBERT
+    was begun with layers of its teacher (Sanh et al. 2019, arXiv 1910.01108)."""
+    student = copy.deepcopy(teacher)
+    # Torch types the parts of a module loosely.
+    model: Any = student.model
+    count = len(model.layers)
+    between = random.Random(seed).sample(range(1, count - 1), layers - 2)
+    model.layers = torch.nn.ModuleList(
+        [model.layers[number] for number in (0, *sorted(between), count - 1)]
+    )
+    for number, layer in enumerate(model.layers):
+        layer.self_attn.layer_idx = number
+    student.config.num_hidden_layers = layers
+    return student
+
+
 def train(
+    model: PreTrainedModel,
     passes: Callable[[], Iterable[Batch]],
     loss_of: Loss,
     *,
     size: Size,
-    vocabulary: int,
-    seed: int,
     device: str = "cpu",
 ) -> Trained:
-    """Train a new student for the size's number of steps.
+    """Train a student for the size's number of steps. The order of the text is that of the files.
 
     Args:
+        model: The student.
         passes: Returns the batches of one or more passes over the text; called again at their
             end.
         loss_of: The loss.
         size: The sizes.
-        vocabulary: The student's.
-        seed: Decides its first weights. The order of the text is that of the files.
         device: Where to train.
     """
-    model = made(size, vocabulary, seed).to(device).train()  # type: ignore[arg-type]
+    model.to(device).train()  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=size.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
     )

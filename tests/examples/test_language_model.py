@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,9 +27,9 @@ TINY = Size(
     held_out_windows=8,
     batch_rows=4,
     steps=8,
-    hidden=16,
     layers=1,
     learning_rate=1e-2,
+    hidden=16,
 )
 NAMES = [variant.name for variant in variants.ALL]
 
@@ -252,12 +253,41 @@ def losses_of(sources: Callable[[], list[Source]]) -> list[float]:
     """The losses of a student that learns from sources."""
     read = variants.passes_of(sources)
     return student.train(
+        student.made(TINY, tiny_models.llama(), seed=0),
         lambda: read(TINY.batch_rows),
         partial(variants.from_logits, head=Head(weight=torch.zeros(2, 2))),
         size=TINY,
-        vocabulary=tiny_models.VOCABULARY,
-        seed=0,
     ).losses
+
+
+def test_a_student_begins_with_the_teachers_first_and_last_layer_and_some_between() -> None:
+    teacher = tiny_models.llama(num_hidden_layers=6)
+    size = replace(TINY, hidden=None, layers=4)
+    made = student.made(size, teacher, seed=1)
+    again, other = student.made(size, teacher, seed=1), student.made(size, teacher, seed=2)
+
+    def layer(model: Any, number: int) -> torch.Tensor:
+        weight: torch.Tensor = model.model.layers[number].mlp.up_proj.weight
+        return weight
+
+    of_teacher = [layer(teacher, number) for number in range(6)]
+
+    def kept(model: Any) -> list[int]:
+        return [
+            number
+            for one in range(4)
+            for number, weight in enumerate(of_teacher)
+            if torch.equal(layer(model, one), weight)
+        ]
+
+    assert kept(made)[0] == 0 and kept(made)[-1] == 5
+    assert kept(made) == sorted(kept(made)) and len(kept(made)) == 4
+    assert kept(made) == kept(again) != kept(other)
+    ids = torch.arange(16).view(2, 8)
+    assert made(input_ids=ids, use_cache=False).logits.shape == (2, 8, tiny_models.VOCABULARY)
+    with torch.no_grad():
+        layer(made, 0).zero_()
+    assert of_teacher[0].any(), "the teacher's weights are its own"
 
 
 @pytest.mark.kafka
