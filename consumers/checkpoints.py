@@ -73,6 +73,17 @@ class Checkpoints:
                 state = state.without_offsets(truncated=self._settings.truncates)
         return to_state_dict(state, self._sources, opened, self._settings.plain())
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """The pass that the student is in, and how many batches of it were given; never waits.
+
+        Those before a state that was loaded count.
+        """
+        saved, state = self._keeper.saved, self._keeper.progress.state
+        if saved is not None:
+            return int(saved["pass_index"]), int(saved["batches"])
+        return state.pass_index, state.batches
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `knowledge` gives the batches behind it.
 

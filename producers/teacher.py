@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tutelage.producers.answers.answering import Answering
 from tutelage.producers.batch_writer import BatchWriter
 from tutelage.producers.control_messages import ControlMessages
 from tutelage.producers.run import Run
@@ -35,11 +36,10 @@ from tutelage.transport.status import Activity, Status
 log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S = 3600.0
-# How long the inputs' generator has to come to its end when `serve` ends in an error.
-_END_WAIT_S = 2.0
+_END_WAIT_S = 2.0  # for the inputs' generator to come to its end when `serve` ends in an error
 
 
-class Teacher(ControlMessages):
+class Teacher(ControlMessages, Answering):
     """Writes what a model knows to a sink: one run, of one or more passes over its inputs.
 
     Guarantee: the sink gets every row once, in the order of the inputs, after any number of

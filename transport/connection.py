@@ -145,14 +145,16 @@ class KafkaConnection(Secretless):
     ) -> Consumer:
         """Return a new consumer, to be assigned `partitions` partitions.
 
-        The group only matters for committing offsets.
+        `settings` take precedence over our defaults; None leaves a default out.
         """
         ours = {
             "fetch.message.max.bytes": fetch_bytes(partitions),
             "group.id": group or "tutelage",
             **(settings or {}),
         }
-        client: Consumer = self._client(Consumer, {**CONSUMER_DEFAULTS, **ours})
+        merged = {**CONSUMER_DEFAULTS, **ours}
+        used = {name: value for name, value in merged.items() if value is not None}
+        client: Consumer = self._client(Consumer, used)
         return client
 
     def admin(self) -> AdminClient:

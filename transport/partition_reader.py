@@ -128,34 +128,8 @@ class PartitionReader:
         return [found.get(partition, (0, 0)) for partition in range(partitions)]
 
     def check_reported(self, message: Message) -> None:
-        """Raise the error that a message reports, unless the client recovers from it by itself."""
-        error = message.error()
-        assert error is not None, "only called for errors"
-        where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise RetentionLoss(
-                f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms"
-            )
-        if error.code() in (
-            KafkaError.UNKNOWN_TOPIC_OR_PART,
-            KafkaError._UNKNOWN_TOPIC,
-            KafkaError._UNKNOWN_PARTITION,
-        ):
-            raise TopicIdentityError(
-                f"{where}: the topic or partition is gone; its unread records are lost"
-            )
-        if error.code() == KafkaError._BAD_COMPRESSION:
-            raise CorruptData(
-                f"{where}: {error.str()}. The batch is broken, or unpacks to more than "
-                "receive.message.max.bytes; if records are meant to be that large, raise it with "
-                "-X or "
-                "in options"
-            )
-        if error.code() in DENIED - _TRANSIENT:
-            raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
-        if error.code() not in _TRANSIENT and not error.retriable():
-            raise TransportError(f"{where}: {error.str()}")
-        log.debug("%s: %s", where, error.str())
+        """Raise the error that a message reports; see the function of this name."""
+        check_reported(message, self._topic)
 
     def seek(self, partition: int, offset: int) -> None:
         """Continue a partition at another offset. Messages already taken from it are stale."""
@@ -182,3 +156,34 @@ class PartitionReader:
     def _assigned_consumer(self) -> Consumer:
         assert self._consumer is not None, "begin is called first"
         return self._consumer
+
+
+def check_reported(message: Message, topic: str) -> None:
+    """Raise the error that a message reports, unless the client recovers from it by itself."""
+    error = message.error()
+    assert error is not None, "only called for errors"
+    where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise RetentionLoss(
+            f"{where}: the broker no longer has this record ({error.str()}); raise retention.ms"
+        )
+    if error.code() in (
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+    ):
+        raise TopicIdentityError(
+            f"{where}: the topic or partition is gone; its unread records are lost"
+        )
+    if error.code() == KafkaError._BAD_COMPRESSION:
+        raise CorruptData(
+            f"{where}: {error.str()}. The batch is broken, or unpacks to more than "
+            "receive.message.max.bytes; if records are meant to be that large, raise it with "
+            "-X or "
+            "in options"
+        )
+    if error.code() in DENIED - _TRANSIENT:
+        raise AccessDenied(f"{where}: {describe(error)}. {NEEDS_ACL}")
+    if error.code() not in _TRANSIENT and not error.retriable():
+        raise TransportError(f"{where}: {error.str()}")
+    log.debug("%s: %s", where, error.str())

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from tutelage.consumers.sparse_target import SparseTarget
     from tutelage.consumers.stages.ragged import RaggedFormat
     from tutelage.consumers.student import Student
+    from tutelage.on_policy.pacing import OnPolicy
     from tutelage.producers.head_run import write_head
     from tutelage.producers.lesson import Lesson
+    from tutelage.producers.query_writer import QueryWriter
     from tutelage.producers.sinks.base import Sink
     from tutelage.producers.sinks.file import FileSink
     from tutelage.producers.sinks.kafka import KafkaSink
@@ -102,7 +104,9 @@ _MODULES = {
     "MemorySink": "tutelage.producers.sinks.memory",
     "MemorySource": "tutelage.consumers.sources.memory",
     "MemoryTopic": "tutelage.transport.memory_topic",
+    "OnPolicy": "tutelage.on_policy.pacing",
     "Projected": "tutelage.producers.stages.projected",
+    "QueryWriter": "tutelage.producers.query_writer",
     "Ragged": "tutelage.schemas.record",
     "RaggedFormat": "tutelage.consumers.stages.ragged",
     "Sampled": "tutelage.schemas.encodings",
@@ -166,7 +170,9 @@ __all__ = [
     "MemorySource",
     "MemoryTopic",
     "MergeError",
+    "OnPolicy",
     "Projected",
+    "QueryWriter",
     "Ragged",
     "RaggedFormat",
     "RecordTooLarge",

@@ -1,7 +1,7 @@
 """A Kafka topic -> the records of one run, partition by partition in offset order.
 
-A record that the broker no longer has is an error, never skipped. Which run is read and where it
-begins is decided in `kafka_run.py`; messages are decoded in `kafka_messages.py`.
+A record that the broker no longer has is an error, never skipped. `kafka_run.py` decides which run
+is read and where it begins; `transport/run_messages.py` decodes messages.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class KafkaSource(Source):
                     # Before the run's first record, messages of older runs are expected.
                     self.stale_records += older and not beginnings.awaits(partition)
                     continue
-                consumed = decoder.decode(message)
+                consumed = run.decode(message)
                 size = consumed.record.nbytes
                 if beginnings.awaits(partition):
                     earlier = beginnings.found(partition, consumed.record.head, consumed.where)

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tutelage.consumers.position import Position
-from tutelage.consumers.sources.base import StreamInfo
-from tutelage.consumers.sources.kafka_messages import RunMessages
+from tutelage.consumers.sources.base import ConsumedRecord, StreamInfo
 from tutelage.schemas.errors import TopicIdentityError, TransportError
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.topic import BEGINNING, first_in
@@ -22,6 +21,7 @@ from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.outages import is_outage, through_outages
 from tutelage.transport.partition_reader import Message, PartitionReader
 from tutelage.transport.run_choice import RunChoice
+from tutelage.transport.run_messages import RunMessages
 from tutelage.transport.runs import unlike
 from tutelage.transport.tail import read_tail
 from tutelage.transport.topic_admin import KafkaTopic
@@ -55,6 +55,18 @@ class OpenRun:
         """Return `first`, once: the reader is at the message after it only until it is used."""
         first, self.first = self.first, None
         return first
+
+    def decode(self, message: Message) -> ConsumedRecord:
+        """Decode the record in a message of this run."""
+        found = self.messages.decode(message)
+        return ConsumedRecord(
+            partition=found.partition,
+            offset=found.offset,
+            next_offset=found.offset + 1,
+            record=found.record,
+            where=found.where,
+            decode_s=found.seconds,
+        )
 
     def offsets_of(self, position: Position) -> tuple[int, ...]:
         """The offset to read from in each partition; BEGINNING where no record was used."""

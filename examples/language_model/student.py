@@ -146,7 +146,7 @@ def train(
                 break
     found = torch.stack(losses).tolist()
     seconds = time.perf_counter() - began
-    return Trained(model=model.eval(), losses=found, tokens=tokens, seconds=seconds)
+    return Trained(model=model.train(False), losses=found, tokens=tokens, seconds=seconds)
 
 
 @torch.no_grad()

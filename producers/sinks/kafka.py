@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tutelage.producers.sinks.base import ControlChannel, Sink
 from tutelage.producers.sinks.kafka_control import TeacherControl
 from tutelage.producers.sinks.kafka_packing import MessagePacker
-from tutelage.producers.sinks.kafka_settings import check_settings
+from tutelage.producers.sinks.kafka_settings import KafkaSinkSettings, check_settings
 from tutelage.producers.sinks.kafka_writer import TopicWriter
 from tutelage.producers.sinks.placement import MissingRecords, RunPlacement
 from tutelage.schemas.codec import Encoded
@@ -133,6 +133,16 @@ class KafkaSink(Sink):
     @property
     def label(self) -> str:
         return self._topic
+
+    @property
+    def connection(self) -> KafkaConnection:
+        """How the sink reaches Kafka."""
+        return self._connection
+
+    @property
+    def settings(self) -> KafkaSinkSettings:
+        """How the sink creates its topic and writes to it."""
+        return self._settings
 
     def watch_deliveries(self, observe: Callable[[float], None]) -> None:
         self._writer.observe_deliveries(observe)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tutelage.producers.stages.row_counts import rows_in
+from tutelage.schemas.record import Array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +19,8 @@ class Place:
         batch: The batch's number in its pass.
         first_row: How many rows come before it in the pass; None if that is not known.
         rows: How many rows its input has; None if the knowledge itself was given.
+        numbers: The number of each row in the pass, int64 `[rows]`, where they do not follow each
+            other: the batch holds rows of several queries.
     """
 
     stream: str
@@ -25,6 +28,7 @@ class Place:
     batch: int
     first_row: int | None = None
     rows: int | None = None
+    numbers: Array | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         rows = "" if self.first_row is None else f", which begins with row {self.first_row}"

@@ -40,6 +40,8 @@ def uniforms(
         first, batch = 0, place.batch
     seed = xxhash.xxh3_64_intdigest(f"{place.stream}\0{key}".encode())
     number = row + first
+    if place.numbers is not None:
+        number, batch = torch.from_numpy(place.numbers).to(row.device)[row], _WORD
     counter = [
         position & _WORD,
         number & _WORD,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from tutelage.consumers.sources.base import ConsumedRecord
+from confluent_kafka import Message
+
 from tutelage.schemas.codec import Codec
 from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
@@ -23,20 +25,39 @@ from tutelage.schemas.headers import (
 from tutelage.schemas.knowledge_schema import description_from_schema
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.printable import printable
+from tutelage.schemas.record import Record
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.partition_reader import Message
 from tutelage.transport.runs import FoundRun
 from tutelage.transport.tracing import tracing_of
 
 log = logging.getLogger(__name__)
 
-_FIXED_FIELDS = ("run_id", "partitions", "rows_per_record")
+_FIXED_FIELDS = ("run_id", "partitions", "rows_per_record", "teacher", "revision")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunMessage:
+    """One decoded message of a run.
+
+    Args:
+        partition: Its partition.
+        offset: Its offset.
+        record: The record.
+        where: Its topic, partition and offset in words, for messages.
+        seconds: How long decoding took.
+    """
+
+    partition: int
+    offset: int
+    record: Record
+    where: str
+    seconds: float
 
 
 class RunMessages:
     """Decodes the messages of one run.
 
-    Guarantee: every decoded record belongs to the run and matches the schema that its teacher
+    Guarantee: every decoded record belongs to the run and matches the schema that its writer
     registered, or an error is raised.
 
     Args:
@@ -102,7 +123,7 @@ class RunMessages:
             )
         return run[1] <= self.stream.created
 
-    def decode(self, message: Message) -> ConsumedRecord:
+    def decode(self, message: Message) -> RunMessage:
         """Decode the record in a message of this run.
 
         Raises:
@@ -125,13 +146,8 @@ class RunMessages:
             with self._tracing.processed(headers, partition, offset):
                 record = self._codec.decode(body, where)
         seconds = time.perf_counter() - began
-        return ConsumedRecord(
-            partition=partition,
-            offset=offset,
-            next_offset=offset + 1,
-            record=record,
-            where=where,
-            decode_s=seconds,
+        return RunMessage(
+            partition=partition, offset=offset, record=record, where=where, seconds=seconds
         )
 
     def _check_headers(self, headers: list[Any], where: str) -> None:
@@ -139,7 +155,7 @@ class RunMessages:
         for field in _FIXED_FIELDS:
             if getattr(theirs, field) != getattr(self.stream, field):
                 raise RunMismatch(
-                    f"{where}: {field} is {getattr(theirs, field)!r}, but the student reads "
+                    f"{where}: {field} is {getattr(theirs, field)!r}, but what is read is "
                     f"{self.stream} with {getattr(self.stream, field)!r}; that is fixed when a run "
                     "begins"
                 )

@@ -1,0 +1,1 @@
+"""A student that asks its teacher about what it generates itself."""

@@ -1,0 +1,121 @@
+"""Queries and answers in lockstep: when rows are generated, and which batch is trained on next.
+
+A `QueryWriter`, a `Student` and a function that generates enter; batches leave. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from tutelage import Student
+from tutelage.producers.query_writer import QueryWriter
+from tutelage.schemas.arguments import check_whole_number
+from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.queries import POLICY_VERSION
+
+#: The number of a step -> its rows, without `policy_version`.
+Generate = Callable[[int], Mapping[str, Any]]
+
+
+class OnPolicy:
+    """The batches of on-policy distillation: what the student generated, with the teacher's answers.
+
+    Iterate over it once, and make one update of the weights for each batch.
+
+    Guarantee: rows of step k were generated after at least k - `max_policy_lag` updates. Nothing is
+    discarded, and the order of training does not depend on which replica was slow. A restarted
+    program trains on the rows and answers that the topics hold, from its checkpoint on, and
+    generates only those that they lack.
+
+    The student reads the queries too, as its first teacher, so that what it trains on are the rows
+    that were answered: `register_teacher(KafkaSource("teacher1.queries"))`, then the teachers'
+    topics, and `Student(sample_id="query_id")`, which checks that each answer is that of its query.
+
+    Args:
+        student: Started, and loaded if training is resumed.
+        queries: Where rows are written; started.
+        generate: Called with the number of a step; returns its rows, `batch_size` of them. Called
+            in this thread, between updates.
+        batch_size: Rows of a step.
+        steps: How many steps to train.
+        max_policy_lag: K: how many updates the weights may be behind that generate. With 0 each
+            step waits for its answers; with 1 the teacher answers the next step meanwhile.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value, or the batch size does not fit
+            the queries.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        queries: QueryWriter,
+        generate: Generate,
+        *,
+        batch_size: int,
+        steps: int,
+        max_policy_lag: int = 1,
+    ) -> None:
+        self._student = student
+        self._queries = queries
+        if not callable(generate):
+            raise ConfigurationError(
+                f"generate is a {type(generate).__name__}; give a function: step -> rows"
+            )
+        self._generate = generate
+        self._batch_size = check_whole_number("batch_size", batch_size)
+        self._steps = check_whole_number("steps", steps)
+        self._most_lag = check_whole_number("max_policy_lag", max_policy_lag, least=0)
+        if queries.rows % self._batch_size:
+            raise ConfigurationError(
+                f"the topic of queries holds {queries.rows} rows, which is no number of whole steps "
+                f"of {self._batch_size}; resume with the batch size that they were written with"
+            )
+        pass_index, batches = student.place
+        #: How many updates the weights have had, by the batches that were given.
+        self.step = batches if not pass_index else self._steps
+        #: How many updates behind the weights were that generated the last batch: the largest of
+        #: its rows.
+        self.policy_lag = 0
+        #: Rows that were generated here, and not found in the topic.
+        self.generated_rows = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Give the batches of the steps that are left."""
+        if self.step >= self._steps:
+            return
+        self._generate_up_to(self.step + self._most_lag)
+        batches = self._student.knowledge(self._batch_size)
+        try:
+            for step in range(self.step, self._steps):
+                self.step = step
+                self._generate_up_to(step + self._most_lag)
+                batch = next(batches, None)
+                if batch is None:
+                    raise ConfigurationError(
+                        f"the queries end with step {step}, before step {self._steps}; begin a new "
+                        "run of queries for more"
+                    )
+                versions = batch.get(POLICY_VERSION)
+                if versions is not None:
+                    self.policy_lag = step - int(versions.min())
+                yield batch
+                self.step = step + 1
+        finally:
+            batches.close()
+
+    def _generate_up_to(self, last: int) -> None:
+        """Write the rows of all steps up to this one that the topic lacks."""
+        last = min(last, self._steps - 1)
+        while not self._queries.ended and (step := self._queries.rows // self._batch_size) <= last:
+            rows = dict(self._generate(step))
+            if POLICY_VERSION in rows:
+                raise ConfigurationError(f"the key {POLICY_VERSION!r} is made here")
+            rows[POLICY_VERSION] = torch.full((self._batch_size,), self.step, dtype=torch.int64)
+            self._queries.write(rows)
+            self.generated_rows += self._batch_size
+            if step == self._steps - 1:
+                self._queries.end()

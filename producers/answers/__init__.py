@@ -1,0 +1,1 @@
+"""Queries -> answers: what a replica of a teacher does."""

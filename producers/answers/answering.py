@@ -1,0 +1,189 @@
+"""The part of `Teacher` that answers queries: finds the run of queries, and runs a replica."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tutelage.producers.answers.pool import Budget
+from tutelage.producers.answers.replica import Replica
+from tutelage.producers.answers.settings import AnswerSettings
+from tutelage.producers.answers.topic import AnswerTopic
+from tutelage.producers.run_spec import RunSpec
+from tutelage.producers.sinks.base import Sink
+from tutelage.producers.sinks.kafka import KafkaSink
+from tutelage.producers.stages.devices import Devices, Model
+from tutelage.producers.stages.thread_context import ThreadContext
+from tutelage.producers.wire_options import WireOptions
+from tutelage.schemas.arguments import check_seconds
+from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.record import Stream
+from tutelage.schemas.topic import check_topic
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.group_reader import GroupSettings
+from tutelage.transport.outages import through_outages
+from tutelage.transport.runs import FoundRun, TopicRuns
+from tutelage.transport.topic_admin import KafkaTopic
+from tutelage.transport.waiting import Wait
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.2
+
+
+class Answering:
+    """The part of `Teacher` that answers a student's queries."""
+
+    _sink: Sink
+    _spec: RunSpec
+    _options: WireOptions
+    _replica: Replica | None = None
+
+    def answer(
+        self,
+        model: Model | Sequence[Model],
+        queries: str,
+        *,
+        run: str | None = None,
+        group: str | None = None,
+        group_protocol: str = "classic",
+        session_timeout_s: float = 6.0,
+        max_rows: int = 64,
+        max_tokens: int | None = None,
+        linger_s: float = 0.002,
+        pad_value: float = 0,
+        pad_left: bool = False,
+        devices: Sequence[str | torch.device] | None = None,
+        timeout_s: float = 3600.0,
+        progress: Callable[[Replica], None] = lambda replica: None,
+    ) -> Replica:
+        """Answer the queries of a run, together with any number of other replicas.
+
+        Call it instead of `start`, in any number of processes with the same arguments; start and
+        stop them at any time. Each query is answered once: replicas share the partitions of the
+        queries as a consumer group does, and go on behind the last answer that the topic holds.
+        Returns once every query of the run has its answer.
+
+        Args:
+            model: As for `serve`. It gets the rows of one or more queries as a student would: a
+                dict of tensors `[rows, ...]`, ragged keys padded, with their lengths under
+                `KEY.lengths`. It returns one row of knowledge for each, in their order.
+            queries: The topic of queries, which a `QueryWriter` writes.
+            run: The run of queries to answer; None for the newest.
+            group: The group of the replicas; None for `tutelage-` and the sink's topic.
+            group_protocol: "classic", or "consumer" for the rebalances of KIP-848.
+            session_timeout_s: How long a classic replica may be silent before others take over.
+            max_rows: Rows of one call of the model, at most.
+            max_tokens: Elements of the longest ragged key of one call, padding included; None for
+                no limit.
+            linger_s: How long a query waits for others while the model is free, in seconds.
+            pad_value: The number that ragged rows are padded with.
+            pad_left: Whether they are padded on the left.
+            devices: As for `serve`.
+            timeout_s: How long to wait for the first query, in seconds.
+            progress: Called with the replica after each round of its loop that wrote answers.
+
+        Returns:
+            The replica, with its statistics.
+
+        Raises:
+            ConfigurationError: An argument has the wrong type or value; the sink is not a
+                `KafkaSink`; or the queries are of other inputs than this teacher's.
+            SinkExists: The topic holds answers of another model, or has too few partitions.
+            SequenceGap: The topic of queries has lost records.
+            SchemaError: The model returned other rows than it got, or no knowledge.
+            WaitTimeout: No query came in time.
+            TransportError: Brokers or registry failed.
+            Exception: Whatever the model raised.
+        """
+        sink = self._sink
+        if not isinstance(sink, KafkaSink):
+            raise ConfigurationError(f"answers go to a topic: give a KafkaSink, not {sink!r}")
+        settings = AnswerSettings(
+            group=GroupSettings(
+                name=f"tutelage-{sink.label}" if group is None else group,
+                protocol=group_protocol,
+                session_timeout_s=session_timeout_s,
+            ),
+            budget=Budget(rows=max_rows, elements=max_tokens, linger_s=linger_s),
+            pad_value=pad_value,
+            pad_left=pad_left,
+        )
+        timeout_s = check_seconds("timeout_s", timeout_s)
+        devices_lent = Devices(model, devices, ThreadContext.current())
+        topic: AnswerTopic | None = None
+        replica: Replica | None = None
+        try:
+            connection = sink.connection
+            found = _wait_for_run(connection, check_topic(queries), run, timeout_s)
+            stream = _answers_to(found.stream, self._spec)
+            topic = AnswerTopic(connection, sink.label, sink.settings, stream)
+            topic.open()
+            replica = Replica(
+                connection, queries, found, topic, devices_lent, self._options, settings
+            )
+            self._replica = replica
+            replica.run(progress)
+            return replica
+        finally:
+            # In this order: leaving the group writes what was sent, before the next owner looks.
+            if replica is not None:
+                replica.close()
+            if topic is not None:
+                topic.close()
+            devices_lent.close()
+            sink.close()
+
+
+def _answers_to(queries: Stream, spec: RunSpec) -> Stream:
+    """Return the run of the answers to a run of queries: it has the same id, passes and records."""
+    if spec.inputs_fingerprint not in ("", queries.inputs_fingerprint):
+        raise ConfigurationError(
+            f"{queries} has the inputs {queries.inputs_fingerprint!r}, and this teacher reads "
+            f"{spec.inputs_fingerprint!r}; are the queries of another tokenizer?"
+        )
+    return Stream(
+        run_id=queries.run_id,
+        teacher=spec.teacher,
+        revision=spec.revision,
+        inputs_fingerprint=queries.inputs_fingerprint,
+        passes=queries.passes,
+        partitions=queries.partitions,
+        rows_per_record=queries.rows_per_record,
+        created=queries.created,
+        version=queries.version,
+        head=spec.head,
+    )
+
+
+def _wait_for_run(
+    connection: KafkaConnection, topic: str, name: str | None, timeout_s: float
+) -> FoundRun:
+    """Wait for a run of queries, and return it with one of its messages.
+
+    Raises:
+        WaitTimeout: It did not begin in time.
+    """
+    wait = Wait(
+        f"a query in topic {topic} at {connection.where}",
+        timeout_s=timeout_s,
+        log=log,
+        hint="is the student running, and is this the topic that it writes to?",
+    )
+    admin, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
+
+    def look() -> FoundRun | None:
+        if not admin.partitions():
+            admin.check_visible()
+            return None
+        return runs.newest() if name is None else runs.named(name, wait)
+
+    while (found := through_outages(look, wait)) is None:
+        wait.tick()
+        time.sleep(_LOOK_S)
+    return found

@@ -1,0 +1,124 @@
+"""Queries of all partitions -> groups for one call of the model. No I/O, threads or clocks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Set
+from dataclasses import dataclass
+
+from tutelage.producers.answers.query import Query
+from tutelage.schemas.arguments import check_seconds, check_whole_number
+from tutelage.schemas.record import Ragged
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """How much one call of the model takes.
+
+    Args:
+        rows: Rows of one call, at most; a single query may have more.
+        elements: Elements of the longest ragged key of one call, padding included, such as tokens;
+            None for no limit.
+        linger_s: How long a query waits for others while the model is free, in seconds.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value.
+    """
+
+    rows: int = 64
+    elements: int | None = None
+    linger_s: float = 0.002
+
+    def __post_init__(self) -> None:
+        check_whole_number("max_rows", self.rows)
+        if self.elements is not None:
+            check_whole_number("max_tokens", self.elements)
+        check_seconds("linger_s", self.linger_s, zero=True)
+
+
+class QueryPool:
+    """Queries that wait for the model, in the order in which they came.
+
+    Guarantee: the queries of a partition leave in their order.
+
+    Args:
+        budget: How much one call takes.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._waiting: deque[tuple[Query, float]] = deque()
+        self.rows = self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, query: Query, now: float) -> None:
+        """Add a query that came at this time, in seconds."""
+        self._waiting.append((query, now))
+        self.rows += query.head.rows
+        self.nbytes += query.nbytes
+
+    def drop(self, partitions: Set[int]) -> None:
+        """Drop the queries of these partitions."""
+        kept = [each for each in self._waiting if each[0].partition not in partitions]
+        self._waiting = deque(kept)
+        self.rows = sum(query.head.rows for query, _ in kept)
+        self.nbytes = sum(query.nbytes for query, _ in kept)
+
+    def oldest_s(self, now: float) -> float:
+        """How long the oldest query has waited, in seconds; 0 without one."""
+        return now - self._waiting[0][1] if self._waiting else 0.0
+
+    def take(self, now: float) -> list[Query]:
+        """Take the queries of the next call, or none if others may still join them.
+
+        An end record is taken alone, and the queries of one call are of one pass.
+
+        Args:
+            now: The time, in seconds.
+        """
+        if not self._waiting:
+            return []
+        ready = self._fitting()
+        full = len(ready) < len(self._waiting) or self.rows >= self._budget.rows
+        if not full and self.oldest_s(now) < self._budget.linger_s:
+            return []
+        for query in ready:
+            self._waiting.popleft()
+            self.rows -= query.head.rows
+            self.nbytes -= query.nbytes
+        return ready
+
+    def _fitting(self) -> list[Query]:
+        """The first queries that fit one call; at least one."""
+        found: list[Query] = []
+        rows = longest = 0
+        for query, _ in self._waiting:
+            head = query.head
+            together = max(longest, _longest(query)) * (rows + head.rows)
+            limit = self._budget.elements
+            if found and (
+                head.end is not None
+                or found[0].head.end is not None
+                or head.pass_index != found[0].head.pass_index
+                or rows + head.rows > self._budget.rows
+                or (limit is not None and together > limit)
+            ):
+                break
+            found.append(query)
+            rows += head.rows
+            longest = max(longest, _longest(query))
+        return found
+
+
+def _longest(query: Query) -> int:
+    """The length of the longest ragged row of a query."""
+    return max(
+        (
+            int(column.lengths.max(initial=0))
+            for column in query.columns.values()
+            if isinstance(column, Ragged)
+        ),
+        default=0,
+    )

@@ -1,0 +1,314 @@
+"""One replica of a teacher: reads the queries of the partitions that it owns, and answers them.
+
+One thread reads, takes part in rebalances and writes; the model has a thread of its own per device.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from tutelage.producers.answers.inputs import model_batch, row_numbers
+from tutelage.producers.answers.pool import QueryPool
+from tutelage.producers.answers.progress import Progress, ReplicaStats
+from tutelage.producers.answers.query import PartitionOrder, Query
+from tutelage.producers.answers.settings import AnswerSettings
+from tutelage.producers.answers.topic import AnswerTopic
+from tutelage.producers.stages.devices import Devices, Forwarded
+from tutelage.producers.stages.encode_vectors import encode_vectors
+from tutelage.producers.stages.host_batch import HostBatch
+from tutelage.producers.stages.places import Place
+from tutelage.producers.stages.transfer import start_transfers
+from tutelage.producers.wire_options import WireOptions
+from tutelage.schemas.errors import SchemaError
+from tutelage.schemas.queries import QUERY_ID
+from tutelage.schemas.record import Column, Ragged
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.group_reader import GroupReader
+from tutelage.transport.partition_reader import Message
+from tutelage.transport.rate_limit import RateLimit
+from tutelage.transport.run_messages import RunMessages
+from tutelage.transport.runs import FoundRun, TopicRuns
+from tutelage.transport.status import Status
+from tutelage.transport.topic_admin import KafkaTopic
+
+log = logging.getLogger(__name__)
+
+# Between looks at whether a call of the model is done; and while there is nothing to do.
+_BUSY_POLL_S, _IDLE_POLL_S = 0.002, 0.05
+_MESSAGES_AT_ONCE = 64
+# Queries that wait in memory: beyond this nothing more is fetched.
+_MOST_WAITING_BYTES = 64 << 20
+_COMMIT_EVERY_S = 1.0
+# How often a replica without work asks whether the run has all of its answers.
+_ASK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """A call of the model: its queries, and what it gives."""
+
+    queries: Sequence[Query]
+    future: Future[Forwarded] = field(repr=False)
+
+
+class Replica:
+    """Answers the queries of one run until all have an answer.
+
+    Guarantee: in each partition it writes consecutive answers, beginning with the first that the
+    partition lacks, or had when it was read. Two replicas that own a partition for a while write
+    the same records twice, which readers drop.
+
+    Args:
+        connection: How the cluster is reached.
+        queries: The topic of queries.
+        found: The run of queries, and one of its messages.
+        answers: Where answers go; open.
+        devices: The replicas of the model on this machine.
+        options: How keys travel.
+        settings: The group, the budget and the format of ragged keys.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        queries: str,
+        found: FoundRun,
+        answers: AnswerTopic,
+        devices: Devices,
+        options: WireOptions,
+        settings: AnswerSettings,
+    ) -> None:
+        self._answers = answers
+        self._devices = devices
+        self._options = options
+        self._settings = settings
+        self._messages = RunMessages(connection, queries, found, settings.limits)
+        self._runs, self._admin = TopicRuns(connection, queries), KafkaTopic(connection, queries)
+        self._found = found
+        self._orders: dict[int, PartitionOrder] = {}
+        self._pool = QueryPool(settings.budget)
+        self._calls: deque[_Call] = deque()
+        self._progress = Progress()
+        self._commit_due, self._ask_due = RateLimit(_COMMIT_EVERY_S), RateLimit(_ASK_EVERY_S)
+        # Per partition of the run, an offset at or before its first query.
+        self._starts: list[int] = []
+        self.stats = ReplicaStats()
+        self.doing = Status("joining the group")
+        answers.on_written(self._progress.written)
+        self._reader = GroupReader(
+            connection, queries, settings.group, begin_at=self._begin_at, gone=self._gone
+        )
+
+    def run(self, progress: Callable[[Replica], None]) -> None:
+        """Answer queries until every one of the run has an answer.
+
+        Args:
+            progress: Called with the replica whenever it has written answers.
+
+        Raises:
+            SequenceGap: The topic of queries has lost records.
+            SchemaError: The model returned other rows than it got, or no knowledge.
+            TransportError: The brokers or the registry failed.
+            Exception: What the model raised.
+        """
+        while True:
+            busy = bool(self._calls) or len(self._pool) > 0
+            self._accept(self._reader.take(_MESSAGES_AT_ONCE, self._poll_s(busy)))
+            self._start_calls()
+            answered = self.stats.queries
+            self._write_done()
+            if self.stats.queries != answered:
+                progress(self)
+            self._answers.poll()
+            if self._commit_due.due():
+                self._reader.commit(self._progress.offsets())
+            self._reader.pause(self._pool.nbytes > _MOST_WAITING_BYTES)
+            self._describe()
+            if not busy and self._is_all_answered():
+                self._answers.flush()
+                self._reader.commit(self._progress.offsets())
+                return
+
+    def close(self) -> None:
+        """Leave the group. Answers that are not written yet are the next owner's to write."""
+        self._reader.close()
+
+    def _poll_s(self, busy: bool) -> float:
+        return _BUSY_POLL_S if busy or self._answers.in_flight else _IDLE_POLL_S
+
+    def _begin_at(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Find where each partition that the group gave begins: behind its last answer."""
+        stream = self._messages.stream
+        self._starts = self._runs.starts(self._found, stream.partitions)
+        ends = self._admin.end_offsets(stream.partitions)
+        missing = self._answers.missing(each for each in partitions if each < stream.partitions)
+        offsets = {}
+        for partition in partitions:
+            if partition not in missing:
+                # The topic has more partitions than the run.
+                offsets[partition] = 0
+                continue
+            order = PartitionOrder(partition, stream.partitions, missing[partition], stream.passes)
+            self._orders[partition] = order
+            # As many records lie before it, or more, if some were written twice. If the broker has
+            # deleted some, fewer do: `_accept` finds that out.
+            guess = self._starts[partition] + order.passed
+            offsets[partition] = min(guess, ends[partition])
+        return offsets
+
+    def _gone(self, partitions: Sequence[int], lost: bool) -> None:
+        """Drop what is not written of partitions that are another replica's now."""
+        self._pool.drop(frozenset(partitions))
+        for partition in partitions:
+            self._orders.pop(partition, None)
+        if not lost:
+            # The next owner reads the partition's end: what was sent should be there by then.
+            self._answers.flush()
+        for partition in partitions:
+            self._progress.forget(partition)
+
+    def _accept(self, messages: Sequence[Message]) -> None:
+        now, rewound = time.monotonic(), set[int]()
+        for message in messages:
+            order = self._orders.get(message.partition() or 0)
+            if (
+                order is None
+                or message.partition() in rewound
+                or self._messages.is_of_older_run(message) is not None
+            ):
+                continue
+            found = self._messages.decode(message)
+            head = found.record.head
+            if order.is_too_late(head):
+                self._reader.seek(found.partition, self._starts[found.partition])
+                rewound.add(found.partition)
+                continue
+            if not order.accept(head, found.where):
+                self.stats.dropped += 1
+                continue
+            query = Query(
+                partition=found.partition,
+                offset=found.offset,
+                head=head,
+                columns=found.record.columns,
+                nbytes=found.record.nbytes,
+                order=order,
+            )
+            self._pool.add(query, now)
+
+    def _start_calls(self) -> None:
+        """Give the model as many calls as keep its devices busy."""
+        while len(self._calls) <= len(self._devices):
+            # While the model is busy, more queries may join the next call at no cost.
+            if self._calls and self._pool.rows < self._settings.budget.rows:
+                return
+            queries = self._pool.take(time.monotonic())
+            if not queries:
+                return
+            self._calls.append(_Call(queries=queries, future=self._called(queries)))
+
+    def _called(self, queries: Sequence[Query]) -> Future[Forwarded]:
+        if queries[0].head.end is not None:
+            done: Future[Forwarded] = Future()
+            done.set_result(Forwarded(batches=[], input_rows=[], seconds=0.0))
+            return done
+        stream = self._messages.stream
+        batch = model_batch(
+            queries,
+            self._messages.description,
+            pad_value=self._settings.pad_value,
+            pad_left=self._settings.pad_left,
+        )
+        place = Place(
+            stream=f"{self._answers.stream.teacher}\0{stream.run_id}",
+            pass_index=queries[0].head.pass_index,
+            batch=queries[0].head.sequence,
+            numbers=row_numbers(queries, stream.rows_per_record),
+        )
+        self.stats.calls += 1
+        return self._devices.submit(
+            [batch],
+            self._transfer,
+            encode=lambda _, knowledge: self._encode(knowledge, batch, place),
+            owning=True,
+        )
+
+    def _encode(self, knowledge: Any, batch: dict[str, torch.Tensor], place: Place) -> Any:
+        """The knowledge with the ids of its queries, and with its vectors encoded."""
+        if isinstance(knowledge, Mapping) and QUERY_ID in batch:
+            knowledge = {**knowledge, QUERY_ID: batch[QUERY_ID]}
+        return encode_vectors(knowledge, self._options, self._answers.description, place)
+
+    def _transfer(self, group: list[Any], cuda_stream: Any) -> list[HostBatch]:
+        return start_transfers(group, self._options, self._answers.description, cuda_stream)
+
+    def _write_done(self) -> None:
+        """Write the answers of calls that are done, in the order of the calls."""
+        while self._calls and self._calls[0].future.done():
+            call = self._calls[0]
+            if call.queries[0].head.end is not None and not self._answers.is_described:
+                # Some other replica has had all queries so far: its answers say what they hold.
+                if self._ask_due.due():
+                    self._answers.missing(range(self._messages.stream.partitions))
+                return
+            self._calls.popleft()
+            forwarded = call.future.result()
+            self.stats.forward_s += forwarded.seconds
+            self._write(call.queries, forwarded.batches)
+
+    def _write(self, queries: Sequence[Query], batches: Sequence[HostBatch]) -> None:
+        batch = batches[0] if batches else None
+        columns = batch.columns() if batch is not None else {}
+        rows = sum(query.head.rows for query in queries)
+        if batch is not None and batch.rows != rows:
+            raise SchemaError(
+                f"the model returned {batch.rows} rows for {rows} rows of queries; it must return "
+                "one row for each, in their order"
+            )
+        first = 0
+        for query in queries:
+            head, stop = query.head, first + query.head.rows
+            if self._orders.get(query.partition) is query.order:
+                self._answers.write(
+                    query.partition,
+                    replace(head, generation=0),
+                    {key: [_part(column, first, stop)] for key, column in columns.items()},
+                    batch.description if batch is not None else None,
+                )
+                self._progress.sent(query.partition, query.offset + 1)
+                self.stats.queries += head.end is None
+                self.stats.rows += head.rows
+            else:
+                self.stats.discarded += 1
+            first = stop
+
+    def _is_all_answered(self) -> bool:
+        """Whether no query of the run is left, whoever owns its partition."""
+        if self._answers.in_flight or not all(order.ended for order in self._orders.values()):
+            return False
+        if not self._ask_due.due():
+            return False
+        stream = self._messages.stream
+        missing = self._answers.missing(range(stream.partitions))
+        return all(pass_index >= stream.passes for pass_index, _ in missing.values())
+
+    def _describe(self) -> None:
+        if self._calls:
+            self.doing.now("answering", beats=True)
+            self.doing.beat()
+        elif self._reader.owned:
+            self.doing.now("waiting for queries")
+        else:
+            self.doing.now("waiting for the group to give it partitions")
+
+
+def _part(column: Column, first: int, stop: int) -> Column:
+    return column.rows(first, stop) if isinstance(column, Ragged) else column[first:stop]

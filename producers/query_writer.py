@@ -1,0 +1,193 @@
+"""A student's queries -> a topic, from which replicas of a teacher take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from tutelage.producers.batch_writer import BatchWriter
+from tutelage.producers.run_spec import RunSpec
+from tutelage.producers.sinks.base import Sink
+from tutelage.producers.stages.transfer import start_transfer
+from tutelage.producers.wire_options import wire_options
+from tutelage.producers.writer import RecordWriter, begin_or_continue
+from tutelage.schemas.arguments import check_flag, check_text, check_whole_number
+from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.queries import QUERY_ID
+from tutelage.schemas.record import Array, Column, Ragged
+
+
+class QueryWriter:
+    """Writes what a student asks of its teacher: one run of one pass. Use it in a `with` block.
+
+    Guarantee: the queries in the topic are the first rows that were written, in order, after any
+    number of restarts. Rows that the topic holds are never written anew: a restarted program asks
+    `rows` how many there are, and goes on behind them.
+
+    Args:
+        sink: The topic of queries, such as `KafkaSink("teacher1.queries", partitions=8)`. Its
+            partitions are those of the answers, and the most replicas that can work at once.
+        rows_per_record: Rows of one query record. Each `write` takes a multiple of it.
+        name: Who asks.
+        inputs_fingerprint: A text that stands for the tokenizer, and for what prompts are of. A
+            teacher that was given another refuses the queries.
+        ragged_keys: As for `Teacher`.
+        run_id: As for `Teacher`.
+        new_run: As for `Teacher`.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        rows_per_record: int,
+        name: str = "student",
+        inputs_fingerprint: str = "",
+        ragged_keys: Any = (),
+        run_id: str | None = None,
+        new_run: bool = False,
+    ) -> None:
+        if not isinstance(sink, Sink):
+            raise ConfigurationError(
+                f"sink is a {type(sink).__name__}; give a KafkaSink or another Sink"
+            )
+        self._sink = sink
+        self._options = wire_options("", ragged_keys)
+        self._size = check_whole_number("rows_per_record", rows_per_record)
+        self._spec = RunSpec(
+            teacher=check_text("name", name),
+            inputs_fingerprint=check_text("inputs_fingerprint", inputs_fingerprint, empty=True),
+            rows_per_record=self._size,
+            run_id=None if run_id is None else check_text("run_id", run_id),
+            new_run=check_flag("new_run", new_run),
+        )
+        self._batches: BatchWriter | None = None
+        self._rows = 0
+        self._ended = False
+
+    def __repr__(self) -> str:
+        state = "not started" if self._batches is None else f"{self._rows} rows"
+        return f"QueryWriter(to {self._sink!r}, {state})"
+
+    def __enter__(self) -> QueryWriter:
+        if self._batches is None:
+            self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def rows(self) -> int:
+        """How many rows the topic holds, or will hold once what was written is acknowledged."""
+        self._writing()
+        return self._rows
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has its end, so that nothing can be added."""
+        self._writing()
+        return self._ended
+
+    def start(self) -> None:
+        """Connect to the topic, and look at what it holds.
+
+        Raises:
+            ConfigurationError: It was started already.
+            SinkExists: The topic holds another run.
+            TransportError: Brokers or registry failed.
+        """
+        if self._batches is not None:
+            raise ConfigurationError("these queries were started already")
+        try:
+            run = begin_or_continue(self._sink, self._spec)
+            self._ended = run.complete
+            if run.skip_rows:
+                self._rows = run.skip_rows
+                run.pass_over(run.skip_rows)
+            writer = RecordWriter(self._sink, run)
+            self._batches = BatchWriter(run, writer, self._sink, self._options, 1)
+        except BaseException:
+            self._sink.close()
+            raise
+
+    def write(self, rows: Mapping[str, Any]) -> None:
+        """Write the next rows. Returns before the brokers have them.
+
+        Args:
+            rows: Key -> tensor or array `[rows, ...]`, or for a ragged key a list of one tensor a
+                row. Their number must be a multiple of `rows_per_record`.
+
+        Raises:
+            ConfigurationError: The number of rows, or the writer is not started, or has ended.
+            SchemaError: Other keys, dtypes or row shapes than before.
+            TransportError: An earlier query could not be written.
+        """
+        batches = self._writing()
+        if self._ended:
+            raise ConfigurationError(f"{self._sink.name}: the run of queries has ended")
+        if QUERY_ID in rows:
+            raise ConfigurationError(f"the key {QUERY_ID!r} is made here; give the others")
+        batch = start_transfer(rows, self._options)
+        if not batch.rows or batch.rows % self._size:
+            raise ConfigurationError(
+                f"{batch.rows} rows were given, but a record has {self._size}: rows that wait for "
+                "others would never be answered; write a multiple"
+            )
+        batches.write({**rows, QUERY_ID: row_ids(batch.columns(), batch.rows)})
+        self._rows += batch.rows
+
+    def end(self) -> None:
+        """End the run, and wait until the brokers have every query. Does nothing if it has ended.
+
+        Raises:
+            ConfigurationError: Nothing was written, or the writer is not started.
+            TransportError: A query could not be written.
+        """
+        batches = self._writing()
+        if not self._ended:
+            batches.end_pass()
+            self._ended = True
+
+    def close(self) -> None:
+        """Release everything. A run without its end can be continued. May be called twice."""
+        self._sink.close()
+
+    def _writing(self) -> BatchWriter:
+        if self._batches is None:
+            raise ConfigurationError(
+                "the queries are not started; use `with QueryWriter(...)` or start()"
+            )
+        return self._batches
+
+
+def row_ids(columns: Mapping[str, Column], rows: int) -> Array:
+    """Return a number for the content of each row, int64 `[rows]`: xxh3-64 of its keys and bytes.
+
+    Args:
+        columns: Key -> its rows.
+        rows: How many there are.
+    """
+    ids = np.empty(rows, np.uint64)
+    digests = [xxhash.xxh3_64() for _ in range(rows)]
+    for key in sorted(columns):
+        column = columns[key]
+        for row, digest in enumerate(digests):
+            one = column.rows(row, row + 1).values if isinstance(column, Ragged) else column[row]
+            digest.update(f"{key}\0{one.shape}\0".encode())
+            digest.update(np.ascontiguousarray(one).tobytes())
+    for row, digest in enumerate(digests):
+        ids[row] = digest.intdigest()
+    return ids.view(np.int64)

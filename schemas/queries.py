@@ -1,0 +1,15 @@
+"""The names that queries and their answers share. Knows no broker."""
+
+from __future__ import annotations
+
+#: The key under which every row of queries has a number that stands for its content, int64. Its
+#: answer repeats it.
+QUERY_ID = "query_id"
+#: The key under which a query says with which weights its rows were made, int64: how many updates
+#: the student had made.
+POLICY_VERSION = "policy_version"
+
+
+def queries_topic(topic: str) -> str:
+    """The topic of the queries that the teacher of `topic` answers."""
+    return f"{topic}.queries"

@@ -1,0 +1,292 @@
+"""One member of a consumer group: the partitions that the group gives it -> their messages.
+
+Where a partition begins is the caller's decision at each assignment. Committed offsets are for lag
+displays and autoscaling; nothing is read from them. Knows nothing of what messages hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from tutelage.schemas.arguments import check_choice, check_seconds, check_text
+from tutelage.schemas.errors import AccessDenied, TransportError
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
+from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.transport.partition_reader import check_reported
+from tutelage.transport.rate_limit import RateLimit
+from tutelage.transport.topic_admin import KafkaTopic
+
+log = logging.getLogger(__name__)
+
+_WARN_EVERY_S = 60.0
+# The client needs a poll at least this often, or it leaves the group.
+_POLL_LIMIT_MS = 300_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupSettings:
+    """How a member takes part in its group.
+
+    Args:
+        name: The group.
+        protocol: "classic" for cooperative-sticky assignment by the members, "consumer" for KIP-848
+            (brokers from 4.0 on), where the broker has the timeouts and assigns.
+        session_timeout_s: After this long without a sign of life, others get the partitions of a
+            classic member. Brokers take 6 s or more unless told otherwise. With "consumer" the
+            broker's `group.consumer.session.timeout.ms` counts, which is 45 s.
+
+    Raises:
+        ConfigurationError: An argument has the wrong type or value.
+    """
+
+    name: str
+    protocol: str = "classic"
+    session_timeout_s: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_text("group", self.name)
+        check_choice("group_protocol", self.protocol, ("classic", "consumer"))
+        check_seconds("session_timeout_s", self.session_timeout_s)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The client's options."""
+        common: dict[str, object] = {
+            "group.protocol": self.protocol,
+            "max.poll.interval.ms": _POLL_LIMIT_MS,
+            "auto.offset.reset": "error",
+            # A query is answered at once: many small fetches, few bytes ahead.
+            "fetch.wait.max.ms": 50,
+            "queued.max.messages.kbytes": 16384,
+        }
+        if self.protocol == "consumer":
+            return {**common, "session.timeout.ms": None, "heartbeat.interval.ms": None}
+        session_ms = round(1000 * self.session_timeout_s)
+        return {
+            **common,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": max(1, session_ms // 4),
+        }
+
+
+class GroupReader:
+    """Reads one topic as a member of a group. Close it, which leaves the group.
+
+    Guarantee: `take` gives a partition's messages in offset order from the offset that `begin_at`
+    named, and none of a partition that the group has taken away.
+
+    Args:
+        connection: How the cluster is reached.
+        topic: The topic.
+        settings: The group.
+        begin_at: Partitions that the group gave -> the offset to read each from. Called in `take`.
+        gone: Called in `take` with the partitions that the group took away, and whether another
+            member may have them already.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        settings: GroupSettings,
+        *,
+        begin_at: Callable[[Sequence[int]], Mapping[int, int]],
+        gone: Callable[[Sequence[int], bool], None],
+    ) -> None:
+        self._topic = topic
+        self._settings = settings
+        self._begin_at = begin_at
+        self._gone = gone
+        self._admin = KafkaTopic(connection, topic)
+        self._connection = connection
+        self._failure: BaseException | None = None
+        self._paused = False
+        self._owned: frozenset[int] = frozenset()
+        self._warning_due = RateLimit(_WARN_EVERY_S)
+        #: How often the group has given or taken partitions.
+        self.rebalances = 0
+        consumer = connection.consumer(
+            settings.name, settings={**settings.options, "on_commit": self._on_commit}
+        )
+        self._consumer: Consumer | None = consumer
+        consumer.subscribe(
+            [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions that the group has given."""
+        return self._owned
+
+    def take(self, most: int, timeout_s: float) -> list[Message]:
+        """Return up to `most` messages; none after the timeout. Takes part in rebalances.
+
+        Raises:
+            AccessDenied: This client may not read the topic, or join the group.
+            TransportError: The client failed for good.
+            Exception: What `begin_at` or `gone` raised.
+        """
+        consumer = self._consumer
+        assert consumer is not None, "not closed"
+        try:
+            first = consumer.poll(timeout_s)
+            found = [] if first is None else [first]
+            if first is not None and most > 1:
+                found += consumer.consume(most - 1, 0)
+        except KafkaException as error:
+            self._raise_failure()
+            raise TransportError(f"reading topic {self._topic}: {describe(error)}") from error
+        self._raise_failure()
+        messages = []
+        for message in found:
+            if message.error() is not None:
+                self._check(message)
+            elif message.partition() in self._owned:
+                messages.append(message)
+        return messages
+
+    def seek(self, partition: int, offset: int) -> None:
+        """Continue a partition at another offset. Messages already taken from it are stale."""
+        if self._consumer is not None and partition in self._owned:
+            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+
+    def pause(self, paused: bool) -> None:
+        """Fetch nothing for now, or go on."""
+        if paused == self._paused or self._consumer is None:
+            return
+        self._paused = paused
+        parts = [TopicPartition(self._topic, partition) for partition in self._owned]
+        (self._consumer.pause if paused else self._consumer.resume)(parts)
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Commit the next offset of some partitions, without waiting; failures are logged."""
+        parts = [
+            TopicPartition(self._topic, partition, offset)
+            for partition, offset in offsets.items()
+            if partition in self._owned
+        ]
+        if parts and self._consumer is not None:
+            try:
+                self._consumer.commit(offsets=parts, asynchronous=True)
+            except KafkaException as error:
+                self._warn(describe(error))
+
+    def members(self) -> list[tuple[str, str, list[int]]]:
+        """Return the client id, host and partitions of each member of the group.
+
+        Raises:
+            TransportError: The brokers did not say.
+        """
+        return group_members(self._connection, self._admin, self._settings.name, self._topic)
+
+    def close(self) -> None:
+        """Leave the group and release the client. May be called twice."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+        self._owned = frozenset()
+
+    def _assigned(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        numbers = [part.partition for part in parts]
+        self.rebalances += 1
+        try:
+            begins = self._begin_at(numbers) if numbers else {}
+            consumer.incremental_assign(
+                [TopicPartition(self._topic, number, begins[number]) for number in numbers]
+            )
+        except BaseException as error:
+            # Raised by `take`: the client drops what its callbacks raise in some places.
+            self._failure = self._failure or error
+            return
+        self._owned |= frozenset(numbers)
+        self._paused = False
+        log.info("group %s gives partitions %s of %s", self._settings.name, numbers, self._topic)
+
+    def _revoked(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        self._leave(consumer, parts, lost=False)
+
+    def _lost(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        self._leave(consumer, parts, lost=True)
+
+    def _leave(self, consumer: Consumer, parts: list[TopicPartition], *, lost: bool) -> None:
+        numbers = [part.partition for part in parts]
+        self.rebalances += 1
+        self._owned -= frozenset(numbers)
+        try:
+            self._gone(numbers, lost)
+        except BaseException as error:
+            self._failure = self._failure or error
+        try:
+            consumer.incremental_unassign(parts)
+        except KafkaException as error:
+            log.debug("leaving partitions %s of %s: %s", numbers, self._topic, error)
+        log.info(
+            "group %s %s partitions %s of %s",
+            self._settings.name,
+            "has lost" if lost else "takes back",
+            numbers,
+            self._topic,
+        )
+
+    def _on_commit(self, error: KafkaError | None, parts: list[TopicPartition]) -> None:
+        failed = error or next((part.error for part in parts if part.error is not None), None)
+        if failed is not None:
+            self._warn(describe(failed))
+
+    def _check(self, message: Message) -> None:
+        error = message.error()
+        if error is not None and error.code() in DENIED:
+            raise AccessDenied(
+                f"reading topic {self._topic} in group {self._settings.name}: {describe(error)}. "
+                f"{NEEDS_ACL}"
+            )
+        check_reported(message, self._topic)
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _warn(self, why: str) -> None:
+        if self._warning_due.due():
+            log.warning(
+                "group %s: offsets were not committed (%s); only lag displays notice",
+                self._settings.name,
+                why,
+            )
+
+
+def group_members(
+    connection: KafkaConnection, topic: KafkaTopic, group: str, name: str
+) -> list[tuple[str, str, list[int]]]:
+    """Return the client id, host and partitions of each member of a group.
+
+    Args:
+        connection: How the cluster is reached.
+        topic: Its admin client is used.
+        group: The group.
+        name: The topic whose partitions are meant.
+
+    Raises:
+        TransportError: The brokers did not say.
+    """
+    future = topic.admin.describe_consumer_groups([group], request_timeout=BROKER_TIMEOUT_S)[group]
+    found: Any = connection.resolved(future, f"asking who is in group {group}")
+    return [
+        (
+            member.client_id,
+            member.host,
+            sorted(
+                part.partition
+                for part in (member.assignment.topic_partitions if member.assignment else ())
+                if part.topic == name
+            ),
+        )
+        for member in found.members
+    ]

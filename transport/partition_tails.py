@@ -1,0 +1,96 @@
+"""The ends of a run's partitions, one by one: where a writer that owns some of them goes on.
+
+`tail.py` reads the tail of a whole run, which one writer continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Message
+
+from tutelage.schemas.limits import DEFAULT_LIMITS
+from tutelage.schemas.record import Description, Stream
+from tutelage.schemas.tail import next_record
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.run_messages import RunMessages
+from tutelage.transport.runs import FIRST_WINDOW, GROWTH, FoundRun, TopicRuns, is_of_run, newest_of
+from tutelage.transport.topic_admin import KafkaTopic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartitionTails:
+    """What some partitions hold of a run.
+
+    Attributes:
+        missing: Partition -> the pass and sequence of the run's first missing record in it.
+        written: The run as its records say it, and what they hold; None if no partition that was
+            looked at has a record of it.
+    """
+
+    missing: Mapping[int, tuple[int, int]]
+    written: tuple[Stream, Description] | None
+
+
+def read_partition_tails(
+    connection: KafkaConnection, topic: str, stream: Stream, partitions: Iterable[int]
+) -> PartitionTails:
+    """Read the ends of some partitions of a run.
+
+    Every writer of a partition writes consecutive records that begin with one that the partition
+    lacked, or had. So the records in it are always the first ones of the run, and the highest of
+    its last records says which is missing, whoever wrote it.
+
+    Args:
+        connection: How to reach the cluster and the registry.
+        topic: The topic.
+        stream: The run.
+        partitions: The partitions.
+
+    Raises:
+        TransportError: The brokers or the registry did not answer.
+        RunMismatch: The partitions hold records of this run by different writers.
+    """
+    wanted = list(partitions)
+    admin, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
+    ends = admin.end_offsets(stream.partitions)
+    missing = {partition: next_record([], partition, stream.partitions) for partition in wanted}
+    starts = runs.starts(FoundRun(stream=stream, message=Message()), admin.partitions())
+    decoder: RunMessages | None = None
+    ranges = {each: (starts[each], ends[each]) for each in wanted}
+    for partition, messages in _last_of_run(runs, stream, ranges).items():
+        if not messages:
+            continue
+        if decoder is None:
+            first = newest_of(messages)
+            assert first is not None, "messages of a run name it"
+            decoder = RunMessages(connection, topic, first, DEFAULT_LIMITS)
+        heads = [decoder.decode(message).record.head for message in messages]
+        missing[partition] = next_record(heads, partition, stream.partitions)
+    written = None if decoder is None else (decoder.stream, decoder.description)
+    return PartitionTails(missing=missing, written=written)
+
+
+def _last_of_run(
+    runs: TopicRuns, stream: Stream, ranges: Mapping[int, tuple[int, int]]
+) -> dict[int, list[Message]]:
+    """Partition -> the run's last messages in its range of offsets."""
+    found: dict[int, list[Message]] = {partition: [] for partition in ranges}
+    unread, window = dict(ranges), FIRST_WINDOW
+    while unread:
+        read = {
+            part: (max(low, high - window), high)
+            for part, (low, high) in unread.items()
+            if low < high
+        }
+        for part, messages in runs.messages(read).items():
+            found[part] = [message for message in messages if is_of_run(message, stream)]
+        # A writer of an older run may have written behind this run's records.
+        unread = {
+            part: unread[part]
+            for part, (start, _) in read.items()
+            if not found[part] and start > unread[part][0]
+        }
+        window *= GROWTH
+    return found
