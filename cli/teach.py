@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +48,32 @@ TopicFlag = Annotated[
         metavar="TOPIC",
         help="Write the knowledge to this Kafka topic.",
         show_default=False,
+    ),
+]
+QueriesFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--queries",
+        metavar="TOPIC",
+        help="Answer the queries in this topic instead of teaching the lesson's inputs. Any number "
+        "of these commands share the queries of a topic; start and stop them at any time.",
+        show_default=False,
+    ),
+]
+MaxRowsFlag = Annotated[
+    int, typer.Option(help="With --queries, give the model at most this many rows at once.")
+]
+MaxTokensFlag = Annotated[
+    int | None,
+    typer.Option(
+        help="With --queries, give the model at most this many tokens at once, padding included.",
+        show_default=False,
+    ),
+]
+SessionTimeoutFlag = Annotated[
+    float,
+    typer.Option(
+        help="With --queries, let others take over after this many seconds without a sign of life."
     ),
 ]
 CodecFlag = Annotated[
@@ -135,6 +161,10 @@ def teach(
     teacher: TeacherArgument,
     out: OutFlag = None,
     topic: TopicFlag = None,
+    queries: QueriesFlag = None,
+    max_rows: MaxRowsFlag = 64,
+    max_tokens: MaxTokensFlag = None,
+    session_timeout: SessionTimeoutFlag = 6.0,
     codec: CodecFlag = "null",
     overwrite: OverwriteFlag = False,
     partitions: PartitionsFlag = None,
@@ -165,6 +195,8 @@ def teach(
       tutelage teach my_package.teachers:resnet --topic teacher1 -b localhost:9092 --wire float16
 
       tutelage teach tutelage.examples.toy.lessons:teacher1 --topic toy1 --device cpu --device cpu
+
+      tutelage teach my_teacher.py:lesson --queries teacher1.queries --topic teacher1
     """
     from tutelage import FileSink, KafkaSink, Sink, Teacher
     from tutelage.cli.named_objects import load_lesson
@@ -172,6 +204,16 @@ def teach(
     from tutelage.schemas.container_format import check_codec
 
     _check_place(out, topic, for_files=overwrite or codec != "null", new_run=new_run, create=create)
+    _check_queries(
+        queries,
+        topic,
+        {
+            "--passes": passes,
+            "--rows-per-record": rows_per_record,
+            "--partitions": partitions,
+            "--run-id": run_id,
+        },
+    )
     _check_numbers(partitions, rows_per_record, passes)
     _check_texts(name, run_id, wire or (), device or ())
     sink: Sink
@@ -203,7 +245,10 @@ def teach(
         new_run=new_run,
     )
     with serve_metrics(metrics_port, lambda: _metrics(made), lambda: made.activity):
-        _serve(made, lesson, device, sink.name)
+        if queries is None:
+            _serve(made, lesson, device, sink.name)
+        else:
+            _answer(made, lesson, queries, device, (max_rows, max_tokens, session_timeout))
 
 
 def _serve(teacher: Teacher, lesson: Lesson, devices: list[str] | None, name: str) -> None:
@@ -235,6 +280,37 @@ def _serve(teacher: Teacher, lesson: Lesson, devices: list[str] | None, name: st
     say(f"{name}: {total}", error=True)
 
 
+def _answer(
+    teacher: Teacher,
+    lesson: Lesson,
+    queries: str,
+    devices: list[str] | None,
+    limits: tuple[int, int | None, float],
+) -> None:
+    """Answer queries with the lesson's model, and print how many."""
+    from tutelage.cli.progress import Progress
+
+    max_rows, max_tokens, session_timeout_s = limits
+    with Progress(f"answering queries of topic {queries}") as progress:
+        replica = teacher.answer(
+            lesson.model,
+            queries,
+            max_rows=max_rows,
+            max_tokens=max_tokens,
+            session_timeout_s=session_timeout_s,
+            devices=devices or lesson.devices,
+            progress=lambda replica: progress.show(
+                replica.stats.rows, replica.stats.queries, "queries", replica.stats.nbytes
+            ),
+        )
+    stats = replica.stats
+    say(
+        f"{teacher.sink.name}: every query of {queries} has its answer, {stats.queries:,} of them "
+        f"from here ({stats.rows:,} rows)",
+        error=True,
+    )
+
+
 def _check_place(
     out: Path | None, topic: str | None, *, for_files: bool, new_run: bool, create: bool
 ) -> None:
@@ -255,6 +331,19 @@ def _check_place(
         )
     if out is not None and not create:
         raise ConfigurationError("--no-create is about a topic; with --out FILE.avro there is none")
+
+
+def _check_queries(queries: str | None, topic: str | None, given: Mapping[str, object]) -> None:
+    """Raise ConfigurationError for flags that do not go with `--queries`."""
+    from tutelage.schemas.errors import ConfigurationError
+
+    if queries is None:
+        return
+    if topic is None:
+        raise ConfigurationError("answers go to a topic: give --topic TOPIC with --queries")
+    for flag, value in given.items():
+        if value is not None:
+            raise ConfigurationError(f"{flag} is that of the queries; leave it out with --queries")
 
 
 def _check_numbers(partitions: int | None, rows_per_record: int | None, passes: int | None) -> None:

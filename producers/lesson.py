@@ -20,7 +20,8 @@ class Lesson:
 
     Args:
         model: As `model` of `Teacher.serve`.
-        inputs: As `inputs` of `Teacher.serve`: the batches.
+        inputs: As `inputs` of `Teacher.serve`: the batches. A lesson that only answers queries needs
+            none.
         batch_size: As for `Teacher.serve`.
         devices: As for `Teacher.serve`; names, such as `["cuda:0"]`.
         name: As for `Teacher`.
@@ -37,7 +38,7 @@ class Lesson:
     """
 
     model: Any
-    inputs: Any
+    inputs: Any = None
     batch_size: int | None = None
     devices: Sequence[str] | None = None
     name: str | None = None

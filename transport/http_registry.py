@@ -43,6 +43,7 @@ LOOKUP_CALLS = 7
 
 # Of one subject. Each version costs a request.
 _MOST_VERSIONS = 1000
+_CONFLICT_STATUS = 409
 
 
 class HttpRegistry(Secretless):
@@ -162,7 +163,7 @@ class HttpRegistry(Secretless):
         if self._auto_register:
             self._ask(
                 f"set the compatibility of {subject}",
-                lambda client: client.set_compatibility(subject_name=subject, level=COMPATIBILITY),
+                partial(_set_compatibility, subject=subject),
             )
         return [str(version.schema.schema_str) for version in self._versions(subject, deadline)]
 
@@ -295,6 +296,19 @@ class HttpRegistry(Secretless):
             else "is it the right one?"
         )
         return f". It is asked through the proxy {host}, which {by} names; {without}"
+
+
+def _set_compatibility(client: SchemaRegistryClient, *, subject: str) -> object:
+    """Set a subject's compatibility, also while another writer does it."""
+    from confluent_kafka.schema_registry import SchemaRegistryError
+
+    try:
+        return client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
+    except SchemaRegistryError as error:
+        if error.http_status_code != _CONFLICT_STATUS:
+            raise
+        # The other one's is there now (Apicurio), and is changed to the same.
+        return client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
 
 
 def _version(client: SchemaRegistryClient, *, subject: str, number: int) -> RegisteredSchema:

@@ -13,6 +13,7 @@ class ReplicaStats:
     Args:
         queries: Query records that it answered.
         rows: Rows of them.
+        nbytes: Bytes of their answers.
         dropped: Query records that were answered already, or written twice.
         discarded: Answers that it did not write, because another replica owned their partition by
             then.
@@ -22,6 +23,7 @@ class ReplicaStats:
 
     queries: int = 0
     rows: int = 0
+    nbytes: int = 0
     dropped: int = 0
     discarded: int = 0
     calls: int = 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tutelage.producers.answers.inputs import model_batch, row_numbers
+from tutelage.producers.answers.inputs import check_plain, model_batch, row_numbers
 from tutelage.producers.answers.pool import QueryPool
 from tutelage.producers.answers.progress import Progress, ReplicaStats
 from tutelage.producers.answers.query import PartitionOrder, Query
@@ -42,7 +42,7 @@ from tutelage.transport.topic_admin import KafkaTopic
 log = logging.getLogger(__name__)
 
 # Between looks at whether a call of the model is done; and while there is nothing to do.
-_BUSY_POLL_S, _IDLE_POLL_S = 0.002, 0.05
+_BUSY_POLL_S, _IDLE_POLL_S = 0.001, 0.05
 _MESSAGES_AT_ONCE = 64
 # Queries that wait in memory: beyond this nothing more is fetched.
 _MOST_WAITING_BYTES = 64 << 20
@@ -91,6 +91,7 @@ class Replica:
         self._options = options
         self._settings = settings
         self._messages = RunMessages(connection, queries, found, settings.limits)
+        check_plain(self._messages.description, f"topic {queries}")
         self._runs, self._admin = TopicRuns(connection, queries), KafkaTopic(connection, queries)
         self._found = found
         self._orders: dict[int, PartitionOrder] = {}
@@ -277,7 +278,7 @@ class Replica:
         for query in queries:
             head, stop = query.head, first + query.head.rows
             if self._orders.get(query.partition) is query.order:
-                self._answers.write(
+                self.stats.nbytes += self._answers.write(
                     query.partition,
                     replace(head, generation=0),
                     {key: [_part(column, first, stop)] for key, column in columns.items()},

@@ -51,7 +51,8 @@ class AnswerTopic:
         self.stream = stream
         self._admin = KafkaTopic(connection, name)
         self._deliveries = Deliveries(name, settings.delivery_timeout_s)
-        self._producer = connection.producer()
+        # A student waits for each answer; those of one call come together anyway.
+        self._producer = connection.producer({"linger.ms": 0})
         self._sending = Sending(
             self._producer,
             name,
@@ -142,7 +143,7 @@ class AnswerTopic:
         head: RecordHead,
         columns: Mapping[str, Sequence[Column]],
         description: Description | None,
-    ) -> None:
+    ) -> int:
         """Send an answer, or with an end in its head, the end of a pass.
 
         Args:
@@ -150,6 +151,9 @@ class AnswerTopic:
             head: The answer's head.
             columns: Key -> its rows, in pieces; empty for an end.
             description: What the answer holds; None for an end.
+
+        Returns:
+            Its bytes.
 
         Raises:
             DescriptionChanged: Other answers hold something else.
@@ -168,6 +172,7 @@ class AnswerTopic:
         packed = self._packer.pack(encoded)
         self._sending.send(partition, packed, head)
         self._packer.release(packed)
+        return encoded.nbytes
 
     @property
     def is_described(self) -> bool:
