@@ -15,6 +15,7 @@ from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tutelage.producers.answers.metrics import replica_metrics
 from tutelage.producers.run import Run
 from tutelage.producers.teacher import Teacher
 
@@ -51,8 +52,10 @@ class TeacherMetrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the current metrics; none before the teacher has started."""
-        run = self._teacher.running
+        """Yield the current metrics; none before the teacher has started, or found queries."""
+        run, replica = self._teacher.running, self._teacher.replica
+        if replica is not None:
+            yield from replica_metrics(replica, _LABELS, self._labels)
         if run is None:
             return
         yield from self._counters(run)

@@ -161,7 +161,7 @@ class Teacher(ControlMessages, Answering):
                 waiting=True,
             )
         if run is None:
-            return self._starting.activity
+            return (self._starting if self._replica is None else self._replica.doing).activity
         return run.doing.activity
 
     @property

@@ -44,6 +44,11 @@ class Answering:
     _options: WireOptions
     _replica: Replica | None = None
 
+    @property
+    def replica(self) -> Replica | None:
+        """What `answer` does: its statistics. None before it has found queries. Safe in any thread."""
+        return self._replica
+
     def answer(
         self,
         model: Model | Sequence[Model],

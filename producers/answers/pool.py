@@ -68,7 +68,9 @@ class QueryPool:
 
     def oldest_s(self, now: float) -> float:
         """How long the oldest query has waited, in seconds; 0 without one."""
-        return now - self._waiting[0][1] if self._waiting else 0.0
+        # Other threads ask, too: what was there may be gone.
+        oldest = next(iter(tuple(self._waiting)), None)
+        return now - oldest[1] if oldest is not None else 0.0
 
     def take(self, now: float) -> list[Query]:
         """Take the queries of the next call, or none if others may still join them.

@@ -138,6 +138,22 @@ class Replica:
                 self._reader.commit(self._progress.offsets())
                 return
 
+    @property
+    def waiting(self) -> tuple[int, float]:
+        """Queries that wait for the model, and how long the oldest has, in seconds. Safe in any
+        thread."""
+        return len(self._pool), self._pool.oldest_s(time.monotonic())
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The partitions that the group has given this replica. Safe in any thread."""
+        return self._reader.owned
+
+    @property
+    def rebalances(self) -> int:
+        """How often the group has given or taken partitions."""
+        return self._reader.rebalances
+
     def close(self) -> None:
         """Leave the group. Answers that are not written yet are the next owner's to write."""
         self._reader.close()

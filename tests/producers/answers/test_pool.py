@@ -37,7 +37,7 @@ def query(
             end=End(records=sequence, rows=0) if end else None,
         ),
         columns={} if end else columns,
-        nbytes=10,
+        nbytes=longest or 10,
         order=PartitionOrder(partition, 4, (0, partition), 1),
     )
 
@@ -101,7 +101,7 @@ def test_every_query_leaves_once_in_order_and_no_call_is_over_its_budget(
     taken: list[Query] = []
     while call := pool.take(0.0):
         count = sum(each.head.rows for each in call)
-        longest = max(int(each.columns["ids"].lengths.max()) for each in call)
+        longest = max(each.nbytes for each in call)
         assert len(call) == 1 or (count <= rows and count * longest <= elements)
         taken += call
     assert taken == queries
@@ -119,4 +119,4 @@ def test_queries_of_partitions_that_are_gone_are_dropped() -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     for wrong in ({"rows": 0}, {"elements": 0}, {"linger_s": -1.0}):
         with pytest.raises(ConfigurationError):
-            Budget(**wrong)  # type: ignore[arg-type]
+            Budget(**wrong)

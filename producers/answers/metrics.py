@@ -1,0 +1,52 @@
+"""A replica's metrics for Prometheus. They are collected on request; docs/reference/metrics.md lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from tutelage.producers.answers.replica import Replica
+
+
+def replica_metrics(
+    replica: Replica, labels: Sequence[str], values: Sequence[str]
+) -> Iterator[Metric]:
+    """Yield what a replica has done and what waits for it.
+
+    Args:
+        replica: The replica.
+        labels: The names of the labels.
+        values: Their values.
+    """
+    stats = replica.stats
+    for name, help_text, value in (
+        ("queries", "Query records that were answered.", float(stats.queries)),
+        ("rows", "Rows of queries that were answered.", stats.rows),
+        ("bytes", "Bytes of Avro of answers.", stats.nbytes),
+        (
+            "dropped",
+            "Query records that had an answer already, or were written twice.",
+            stats.dropped,
+        ),
+        (
+            "discarded",
+            "Answers that were not written, because another replica had their partition by then.",
+            stats.discarded,
+        ),
+        ("calls", "Calls of the model.", stats.calls),
+        ("forward_seconds", "Time in the model, summed over all devices.", stats.forward_s),
+        ("rebalances", "How often the group gave or took partitions.", replica.rebalances),
+    ):
+        counter = CounterMetricFamily(f"tutelage_replica_{name}", help_text, labels=labels)
+        counter.add_metric(values, value)
+        yield counter
+    waiting, oldest_s = replica.waiting
+    for name, help_text, value in (
+        ("waiting_queries", "Query records that wait for the model.", float(waiting)),
+        ("oldest_waiting_seconds", "How long the oldest of them has waited.", oldest_s),
+        ("partitions", "Partitions that the group has given.", len(replica.owned)),
+    ):
+        gauge = GaugeMetricFamily(f"tutelage_replica_{name}", help_text, labels=labels)
+        gauge.add_metric(values, value)
+        yield gauge
