@@ -309,4 +309,6 @@ def _read(
                 found[partition] = keep(found[partition])
         if error is not None or offset + 1 >= stop:
             unread.discard(partition)
+            # Nothing behind the range is fetched while other partitions are read.
+            consumer.pause([TopicPartition(topic, partition)])
     return found
