@@ -71,10 +71,11 @@ def test_records_of_an_older_run_behind_the_newest_do_not_hide_it(
     write(topic, kafka, 7, run_id="mon")
     runs = TopicRuns(KafkaConnection(**kafka), topic)
     (older,) = runs.messages({0: (2, 3)})[0]
+    headers: Any = older.headers()
     write(topic, kafka, 1, run_id="tue", new_run=True)
     producer = Producer({"bootstrap.servers": kafka["bootstrap_servers"]})
     for _ in range(late):
-        producer.produce(topic, older.value(), partition=0, headers=list(older.headers() or ()))
+        producer.produce(topic, older.value(), partition=0, headers=headers)
     producer.flush(20)
     found = found_in(topic, kafka)
     assert found is not None and found.stream.run_id == "tue"
