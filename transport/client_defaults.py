@@ -38,11 +38,32 @@ CONSUMER_DEFAULTS: dict[str, object] = {
     "check.crcs": True,
 }
 
+#: One batch of messages a fetch, and none while there is one.
+NOTHING_AHEAD: dict[str, object] = {"fetch.message.max.bytes": 1, "queued.min.messages": 1}
+
 # Per partition and fetch: the fastest for few partitions (study: performance). With many, all
 # together fetch at most four times as much.
 _FETCH_BYTES = 8 << 20
+# So that a fetch holds a whole number of records or batches of 2^n bytes and what surrounds them.
+_ROOM_BYTES = 64 << 10
+# Of smaller records a batch is nearly as large as a producer makes it, whatever their size.
+_SMALL_BYTES = 64 << 10
+_BATCH_BYTES = 1 << 20
 
 
-def fetch_bytes(partitions: int) -> int:
-    """Return how many bytes a consumer of so many partitions fetches of each at once."""
-    return max(1 << 20, min(_FETCH_BYTES, 4 * _FETCH_BYTES // partitions))
+def fetch_bytes(partitions: int, record_bytes: int = 0) -> int:
+    """Return how many bytes a consumer of so many partitions fetches of each at once.
+
+    A broker cuts what it sends of a partition at this size, in the middle of a batch if need be.
+    The client drops a batch that was cut, and fetches it again. So this is a whole number of
+    batches, where their size is known.
+
+    Args:
+        partitions: The partitions that are read.
+        record_bytes: The size of a record in the topic; 0 if it is not known.
+    """
+    most = max(1 << 20, min(_FETCH_BYTES, 4 * _FETCH_BYTES // max(1, partitions))) + _ROOM_BYTES
+    if not _SMALL_BYTES <= record_bytes <= most:
+        return most
+    batch_bytes = max(1, _BATCH_BYTES // record_bytes) * record_bytes
+    return most // batch_bytes * batch_bytes

@@ -29,7 +29,12 @@ from tutelage.schemas.errors import (
 )
 from tutelage.schemas.printable import printable
 from tutelage.transport.addresses import Address, bootstrap_address
-from tutelage.transport.client_defaults import CONSUMER_DEFAULTS, PRODUCER_DEFAULTS, fetch_bytes
+from tutelage.transport.client_defaults import (
+    CONSUMER_DEFAULTS,
+    NOTHING_AHEAD,
+    PRODUCER_DEFAULTS,
+    fetch_bytes,
+)
 from tutelage.transport.client_errors import DENIED, NEEDS_ACL, access_advice, describe, error_code
 from tutelage.transport.exposure import kafka_exposures, warn_once
 from tutelage.transport.hiding import hiding, secrets_in
@@ -141,15 +146,24 @@ class KafkaConnection(Secretless):
         group: str | None = None,
         *,
         partitions: int = 1,
+        record_bytes: int = 0,
+        sparing: bool = False,
         settings: Mapping[str, object] | None = None,
     ) -> Consumer:
-        """Return a new consumer, to be assigned `partitions` partitions.
+        """Return a new consumer.
 
-        `settings` take precedence over our defaults; None leaves a default out.
+        Args:
+            group: The group to commit offsets to, if any are committed.
+            partitions: How many partitions it will be assigned.
+            record_bytes: The size of the records in the topic; 0 if it is not known.
+            sparing: Whether it is to read only a few messages: nothing is fetched ahead.
+            settings: More options, which take precedence over our defaults; None leaves a
+                default out.
         """
         ours = {
-            "fetch.message.max.bytes": fetch_bytes(partitions),
+            "fetch.message.max.bytes": fetch_bytes(partitions, record_bytes),
             "group.id": group or "tutelage",
+            **(NOTHING_AHEAD if sparing else {}),
             **(settings or {}),
         }
         merged = {**CONSUMER_DEFAULTS, **ours}

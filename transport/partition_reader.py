@@ -27,8 +27,6 @@ __all__ = ["Message", "PartitionReader"]
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
-# One batch of messages a fetch, and none while there is one.
-_NOTHING_AHEAD = {"fetch.message.max.bytes": 1, "queued.min.messages": 1}
 # The client recovers from these errors by itself; any other ends the student.
 _TRANSIENT = frozenset(
     {
@@ -60,7 +58,12 @@ class PartitionReader:
         self._held: frozenset[int] = frozenset()
 
     def begin(
-        self, admin: KafkaTopic, offsets: Mapping[int, int], *, sparing: bool = False
+        self,
+        admin: KafkaTopic,
+        offsets: Mapping[int, int],
+        *,
+        record_bytes: int = 0,
+        sparing: bool = False,
     ) -> None:
         """Read some partitions, each from its offset on, with a new consumer.
 
@@ -69,11 +72,12 @@ class PartitionReader:
         Args:
             admin: The topic.
             offsets: Partition -> the first offset to read.
+            record_bytes: The size of the records in the topic; 0 if it is not known.
             sparing: Whether only a first message is wanted: nothing is fetched ahead.
         """
         self.close()
         self._consumer = consumer = self._connection.consumer(
-            partitions=len(offsets), settings=_NOTHING_AHEAD if sparing else None
+            partitions=len(offsets), record_bytes=record_bytes, sparing=sparing
         )
         self._assigned, self._held = tuple(offsets), frozenset()
         # With metadata the client fetches at once; without, it looks for leaders a second later.

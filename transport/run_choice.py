@@ -13,8 +13,10 @@ from tutelage.schemas.headers import stream_from_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
 from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.newest_run import NewestRun
 from tutelage.transport.outages import through_outages
 from tutelage.transport.runs import FoundRun, TopicRuns
+from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -67,13 +69,34 @@ class RunChoice:
         run = "" if self._run is None else f"run {self._run} in "
         return f"the first record of {run}topic {self._topic}"
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the run is a checkpoint's."""
+        return self._resumed_from is not None
+
+    def newest(self, admin: KafkaTopic, wait: Wait) -> FoundRun | None:
+        """Return the topic's newest run, or None if the run to read is another or there is none.
+
+        Args:
+            admin: Asks about the topic.
+            wait: How long to wait for brokers.
+        """
+        return None if self._run is not None else self._newest(admin, wait)
+
     def find(
-        self, first: Message, *, alone: bool, identity: Mapping[str, str], wait: Wait
+        self,
+        first: Message,
+        admin: KafkaTopic,
+        *,
+        alone: bool,
+        identity: Mapping[str, str],
+        wait: Wait,
     ) -> FoundRun:
         """Return the run to read, and wait for it.
 
         Args:
             first: A message of the topic; becomes the result's message if it belongs to the run.
+            admin: Asks about the topic.
             alone: Whether the topic held no other message, so that its run is the newest.
             identity: The topic's identity.
             wait: How long to wait for a named run that has not begun.
@@ -86,15 +109,14 @@ class RunChoice:
         found = FoundRun(
             stream=stream_from_headers(first.headers() or (), where, self.limits), message=first
         )
-        runs = TopicRuns(self._connection, self._topic, self.limits)
         if self._run is None:
-            newest = None if alone else through_outages(runs.newest, wait)
+            newest = None if alone else self._newest(admin, wait)
             return (
                 found if newest is None or newest.stream.run_id == found.stream.run_id else newest
             )
         name = self._run
         if self._resumed_from is not None and not alone:
-            newest = through_outages(runs.newest, wait)
+            newest = self._newest(admin, wait)
             if newest is not None and newest.stream.run_id != name:
                 log.warning(
                     "topic %s: reading run %s of the checkpoint; the newest run is %s",
@@ -102,6 +124,7 @@ class RunChoice:
                     printable(name),
                     newest.stream,
                 )
+        runs = TopicRuns(self._connection, self._topic, self.limits, admin=admin)
         while found.stream.run_id != name:
             named = through_outages(lambda: runs.named(name, wait), wait)
             if named is not None:
@@ -114,17 +137,9 @@ class RunChoice:
             time.sleep(_LOOK_AGAIN_S)
         return found
 
-    def begins(self, run: FoundRun, partitions: int, wait: Wait) -> list[int]:
-        """Return, per partition of the run, an offset at or before its first record.
-
-        Args:
-            run: The run.
-            partitions: How many partitions the topic has.
-            wait: How long to wait for brokers.
-        """
-        return through_outages(
-            lambda: TopicRuns(self._connection, self._topic).starts(run, partitions), wait
-        )
+    def _newest(self, admin: KafkaTopic, wait: Wait) -> FoundRun | None:
+        newest = NewestRun(self._connection, self._topic, self.limits, admin)
+        return through_outages(newest.find, wait)
 
     def _check_kept(self, identity: Mapping[str, str]) -> None:
         if self._resumed_from == dict(identity):

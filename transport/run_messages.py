@@ -26,12 +26,17 @@ from tutelage.schemas.knowledge_schema import description_from_schema
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.printable import printable
 from tutelage.schemas.record import Record
+from tutelage.schemas.tensor_layout import dense_layout
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import FoundRun
 from tutelage.transport.tracing import tracing_of
 
 log = logging.getLogger(__name__)
 
+# At most: the lengths of a header's name and value; what else surrounds a record's tensors, in
+# the record, its frame, its message and a batch of one message.
+_HEADER_BYTES = 6
+_FRAMING_BYTES = 256
 _FIXED_FIELDS = ("run_id", "partitions", "rows_per_record", "teacher", "revision")
 
 
@@ -95,6 +100,22 @@ class RunMessages:
         check_description(self._headers, self.description, f"{where}, schema {schema_id}")
         self._codec = Codec(self.description, limits=limits)
         self._schema_ids = {schema_id}
+
+    @property
+    def record_bytes(self) -> int:
+        """The most that one of the run's records takes in the topic; 0 if that is not known.
+
+        It is not known if keys are ragged.
+        """
+        stored = self.description.stored
+        if any(spec.ragged for spec in stored.specs):
+            return 0
+        return (
+            dense_layout(stored, self.stream.rows_per_record).nbytes
+            + sum(len(name) + len(value or b"") + _HEADER_BYTES for name, value in self._headers)
+            + len(self.stream.run_id.encode())
+            + _FRAMING_BYTES
+        )
 
     @property
     def followed(self) -> bool:

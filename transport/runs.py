@@ -8,7 +8,7 @@ the run's first, whatever the machines' clocks say. Knows only headers, not what
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
@@ -54,15 +54,27 @@ class FoundRun:
 
 
 class TopicRuns:
-    """Finds runs in one topic. Opens a consumer for each read, and closes it."""
+    """Finds runs in one topic. Opens a consumer for each read, and closes it.
+
+    Args:
+        connection: How to reach the cluster.
+        topic: The topic.
+        limits: The most that a stream may ask for.
+        admin: Asks about the topic; if not given, with a client of its own.
+    """
 
     def __init__(
-        self, connection: KafkaConnection, topic: str, limits: Limits = DEFAULT_LIMITS
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        admin: KafkaTopic | None = None,
     ) -> None:
         self._connection = connection
         self._topic = topic
         self._limits = limits
-        self._admin = KafkaTopic(connection, topic)
+        self._admin = admin or KafkaTopic(connection, topic)
 
     def newest(self) -> FoundRun | None:
         """Return the run that began last, by the last records of partition 0; None without records.
@@ -118,43 +130,57 @@ class TopicRuns:
     def starts(self, run: FoundRun, partitions: int) -> list[int]:
         """Return, per partition of a run, an offset at or before its first record.
 
+        Args:
+            run: A run of the topic.
+            partitions: How many partitions the topic has.
+
+        Raises:
+            TopicIdentityError: The run names more partitions than the topic has.
+        """
+        found = self.starts_in(
+            run.stream, partitions, range(min(partitions, run.stream.partitions))
+        )
+        return [found[partition] for partition in sorted(found)]
+
+    def starts_in(self, stream: Stream, partitions: int, wanted: Collection[int]) -> dict[int, int]:
+        """Return, for some partitions of a run, an offset at or before its first record there.
+
         The offset lies behind the records that older runs had written when this one began. It is
         found by record times. If a record of the run lies before it, its writer's clock was wrong,
         and earlier offsets are searched.
 
         Args:
-            run: A run of the topic.
+            stream: A run of the topic.
             partitions: How many partitions the topic has. Limits the requests: each partition is
                 asked for, and headers may name any number.
+            wanted: The partitions.
 
         Raises:
             TopicIdentityError: The run names more partitions than the topic has.
         """
-        stream = run.stream
         if stream.partitions > partitions:
             raise TopicIdentityError(unlike(self._topic, partitions, stream))
         lows, ends = (
             self._admin.first_offsets(stream.partitions),
             self._admin.end_offsets(stream.partitions),
         )
-        found = self._admin.offsets(
-            stream.partitions, OffsetSpec.for_timestamp(max(0, round(stream.created * 1000)))
-        )
+        found = self._admin.offsets(stream.partitions, starting_with(stream))
         # No record from that time on: the run seems to have none in this partition yet.
         starts = [end if offset < 0 else offset for offset, end in zip(found, ends, strict=True)]
-        step, unsure = _BACK, set(range(stream.partitions))
+        step, unsure = _BACK, set(wanted)
         while unsure := {partition for partition in unsure if starts[partition] > lows[partition]}:
             before = self.messages(
                 {part: (max(lows[part], starts[part] - _BEFORE), starts[part]) for part in unsure},
                 lambda messages: [message for message in messages if is_of_run(message, stream)][
                     :1
                 ],
+                sparing=True,
             )
             unsure = {partition for partition in unsure if before[partition]}
             for partition in unsure:
                 starts[partition] = max(lows[partition], starts[partition] - step)
             step *= GROWTH
-        return starts
+        return {partition: starts[partition] for partition in wanted}
 
     def last_messages(
         self, ranges: Mapping[int, tuple[int, int]], window: int = FIRST_WINDOW
@@ -183,19 +209,35 @@ class TopicRuns:
         return found
 
     def messages(
-        self, ranges: Mapping[int, tuple[int, int]], keep: Keep | None = None
+        self,
+        ranges: Mapping[int, tuple[int, int]],
+        keep: Keep | None = None,
+        *,
+        sparing: bool = False,
     ) -> dict[int, list[Message]]:
         """Return all messages in each partition's range of offsets.
 
-        With `keep`, only the messages that it returns; it is called with those read so far.
+        Args:
+            ranges: Partition -> its first offset and the offset after its last.
+            keep: Called with the messages of a partition that were read so far; only those that it
+                returns are kept.
+            sparing: Whether to fetch nothing behind the ranges. One batch comes at a time.
         """
         if not ranges:
             return {}
-        consumer = self._connection.consumer(partitions=len(ranges))
+        consumer = self._connection.consumer(partitions=len(ranges), sparing=sparing)
         try:
+            # With metadata the client fetches at once.
+            self._admin.partitions(consumer)
             return _read(consumer, self._topic, ranges, keep)
         finally:
             consumer.close()
+
+
+def starting_with(stream: Stream) -> OffsetSpec:
+    """Selects a partition's first record from a run's creation on."""
+    spec: OffsetSpec = OffsetSpec.for_timestamp(max(0, round(stream.created * 1000)))
+    return spec
 
 
 def unlike(topic: str, partitions: int, stream: Stream) -> str:
@@ -267,4 +309,6 @@ def _read(
                 found[partition] = keep(found[partition])
         if error is not None or offset + 1 >= stop:
             unread.discard(partition)
+            # Nothing behind the range is fetched while other partitions are read.
+            consumer.pause([TopicPartition(topic, partition)])
     return found

@@ -12,7 +12,8 @@ from tutelage.schemas.errors import RunMismatch
 from tutelage.schemas.framing import unframe
 from tutelage.schemas.headers import check_description, stream_from_headers
 from tutelage.schemas.knowledge_schema import description_from_schema
-from tutelage.schemas.record import RecordHead, Stream
+from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
+from tutelage.schemas.record import Description, RecordHead, Stream
 from tutelage.schemas.tail import Tail, tail_from_heads
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.runs import (
@@ -44,6 +45,46 @@ class TopicTail:
     ends: list[int]
 
 
+class HeadReader:
+    """Decodes the heads of messages.
+
+    Args:
+        connection: How to reach the registry.
+        topic: The topic, for errors.
+        limits: How large records, schemas and shapes may be.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection, topic: str, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self._registry = connection.registry
+        self._topic = topic
+        self._limits = limits
+        self._codecs: dict[int, Codec] = {}
+
+    @property
+    def description(self) -> Description | None:
+        """What the first message's record holds; None if none was read."""
+        return next((codec.description for codec in self._codecs.values()), None)
+
+    def read(self, message: Message) -> RecordHead:
+        """Decode the head of a message's record, and verify the record.
+
+        Raises:
+            DataError, SchemaError: The message is damaged, or its schema is not the one that its
+                headers name.
+        """
+        where = f"topic {self._topic}, partition {message.partition()}, offset {message.offset()}"
+        schema_id, body = unframe(message.value(), where)
+        if schema_id not in self._codecs:
+            description = description_from_schema(
+                self._registry.schema(schema_id), f"schema {schema_id}", self._limits
+            )
+            check_description(message.headers() or (), description, where)
+            self._codecs[schema_id] = Codec(description, limits=self._limits)
+        return self._codecs[schema_id].decode(body, where).head
+
+
 def read_tail(
     connection: KafkaConnection,
     topic: str,
@@ -67,7 +108,8 @@ def read_tail(
     Raises:
         RunMismatch: The run names more partitions than the topic has.
     """
-    admin, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
+    admin = KafkaTopic(connection, topic)
+    runs = TopicRuns(connection, topic, admin=admin)
     lows, highs = admin.first_offsets(partitions), list(ends or admin.end_offsets(partitions))
     last = runs.last_messages(
         {part: (low, high) for part, (low, high) in enumerate(zip(lows, highs, strict=True))}
@@ -84,14 +126,13 @@ def read_tail(
     if stream.partitions > partitions:
         raise RunMismatch(unlike(topic, partitions, stream))
     starts = runs.starts(found_run, partitions)
-    codecs: dict[int, Codec] = {}
+    reader = HeadReader(connection, topic)
     heads: list[list[RecordHead]] = []
     for partition in range(stream.partitions):
         low = max(starts[partition], lows[partition])
         of_run = _messages_of_run(runs, stream, partition, last[partition], (low, highs[partition]))
-        heads.append([_decode_head(connection, codecs, message, topic) for message in of_run])
-    description = next(iter(codecs.values())).description if codecs else None
-    if description is None:
+        heads.append([reader.read(message) for message in of_run])
+    if (description := reader.description) is None:
         return None
     tail, missing = tail_from_heads(stream, description, heads)
     # From the topic's own times, not this machine's clock: later records must have a later time.
@@ -121,17 +162,3 @@ def _messages_of_run(
         window *= GROWTH
         found = runs.messages({partition: (max(low, high - window), high)})[partition]
     return of_run
-
-
-def _decode_head(
-    connection: KafkaConnection, codecs: dict[int, Codec], message: Message, topic: str
-) -> RecordHead:
-    where = f"topic {topic}, partition {message.partition()}, offset {message.offset()}"
-    schema_id, body = unframe(message.value(), where)
-    if schema_id not in codecs:
-        description = description_from_schema(
-            connection.registry.schema(schema_id), f"schema {schema_id}"
-        )
-        check_description(message.headers() or (), description, where)
-        codecs[schema_id] = Codec(description)
-    return codecs[schema_id].decode(body, where).head

@@ -214,7 +214,7 @@ class KafkaSource(Source):
             and position == Position(offsets=(BEGINNING,) * len(position.offsets))
         ):
             # The reader is at the message after `first`, so nothing is requested or fetched again.
-            beginnings = Beginnings(run.lows, run.begins)
+            beginnings = Beginnings(run.lows, run.lows)
             messages = [first]
         else:
             while (assigned := self._finder().assign(run, position, self._needed)) is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tutelage.consumers.position import Position
@@ -22,7 +22,7 @@ from tutelage.transport.outages import is_outage, through_outages
 from tutelage.transport.partition_reader import Message, PartitionReader
 from tutelage.transport.run_choice import RunChoice
 from tutelage.transport.run_messages import RunMessages
-from tutelage.transport.runs import unlike
+from tutelage.transport.runs import TopicRuns, unlike
 from tutelage.transport.tail import read_tail
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
@@ -40,7 +40,7 @@ class OpenRun:
         info: The stream, as `Source.open` returns it.
         messages: Decodes the run's messages.
         lows: Per partition of the topic, the first offset that the broker had.
-        begins: Per partition of the topic, an offset at or before the run's first record.
+        begins: Partition -> an offset at or before the run's first record, as far as it is known.
         first: The message that was fetched while the run was looked for, if reading the run from
             its beginning continues right after it.
     """
@@ -48,7 +48,7 @@ class OpenRun:
     info: StreamInfo
     messages: RunMessages
     lows: list[int]
-    begins: list[int]
+    begins: dict[int, int]
     first: Message | None
 
     def take_first(self) -> Message | None:
@@ -138,18 +138,21 @@ class RunFinder:
         wait = Wait(choice.awaited, timeout_s=timeout_s, log=log, hint="is its teacher running?")
         lows = through_outages(lambda: self._admin.first_offsets(partitions), wait)
         ends = through_outages(lambda: self._admin.end_offsets(partitions), wait)
+        first: Message | None = None
         # Every run's first record is in partition 0.
-        wanted = {0: lows[0]} if sparing else dict(enumerate(lows))
-        self._reader.begin(self._admin, wanted, sparing=sparing)
-        first = self._reader.first(wait)
-        if sparing:
-            self._reader.close()
-        found = choice.find(first, alone=ends == lows, identity=identity, wait=wait)
-        stream = found.stream
-        # Otherwise the run begins elsewhere, or partitions were added to the topic after the run
-        # began, which are not to be read.
-        is_first = found.message is first and stream.partitions >= partitions and not sparing
-        begins = lows if found.message is first else choice.begins(found, partitions, wait)
+        found = choice.newest(self._admin, wait) if ends[0] > lows[0] else None
+        if found is None:
+            # A checkpoint's run is read on elsewhere.
+            sparing = sparing or choice.is_resumed
+            wanted = {0: lows[0]} if sparing else dict(enumerate(lows))
+            self._reader.begin(self._admin, wanted, sparing=sparing)
+            first = self._reader.first(wait)
+            if sparing:
+                self._reader.close()
+            found = choice.find(
+                first, self._admin, alone=ends == lows, identity=identity, wait=wait
+            )
+        stream, is_first = found.stream, found.message is first
         if stream.partitions > partitions:
             raise TopicIdentityError(unlike(self._topic, partitions, stream))
         messages = RunMessages(self._connection, self._topic, found, self._limits)
@@ -162,8 +165,10 @@ class RunFinder:
             ),
             messages=messages,
             lows=lows,
-            begins=begins,
-            first=first if is_first else None,
+            begins=dict(enumerate(lows)) if is_first else {},
+            # Otherwise the run begins elsewhere, or partitions were added to the topic after the
+            # run began, which are not to be read.
+            first=first if is_first and stream.partitions >= partitions and not sparing else None,
         )
 
     def pass_rows(self, run: OpenRun) -> dict[int, int]:
@@ -201,9 +206,11 @@ class RunFinder:
             RetentionLoss: The broker deleted the record that the position says comes next.
         """
         partitions = run.info.partitions
+        wanted = range(partitions) if needed is None else needed
         try:
             lows = self._admin.first_offsets(partitions)
             highs = self._admin.end_offsets(partitions)
+            self._find_beginnings(run, wanted)
         except TransportError as error:
             if is_outage(error):
                 return None
@@ -211,23 +218,28 @@ class RunFinder:
         # Where the broker has deleted offsets, the run may have begun before what is left.
         begins = [
             begin + position.records_before(partition, partitions)
-            if begin > lows[partition] or not lows[partition]
-            else lows[partition]
-            for partition, begin in enumerate(run.begins[:partitions])
+            if (begin := run.begins.get(partition, low)) > low or not low
+            else low
+            for partition, low in enumerate(lows)
         ]
         offsets, guesses = where_to_begin(
             self._topic, run.offsets_of(position), lows=lows, highs=highs, begins=begins
         )
         self._reader.begin(
             self._admin,
-            {
-                partition: offset
-                for partition, offset in enumerate(offsets)
-                if needed is None or partition in needed
-            },
+            {partition: offset for partition, offset in enumerate(offsets) if partition in wanted},
+            record_bytes=run.messages.record_bytes,
         )
         first = [
             (position.pass_index, first_in(partition, position.sequence, partitions))
             for partition in range(partitions)
         ]
         return Beginnings(lows, guesses, first)
+
+    def _find_beginnings(self, run: OpenRun, wanted: Collection[int]) -> None:
+        """Find where the run begins in some partitions, unless that is known."""
+        unknown = [partition for partition in wanted if partition not in run.begins]
+        if unknown:
+            stream = run.info.stream
+            runs = TopicRuns(self._connection, self._topic, admin=self._admin)
+            run.begins |= runs.starts_in(stream, stream.partitions, unknown)
