@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Message
-
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Description, Stream
 from tutelage.schemas.tail import next_record
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.run_messages import RunMessages
-from tutelage.transport.runs import FIRST_WINDOW, GROWTH, FoundRun, TopicRuns, is_of_run, newest_of
+from tutelage.transport.runs import TopicRuns, newest_of
+from tutelage.transport.tail import messages_of_run
 from tutelage.transport.topic_admin import KafkaTopic
 
 
@@ -53,13 +52,15 @@ def read_partition_tails(
         RunMismatch: The partitions hold records of this run by different writers.
     """
     wanted = list(partitions)
-    admin, runs = KafkaTopic(connection, topic), TopicRuns(connection, topic)
+    admin = KafkaTopic(connection, topic)
+    runs = TopicRuns(connection, topic, admin=admin)
     ends = admin.end_offsets(stream.partitions)
+    starts = runs.starts_in(stream, admin.partitions(), wanted)
+    ranges = {partition: (starts[partition], ends[partition]) for partition in wanted}
     missing = {partition: next_record([], partition, stream.partitions) for partition in wanted}
-    starts = runs.starts(FoundRun(stream=stream, message=Message()), admin.partitions())
     decoder: RunMessages | None = None
-    ranges = {each: (starts[each], ends[each]) for each in wanted}
-    for partition, messages in _last_of_run(runs, stream, ranges).items():
+    for partition, last in runs.last_messages(ranges).items():
+        messages = messages_of_run(runs, stream, partition, last, ranges[partition])
         if not messages:
             continue
         if decoder is None:
@@ -70,27 +71,3 @@ def read_partition_tails(
         missing[partition] = next_record(heads, partition, stream.partitions)
     written = None if decoder is None else (decoder.stream, decoder.description)
     return PartitionTails(missing=missing, written=written)
-
-
-def _last_of_run(
-    runs: TopicRuns, stream: Stream, ranges: Mapping[int, tuple[int, int]]
-) -> dict[int, list[Message]]:
-    """Partition -> the run's last messages in its range of offsets."""
-    found: dict[int, list[Message]] = {partition: [] for partition in ranges}
-    unread, window = dict(ranges), FIRST_WINDOW
-    while unread:
-        read = {
-            part: (max(low, high - window), high)
-            for part, (low, high) in unread.items()
-            if low < high
-        }
-        for part, messages in runs.messages(read).items():
-            found[part] = [message for message in messages if is_of_run(message, stream)]
-        # A writer of an older run may have written behind this run's records.
-        unread = {
-            part: unread[part]
-            for part, (start, _) in read.items()
-            if not found[part] and start > unread[part][0]
-        }
-        window *= GROWTH
-    return found

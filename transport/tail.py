@@ -130,7 +130,7 @@ def read_tail(
     heads: list[list[RecordHead]] = []
     for partition in range(stream.partitions):
         low = max(starts[partition], lows[partition])
-        of_run = _messages_of_run(runs, stream, partition, last[partition], (low, highs[partition]))
+        of_run = messages_of_run(runs, stream, partition, last[partition], (low, highs[partition]))
         heads.append([reader.read(message) for message in of_run])
     if (description := reader.description) is None:
         return None
@@ -145,14 +145,22 @@ def read_tail(
     )
 
 
-def _messages_of_run(
+def messages_of_run(
     runs: TopicRuns,
     stream: Stream,
     partition: int,
     last: list[Message],
     offsets: tuple[int, int],
 ) -> list[Message]:
-    """The run's last messages in a partition, among its last ones or in front of those."""
+    """Return a run's last messages in a partition.
+
+    Args:
+        runs: Reads the topic.
+        stream: The run.
+        partition: The partition.
+        last: Its last messages, of any run. The run's are among them, or in front of them.
+        offsets: An offset at or before the run's first record, and the partition's end.
+    """
     (low, high), found, window = offsets, last, FIRST_WINDOW
     while (
         not (of_run := [message for message in found if is_of_run(message, stream)])

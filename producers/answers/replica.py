@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from tutelage.producers.answers.inputs import check_plain, model_batch, row_numbers
+from tutelage.producers.answers.inputs import model_batch, row_numbers
+from tutelage.producers.answers.owned import OwnedQueries
 from tutelage.producers.answers.pool import QueryPool
 from tutelage.producers.answers.progress import Progress, ReplicaStats
-from tutelage.producers.answers.query import PartitionOrder, Query
+from tutelage.producers.answers.query import Query
 from tutelage.producers.answers.settings import AnswerSettings
 from tutelage.producers.answers.topic import AnswerTopic
 from tutelage.producers.stages.devices import Devices, Forwarded
@@ -34,10 +35,8 @@ from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.group_reader import GroupReader
 from tutelage.transport.partition_reader import Message
 from tutelage.transport.rate_limit import RateLimit
-from tutelage.transport.run_messages import RunMessages
-from tutelage.transport.runs import FoundRun, TopicRuns
+from tutelage.transport.runs import FoundRun
 from tutelage.transport.status import Status
-from tutelage.transport.topic_admin import KafkaTopic
 
 log = logging.getLogger(__name__)
 
@@ -90,22 +89,16 @@ class Replica:
         self._devices = devices
         self._options = options
         self._settings = settings
-        self._messages = RunMessages(connection, queries, found, settings.limits)
-        check_plain(self._messages.description, f"topic {queries}")
-        self._runs, self._admin = TopicRuns(connection, queries), KafkaTopic(connection, queries)
-        self._found = found
-        self._orders: dict[int, PartitionOrder] = {}
+        self._queries = OwnedQueries(connection, queries, found, answers, settings.limits)
         self._pool = QueryPool(settings.budget)
         self._calls: deque[_Call] = deque()
         self._progress = Progress()
         self._commit_due, self._ask_due = RateLimit(_COMMIT_EVERY_S), RateLimit(_ASK_EVERY_S)
-        # Per partition of the run, an offset at or before its first query.
-        self._starts: list[int] = []
         self.stats = ReplicaStats()
         self.doing = Status("joining the group")
         answers.on_written(self._progress.written)
         self._reader = GroupReader(
-            connection, queries, settings.group, begin_at=self._begin_at, gone=self._gone
+            connection, queries, settings.group, begin_at=self._queries.begin_at, gone=self._gone
         )
 
     def run(self, progress: Callable[[Replica], None]) -> None:
@@ -161,31 +154,10 @@ class Replica:
     def _poll_s(self, busy: bool) -> float:
         return _BUSY_POLL_S if busy or self._answers.in_flight else _IDLE_POLL_S
 
-    def _begin_at(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Find where each partition that the group gave begins: behind its last answer."""
-        stream = self._messages.stream
-        self._starts = self._runs.starts(self._found, stream.partitions)
-        ends = self._admin.end_offsets(stream.partitions)
-        missing = self._answers.missing(each for each in partitions if each < stream.partitions)
-        offsets = {}
-        for partition in partitions:
-            if partition not in missing:
-                # The topic has more partitions than the run.
-                offsets[partition] = 0
-                continue
-            order = PartitionOrder(partition, stream.partitions, missing[partition], stream.passes)
-            self._orders[partition] = order
-            # As many records lie before it, or more, if some were written twice. If the broker has
-            # deleted some, fewer do: `_accept` finds that out.
-            guess = self._starts[partition] + order.passed
-            offsets[partition] = min(guess, ends[partition])
-        return offsets
-
     def _gone(self, partitions: Sequence[int], lost: bool) -> None:
         """Drop what is not written of partitions that are another replica's now."""
         self._pool.drop(frozenset(partitions))
-        for partition in partitions:
-            self._orders.pop(partition, None)
+        self._queries.forget(partitions)
         if not lost:
             # The next owner reads the partition's end: what was sent should be there by then.
             self._answers.flush()
@@ -195,31 +167,16 @@ class Replica:
     def _accept(self, messages: Sequence[Message]) -> None:
         now, rewound = time.monotonic(), set[int]()
         for message in messages:
-            order = self._orders.get(message.partition() or 0)
-            if (
-                order is None
-                or message.partition() in rewound
-                or self._messages.is_of_older_run(message) is not None
-            ):
+            partition = message.partition() or 0
+            if partition in rewound:
                 continue
-            found = self._messages.decode(message)
-            head = found.record.head
-            if order.is_too_late(head):
-                self._reader.seek(found.partition, self._starts[found.partition])
-                rewound.add(found.partition)
-                continue
-            if not order.accept(head, found.where):
-                self.stats.dropped += 1
-                continue
-            query = Query(
-                partition=found.partition,
-                offset=found.offset,
-                head=head,
-                columns=found.record.columns,
-                nbytes=found.record.nbytes,
-                order=order,
-            )
-            self._pool.add(query, now)
+            found = self._queries.take(message)
+            if isinstance(found, int):
+                self._reader.seek(partition, found)
+                rewound.add(partition)
+            elif found is not None:
+                self._pool.add(found, now)
+        self.stats.dropped = self._queries.dropped
 
     def _start_calls(self) -> None:
         """Give the model as many calls as keep its devices busy."""
@@ -237,10 +194,10 @@ class Replica:
             done: Future[Forwarded] = Future()
             done.set_result(Forwarded(batches=[], input_rows=[], seconds=0.0))
             return done
-        stream = self._messages.stream
+        stream = self._queries.stream
         batch = model_batch(
             queries,
-            self._messages.description,
+            self._queries.description,
             pad_value=self._settings.pad_value,
             pad_left=self._settings.pad_left,
         )
@@ -274,7 +231,7 @@ class Replica:
             if call.queries[0].head.end is not None and not self._answers.is_described:
                 # Some other replica has had all queries so far: its answers say what they hold.
                 if self._ask_due.due():
-                    self._answers.missing(range(self._messages.stream.partitions))
+                    self._answers.missing(range(self._queries.stream.partitions))
                 return
             self._calls.popleft()
             forwarded = call.future.result()
@@ -293,7 +250,7 @@ class Replica:
         first = 0
         for query in queries:
             head, stop = query.head, first + query.head.rows
-            if self._orders.get(query.partition) is query.order:
+            if self._queries.owns(query):
                 self.stats.nbytes += self._answers.write(
                     query.partition,
                     replace(head, generation=0),
@@ -309,11 +266,11 @@ class Replica:
 
     def _is_all_answered(self) -> bool:
         """Whether no query of the run is left, whoever owns its partition."""
-        if self._answers.in_flight or not all(order.ended for order in self._orders.values()):
+        if self._answers.in_flight or not self._queries.ended:
             return False
         if not self._ask_due.due():
             return False
-        stream = self._messages.stream
+        stream = self._queries.stream
         missing = self._answers.missing(range(stream.partitions))
         return all(pass_index >= stream.passes for pass_index, _ in missing.values())
 

@@ -1,0 +1,128 @@
+"""Messages of the partitions that a replica owns -> the queries that it has to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from tutelage.producers.answers.inputs import check_plain
+from tutelage.producers.answers.query import PartitionOrder, Query
+from tutelage.producers.answers.topic import AnswerTopic
+from tutelage.schemas.limits import Limits
+from tutelage.schemas.record import Description, Stream
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.partition_reader import Message
+from tutelage.transport.run_messages import RunMessages
+from tutelage.transport.runs import FoundRun, TopicRuns
+from tutelage.transport.topic_admin import KafkaTopic
+
+
+class OwnedQueries:
+    """The queries of the partitions that one replica owns.
+
+    Guarantee: `take` gives the queries of a partition in order, beginning with the first that had
+    no answer when the partition became the replica's; each once.
+
+    Args:
+        connection: How the cluster is reached.
+        topic: The topic of queries.
+        found: The run of queries, and one of its messages.
+        answers: Where their answers are.
+        limits: How large queries may be.
+
+    Raises:
+        SchemaError: A model cannot be given what the queries hold.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        topic: str,
+        found: FoundRun,
+        answers: AnswerTopic,
+        limits: Limits,
+    ) -> None:
+        self._messages = RunMessages(connection, topic, found, limits)
+        check_plain(self._messages.description, f"topic {topic}")
+        self._answers = answers
+        self._admin = KafkaTopic(connection, topic)
+        self._runs = TopicRuns(connection, topic, admin=self._admin)
+        self._orders: dict[int, PartitionOrder] = {}
+        # Partition -> an offset at or before its first query.
+        self._starts: dict[int, int] = {}
+        #: Queries that were passed over: they had an answer, or were written twice.
+        self.dropped = 0
+
+    @property
+    def stream(self) -> Stream:
+        """The run of queries."""
+        return self._messages.stream
+
+    @property
+    def description(self) -> Description:
+        """What queries hold."""
+        return self._messages.description
+
+    @property
+    def ended(self) -> bool:
+        """Whether every query of every partition that is owned was taken."""
+        return all(order.ended for order in self._orders.values())
+
+    def begin_at(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Begin some partitions behind their last answers.
+
+        Returns:
+            Partition -> the offset to read from.
+        """
+        stream = self.stream
+        ends = self._admin.end_offsets(stream.partitions)
+        mine = [partition for partition in partitions if partition < stream.partitions]
+        self._starts |= self._runs.starts_in(stream, self._admin.partitions(), mine)
+        # The topic may have more partitions than the run.
+        offsets = dict.fromkeys(partitions, 0)
+        for partition, missing in self._answers.missing(mine).items():
+            order = PartitionOrder(partition, stream.partitions, missing, stream.passes)
+            self._orders[partition] = order
+            # As many records lie before it, or more, if some were written twice. If the broker has
+            # deleted some, fewer do: `take` finds that out.
+            guess = self._starts[partition] + order.passed
+            offsets[partition] = min(guess, ends[partition])
+        return offsets
+
+    def forget(self, partitions: Iterable[int]) -> None:
+        """Forget partitions that are another replica's now."""
+        for partition in partitions:
+            self._orders.pop(partition, None)
+
+    def owns(self, query: Query) -> bool:
+        """Whether a query's partition has been this replica's since it was taken."""
+        return self._orders.get(query.partition) is query.order
+
+    def take(self, message: Message) -> Query | int | None:
+        """Take a message.
+
+        Returns:
+            A query to answer; None for a message without one; or the offset from which its
+            partition must be read instead.
+
+        Raises:
+            SequenceGap: The topic of queries has lost records.
+            DataError, SchemaError: The message is damaged, or does not fit the run.
+        """
+        order = self._orders.get(message.partition() or 0)
+        if order is None or self._messages.is_of_older_run(message) is not None:
+            return None
+        found = self._messages.decode(message)
+        head = found.record.head
+        if order.is_too_late(head):
+            return self._starts[found.partition]
+        if not order.accept(head, found.where):
+            self.dropped += 1
+            return None
+        return Query(
+            partition=found.partition,
+            offset=found.offset,
+            head=head,
+            columns=found.record.columns,
+            nbytes=found.record.nbytes,
+            order=order,
+        )
