@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-FOLDERS := tutelage schemas transport producers consumers tools cli deploy/local augmentation integrations examples
+FOLDERS := tutelage schemas transport producers consumers tools cli deploy/local augmentation on_policy integrations examples
 
 .PHONY: install constraints checksums pin-images audit dist sbom
 .PHONY: demo test test-faults test-containers soak check docs coverage bench profile clean FORCE

@@ -53,6 +53,11 @@ class Inspection:
         return found_shard(self._settings.shard)
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """The teachers' sources, in the order of registration."""
+        return tuple(self._sources)
+
+    @property
     def ragged_format(self) -> RaggedFormat:
         """How ragged keys are given."""
         return self._settings.ragged

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from tutelage import Student
+from tutelage import KnowledgeIterator, Student
+from tutelage.on_policy.replicas import who_answers
 from tutelage.producers.query_writer import QueryWriter
 from tutelage.schemas.arguments import check_whole_number
-from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.schemas.queries import POLICY_VERSION
 
 #: The number of a step -> its rows, without `policy_version`.
@@ -47,6 +48,8 @@ class OnPolicy:
     Raises:
         ConfigurationError: An argument has the wrong type or value, or the batch size does not fit
             the queries.
+        WaitTimeout: While iterating: no answer came in time. The message says who is in the group
+            of the replicas.
     """
 
     def __init__(
@@ -88,12 +91,12 @@ class OnPolicy:
         if self.step >= self._steps:
             return
         self._generate_up_to(self.step + self._most_lag)
-        batches = self._student.knowledge(self._batch_size)
+        batches = self._opened()
         try:
             for step in range(self.step, self._steps):
                 self.step = step
                 self._generate_up_to(step + self._most_lag)
-                batch = next(batches, None)
+                batch = self._next(batches)
                 if batch is None:
                     raise ConfigurationError(
                         f"the queries end with step {step}, before step {self._steps}; begin a new "
@@ -106,6 +109,20 @@ class OnPolicy:
                 self.step = step + 1
         finally:
             batches.close()
+
+    def _opened(self) -> KnowledgeIterator:
+        """The student's batches; waits for the first answer."""
+        try:
+            return self._student.knowledge(self._batch_size)
+        except WaitTimeout as error:
+            raise WaitTimeout(f"{error}. {who_answers(self._student.sources)}") from error
+
+    def _next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """The next batch; None at the end of the queries. Says who answers, if nobody does."""
+        try:
+            return next(batches, None)
+        except WaitTimeout as error:
+            raise WaitTimeout(f"{error}. {who_answers(self._student.sources)}") from error
 
     def _generate_up_to(self, last: int) -> None:
         """Write the rows of all steps up to this one that the topic lacks."""

@@ -13,3 +13,8 @@ POLICY_VERSION = "policy_version"
 def queries_topic(topic: str) -> str:
     """The topic of the queries that the teacher of `topic` answers."""
     return f"{topic}.queries"
+
+
+def replica_group(topic: str) -> str:
+    """The consumer group of the replicas that answer to `topic`, unless they were told another."""
+    return f"tutelage-{topic}"

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "cli": {"", "schemas", "transport", "producers", "consumers", "tools", "deploy", "examples"},
     "deploy": {"schemas", "transport"},
     "augmentation": {"schemas"},
-    "on_policy": {"", "schemas", "producers", "consumers"},
+    "on_policy": {"", "schemas", "transport", "producers", "consumers"},
     "integrations": {"", "schemas", "transport", "producers", "consumers", "tools"},
     # The empty name is the front door, which is what users import.
     "examples": {

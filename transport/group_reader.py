@@ -19,7 +19,6 @@ from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
 from tutelage.transport.partition_reader import check_reported
 from tutelage.transport.rate_limit import RateLimit
-from tutelage.transport.topic_admin import KafkaTopic
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +102,6 @@ class GroupReader:
         self._settings = settings
         self._begin_at = begin_at
         self._gone = gone
-        self._admin = KafkaTopic(connection, topic)
-        self._connection = connection
         self._failure: BaseException | None = None
         self._paused = False
         self._owned: frozenset[int] = frozenset()
@@ -176,14 +173,6 @@ class GroupReader:
                 self._consumer.commit(offsets=parts, asynchronous=True)
             except KafkaException as error:
                 self._warn(describe(error))
-
-    def members(self) -> list[tuple[str, str, list[int]]]:
-        """Return the client id, host and partitions of each member of the group.
-
-        Raises:
-            TransportError: The brokers did not say.
-        """
-        return group_members(self._connection, self._admin, self._settings.name, self._topic)
 
     def close(self) -> None:
         """Leave the group and release the client. May be called twice."""
@@ -263,29 +252,30 @@ class GroupReader:
 
 
 def group_members(
-    connection: KafkaConnection, topic: KafkaTopic, group: str, name: str
+    connection: KafkaConnection, group: str, topic: str
 ) -> list[tuple[str, str, list[int]]]:
-    """Return the client id, host and partitions of each member of a group.
+    """Return the client id, the host and the partitions of each member of a group.
 
     Args:
         connection: How the cluster is reached.
-        topic: Its admin client is used.
         group: The group.
-        name: The topic whose partitions are meant.
+        topic: The topic whose partitions are meant.
 
     Raises:
         TransportError: The brokers did not say.
     """
-    future = topic.admin.describe_consumer_groups([group], request_timeout=BROKER_TIMEOUT_S)[group]
+    # Kept until the answer is there: a client that is collected never answers.
+    admin = connection.admin()
+    future = admin.describe_consumer_groups([group], request_timeout=BROKER_TIMEOUT_S)[group]
     found: Any = connection.resolved(future, f"asking who is in group {group}")
     return [
         (
-            member.client_id,
-            member.host,
+            str(member.client_id),
+            str(member.host),
             sorted(
                 part.partition
                 for part in (member.assignment.topic_partitions if member.assignment else ())
-                if part.topic == name
+                if part.topic == topic
             ),
         )
         for member in found.members

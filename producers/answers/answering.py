@@ -19,6 +19,7 @@ from tutelage.producers.stages.thread_context import ThreadContext
 from tutelage.producers.wire_options import WireOptions
 from tutelage.schemas.arguments import check_seconds
 from tutelage.schemas.errors import ConfigurationError
+from tutelage.schemas.queries import replica_group
 from tutelage.schemas.record import Stream
 from tutelage.schemas.topic import check_topic
 from tutelage.transport.connection import KafkaConnection
@@ -111,7 +112,7 @@ class Answering:
             raise ConfigurationError(f"answers go to a topic: give a KafkaSink, not {sink!r}")
         settings = AnswerSettings(
             group=GroupSettings(
-                name=f"tutelage-{sink.label}" if group is None else group,
+                name=replica_group(sink.label) if group is None else group,
                 protocol=group_protocol,
                 session_timeout_s=session_timeout_s,
             ),

@@ -1,0 +1,35 @@
+"""Who answers: the members of the groups that share a student's queries, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tutelage.consumers.sources.base import Source
+from tutelage.consumers.sources.kafka import KafkaSource
+from tutelage.schemas.errors import TransportError
+from tutelage.schemas.queries import queries_topic, replica_group
+from tutelage.transport.group_reader import group_members
+
+
+def who_answers(sources: Iterable[Source]) -> str:
+    """Return who is in the group of each teacher whose answers a student waits for.
+
+    Args:
+        sources: The student's sources. Those that are topics of queries are left out.
+    """
+    found = []
+    for source in sources:
+        if not isinstance(source, KafkaSource) or source.label.endswith(queries_topic("")):
+            continue
+        group = replica_group(source.label)
+        try:
+            members = group_members(source.connection, group, queries_topic(source.label))
+        except TransportError as error:
+            found.append(f"group {group}: {error}")
+            continue
+        owners = ", ".join(
+            f"{client} on {host.lstrip('/')} with partitions {partitions}"
+            for client, host, partitions in members
+        )
+        found.append(f"group {group} has {owners}" if owners else f"group {group} has no replica")
+    return "; ".join(found)
