@@ -314,7 +314,7 @@ def test_int8_logits_are_all_known(tmp_path: Path) -> None:
 
 def test_deepspeed_is_refused(tmp_path: Path) -> None:
     args = settings(tmp_path)
-    args.deepspeed_plugin = object()  # type: ignore[assignment]
+    args.deepspeed_plugin = object()
     with (
         KnowledgeFile(written(tmp_path / "all.avro")) as file,
         pytest.raises(ConfigurationError, match="under DeepSpeed"),

@@ -87,10 +87,11 @@ def written(
 
     `changed` has another model know it.
     """
-    loader = DataLoader(rows or chats(), batch_size=3, collate_fn=collator(max_length))  # type: ignore[arg-type]
+    data: Any = rows or chats()
+    loader: Any = DataLoader(data, batch_size=3, collate_fn=collator(max_length))
     names = {"input_ids", "attention_mask", *(["labels"] if answers else [])}
     batches = [{name: batch[name] for name in names} for batch in loader]
-    options = {} if wire is None else {"wire": {"logits": wire}}
+    options: dict[str, Any] = {} if wire is None else {"wire": {"logits": wire}}
     with Teacher(FileSink(path), rows_per_record=2, **options) as teacher:
         model = tiny_models.llama() if changed else teacher_model()
         teacher.serve(CausalLMTeacher(model, vocabulary=vocabulary), batches)
@@ -127,8 +128,9 @@ def trained(
     teacher: Any, args: GKDConfig, kind: type[GKDTrainer] = GKDTrainer, **options: Any
 ) -> tuple[list[float], torch.Tensor, GKDTrainer]:
     """Train; return what was logged of each step, all weights, and the trainer."""
+    student = tiny_models.llama()
     trainer = kind(
-        tiny_models.llama(),
+        student,
         teacher,
         args,
         train_dataset=Dataset.from_list(chats()),
@@ -137,7 +139,7 @@ def trained(
     )
     trainer.train()
     logged = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    weights = torch.cat([each.detach().flatten() for each in trainer.model.parameters()])
+    weights = torch.cat([each.detach().flatten() for each in student.parameters()])
     return logged, weights, trainer
 
 
