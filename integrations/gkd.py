@@ -1,7 +1,6 @@
 """A stored teacher for TRL's `GKDTrainer`: token ids enter, the logits that files hold leave.
 
-Experimental, as TRL calls its trainer: `pip install 'tutelage[gkd]'` brings the one version that
-this was tested with.
+Experimental, as TRL's trainer is: `pip install 'tutelage[gkd]'` brings the version it is tested with.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ class StoredTeacher(nn.Module):
 
         Args:
             input_ids: Integers `[rows, T]`.
-            attention_mask: `[rows, T]`, 0 at padding; none if nothing is padded.
+            attention_mask: `[rows, T]`, 0 at padding.
 
         Returns:
             An output with `logits`: float32 `[rows, T, vocabulary]` on the device of `input_ids`,
@@ -118,8 +117,8 @@ class StoredTeacher(nn.Module):
             missing = needed[~torch.isin(needed, at)]
             if len(missing):
                 raise ConfigurationError(_not_known(row, int(missing[0]), counted is not None))
-            here = logits.device
-            write_logits(logits[row], at.to(here), text[self._key].to(here), self._key)
+            value = text[self._key].to(logits.device)
+            write_logits(logits[row], at.to(logits.device), value, self._key)
         return CausalLMOutput(logits=logits)
 
 
@@ -138,8 +137,8 @@ def _not_known(row: int, position: int, is_counted: bool) -> str:
 class KnowledgeGKDTrainer(GKDTrainer):
     """TRL's `GKDTrainer`, which tells its `StoredTeacher` which positions are in the loss.
 
-    Needed where the files have the logits of answers alone (`kept`): whether these are the
-    positions that the trainer counts, only the labels say. All else is as in `GKDTrainer`.
+    Needed where the files have the logits of answers alone (`kept`): only the labels say whether
+    these are the positions that the trainer counts.
     """
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
