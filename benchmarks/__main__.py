@@ -20,7 +20,7 @@ from benchmarks.measure import Comparison, print_comparison
 from benchmarks.plots import plot_ratios
 from benchmarks.scale import FULL, QUICK, TINY, Scale
 
-NAMES = ("offline", "online", "growth", "start", "training", "rows", "ranks", "losses")
+NAMES = ("offline", "online", "growth", "start", "training", "rows", "ranks", "losses", "replicas")
 FAILED = 1
 
 

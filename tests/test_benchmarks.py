@@ -90,6 +90,14 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
         f"ranks: {what}, global batches of 2,048 rows of 4 KB": {"1 rank", "2 ranks", "4 ranks", "8 ranks"}
         for what in ("a topic of 8 partitions", "a file")
     },
+    "replicas": {
+        "replicas: 8 partitions, a model of 100 ms a query": {"1 replica", "2 replicas", "4 replicas"},
+        "replicas: a round without a model: asked, answered, read (goal: p50 10 ms, p99 25 ms)": {
+            "p50",
+            "p99",
+            "slowest",
+        },
+    },
     "losses": {
         "losses: forward KL from a file, 49,152 ids a position": {"all logits, float16", "25 draws"}
     },

@@ -23,6 +23,15 @@ from tutelage.transport.rate_limit import RateLimit
 log = logging.getLogger(__name__)
 
 _WARN_EVERY_S = 60.0
+# Why a commit fails while partitions change hands.
+_REBALANCING = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+    }
+)
 # The client needs a poll at least this often, or it leaves the group.
 _POLL_LIMIT_MS = 300_000
 
@@ -225,7 +234,10 @@ class GroupReader:
 
     def _on_commit(self, error: KafkaError | None, parts: list[TopicPartition]) -> None:
         failed = error or next((part.error for part in parts if part.error is not None), None)
-        if failed is not None:
+        if failed is not None and failed.code() in _REBALANCING:
+            # The next owner commits what it answers.
+            log.debug("group %s: offsets not committed: %s", self._settings.name, failed.str())
+        elif failed is not None:
             self._warn(describe(failed))
 
     def _check(self, message: Message) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Set
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Budget:
 
 
 class QueryPool:
-    """Queries that wait for the model, in the order in which they came.
+    """Queries that wait for the model, those that the student needs first in front.
 
     Guarantee: the queries of a partition leave in their order.
 
@@ -47,7 +47,9 @@ class QueryPool:
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._waiting: deque[tuple[Query, float]] = deque()
+        # In the order in which a student reads: the queries of a partition may come long before
+        # earlier ones of another.
+        self._waiting: list[tuple[Query, float]] = []
         self.rows = self.nbytes = 0
 
     def __len__(self) -> int:
@@ -55,22 +57,19 @@ class QueryPool:
 
     def add(self, query: Query, now: float) -> None:
         """Add a query that came at this time, in seconds."""
-        self._waiting.append((query, now))
+        insort(self._waiting, (query, now), key=lambda each: _place(each[0]))
         self.rows += query.head.rows
         self.nbytes += query.nbytes
 
     def drop(self, partitions: Set[int]) -> None:
         """Drop the queries of these partitions."""
-        kept = [each for each in self._waiting if each[0].partition not in partitions]
-        self._waiting = deque(kept)
-        self.rows = sum(query.head.rows for query, _ in kept)
-        self.nbytes = sum(query.nbytes for query, _ in kept)
+        self._waiting = [each for each in self._waiting if each[0].partition not in partitions]
+        self.rows = sum(query.head.rows for query, _ in self._waiting)
+        self.nbytes = sum(query.nbytes for query, _ in self._waiting)
 
     def oldest_s(self, now: float) -> float:
-        """How long the oldest query has waited, in seconds; 0 without one."""
-        # Other threads ask, too: what was there may be gone.
-        oldest = next(iter(tuple(self._waiting)), None)
-        return now - oldest[1] if oldest is not None else 0.0
+        """How long the oldest query has waited, in seconds; 0 without one. Safe in any thread."""
+        return now - min((came for _, came in tuple(self._waiting)), default=now)
 
     def take(self, now: float) -> list[Query]:
         """Take the queries of the next call, or none if others may still join them.
@@ -86,8 +85,8 @@ class QueryPool:
         full = len(ready) < len(self._waiting) or self.rows >= self._budget.rows
         if not full and self.oldest_s(now) < self._budget.linger_s:
             return []
+        del self._waiting[: len(ready)]
         for query in ready:
-            self._waiting.popleft()
             self.rows -= query.head.rows
             self.nbytes -= query.nbytes
         return ready
@@ -112,6 +111,12 @@ class QueryPool:
             rows += head.rows
             longest = max(longest, _longest(query))
         return found
+
+
+def _place(query: Query) -> tuple[int, bool, int, int]:
+    """What queries are ordered by: their place in the run, ends last."""
+    head = query.head
+    return head.pass_index, head.end is not None, head.sequence, query.partition
 
 
 def _longest(query: Query) -> int:

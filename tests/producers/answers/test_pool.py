@@ -108,6 +108,17 @@ def test_every_query_leaves_once_in_order_and_no_call_is_over_its_budget(
     assert pool.nbytes == 0
 
 
+@given(st.permutations(range(12)))
+def test_what_a_student_needs_first_leaves_first_whenever_it_came(order: list[int]) -> None:
+    pool = QueryPool(Budget(rows=4, linger_s=0))
+    for sequence in order:
+        pool.add(query(sequence % 3, sequence), now=0.0)
+    taken: list[int] = []
+    while call := pool.take(0.0):
+        taken += [each.head.sequence for each in call]
+    assert taken == list(range(12))
+
+
 def test_queries_of_partitions_that_are_gone_are_dropped() -> None:
     pool = QueryPool(Budget(rows=8, linger_s=0))
     for sequence in range(4):
