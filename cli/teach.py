@@ -99,6 +99,8 @@ def teach(
             "--rows-per-record": rows_per_record,
             "--partitions": partitions,
             "--run-id": run_id,
+            "--new-run": new_run,
+            "--transactional": transactional,
         },
     )
     _check_numbers(partitions, rows_per_record, passes)
@@ -229,8 +231,10 @@ def _check_queries(queries: str | None, topic: str | None, given: Mapping[str, o
     if topic is None:
         raise ConfigurationError("answers go to a topic: give --topic TOPIC with --queries")
     for flag, value in given.items():
-        if value is not None:
-            raise ConfigurationError(f"{flag} is that of the queries; leave it out with --queries")
+        if value:
+            raise ConfigurationError(
+                f"{flag} is about a run of inputs; leave it out with --queries"
+            )
 
 
 def _check_numbers(partitions: int | None, rows_per_record: int | None, passes: int | None) -> None:

@@ -16,6 +16,7 @@ from tutelage.producers.query_writer import QueryWriter
 from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.schemas.queries import POLICY_VERSION
+from tutelage.schemas.record import Ragged
 
 #: The number of a step -> its rows, without `policy_version`.
 Generate = Callable[[int], Mapping[str, Any]]
@@ -46,8 +47,8 @@ class OnPolicy:
             step waits for its answers; with 1 the teacher answers the next step meanwhile.
 
     Raises:
-        ConfigurationError: An argument has the wrong type or value, or the batch size does not fit
-            the queries.
+        ConfigurationError: An argument has the wrong type or value, or a source was given another
+            run.
         WaitTimeout: While iterating: no answer came in time. The message says who is in the group
             of the replicas.
     """
@@ -72,11 +73,9 @@ class OnPolicy:
         self._batch_size = check_whole_number("batch_size", batch_size)
         self._steps = check_whole_number("steps", steps)
         self._most_lag = check_whole_number("max_policy_lag", max_policy_lag, least=0)
-        if queries.rows % self._batch_size:
-            raise ConfigurationError(
-                f"the topic of queries holds {queries.rows} rows, which is no number of whole steps "
-                f"of {self._batch_size}; resume with the batch size that they were written with"
-            )
+        for source in student.sources:
+            # A topic may hold the answers of older runs, and those of this one may not be there yet.
+            source.read_run(queries.run_id)
         pass_index, batches = student.place
         #: How many updates the weights have had, by the batches that were given.
         self.step = batches if not pass_index else self._steps
@@ -88,9 +87,9 @@ class OnPolicy:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Give the batches of the steps that are left."""
+        self._generate_up_to(self.step + self._most_lag)
         if self.step >= self._steps:
             return
-        self._generate_up_to(self.step + self._most_lag)
         batches = self._opened()
         try:
             for step in range(self.step, self._steps):
@@ -132,7 +131,22 @@ class OnPolicy:
             if POLICY_VERSION in rows:
                 raise ConfigurationError(f"the key {POLICY_VERSION!r} is made here")
             rows[POLICY_VERSION] = torch.full((self._batch_size,), self.step, dtype=torch.int64)
-            self._queries.write(rows)
-            self.generated_rows += self._batch_size
-            if step == self._steps - 1:
-                self._queries.end()
+            # A program that was killed in a step may have written some of its rows.
+            written = self._queries.rows % self._batch_size
+            before = self._queries.rows
+            self._queries.write({key: _behind(value, written) for key, value in rows.items()})
+            self.generated_rows += self._queries.rows - before
+            if self._queries.rows != (step + 1) * self._batch_size:
+                raise ConfigurationError(
+                    f"generate gave {self._queries.rows - before + written} rows for step {step}, and "
+                    f"batch_size is {self._batch_size}"
+                )
+        if not self._queries.ended and self._queries.rows >= self._steps * self._batch_size:
+            self._queries.end()
+
+
+def _behind(values: Any, rows: int) -> Any:
+    """What a key has behind its first rows."""
+    if isinstance(values, Ragged):
+        return values.rows(rows, len(values.lengths))
+    return values[rows:] if rows else values

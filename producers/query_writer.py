@@ -12,6 +12,7 @@ import xxhash
 from tutelage.producers.batch_writer import BatchWriter
 from tutelage.producers.run_spec import RunSpec
 from tutelage.producers.sinks.base import Sink
+from tutelage.producers.sinks.kafka import KafkaSink
 from tutelage.producers.stages.transfer import start_transfer
 from tutelage.producers.wire_options import wire_options
 from tutelage.producers.writer import RecordWriter, begin_or_continue
@@ -67,9 +68,16 @@ class QueryWriter:
             rows_per_record=self._size,
             run_id=None if run_id is None else check_text("run_id", run_id),
             new_run=check_flag("new_run", new_run),
+            reopens=True,
         )
+        if isinstance(sink, KafkaSink) and sink.settings.transactional:
+            raise ConfigurationError(
+                "queries are answered as soon as they are written, and a transaction would hide them; "
+                "leave out transactional=True"
+            )
         self._batches: BatchWriter | None = None
         self._rows = 0
+        self._run_id = ""
         self._ended = False
 
     def __repr__(self) -> str:
@@ -96,6 +104,12 @@ class QueryWriter:
         return self._rows
 
     @property
+    def run_id(self) -> str:
+        """The run of the queries, which is that of their answers."""
+        self._writing()
+        return self._run_id
+
+    @property
     def ended(self) -> bool:
         """Whether the run has its end, so that nothing can be added."""
         self._writing()
@@ -113,8 +127,11 @@ class QueryWriter:
             raise ConfigurationError("these queries were started already")
         try:
             run = begin_or_continue(self._sink, self._spec)
+            self._run_id = run.name.rpartition("\0")[2]
             self._ended = run.complete
-            if run.skip_rows:
+            if run.complete:
+                self._rows = run.held_rows
+            elif run.skip_rows:
                 self._rows = run.skip_rows
                 run.pass_over(run.skip_rows)
             writer = RecordWriter(self._sink, run)
@@ -146,7 +163,7 @@ class QueryWriter:
                 f"{batch.rows} rows were given, but a record has {self._size}: rows that wait for "
                 "others would never be answered; write a multiple"
             )
-        batches.write({**rows, QUERY_ID: row_ids(batch.columns(), batch.rows)})
+        batches.write({**rows, QUERY_ID: row_ids(batch.columns(), batch.rows, self._run_id)})
         self._rows += batch.rows
 
     def end(self) -> None:
@@ -173,15 +190,16 @@ class QueryWriter:
         return self._batches
 
 
-def row_ids(columns: Mapping[str, Column], rows: int) -> Array:
+def row_ids(columns: Mapping[str, Column], rows: int, run_id: str) -> Array:
     """Return a number for the content of each row, int64 `[rows]`: xxh3-64 of its keys and bytes.
 
     Args:
         columns: Key -> its rows.
         rows: How many there are.
+        run_id: Their run: the same rows have other numbers in another.
     """
     ids = np.empty(rows, np.uint64)
-    digests = [xxhash.xxh3_64() for _ in range(rows)]
+    digests = [xxhash.xxh3_64(run_id.encode()) for _ in range(rows)]
     for key in sorted(columns):
         column = columns[key]
         for row, digest in enumerate(digests):

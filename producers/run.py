@@ -12,18 +12,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from tutelage.producers.run_spec import RunSpec
+from tutelage.producers.sink_traits import SinkTraits
 from tutelage.producers.stages.columns import copied, nbytes_of
 from tutelage.producers.stages.encode import PackedRecord, RecordParts
 from tutelage.producers.stages.gather import Gather, RecordRows
 from tutelage.schemas.errors import ConfigurationError, DescriptionChanged
-from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.record import Column, Description, End, RecordHead, Stream
 from tutelage.schemas.tail import Tail
 from tutelage.transport.status import Status
-
-# When R is chosen automatically, one record of each partition together has at most this size: a
-# student holds that many while it puts them in order.
-_ROUND_BYTES = 32 << 20
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,41 +39,6 @@ class TeacherStats:
     forward_s: float = 0.0
     encode_s: float = 0.0
     write_s: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SinkTraits:
-    """What the records of a run depend on in the sink that it is written to.
-
-    Args:
-        name: What people call it, for messages.
-        partitions: How many partitions a new run has.
-        target_record_bytes: About how large a record should be.
-        max_record_bytes: How large it may be; None if there is no limit.
-        linger_s: How long rows may wait for R to be chosen, in seconds; None if nobody waits.
-    """
-
-    name: str
-    partitions: int
-    target_record_bytes: int
-    max_record_bytes: int | None
-    linger_s: float | None
-
-    def rows_per_record(self, rows: int, nbytes: int, *, at_once: bool) -> int:
-        """Choose R from the first rows of a run and their bytes.
-
-        Args:
-            rows: How many rows came.
-            nbytes: Their bytes.
-            at_once: Whether these rows must fill a record.
-        """
-        target = min(self.target_record_bytes, _ROUND_BYTES // self.partitions)
-        if self.max_record_bytes is not None:
-            # Ragged rows differ in size: leave room for longer rows in later records.
-            target = min(target, self.max_record_bytes // 4)
-        # Rows of zero bytes give no size to divide by: use the most that readers accept.
-        by_size = max(1, target * rows // nbytes) if nbytes else DEFAULT_LIMITS.empty_rows
-        return min(by_size, rows) if at_once or self.linger_s is not None else by_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,9 +138,17 @@ class Run:
         if self._gather is not None:
             return self._gather.skipping
         tail = self._tail
-        if tail is None or self.pass_index != tail.pass_index:
+        return 0 if tail is None or self.pass_index != tail.pass_index else self.held_rows
+
+    @property
+    def held_rows(self) -> int:
+        """How many rows the sink holds of its last pass."""
+        if (tail := self._tail) is None:
             return 0
-        return tail.sequence * tail.stream.rows_per_record
+        # Where some partition has the end, others may lack nothing but theirs.
+        most = tail.last.end.rows if tail.last is not None and tail.last.end is not None else None
+        held = tail.sequence * tail.stream.rows_per_record
+        return most if most is not None and (tail.complete or most < held) else held
 
     @property
     def is_undecided(self) -> bool:

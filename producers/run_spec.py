@@ -20,6 +20,8 @@ class RunSpec:
     rows_per_record: int | None = None
     run_id: str | None = None
     new_run: bool = False
+    #: Whether a finished run is opened again without being named, to look at it.
+    reopens: bool = False
 
     def begins_behind(self, tail: Tail) -> bool:
         """Whether to begin a new run behind the one that is there.
@@ -59,7 +61,7 @@ class RunSpec:
             raise SinkExists(
                 f"{where} holds another run, {theirs}: {'; '.join(differs)}. {elsewhere} elsewhere"
             )
-        if tail.finished and self.run_id is None:
+        if tail.finished and self.run_id is None and not self.reopens:
             replaced = ""
             if not holds_runs:
                 replaced = ", or replace the file with overwrite=True (--overwrite)"

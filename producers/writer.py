@@ -6,8 +6,9 @@ import logging
 import time
 import uuid
 
-from tutelage.producers.run import NewRun, Run, SinkTraits
+from tutelage.producers.run import NewRun, Run
 from tutelage.producers.run_spec import RunSpec
+from tutelage.producers.sink_traits import SinkTraits
 from tutelage.producers.sinks.base import Sink
 from tutelage.producers.stages.encode import PackedRecord, RecordParts
 from tutelage.schemas.codec import Codec

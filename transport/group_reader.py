@@ -203,7 +203,8 @@ class GroupReader:
             self._failure = self._failure or error
             return
         self._owned |= frozenset(numbers)
-        self._paused = False
+        if self._paused and numbers:
+            consumer.pause([TopicPartition(self._topic, number) for number in numbers])
         log.info("group %s gives partitions %s of %s", self._settings.name, numbers, self._topic)
 
     def _revoked(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
@@ -221,6 +222,9 @@ class GroupReader:
         except BaseException as error:
             self._failure = self._failure or error
         try:
+            if self._paused:
+                # The client would remember it if the partition came back.
+                consumer.resume(parts)
             consumer.incremental_unassign(parts)
         except KafkaException as error:
             log.debug("leaving partitions %s of %s: %s", numbers, self._topic, error)
@@ -242,6 +246,10 @@ class GroupReader:
 
     def _check(self, message: Message) -> None:
         error = message.error()
+        if error is not None and error.code() == KafkaError._MAX_POLL_EXCEEDED:
+            # As after a pause of the machine. The client joins again with the next poll.
+            log.warning("group %s: %s", self._settings.name, error.str())
+            return
         if error is not None and error.code() in DENIED:
             raise AccessDenied(
                 f"reading topic {self._topic} in group {self._settings.name}: {describe(error)}. "

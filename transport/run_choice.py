@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import Message
 
-from tutelage.schemas.errors import RetentionLoss
+from tutelage.schemas.errors import ConfigurationError, RetentionLoss
 from tutelage.schemas.headers import stream_from_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
@@ -57,6 +57,19 @@ class RunChoice:
         """
         if self._run is None:
             self._run, self._resumed_from = run_id, dict(identity)
+
+    def name(self, run_id: str) -> None:
+        """Read this run, and wait for it.
+
+        Raises:
+            ConfigurationError: Another run was named.
+        """
+        if self._run not in (None, run_id) and not self.is_resumed:
+            raise ConfigurationError(
+                f"topic {self._topic} is to be read for run {run_id}, but the source was given "
+                f"run={self._run!r}"
+            )
+        self._run = self._run or run_id
 
     @property
     def named(self) -> str | None:

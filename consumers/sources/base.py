@@ -151,6 +151,17 @@ class Source(ABC):
         """
         return
 
+    def read_run(self, run_id: str) -> None:
+        """Read this run, and wait for it. Called before `open`.
+
+        Args:
+            run_id: The run's name.
+
+        Raises:
+            ConfigurationError: The user named another run.
+        """
+        return
+
     @abstractmethod
     def open(self, timeout_s: float) -> StreamInfo:
         """Find the stream, and wait for its first record. A second call returns the same at once.

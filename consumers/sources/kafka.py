@@ -159,6 +159,9 @@ class KafkaSource(Source):
     def connect(self) -> None:
         self._connection.registry.connect()
 
+    def read_run(self, run_id: str) -> None:
+        self._choice.name(run_id)
+
     def choose_run(self, run_id: str, identity: Mapping[str, str]) -> None:
         self._choice.resume(run_id, identity)
 
@@ -174,7 +177,14 @@ class KafkaSource(Source):
         )
         partitions = wait_for_partitions(self._admin, wait)
         self._identity = once_known(self._admin.identity, wait)
-        self._identity_check = self._new_identity_check()
+        self._identity_check = IdentityCheck(
+            self._admin,
+            self._topic,
+            self._identity.get("topic_id", ""),
+            doing="it was read",
+            advice="What was not read of it is lost; let the teacher write it again, and begin "
+            "without a checkpoint",
+        )
         run = self._finder().find(
             self._choice, self._identity, partitions=partitions, sparing=self.is_shared,
             timeout_s=timeout_s - wait.waited_s,
@@ -188,16 +198,6 @@ class KafkaSource(Source):
     def _finder(self) -> RunFinder:
         return RunFinder(
             self._connection, self._topic, self._admin, self._reader, self._choice.limits
-        )
-
-    def _new_identity_check(self) -> IdentityCheck:
-        return IdentityCheck(
-            self._admin,
-            self._topic,
-            self._identity.get("topic_id", ""),
-            doing="it was read",
-            advice="What was not read of it is lost; let the teacher write it again, and begin "
-            "without a checkpoint",
         )
 
     def read(self, position: Position) -> Generator[ConsumedRecord | None, None, None]:

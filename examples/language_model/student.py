@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 import time
@@ -95,9 +96,12 @@ def _shortened(teacher: PreTrainedModel, layers: int, seed: int) -> PreTrainedMo
     # Torch types the parts of a module loosely.
     model: Any = student.model
     count = len(model.layers)
-    between = random.Random(seed).sample(range(1, count - 1), layers - 2)
+    choices = list(itertools.combinations(range(1, count - 1), layers - 2))
+    random.Random(0).shuffle(choices)
+    # Seeds differ in their layers as long as there are others.
+    between = choices[seed % len(choices)]
     model.layers = torch.nn.ModuleList(
-        [model.layers[number] for number in (0, *sorted(between), count - 1)]
+        [model.layers[number] for number in (0, *between, count - 1)]
     )
     for number, layer in enumerate(model.layers):
         layer.self_attn.layer_idx = number

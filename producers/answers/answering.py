@@ -17,7 +17,7 @@ from tutelage.producers.sinks.kafka import KafkaSink
 from tutelage.producers.stages.devices import Devices, Model
 from tutelage.producers.stages.thread_context import ThreadContext
 from tutelage.producers.wire_options import WireOptions
-from tutelage.schemas.arguments import check_seconds
+from tutelage.schemas.arguments import check_seconds, check_text
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.queries import replica_group
 from tutelage.schemas.record import Stream
@@ -73,15 +73,18 @@ class Answering:
         Call it instead of `start`, in any number of processes with the same arguments; start and
         stop them at any time. Each query is answered once: replicas share the partitions of the
         queries as a consumer group does, and go on behind the last answer that the topic holds.
-        Returns once every query of the run has its answer.
+        Returns once every query of the run has its answer. If the newest run has all of its answers
+        already, that is at once: a new run must have begun before.
 
         Args:
             model: As for `serve`. It gets the rows of one or more queries as a student would: a
                 dict of tensors `[rows, ...]`, ragged keys padded, with their lengths under
                 `KEY.lengths`. It returns one row of knowledge for each, in their order.
             queries: The topic of queries, which a `QueryWriter` writes.
-            run: The run of queries to answer; None for the newest.
-            group: The group of the replicas; None for `tutelage-` and the sink's topic.
+            run: The run of queries to answer; None for the newest, and for those that begin later,
+                as soon as they do.
+            group: The group of the replicas; None for `tutelage-TOPIC`, or `tutelage-TOPIC-RUN` if a
+                run is named.
             group_protocol: "classic", or "consumer" for the rebalances of KIP-848.
             session_timeout_s: How long a classic replica may be silent before others take over.
             max_rows: Rows of one call of the model, at most.
@@ -108,30 +111,57 @@ class Answering:
             Exception: Whatever the model raised.
         """
         sink = self._sink
-        if not isinstance(sink, KafkaSink):
-            raise ConfigurationError(f"answers go to a topic: give a KafkaSink, not {sink!r}")
+        if not isinstance(sink, KafkaSink) or sink.settings.transactional:
+            raise ConfigurationError(
+                f"answers go to a topic, without transactions: give a KafkaSink, not {sink!r}"
+            )
+        name = replica_group(sink.label) if run is None else f"{replica_group(sink.label)}-{run}"
         settings = AnswerSettings(
             group=GroupSettings(
-                name=replica_group(sink.label) if group is None else group,
+                name=name if group is None else group,
                 protocol=group_protocol,
                 session_timeout_s=session_timeout_s,
             ),
             budget=Budget(rows=max_rows, elements=max_tokens, linger_s=linger_s),
             pad_value=pad_value,
             pad_left=pad_left,
+            run=None if run is None else check_text("run", run),
         )
         timeout_s = check_seconds("timeout_s", timeout_s)
+        check_topic(queries)
         devices_lent = Devices(model, devices, ThreadContext.current())
-        topic: AnswerTopic | None = None
+        try:
+            while True:
+                found = _wait_for_run(sink.connection, queries, run, timeout_s)
+                replica = self._answer_run(sink, queries, found, devices_lent, settings, progress)
+                if not replica.is_left:
+                    return replica
+                log.warning(
+                    "topic %s: a newer run of queries has begun behind %s, which is left",
+                    queries,
+                    found.stream,
+                )
+        finally:
+            devices_lent.close()
+            sink.close()
+
+    def _answer_run(
+        self,
+        sink: KafkaSink,
+        queries: str,
+        found: FoundRun,
+        devices: Devices,
+        settings: AnswerSettings,
+        progress: Callable[[Replica], None],
+    ) -> Replica:
+        """Answer the queries of one run."""
+        stream = _answers_to(found.stream, self._spec)
+        topic = AnswerTopic(sink.connection, sink.label, sink.settings, stream)
         replica: Replica | None = None
         try:
-            connection = sink.connection
-            found = _wait_for_run(connection, check_topic(queries), run, timeout_s)
-            stream = _answers_to(found.stream, self._spec)
-            topic = AnswerTopic(connection, sink.label, sink.settings, stream)
             topic.open()
             replica = Replica(
-                connection, queries, found, topic, devices_lent, self._options, settings
+                sink.connection, queries, found, topic, devices, self._options, settings
             )
             self._replica = replica
             replica.run(progress)
@@ -140,10 +170,7 @@ class Answering:
             # In this order: leaving the group writes what was sent, before the next owner looks.
             if replica is not None:
                 replica.close()
-            if topic is not None:
-                topic.close()
-            devices_lent.close()
-            sink.close()
+            topic.close()
 
 
 def _answers_to(queries: Stream, spec: RunSpec) -> Stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from tutelage.producers.answers.inputs import check_plain
@@ -10,10 +11,19 @@ from tutelage.producers.answers.topic import AnswerTopic
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.record import Description, Stream
 from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.outages import once_known, through_outages
 from tutelage.transport.partition_reader import Message
 from tutelage.transport.run_messages import RunMessages
 from tutelage.transport.runs import FoundRun, TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
+from tutelage.transport.topic_identity import IdentityCheck
+from tutelage.transport.waiting import Wait
+
+log = logging.getLogger(__name__)
+
+# How long brokers may be away while a partition is begun: less than the client's limit between two
+# polls (group_reader.py).
+_BROKERS_S = 120.0
 
 
 class OwnedQueries:
@@ -43,8 +53,16 @@ class OwnedQueries:
     ) -> None:
         self._messages = RunMessages(connection, topic, found, limits)
         check_plain(self._messages.description, f"topic {topic}")
+        self._topic = topic
         self._answers = answers
         self._admin = KafkaTopic(connection, topic)
+        self._identity = IdentityCheck(
+            self._admin,
+            topic,
+            once_known(lambda: self._admin.topic_id(self._admin.described()), self._wait()),
+            doing="its queries were answered",
+            advice="Begin a new run of queries",
+        )
         self._runs = TopicRuns(connection, topic, admin=self._admin)
         self._orders: dict[int, PartitionOrder] = {}
         # Partition -> an offset at or before its first query.
@@ -67,26 +85,46 @@ class OwnedQueries:
         """Whether every query of every partition that is owned was taken."""
         return all(order.ended for order in self._orders.values())
 
+    @property
+    def followed(self) -> bool:
+        """Whether a newer run of queries has begun in the topic."""
+        return self._messages.followed
+
+    def look(self) -> None:
+        """Check now and then that the topic is still the same.
+
+        Raises:
+            TopicIdentityError: It was deleted or recreated.
+        """
+        self._identity.look()
+
     def begin_at(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Begin some partitions behind their last answers.
 
         Returns:
             Partition -> the offset to read from.
         """
-        stream = self.stream
-        ends = self._admin.end_offsets(stream.partitions)
-        mine = [partition for partition in partitions if partition < stream.partitions]
-        self._starts |= self._runs.starts_in(stream, self._admin.partitions(), mine)
+        stream, wait = self.stream, self._wait()
         # The topic may have more partitions than the run.
-        offsets = dict.fromkeys(partitions, 0)
+        count = once_known(self._admin.partitions, wait)
+        lows = through_outages(lambda: self._admin.first_offsets(count), wait)
+        ends = through_outages(lambda: self._admin.end_offsets(count), wait)
+        mine = [partition for partition in partitions if partition < stream.partitions]
+        self._starts |= through_outages(lambda: self._runs.starts_in(stream, count, mine), wait)
+        offsets = {partition: ends[partition] for partition in partitions}
         for partition, missing in self._answers.missing(mine).items():
             order = PartitionOrder(partition, stream.partitions, missing, stream.passes)
             self._orders[partition] = order
-            # As many records lie before it, or more, if some were written twice. If the broker has
-            # deleted some, fewer do: `take` finds that out.
-            guess = self._starts[partition] + order.passed
-            offsets[partition] = min(guess, ends[partition])
+            start = self._starts[partition]
+            # So many records lie before it, or more, if some were written twice. If the broker has
+            # deleted some, fewer do, and how many is not known.
+            guess = start + order.passed if start > lows[partition] or not start else start
+            # At least one record is read, so that `take` sees whether reading began too late.
+            offsets[partition] = min(guess, max(start, ends[partition] - 1))
         return offsets
+
+    def _wait(self) -> Wait:
+        return Wait(f"the brokers, about topic {self._topic}", timeout_s=_BROKERS_S, log=log)
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Forget partitions that are another replica's now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -28,6 +29,29 @@ class ReplicaStats:
     discarded: int = 0
     calls: int = 0
     forward_s: float = 0.0
+
+
+class Backoff:
+    """Allows an action at once, and again after pauses that grow.
+
+    Args:
+        first_s: The first pause, in seconds.
+        most_s: The longest.
+    """
+
+    def __init__(self, first_s: float, most_s: float) -> None:
+        self._pause_s = first_s
+        self._most_s = most_s
+        self._next_s = 0.0
+
+    def due(self) -> bool:
+        """Whether the action is due. If so, the next pause begins."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return False
+        self._next_s = now + self._pause_s
+        self._pause_s = min(self._most_s, 1.5 * self._pause_s)
+        return True
 
 
 class Progress:

@@ -18,7 +18,7 @@ import torch
 from tutelage.producers.answers.inputs import model_batch, row_numbers
 from tutelage.producers.answers.owned import OwnedQueries
 from tutelage.producers.answers.pool import QueryPool
-from tutelage.producers.answers.progress import Progress, ReplicaStats
+from tutelage.producers.answers.progress import Backoff, Progress, ReplicaStats
 from tutelage.producers.answers.query import Query
 from tutelage.producers.answers.settings import AnswerSettings
 from tutelage.producers.answers.topic import AnswerTopic
@@ -46,8 +46,10 @@ _MESSAGES_AT_ONCE = 64
 # Queries that wait in memory: beyond this nothing more is fetched.
 _MOST_WAITING_BYTES = 64 << 20
 _COMMIT_EVERY_S = 1.0
-# How often a replica without work asks whether the run has all of its answers.
-_ASK_EVERY_S = 1.0
+# How often a replica looks for the run's first answer, while it has answers of its own to write.
+_LOOK_EVERY_S = 0.25
+# How often a replica without work looks whether the run has all of its answers, at first and later.
+_ASK_S, _MOST_ASK_S = 0.2, 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +59,25 @@ class _Call:
     queries: Sequence[Query]
     future: Future[Forwarded] = field(repr=False)
 
+    def batches(self) -> Sequence[HostBatch]:
+        """What the model returned: one batch, or none for an end.
+
+        Raises:
+            SchemaError: It has other rows than the queries.
+        """
+        batches = self.future.result().batches
+        rows = sum(query.head.rows for query in self.queries)
+        for batch in batches:
+            if batch.rows != rows:
+                raise SchemaError(
+                    f"the model returned {batch.rows} rows for {rows} rows of queries; it must "
+                    "return one row for each, in their order"
+                )
+        return batches
+
 
 class Replica:
-    """Answers the queries of one run until all have an answer.
+    """Answers the queries of one run until all have an answer, or a newer run has begun.
 
     Guarantee: in each partition it writes consecutive answers, beginning with the first that the
     partition lacks, or had when it was read. Two replicas that own a partition for a while write
@@ -93,7 +111,10 @@ class Replica:
         self._pool = QueryPool(settings.budget)
         self._calls: deque[_Call] = deque()
         self._progress = Progress()
-        self._commit_due, self._ask_due = RateLimit(_COMMIT_EVERY_S), RateLimit(_ASK_EVERY_S)
+        self._commit_due, self._ask_due = RateLimit(_COMMIT_EVERY_S), RateLimit(_LOOK_EVERY_S)
+        self._asking = Backoff(_ASK_S, _MOST_ASK_S)
+        # The query whose answer, the first of the run, was written before its call's turn.
+        self._written_first: Query | None = None
         self.stats = ReplicaStats()
         self.doing = Status("joining the group")
         answers.on_written(self._progress.written)
@@ -104,6 +125,8 @@ class Replica:
     def run(self, progress: Callable[[Replica], None]) -> None:
         """Answer queries until every one of the run has an answer.
 
+        If no run was named, also until a newer run has begun: `is_left` then.
+
         Args:
             progress: Called with the replica whenever it has written answers.
 
@@ -113,7 +136,7 @@ class Replica:
             TransportError: The brokers or the registry failed.
             Exception: What the model raised.
         """
-        while True:
+        while self._settings.run is not None or not self._queries.followed:
             busy = bool(self._calls) or len(self._pool) > 0
             self._accept(self._reader.take(_MESSAGES_AT_ONCE, self._poll_s(busy)))
             self._start_calls()
@@ -122,14 +145,20 @@ class Replica:
             if self.stats.queries != answered:
                 progress(self)
             self._answers.poll()
+            self._queries.look()
             if self._commit_due.due():
                 self._reader.commit(self._progress.offsets())
             self._reader.pause(self._pool.nbytes > _MOST_WAITING_BYTES)
             self._describe()
             if not busy and self._is_all_answered():
-                self._answers.flush()
-                self._reader.commit(self._progress.offsets())
-                return
+                break
+        self._answers.flush()
+        self._reader.commit(self._progress.offsets())
+
+    @property
+    def is_left(self) -> bool:
+        """Whether a newer run of queries has begun, so that this one was left."""
+        return self._settings.run is None and self._queries.followed
 
     @property
     def waiting(self) -> tuple[int, float]:
@@ -226,53 +255,64 @@ class Replica:
 
     def _write_done(self) -> None:
         """Write the answers of calls that are done, in the order of the calls."""
+        if not self._answers.is_described and not self._describe_answers():
+            return
         while self._calls and self._calls[0].future.done():
-            call = self._calls[0]
-            if call.queries[0].head.end is not None and not self._answers.is_described:
-                # Some other replica has had all queries so far: its answers say what they hold.
-                if self._ask_due.due():
-                    self._answers.missing(range(self._queries.stream.partitions))
-                return
-            self._calls.popleft()
-            forwarded = call.future.result()
-            self.stats.forward_s += forwarded.seconds
-            self._write(call.queries, forwarded.batches)
+            call = self._calls.popleft()
+            self.stats.forward_s += call.future.result().seconds
+            self._write(call.queries, call.batches())
+
+    def _describe_answers(self) -> bool:
+        """Find out what answers hold: the first answer of the run says it, whoever writes it.
+
+        So replicas of different models, which all start at once, do not mix: all but one find an
+        answer that is not theirs.
+
+        Returns:
+            Whether it is known now.
+        """
+        for call in self._calls:
+            first = call.queries[0]
+            if first.head.sequence or first.head.pass_index or first.head.end is not None:
+                continue
+            # The pool puts it first in its call.
+            if call.future.done() and self._queries.owns(first):
+                self._write([first], call.batches())
+                self._written_first = first
+            return self._answers.is_described
+        if self._calls and self._ask_due.due():
+            self._answers.missing([0])
+        return self._answers.is_described
 
     def _write(self, queries: Sequence[Query], batches: Sequence[HostBatch]) -> None:
         batch = batches[0] if batches else None
         columns = batch.columns() if batch is not None else {}
-        rows = sum(query.head.rows for query in queries)
-        if batch is not None and batch.rows != rows:
-            raise SchemaError(
-                f"the model returned {batch.rows} rows for {rows} rows of queries; it must return "
-                "one row for each, in their order"
-            )
         first = 0
         for query in queries:
-            head, stop = query.head, first + query.head.rows
-            if self._queries.owns(query):
+            stop = first + query.head.rows
+            if not self._queries.owns(query):
+                self.stats.discarded += 1
+            elif query is not self._written_first:
                 self.stats.nbytes += self._answers.write(
                     query.partition,
-                    replace(head, generation=0),
+                    replace(query.head, generation=0),
                     {key: [_part(column, first, stop)] for key, column in columns.items()},
                     batch.description if batch is not None else None,
                 )
                 self._progress.sent(query.partition, query.offset + 1)
-                self.stats.queries += head.end is None
-                self.stats.rows += head.rows
-            else:
-                self.stats.discarded += 1
+                self.stats.queries += query.head.end is None
+                self.stats.rows += query.head.rows
             first = stop
 
     def _is_all_answered(self) -> bool:
         """Whether no query of the run is left, whoever owns its partition."""
-        if self._answers.in_flight or not self._queries.ended:
-            return False
-        if not self._ask_due.due():
-            return False
-        stream = self._queries.stream
-        missing = self._answers.missing(range(stream.partitions))
-        return all(pass_index >= stream.passes for pass_index, _ in missing.values())
+        # While others work there is no hurry, and each look reads some of their answers.
+        return (
+            not self._answers.in_flight
+            and self._queries.ended
+            and self._asking.due()
+            and self._answers.is_complete()
+        )
 
     def _describe(self) -> None:
         if self._calls:

@@ -19,6 +19,7 @@ class AnswerSettings:
         pad_value: The number that ragged rows of queries are padded with.
         pad_left: Whether they are padded on the left.
         limits: How large queries may be.
+        run: The run of queries; None for the newest, also for one that begins later.
     """
 
     group: GroupSettings
@@ -26,3 +27,4 @@ class AnswerSettings:
     pad_value: float = 0
     pad_left: bool = False
     limits: Limits = DEFAULT_LIMITS
+    run: str | None = None

@@ -66,6 +66,8 @@ class AnswerTopic:
         self._codec: Codec | None = None
         #: What answers hold; None until one is known.
         self.description: Description | None = None
+        # Partitions that hold the end of the last pass.
+        self._complete: set[int] = set()
 
     def open(self) -> None:
         """Create the topic, or check it.
@@ -124,6 +126,19 @@ class AnswerTopic:
             self._check_same(theirs)
             self._begin(description)
         return dict(tails.missing)
+
+    def is_complete(self) -> bool:
+        """Whether the topic holds every answer of the run, whoever wrote them.
+
+        Looks at one partition that lacks some, and at the others once it lacks none.
+        """
+        for partition in range(self.stream.partitions):
+            if partition not in self._complete:
+                pass_index, _ = self.missing([partition])[partition]
+                if pass_index < self.stream.passes:
+                    return False
+                self._complete.add(partition)
+        return True
 
     def _check_same(self, theirs: Stream) -> None:
         differs = [

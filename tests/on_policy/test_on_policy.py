@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.answering_lesson import answers_to, model
+from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
 from support.replicas import Replicas, written
 
 from tutelage import (
@@ -20,7 +20,6 @@ from tutelage import (
     KafkaSink,
     KafkaSource,
     OnPolicy,
-    QueryWriter,
     Sampled,
     SampleMismatch,
     SchemaError,
@@ -31,56 +30,6 @@ from tutelage import (
 )
 
 pytestmark = pytest.mark.kafka
-BATCH, PARTITIONS, ROWS = 8, 4, 2
-
-
-def rows_of(step: int) -> dict[str, Any]:
-    """The rows of a step: their numbers."""
-    return {"x": torch.arange(step * BATCH, (step + 1) * BATCH)}
-
-
-def queries_to(topic: str, kafka: dict[str, Any], **options: Any) -> QueryWriter:
-    sink = KafkaSink(f"{topic}.queries", partitions=PARTITIONS, **kafka)
-    return QueryWriter(sink, **{"rows_per_record": ROWS, **options})
-
-
-def student_of(topic: str, kafka: dict[str, Any]) -> Student:
-    student = Student(sample_id="query_id", timeout_s=60)
-    student.register_teacher(KafkaSource(f"{topic}.queries", **kafka))
-    student.register_teacher(KafkaSource(topic, **kafka))
-    return student
-
-
-class Answering(threading.Thread):
-    """A replica in a thread."""
-
-    def __init__(
-        self, topic: str, kafka: dict[str, Any], given: Any = model, **options: Any
-    ) -> None:
-        super().__init__(daemon=True)
-        answering: dict[str, Any] = {"timeout_s": 60.0}
-        names = ("group", "max_rows", "group_protocol")
-        answering |= {name: options.pop(name) for name in names if name in options}
-        self._teacher = Teacher(KafkaSink(topic, **kafka), **{"name": "teacher", **options})
-        self._arguments = (given, f"{topic}.queries")
-        self._options = answering
-        self.stats: Any = None
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.stats = self._teacher.answer(*self._arguments, **self._options).stats
-        except BaseException as error:
-            self.error = error
-
-    def done(self) -> Any:
-        """Wait until it ends; its statistics."""
-        self.join(60)
-        assert not self.is_alive()
-        if self.error is not None:
-            raise self.error
-        return self.stats
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
@@ -132,18 +81,6 @@ def test_a_restarted_student_replays_what_the_topics_hold_and_generates_only_the
     assert torch.equal(again[0], taken[2])
     assert torch.equal(torch.cat([*taken[:2], *again]), answers_to(torch.arange(6 * BATCH)))
     assert replica.done().queries == 6 * BATCH // ROWS
-    # A finished run gives nothing, and asks nothing.
-    with queries_again(topic, kafka) as queries:
-        assert queries.ended
-
-
-def queries_again(topic: str, kafka: dict[str, Any]) -> QueryWriter:
-    """The queries of the topic's finished run."""
-    run = KafkaSource(f"{topic}.queries", **kafka)
-    try:
-        return queries_to(topic, kafka, run_id=run.open(30.0).stream.run_id)
-    finally:
-        run.close()
 
 
 def test_replicas_that_die_and_come_leave_no_query_out_and_answer_none_twice(

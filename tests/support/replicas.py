@@ -75,7 +75,9 @@ def written(topic: str, kafka: dict[str, Any]) -> tuple[dict[int, list[int]], in
             record = consumed.record
             assert isinstance(record, Record)
             here = found.setdefault(consumed.partition, [])
-            if (here and here[-1] == -1) or record.head.sequence < len(here) * partitions:
+            ended = bool(here) and here[-1] == -1
+            again = record.head.end is None and record.head.sequence < len(here) * partitions
+            if ended or again:
                 dropped += 1
             elif record.head.end is not None:
                 here.append(-1)

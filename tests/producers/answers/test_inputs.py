@@ -89,14 +89,15 @@ def test_encoded_queries_are_refused_by_name() -> None:
 
 def test_a_rows_id_stands_for_its_keys_shapes_and_values() -> None:
     rows = np.arange(12.0).reshape(3, 4)
-    ids = row_ids({"x": rows, "y": np.arange(3)}, 3)
+    ids = row_ids({"x": rows, "y": np.arange(3)}, 3, "r")
     assert len(set(ids.tolist())) == 3
-    assert ids.tolist() == row_ids({"y": np.arange(3), "x": rows}, 3).tolist()
+    assert ids.tolist() == row_ids({"y": np.arange(3), "x": rows}, 3, "r").tolist()
+    assert not set(ids.tolist()) & set(row_ids({"x": rows, "y": np.arange(3)}, 3, "s").tolist())
     for other in (
         {"x": rows + 1, "y": np.arange(3)},
         {"x": rows.reshape(3, 2, 2), "y": np.arange(3)},
         {"x": rows, "z": np.arange(3)},
     ):
-        assert not set(ids.tolist()) & set(row_ids(other, 3).tolist())
+        assert not set(ids.tolist()) & set(row_ids(other, 3, "r").tolist())
     ragged = Ragged(np.arange(5), np.array([2, 0, 3]))
-    assert row_ids({"x": ragged}, 3)[2] == row_ids({"x": np.arange(2, 5)[None]}, 1)[0]
+    assert row_ids({"x": ragged}, 3, "r")[2] == row_ids({"x": np.arange(2, 5)[None]}, 1, "r")[0]

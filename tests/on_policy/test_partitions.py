@@ -1,0 +1,140 @@
+"""Partitions that come and go, are paused, have lost records, or hold no query at all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from confluent_kafka import TopicPartition
+from support.answering_lesson import answers_to
+from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
+from support.replicas import written
+
+from tutelage import KafkaSink, KafkaSource, QueryWriter, RunMismatch, SinkExists, Student
+from tutelage.producers.answers import replica as replica_module
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.topic_admin import KafkaTopic
+
+pytestmark = pytest.mark.kafka
+
+
+def test_more_partitions_than_queries_leave_no_replica_waiting(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("wide")
+    sink = KafkaSink(f"{topic}.queries", partitions=24, **kafka)
+    with QueryWriter(sink, rows_per_record=ROWS) as queries:
+        queries.write({"x": torch.arange(2)})
+        queries.end()
+    replicas = [Answering(topic, kafka) for _ in range(3)]
+    assert sum(each.done().queries for each in replicas) == 1
+    sequences, _ = written(topic, kafka)
+    assert sequences == {partition: [0, -1] if not partition else [-1] for partition in range(24)}
+
+
+def test_a_topic_may_have_more_partitions_than_the_run(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("wider")
+    admin = KafkaTopic(KafkaConnection(**kafka), f"{topic}.queries")
+    admin.create(7, replication=1)
+    replica = Answering(topic, kafka)
+    with queries_to(topic, kafka) as queries:
+        queries.write(rows_of(0))
+        queries.end()
+    assert replica.done().rows == BATCH
+
+
+def test_queries_behind_those_that_retention_took_are_answered(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("deleted")
+    first = Answering(topic, kafka)
+    with queries_to(topic, kafka) as queries:
+        for step in range(5):
+            queries.write(rows_of(step))
+        source = KafkaSource(topic, **kafka)
+        student = Student(timeout_s=60)
+        student.register_teacher(source)
+        with student:
+            for _ in zip(range(5), student.knowledge(BATCH), strict=False):
+                pass
+        admin = KafkaTopic(KafkaConnection(**kafka), f"{topic}.queries")
+        parts = [TopicPartition(f"{topic}.queries", number, 3) for number in range(PARTITIONS)]
+        for future in admin.admin.delete_records(parts).values():
+            future.result(20)
+        # Another group has no member that knows where it was.
+        second = Answering(topic, kafka, group=f"{topic}-second")
+        time.sleep(3)
+        queries.write(rows_of(5))
+        queries.end()
+    assert second.done().queries >= PARTITIONS
+    first.done()
+    sequences, _ = written(topic, kafka)
+    assert sum(len(each) for each in sequences.values()) == 6 * BATCH // ROWS + PARTITIONS
+
+
+def test_a_replica_that_was_paused_goes_on_when_its_partitions_come_back(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = topic_name("paused")
+    monkeypatch.setattr(replica_module, "_MOST_WAITING_BYTES", 2000)
+
+    def slow(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        time.sleep(0.03)
+        return {"y": answers_to(batch["x"])}
+
+    with queries_to(topic, kafka) as queries:
+        for step in range(60):
+            queries.write(rows_of(step))
+        queries.end()
+    first = Answering(topic, kafka, slow, max_rows=2)
+
+    class LeavesError(Exception):
+        pass
+
+    calls = iter(range(1000))
+
+    def leaves(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if next(calls) > 3:
+            raise LeavesError
+        return slow(batch)
+
+    time.sleep(1)
+    other = Answering(topic, kafka, leaves, max_rows=2)
+    with student_of(topic, kafka) as student:
+        found = torch.cat([batch["y"].clone() for batch in student.knowledge(BATCH)])
+    assert torch.equal(found, answers_to(torch.arange(60 * BATCH)))
+    first.done()
+    with pytest.raises(LeavesError):
+        other.done()
+
+
+@pytest.fixture
+def revisions(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> Iterator[tuple[str, list[Answering]]]:
+    topic = topic_name("mixed")
+    replicas = [Answering(topic, kafka, revision=revision) for revision in ("1", "2")]
+    with queries_to(topic, kafka) as queries:
+        for step in range(5):
+            queries.write(rows_of(step))
+        queries.end()
+    yield topic, replicas
+
+
+def test_replicas_of_different_models_that_start_together_do_not_mix(
+    revisions: tuple[str, list[Answering]], kafka: dict[str, Any]
+) -> None:
+    topic, replicas = revisions
+    with student_of(topic, kafka) as student:
+        found = torch.cat([batch["y"].clone() for batch in student.knowledge(BATCH)])
+    assert torch.equal(found, answers_to(torch.arange(5 * BATCH)))
+    for each in replicas:
+        each.join(60)
+    errors = [each.error for each in replicas]
+    assert sorted(type(error) is SinkExists for error in errors) == [False, True], errors
+    assert not any(isinstance(error, RunMismatch) for error in errors)

@@ -1,0 +1,164 @@
+"""Programs that are killed between any two steps of asking, and runs of queries one behind the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.answering_lesson import answers_to
+from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
+
+from tutelage import ConfigurationError, KafkaSink, KafkaSource, OnPolicy, QueryWriter, Student
+
+pytestmark = pytest.mark.kafka
+STEPS = 5
+
+
+def finish(topic: str, kafka: dict[str, Any], state: Path | None = None) -> OnPolicy:
+    """Start the program again, and train to the end."""
+    with queries_to(topic, kafka) as queries, student_of(topic, kafka) as student:
+        if state is not None:
+            student.load(state)
+        loop = OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=STEPS, max_policy_lag=2)
+        first = loop.step
+        for step, batch in enumerate(loop, start=first):
+            assert torch.equal(batch["x"], rows_of(step)["x"])
+            assert torch.equal(batch["y"], answers_to(batch["x"]))
+        assert loop.step == STEPS
+        assert queries.ended
+        return loop
+
+
+def test_a_program_that_was_killed_in_a_step_writes_only_the_rest_of_it(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("half")
+    with queries_to(topic, kafka) as queries:
+        queries.write({**rows_of(0), "policy_version": torch.zeros(BATCH, dtype=torch.int64)})
+        half = {"x": rows_of(1)["x"][:4], "policy_version": torch.zeros(4, dtype=torch.int64)}
+        queries.write(half)
+    replica = Answering(topic, kafka)
+    assert finish(topic, kafka).generated_rows == STEPS * BATCH - BATCH - 4
+    assert replica.done().rows == STEPS * BATCH
+
+
+def test_a_program_that_was_killed_in_its_last_steps_starts_again(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    topic, state = topic_name("last"), tmp_path / "state.json"
+    replica = Answering(topic, kafka)
+    with queries_to(topic, kafka) as queries, student_of(topic, kafka) as student:
+        loop = OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=STEPS, max_policy_lag=2)
+        for _ in itertools.islice(loop, STEPS - 1):
+            student.save(state)
+        assert queries.ended
+    assert finish(topic, kafka, state).generated_rows == 0
+    # A finished program that is started again has nothing to do.
+    assert finish(topic, kafka).generated_rows == 0
+    replica.done()
+
+
+@pytest.mark.parametrize("steps_left", [True, False])
+def test_an_end_that_was_not_written_is_written_at_the_next_start(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path, steps_left: bool
+) -> None:
+    topic, state = topic_name("endless"), tmp_path / "state.json"
+    replica = Answering(topic, kafka)
+    with queries_to(topic, kafka) as queries, student_of(topic, kafka) as student:
+        for step in range(STEPS):
+            queries.write(rows_of(step))
+        student.sources[1].read_run(queries.run_id)
+        for _ in itertools.islice(student.knowledge(BATCH), STEPS - steps_left):
+            student.save(state)
+    assert finish(topic, kafka, state).generated_rows == 0
+    replica.done()
+
+
+def test_an_end_that_only_some_partitions_have_is_completed(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("partly")
+    with queries_to(topic, kafka) as queries:
+        queries.write(rows_of(0))
+        queries.write({"x": rows_of(1)["x"][:2]})
+        sink = queries._sink
+        assert isinstance(sink, KafkaSink)
+        sent = sink._writer.write
+
+        def only_to_some(head: Any, packed: Any, placement: Any) -> None:
+            if head.end is None:
+                sent(head, packed, placement)
+            else:
+                sink._writer._connected().send(1, packed, head)
+
+        sink._writer.write = only_to_some  # type: ignore[method-assign]
+        queries.end()
+    replica = Answering(topic, kafka)
+    with queries_to(topic, kafka) as queries:
+        assert (queries.rows, queries.ended) == (BATCH + 2, False)
+        queries.end()
+    assert replica.done().rows == BATCH + 2
+
+
+def test_a_new_run_is_answered_by_itself_and_replicas_go_over_to_it(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("again")
+    replicas = [Answering(topic, kafka) for _ in range(2)]
+    with queries_to(topic, kafka) as queries, student_of(topic, kafka) as student:
+        # It is left before its end.
+        loop = OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=STEPS)
+        assert [int(batch["x"][0]) for batch in itertools.islice(loop, 2)] == [0, BATCH]
+        first = queries.run_id
+    with queries_to(topic, kafka, new_run=True) as queries, student_of(topic, kafka) as student:
+        assert queries.run_id != first
+        loop = OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=STEPS)
+        found = [batch["query_id"].clone() for batch in loop]
+    assert len(found) == STEPS
+    for each in replicas:
+        each.done()
+    with student_of(topic, kafka) as student:
+        for source in student.sources:
+            source.read_run(first)
+        (before,) = itertools.islice(student.knowledge(BATCH), 1)
+    assert not set(before["query_id"].tolist()) & set(found[0].tolist()), "rows are equal, runs not"
+
+
+def test_a_source_of_another_run_is_refused(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("other")
+    student = Student()
+    student.register_teacher(KafkaSource(topic, run="mine", **kafka))
+    with (
+        queries_to(topic, kafka, run_id="theirs") as queries,
+        student,
+        pytest.raises(
+            ConfigurationError, match="for run theirs, but the source was given run='mine'"
+        ),
+    ):
+        OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=1)
+
+
+def test_queries_in_transactions_are_refused(kafka: dict[str, Any]) -> None:
+    sink = KafkaSink("never", partitions=PARTITIONS, transactional=True, **kafka)
+    with pytest.raises(ConfigurationError, match="a transaction would hide them"):
+        QueryWriter(sink, rows_per_record=ROWS)
+
+
+def test_rows_of_another_number_than_the_batch_size_are_refused(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("few")
+    with queries_to(topic, kafka) as queries, student_of(topic, kafka) as student:
+        loop = OnPolicy(
+            student, queries, lambda step: {"x": torch.arange(BATCH + 2)}, batch_size=BATCH, steps=2
+        )
+        with pytest.raises(
+            ConfigurationError, match="rows for step 0, and batch_size is 8|differ in rows"
+        ):
+            next(iter(loop))
