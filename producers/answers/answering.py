@@ -32,6 +32,8 @@ from tutelage.transport.waiting import Wait
 if TYPE_CHECKING:
     import torch
 
+    from tutelage.producers.run import Run
+
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.2
@@ -43,7 +45,13 @@ class Answering:
     _sink: Sink
     _spec: RunSpec
     _options: WireOptions
+    _run: Run | None
+    _closed: bool
     _replica: Replica | None = None
+
+    if TYPE_CHECKING:
+
+        def close(self) -> None: ...
 
     @property
     def replica(self) -> Replica | None:
@@ -101,8 +109,8 @@ class Answering:
             The replica, with its statistics.
 
         Raises:
-            ConfigurationError: An argument has the wrong type or value; the sink is not a
-                `KafkaSink`; or the queries are of other inputs than this teacher's.
+            ConfigurationError: An argument has the wrong type or value; the teacher was started; the
+                sink is not a `KafkaSink`; or the queries are of other inputs than this teacher's.
             SinkExists: The topic holds answers of another model, or has too few partitions.
             SequenceGap: The topic of queries has lost records.
             SchemaError: The model returned other rows than it got, or no knowledge.
@@ -111,6 +119,10 @@ class Answering:
             Exception: Whatever the model raised.
         """
         sink = self._sink
+        if self._run is not None or self._closed:
+            raise ConfigurationError(
+                "the teacher was started already; a Teacher that answers is not started before"
+            )
         if not isinstance(sink, KafkaSink) or sink.settings.transactional:
             raise ConfigurationError(
                 f"answers go to a topic, without transactions: give a KafkaSink, not {sink!r}"
@@ -143,7 +155,7 @@ class Answering:
                 )
         finally:
             devices_lent.close()
-            sink.close()
+            self.close()
 
     def _answer_run(
         self,

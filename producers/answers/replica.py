@@ -209,14 +209,20 @@ class Replica:
 
     def _start_calls(self) -> None:
         """Give the model as many calls as keep its devices busy."""
-        while len(self._calls) <= len(self._devices):
-            # While the model is busy, more queries may join the next call at no cost.
-            if self._calls and self._pool.rows < self._settings.budget.rows:
-                return
+        while self._has_room():
             queries = self._pool.take(time.monotonic())
             if not queries:
                 return
             self._calls.append(_Call(queries=queries, future=self._called(queries)))
+
+    def _has_room(self) -> bool:
+        """Whether another call may begin: a device is free, or a full call can wait for one."""
+        devices = len(self._devices)
+        calls = [call for call in self._calls if call.queries[0].head.end is None]
+        running = sum(not call.future.done() for call in calls)
+        # While every device is busy, more queries may join the next call at no cost.
+        full = self._pool.rows >= self._settings.budget.rows
+        return len(calls) <= 2 * devices and (running < devices or (running == devices and full))
 
     def _called(self, queries: Sequence[Query]) -> Future[Forwarded]:
         if queries[0].head.end is not None:
@@ -271,18 +277,19 @@ class Replica:
         Returns:
             Whether it is known now.
         """
-        for call in self._calls:
-            first = call.queries[0]
-            if first.head.sequence or first.head.pass_index or first.head.end is not None:
-                continue
-            # The pool puts it first in its call.
-            if call.future.done() and self._queries.owns(first):
-                self._write([first], call.batches())
-                self._written_first = first
-            return self._answers.is_described
-        if self._calls and self._ask_due.due():
+        # The pool puts the run's first query first in its call.
+        mine = next((call for call in self._calls if self._begins_the_run(call.queries[0])), None)
+        if mine is not None and mine.future.done():
+            self._write(mine.queries[:1], mine.batches())
+            self._written_first = mine.queries[0]
+        elif mine is None and self._calls and self._ask_due.due():
             self._answers.missing([0])
         return self._answers.is_described
+
+    def _begins_the_run(self, query: Query) -> bool:
+        head = query.head
+        is_first = head.pass_index == head.sequence == 0 and head.end is None
+        return is_first and self._queries.owns(query)
 
     def _write(self, queries: Sequence[Query], batches: Sequence[HostBatch]) -> None:
         batch = batches[0] if batches else None

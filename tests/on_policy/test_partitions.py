@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,16 @@ from support.answering_lesson import answers_to
 from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
 from support.replicas import written
 
-from tutelage import KafkaSink, KafkaSource, QueryWriter, RunMismatch, SinkExists, Student
+from tutelage import (
+    ConfigurationError,
+    KafkaSink,
+    KafkaSource,
+    QueryWriter,
+    RunMismatch,
+    SinkExists,
+    Student,
+    Teacher,
+)
 from tutelage.producers.answers import replica as replica_module
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.topic_admin import KafkaTopic
@@ -138,3 +148,62 @@ def test_replicas_of_different_models_that_start_together_do_not_mix(
     errors = [each.error for each in replicas]
     assert sorted(type(error) is SinkExists for error in errors) == [False, True], errors
     assert not any(isinstance(error, RunMismatch) for error in errors)
+
+
+def test_every_device_gets_queries_as_they_come(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("devices")
+    together, begun = threading.Barrier(2), threading.Event()
+
+    def meets(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        begun.set()
+        # Two calls at once, or it never goes on.
+        together.wait(30)
+        return {"y": answers_to(batch["x"])}
+
+    replica = Answering(topic, kafka, meets, devices=["cpu", "cpu"])
+    with queries_to(topic, kafka) as queries:
+        queries.write({"x": torch.arange(ROWS)})
+        assert begun.wait(60)
+        queries.write({"x": torch.arange(ROWS, 2 * ROWS)})
+        queries.end()
+    assert replica.done().calls == 2
+
+
+def test_a_replica_that_loses_the_first_query_learns_what_answers_hold_from_others(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("first")
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def waits(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        begun.set()
+        goes_on.wait(60)
+        return {"y": answers_to(batch["x"])}
+
+    slow = Answering(topic, kafka, waits, group=f"{topic}-slow")
+    with queries_to(topic, kafka) as queries:
+        queries.write(rows_of(0))
+        queries.end()
+    assert begun.wait(60)
+    replica = slow.teacher.replica
+    assert replica is not None
+    replica._queries.owns = lambda query: False  # type: ignore[method-assign]
+    fast = Answering(topic, kafka)
+    assert fast.done().rows == BATCH
+    goes_on.set()
+    stats = slow.done()
+    assert stats.queries == 0
+    assert stats.discarded >= BATCH // ROWS
+
+
+def test_a_teacher_that_was_started_answers_nothing(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("started")
+    with (
+        Teacher(KafkaSink(topic, **kafka)) as teacher,
+        pytest.raises(ConfigurationError, match="a Teacher that answers is not started before"),
+    ):
+        teacher.answer(lambda batch: batch, f"{topic}.queries")

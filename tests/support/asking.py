@@ -38,9 +38,9 @@ class Answering(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         answering: dict[str, Any] = {"timeout_s": 60.0}
-        names = ("group", "max_rows", "group_protocol")
+        names = ("group", "max_rows", "group_protocol", "devices")
         answering |= {name: options.pop(name) for name in names if name in options}
-        self._teacher = Teacher(KafkaSink(topic, **kafka), **{"name": "teacher", **options})
+        self.teacher = Teacher(KafkaSink(topic, **kafka), **{"name": "teacher", **options})
         self._arguments = (given, f"{topic}.queries")
         self._options = answering
         self.stats: Any = None
@@ -49,7 +49,7 @@ class Answering(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.stats = self._teacher.answer(*self._arguments, **self._options).stats
+            self.stats = self.teacher.answer(*self._arguments, **self._options).stats
         except BaseException as error:
             self.error = error
 
