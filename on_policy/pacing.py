@@ -39,8 +39,8 @@ class OnPolicy:
     Args:
         student: Started, and loaded if training is resumed.
         queries: Where rows are written; started.
-        generate: Called with the number of a step; returns its rows, `batch_size` of them. Called
-            in this thread, between updates.
+        generate: Called with the number of a step; returns its rows, `batch_size` of them, as for
+            `QueryWriter.write`. Called in this thread, between updates.
         batch_size: Rows of a step.
         steps: How many steps to train.
         max_policy_lag: K: how many updates the weights may be behind that generate. With 0 each
@@ -49,6 +49,8 @@ class OnPolicy:
     Raises:
         ConfigurationError: An argument has the wrong type or value, or a source was given another
             run.
+        SchemaError: While iterating: the rows of a step are not `batch_size`, or their keys, dtypes
+            or row shapes are not those of earlier steps.
         WaitTimeout: While iterating: no answer came in time. The message says who is in the group
             of the replicas.
     """
@@ -136,11 +138,6 @@ class OnPolicy:
             before = self._queries.rows
             self._queries.write({key: _behind(value, written) for key, value in rows.items()})
             self.generated_rows += self._queries.rows - before
-            if self._queries.rows != (step + 1) * self._batch_size:
-                raise ConfigurationError(
-                    f"generate gave {self._queries.rows - before + written} rows for step {step}, and "
-                    f"batch_size is {self._batch_size}"
-                )
         if not self._queries.ended and self._queries.rows >= self._steps * self._batch_size:
             self._queries.end()
 
