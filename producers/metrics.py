@@ -55,7 +55,14 @@ class TeacherMetrics(Collector):
         """Yield the current metrics; none before the teacher has started, or found queries."""
         run, replica = self._teacher.running, self._teacher.replica
         if replica is not None:
-            yield from replica_metrics(replica, _LABELS, self._labels)
+            yield from replica_metrics(
+                replica.stats,
+                _LABELS,
+                self._labels,
+                waiting=replica.waiting,
+                partitions=len(replica.owned),
+                rebalances=replica.rebalances,
+            )
         if run is None:
             return
         yield from self._counters(run)

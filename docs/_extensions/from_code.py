@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from sphinx.application import Sphinx
 from tutelage import Limits, MemorySink, MemorySource, MemoryTopic, Student, Teacher
 from tutelage.cli.commands import LazyCommand
 from tutelage.consumers.metrics import StudentMetrics
+from tutelage.producers.answers.metrics import replica_metrics
+from tutelage.producers.answers.progress import ReplicaStats
 from tutelage.producers.metrics import TeacherMetrics
 from tutelage.schemas import errors
 
@@ -170,7 +172,10 @@ def metrics() -> str:
     consumed = StudentMetrics(student)
     with student:
         list(student.knowledge(2))
-        parts = ["## A student", "", *_listed(consumed), "## A teacher", "", *_listed(produced)]
+        parts = ["## A student", "", *_listed(consumed.collect())]
+        parts += ["## A teacher", "", *_listed(produced.collect())]
+    answered = replica_metrics(ReplicaStats(), ("teacher", "topic"), ("", ""))
+    parts += ["## A teacher that answers queries", "", *_listed(answered)]
     return "\n".join(parts)
 
 
@@ -180,9 +185,9 @@ def _rows() -> Any:
     return np.zeros((4, 1), np.float32)
 
 
-def _listed(collector: StudentMetrics | TeacherMetrics) -> Iterator[str]:
+def _listed(families: Iterable[Any]) -> Iterator[str]:
     # Families that had nothing to show know their labels all the same.
-    for family in collector.collect():
+    for family in families:
         name = family.name + ("_total" if family.type == "counter" else "")
         names = getattr(family, "_labelnames", ()) or _labels_of(family)
         by = f", by {', '.join(f'`{label}`' for label in names)}" if names else ""

@@ -6,20 +6,28 @@ from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from tutelage.producers.answers.replica import Replica
+from tutelage.producers.answers.progress import ReplicaStats
 
 
 def replica_metrics(
-    replica: Replica, labels: Sequence[str], values: Sequence[str]
+    stats: ReplicaStats,
+    labels: Sequence[str],
+    values: Sequence[str],
+    *,
+    waiting: tuple[int, float] = (0, 0.0),
+    partitions: int = 0,
+    rebalances: int = 0,
 ) -> Iterator[Metric]:
     """Yield what a replica has done and what waits for it.
 
     Args:
-        replica: The replica.
+        stats: What it has done.
         labels: The names of the labels.
         values: Their values.
+        waiting: Queries that wait, and how long the oldest has, in seconds.
+        partitions: Partitions that it owns.
+        rebalances: How often partitions came or went.
     """
-    stats = replica.stats
     for name, help_text, value in (
         ("queries", "Query records that were answered.", float(stats.queries)),
         ("rows", "Rows of queries that were answered.", stats.rows),
@@ -36,16 +44,16 @@ def replica_metrics(
         ),
         ("calls", "Calls of the model.", stats.calls),
         ("forward_seconds", "Time in the model, summed over all devices.", stats.forward_s),
-        ("rebalances", "How often the group gave or took partitions.", replica.rebalances),
+        ("rebalances", "How often the group gave or took partitions.", rebalances),
     ):
         counter = CounterMetricFamily(f"tutelage_replica_{name}", help_text, labels=labels)
         counter.add_metric(values, value)
         yield counter
-    waiting, oldest_s = replica.waiting
+    count, oldest_s = waiting
     for name, help_text, value in (
-        ("waiting_queries", "Query records that wait for the model.", float(waiting)),
+        ("waiting_queries", "Query records that wait for the model.", float(count)),
         ("oldest_waiting_seconds", "How long the oldest of them has waited.", oldest_s),
-        ("partitions", "Partitions that the group has given.", len(replica.owned)),
+        ("partitions", "Partitions that the group has given.", partitions),
     ):
         gauge = GaugeMetricFamily(f"tutelage_replica_{name}", help_text, labels=labels)
         gauge.add_metric(values, value)

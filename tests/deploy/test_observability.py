@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from support.asking import BATCH, Answering, queries_to, rows_of
 from support.generated_docs import from_code
 from support.watched_run import watched_run
+
+from tutelage.producers.metrics import TeacherMetrics
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "observability"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "tutelage.json"
@@ -76,10 +80,28 @@ def shown(addresses: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     }
     found: dict[str, set[str]] = {}
     with watched_run(environment, "observed", tmp_path_factory.mktemp("observed")) as run:
-        for port in (run.teacher, run.student):
-            for sample in run.samples(port):
-                found.setdefault(sample.name, set()).update(sample.labels)
+        deadline = time.monotonic() + 60
+        # The ends of partitions, and what follows from them, are there from the second look on.
+        while "tutelage_consumer_lag_records" not in found and time.monotonic() < deadline:
+            for port in (run.teacher, run.student):
+                for sample in run.samples(port):
+                    found.setdefault(sample.name, set()).update(sample.labels)
+            time.sleep(0.1)
+    kafka = {"bootstrap_servers": addresses.bootstrap_servers, "registry": addresses.registry}
+    for family in answered("observed-queries", kafka):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
     return found
+
+
+def answered(topic: str, kafka: dict[str, Any]) -> list[Any]:
+    """What a replica shows that has answered some queries."""
+    replica = Answering(topic, kafka)
+    with queries_to(topic, kafka) as queries:
+        queries.write(rows_of(0))
+        queries.end()
+    assert replica.done().rows == BATCH
+    return list(TeacherMetrics(replica.teacher).collect())
 
 
 @pytest.mark.parametrize(
@@ -124,7 +146,9 @@ def test_every_metric_is_documented_and_every_documented_one_is_shown(
     shown: dict[str, set[str]],
 ) -> None:
     documented = set(
-        re.findall(r"`(tutelage_(?:producer|consumer|checkpoint)_\w+)`", from_code().metrics())
+        re.findall(
+            r"`(tutelage_(?:producer|consumer|checkpoint|replica)_\w+)`", from_code().metrics()
+        )
     )
     families = {
         re.sub(r"_(bucket|count|sum|created)$", "", name)
