@@ -47,8 +47,8 @@ class OnPolicy:
             step waits for its answers; with 1 the teacher answers the next step meanwhile.
 
     Raises:
-        ConfigurationError: An argument has the wrong type or value, or a source was given another
-            run.
+        ConfigurationError: An argument has the wrong type or value, a source was given another run,
+            or the student is one of several ranks.
         SchemaError: While iterating: the rows of a step are not `batch_size`, or their keys, dtypes
             or row shapes are not those of earlier steps.
         WaitTimeout: While iterating: no answer came in time. The message says who is in the group
@@ -65,6 +65,11 @@ class OnPolicy:
         steps: int,
         max_policy_lag: int = 1,
     ) -> None:
+        if student.shard.ranks > 1:
+            raise ConfigurationError(
+                f"the student is rank {student.shard.rank} of {student.shard.ranks}, and one rank "
+                "writes all queries; ranks cannot share them yet"
+            )
         self._student = student
         self._queries = queries
         if not callable(generate):
