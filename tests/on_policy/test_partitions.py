@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,8 +94,12 @@ def test_a_replica_that_was_paused_goes_on_when_its_partitions_come_back(
     topic = topic_name("paused")
     monkeypatch.setattr(replica_module, "_MOST_WAITING_BYTES", 2000)
 
+    calls, shared = itertools.count(), threading.Event()
+
     def slow(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        time.sleep(0.03)
+        if next(calls) > 20:
+            # There is something left to share, whenever the other one comes.
+            shared.wait(60)
         return {"y": answers_to(batch["x"])}
 
     with queries_to(topic, kafka) as queries:
@@ -106,14 +111,14 @@ def test_a_replica_that_was_paused_goes_on_when_its_partitions_come_back(
     class LeavesError(Exception):
         pass
 
-    calls = iter(range(1000))
+    of_other = itertools.count()
 
     def leaves(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        if next(calls) > 3:
+        shared.set()
+        if next(of_other) > 3:
             raise LeavesError
-        return slow(batch)
+        return {"y": answers_to(batch["x"])}
 
-    time.sleep(1)
     other = Answering(topic, kafka, leaves, max_rows=2)
     with student_of(topic, kafka) as student:
         found = torch.cat([batch["y"].clone() for batch in student.knowledge(BATCH)])
