@@ -19,6 +19,7 @@ from tutelage.schemas.headers import run_from_headers, stream_from_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.record import Stream
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
+from tutelage.transport.partition_reader import check_reported
 from tutelage.transport.topic_admin import KafkaTopic
 from tutelage.transport.waiting import Wait
 
@@ -296,6 +297,8 @@ def _read(
             continue
         error, partition, offset = message.error(), message.partition(), message.offset()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            if error.code() == KafkaError._BAD_COMPRESSION:
+                check_reported(message, topic)
             if not error.retriable() and error.code() not in _TRANSIENT:
                 raise TransportError(
                     f"topic {topic}, partition {partition}, offset {offset}: {error.str()}"
