@@ -41,7 +41,7 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
                 Side(name="tutelage, verified", run=reads(sides.ours, True), goals=goals),
                 Side(name="tutelage, not verified", run=reads(sides.ours, False), goals=goals),
             ]
-            # Not among what `make install` brings.
+            # `make install` brings the first, with TRL.
             others = (("datasets", sides.datasets_rows), ("streaming", sides.mds_rows))
             for module, job in others:
                 if importlib.util.find_spec(module) is not None:

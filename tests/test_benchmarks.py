@@ -106,6 +106,7 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
             "arrow, Subset",
             "tutelage, verified",
             "tutelage, not verified",
+            "datasets, Subset",
         }
         for size in ("1 KB", "32 KB")
     },

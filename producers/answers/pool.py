@@ -55,6 +55,11 @@ class QueryPool:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def first(self) -> Query | None:
+        """The query that leaves first; None if none waits."""
+        return self._waiting[0][0] if self._waiting else None
+
     def add(self, query: Query, now: float) -> None:
         """Add a query that came at this time, in seconds."""
         insort(self._waiting, (query, now), key=lambda each: _place(each[0]))

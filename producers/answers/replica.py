@@ -148,7 +148,9 @@ class Replica:
             self._queries.look()
             if self._commit_due.due():
                 self._reader.commit(self._progress.offsets())
-            self._reader.pause(self._pool.nbytes > _MOST_WAITING_BYTES)
+            # The run's first query must come, however many others wait for its answer.
+            waiting = self._pool.nbytes if self._answers.is_described else 0
+            self._reader.pause(waiting > _MOST_WAITING_BYTES)
             self._describe()
             if not busy and self._is_all_answered():
                 break
@@ -217,6 +219,10 @@ class Replica:
 
     def _has_room(self) -> bool:
         """Whether another call may begin: a device is free, or a full call can wait for one."""
+        first = self._pool.first
+        if first is not None and self._begins_the_run(first):
+            # No other answer can be written before its own, however many wait.
+            return True
         devices = len(self._devices)
         calls = [call for call in self._calls if call.queries[0].head.end is None]
         running = sum(not call.future.done() for call in calls)

@@ -27,6 +27,7 @@ from tutelage import (
 )
 from tutelage.producers.answers import replica as replica_module
 from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.group_reader import GroupReader
 from tutelage.transport.topic_admin import KafkaTopic
 
 pytestmark = pytest.mark.kafka
@@ -212,3 +213,31 @@ def test_a_teacher_that_was_started_answers_nothing(
         pytest.raises(ConfigurationError, match="a Teacher that answers is not started before"),
     ):
         teacher.answer(lambda batch: batch, f"{topic}.queries")
+
+
+def test_the_runs_first_query_may_come_after_all_others(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, taken = topic_name("late"), GroupReader.take
+    late: list[Any] = []
+    polls = itertools.count()
+
+    def first_comes_last(self: GroupReader, most: int, timeout_s: float) -> list[Any]:
+        messages = taken(self, most, timeout_s)
+        late.extend(message for message in messages if not message.partition())
+        others = [message for message in messages if message.partition()]
+        if others or next(polls) < 500:
+            # Nothing of partition 0 while the replica calls its model for others.
+            return others
+        found = [*late]
+        late.clear()
+        return found
+
+    monkeypatch.setattr(GroupReader, "take", first_comes_last)
+    sink = KafkaSink(f"{topic}.queries", partitions=12, **kafka)
+    with QueryWriter(sink, rows_per_record=ROWS) as queries:
+        queries.write({"x": torch.arange(12 * ROWS)})
+        queries.end()
+    # One query a call: more calls than wait for one another otherwise.
+    stats = Answering(topic, kafka, max_rows=ROWS).done()
+    assert (stats.queries, stats.calls) == (12, 12)
