@@ -105,7 +105,7 @@ class QueryWriter:
 
     @property
     def run_id(self) -> str:
-        """The run of the queries, which is that of their answers."""
+        """The id of the run of queries. Their answers are a run with the same id."""
         self._writing()
         return self._run_id
 

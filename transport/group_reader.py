@@ -247,7 +247,7 @@ class GroupReader:
     def _check(self, message: Message) -> None:
         error = message.error()
         if error is not None and error.code() == KafkaError._MAX_POLL_EXCEEDED:
-            # As after a pause of the machine. The client joins again with the next poll.
+            # The machine may have been suspended. The client joins again with the next poll.
             log.warning("group %s: %s", self._settings.name, error.str())
             return
         if error is not None and error.code() in DENIED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tutelage.producers.answers.pool import Budget
@@ -192,18 +193,7 @@ def _answers_to(queries: Stream, spec: RunSpec) -> Stream:
             f"{queries} has the inputs {queries.inputs_fingerprint!r}, and this teacher reads "
             f"{spec.inputs_fingerprint!r}; are the queries of another tokenizer?"
         )
-    return Stream(
-        run_id=queries.run_id,
-        teacher=spec.teacher,
-        revision=spec.revision,
-        inputs_fingerprint=queries.inputs_fingerprint,
-        passes=queries.passes,
-        partitions=queries.partitions,
-        rows_per_record=queries.rows_per_record,
-        created=queries.created,
-        version=queries.version,
-        head=spec.head,
-    )
+    return replace(queries, teacher=spec.teacher, revision=spec.revision, head=spec.head)
 
 
 def _wait_for_run(

@@ -1,4 +1,4 @@
-"""Queries of all partitions -> groups for one call of the model. No I/O, threads or clocks."""
+"""Groups the queries of all partitions into calls of the model. No I/O, threads or clocks."""
 
 from __future__ import annotations
 

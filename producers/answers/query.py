@@ -83,7 +83,7 @@ class PartitionOrder:
         return (head.pass_index, head.sequence) > self._missing
 
     def accept(self, head: RecordHead, where: str) -> bool:
-        """Return whether a query is the next one. One that was seen before is to be dropped.
+        """Return whether a query is the next one. If it is not, it was seen before.
 
         Raises:
             SequenceGap: A query before it is missing.

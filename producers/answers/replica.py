@@ -149,7 +149,7 @@ class Replica:
             if self._commit_due.due():
                 self._reader.commit(self._progress.offsets())
             # The run's first query must come, however many others wait for its answer.
-            waiting = self._pool.nbytes if self._answers.is_described else 0
+            waiting = self._pool.nbytes if self._answers.description is not None else 0
             self._reader.pause(waiting > _MOST_WAITING_BYTES)
             self._describe()
             if not busy and self._is_all_answered():
@@ -257,7 +257,7 @@ class Replica:
         )
 
     def _encode(self, knowledge: Any, batch: dict[str, torch.Tensor], place: Place) -> Any:
-        """The knowledge with the ids of its queries, and with its vectors encoded."""
+        """Add the ids of the queries to what the model returned, and encode its vectors."""
         if isinstance(knowledge, Mapping) and QUERY_ID in batch:
             knowledge = {**knowledge, QUERY_ID: batch[QUERY_ID]}
         return encode_vectors(knowledge, self._options, self._answers.description, place)
@@ -267,7 +267,7 @@ class Replica:
 
     def _write_done(self) -> None:
         """Write the answers of calls that are done, in the order of the calls."""
-        if not self._answers.is_described and not self._describe_answers():
+        if self._answers.description is None and not self._describe_answers():
             return
         while self._calls and self._calls[0].future.done():
             call = self._calls.popleft()
@@ -290,7 +290,7 @@ class Replica:
             self._written_first = mine.queries[0]
         elif mine is None and self._calls and self._ask_due.due():
             self._answers.missing([0])
-        return self._answers.is_described
+        return self._answers.description is not None
 
     def _begins_the_run(self, query: Query) -> bool:
         head = query.head
@@ -329,12 +329,15 @@ class Replica:
 
     def _describe(self) -> None:
         if self._calls:
-            self.doing.now("answering", beats=True)
-            self.doing.beat()
+            what = "answering"
         elif self._reader.owned:
-            self.doing.now("waiting for queries")
+            what = "waiting for queries"
         else:
-            self.doing.now("waiting for the group to give it partitions")
+            what = "waiting for the group to give it partitions"
+        if self.doing.activity.doing != what:
+            self.doing.now(what, beats=bool(self._calls))
+        if self._calls:
+            self.doing.beat()
 
 
 def _part(column: Column, first: int, stop: int) -> Column:

@@ -64,8 +64,6 @@ class AnswerTopic:
         self._schemas: list[str] = []
         self._identity: IdentityCheck | None = None
         self._codec: Codec | None = None
-        #: What answers hold; None until one is known.
-        self.description: Description | None = None
         # Partitions that hold the end of the last pass.
         self._complete: set[int] = set()
 
@@ -190,9 +188,11 @@ class AnswerTopic:
         return encoded.nbytes
 
     @property
-    def is_described(self) -> bool:
-        """Whether what answers hold is known, so that an end can be written."""
-        return self._codec is not None
+    def description(self) -> Description | None:
+        """What answers hold; None until one is known. Before that no end can be written. Safe in any
+        thread."""
+        codec = self._codec
+        return codec.description if codec is not None else None
 
     @property
     def in_flight(self) -> int:
@@ -205,8 +205,8 @@ class AnswerTopic:
 
     def _begin(self, description: Description) -> None:
         """Register the description of the answers, once."""
-        if self.description is not None:
-            if description != self.description:
+        if self._codec is not None:
+            if description != self._codec.description:
                 raise DescriptionChanged(
                     f"topic {self._name}: answers hold {self.description}, and now {description}; "
                     "every answer of a run holds the same keys"
@@ -225,7 +225,7 @@ class AnswerTopic:
             created=self.stream.created,
             tracing=tracing_of(self._name, self._connection.client_id),
         )
-        self._codec, self.description = Codec(description), description
+        self._codec = Codec(description)
 
     def poll(self) -> None:
         """Process deliveries. Raises if one failed, or if the topic was recreated."""
