@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tutelage.cli.kafka_flags import (
     BootstrapFlag,
@@ -20,10 +20,12 @@ from tutelage.cli.teach_flags import (
     CodecFlag,
     DeliveryTimeoutFlag,
     DeviceFlag,
+    GiveUpAfterFlag,
     MaxRowsFlag,
     MaxTokensFlag,
     NameFlag,
     NewRunFlag,
+    OnlyFlag,
     OutFlag,
     OverwriteFlag,
     PartitionsFlag,
@@ -52,6 +54,8 @@ def teach(
     max_rows: MaxRowsFlag = 64,
     max_tokens: MaxTokensFlag = None,
     session_timeout: SessionTimeoutFlag = 6.0,
+    only: OnlyFlag = None,
+    give_up_after: GiveUpAfterFlag = 3,
     codec: CodecFlag = "null",
     overwrite: OverwriteFlag = False,
     partitions: PartitionsFlag = None,
@@ -137,7 +141,19 @@ def teach(
         if queries is None:
             _serve(made, lesson, device, sink.name)
         else:
-            _answer(made, lesson, queries, device, (max_rows, max_tokens, session_timeout))
+            _answer(
+                made,
+                lesson,
+                queries,
+                device,
+                {
+                    "max_rows": max_rows,
+                    "max_tokens": max_tokens,
+                    "session_timeout_s": session_timeout,
+                    "only": _only(only or ()),
+                    "give_up_after": give_up_after or None,
+                },
+            )
 
 
 def _serve(teacher: Teacher, lesson: Lesson, devices: list[str] | None, name: str) -> None:
@@ -174,23 +190,24 @@ def _answer(
     lesson: Lesson,
     queries: str,
     devices: list[str] | None,
-    limits: tuple[int, int | None, float],
+    options: Mapping[str, Any],
 ) -> None:
-    """Answer queries with the lesson's model, and print how many."""
+    """Answer queries with the lesson's model, and print how many.
+
+    Args:
+        options: As `Teacher.answer` takes them.
+    """
     from tutelage.cli.progress import Progress
 
-    max_rows, max_tokens, session_timeout_s = limits
     with Progress(f"answering queries of topic {queries}") as progress:
         replica = teacher.answer(
             lesson.model,
             queries,
-            max_rows=max_rows,
-            max_tokens=max_tokens,
-            session_timeout_s=session_timeout_s,
             devices=devices or lesson.devices,
             progress=lambda replica: progress.show(
                 replica.stats.rows, replica.stats.queries, "queries", replica.stats.nbytes
             ),
+            **options,
         )
     stats = replica.stats
     say(
@@ -198,6 +215,22 @@ def _answer(
         f"from here ({stats.rows:,} rows)",
         error=True,
     )
+
+
+def _only(given: Sequence[str]) -> dict[str, int]:
+    """Read --only."""
+    from tutelage.schemas.errors import ConfigurationError
+
+    found = {}
+    for text in given:
+        key, _, number = text.rpartition("=")
+        try:
+            found[typed_text("--only", key)] = int(number)
+        except ValueError:
+            raise ConfigurationError(
+                f"--only is {text!r}; it must be KEY=NUMBER, such as teacher=2"
+            ) from None
+    return found
 
 
 def _check_place(

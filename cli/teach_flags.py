@@ -59,6 +59,21 @@ SessionTimeoutFlag = Annotated[
         help="With --queries, let others take over after this many seconds without a sign of life."
     ),
 ]
+OnlyFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=NUMBER",
+        help="With --queries, answer only the rows in which this key has this value, such as "
+        "teacher=2; may be repeated.",
+        show_default=False,
+    ),
+]
+GiveUpAfterFlag = Annotated[
+    int,
+    typer.Option(
+        help="With --queries, give a query up that has ended this many replicas; 0 for never."
+    ),
+]
 CodecFlag = Annotated[
     str, typer.Option(help="Compress the file with null (not at all), deflate or zstandard.")
 ]

@@ -51,6 +51,7 @@ def open_streams(
         settings.strategies,
         sample_id=settings.sample_id,
         ragged=settings.ragged,
+        skips_unanswered=settings.skips_unanswered,
         pin_memory=settings.pin_memory,
         batch_bytes=settings.limits.batch_bytes,
     )

@@ -34,6 +34,7 @@ class Settings:
     strategies: Mapping[str, MergeStrategy]
     sample_id: str | None
     on_length_mismatch: str
+    on_unanswered: str
     allow_other_inputs: bool
     ragged: RaggedFormat
     timeout_s: float
@@ -50,6 +51,7 @@ class Settings:
         *,
         sample_id: Any,
         on_length_mismatch: Any,
+        on_unanswered: Any = "error",
         allow_other_inputs: Any,
         ragged: Any,
         timeout_s: Any,
@@ -85,6 +87,7 @@ class Settings:
             on_length_mismatch=check_choice(
                 "on_length_mismatch", on_length_mismatch, ("error", "truncate")
             ),
+            on_unanswered=check_choice("on_unanswered", on_unanswered, ("error", "skip")),
             allow_other_inputs=check_flag("allow_other_inputs", allow_other_inputs),
             ragged=ragged or RaggedFormat(),
             timeout_s=check_seconds("timeout_s", timeout_s),
@@ -99,6 +102,11 @@ class Settings:
     def truncates(self) -> bool:
         """Whether passes end at the shortest teacher."""
         return self.on_length_mismatch == "truncate"
+
+    @property
+    def skips_unanswered(self) -> bool:
+        """Whether the rows of queries that no teacher answered are left out."""
+        return self.on_unanswered == "skip"
 
     def resolved(self) -> Settings:
         """The same with the rank that this is: a spawned worker has no process group to ask."""
@@ -121,6 +129,11 @@ class Settings:
         """
         ranks = found_shard(self.shard).ranks
         flat = not self.ragged.padded
+        if self.skips_unanswered and arguments.get("weight_key") is not None:
+            raise ConfigurationError(
+                "weight_key counts the rows of all ranks, and on_unanswered='skip' leaves some out; "
+                "leave one of them away"
+            )
         return BatchRequest.from_arguments(batch_size, ranks=ranks, flat=flat, **arguments)
 
     def deal(self, request: BatchRequest, opened: Sequence[StreamInfo]) -> Deal | None:
@@ -162,7 +175,10 @@ class Settings:
 
         A merge function is identified by its name only.
         """
+        # Left out where it is not used: checkpoints of earlier versions do not have it.
+        skips = {"on_unanswered": self.on_unanswered} if self.on_unanswered != "error" else {}
         return {
+            **skips,
             "merge": {key: _name(strategy) for key, strategy in sorted(self.strategies.items())},
             "sample_id": self.sample_id,
             "on_length_mismatch": self.on_length_mismatch,

@@ -52,10 +52,12 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
 
     Args:
         merge: Key -> strategy, for keys that several teachers have: `"sum"`, `"mean"`,
-            `"weighted_mean:0.7,0.3"`, `"max"`, `"min"`, `"stack"`, `"concat"`, `"first"`, or a
-            function of a list of tensors `[rows, ...]`, one a teacher, to one tensor `[rows, ...]`.
+            `"weighted_mean:0.7,0.3"`, `"max"`, `"min"`, `"stack"`, `"concat"`, `"first"`,
+            `"answered"`, or a function of a list of tensors `[rows, ...]`, one a teacher, to one.
         sample_id: A key of every teacher, whose values must be equal row by row.
         on_length_mismatch: `"error"`, or `"truncate"` to end a pass at its shortest teacher.
+        on_unanswered: `"error"`, or `"skip"` to leave out the rows of queries that no teacher answered,
+            so that their batch has fewer rows, or none.
         allow_other_inputs: Merge teachers although the fingerprints of their inputs differ.
         ragged_format: How ragged keys are given. If not given, padded with 0 on the right, with their
             lengths under `KEY.lengths`.
@@ -80,6 +82,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         *,
         sample_id: str | None = None,
         on_length_mismatch: Literal["error", "truncate"] = "error",
+        on_unanswered: Literal["error", "skip"] = "error",
         allow_other_inputs: bool = False,
         ragged_format: RaggedFormat | None = None,
         timeout_s: float = 600.0,
@@ -90,8 +93,9 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         shard: ShardArgument = None,
     ) -> None:
         self._settings = Settings.from_arguments(
-            merge, sample_id=sample_id, on_length_mismatch=on_length_mismatch, allow_other_inputs=allow_other_inputs, ragged=ragged_format,
-            timeout_s=timeout_s, prefetch=prefetch, budget_bytes=budget_bytes, pin_memory=pin_memory, limits=limits, shard=shard,
+            merge, sample_id=sample_id, on_length_mismatch=on_length_mismatch, on_unanswered=on_unanswered,
+            allow_other_inputs=allow_other_inputs, ragged=ragged_format, timeout_s=timeout_s, prefetch=prefetch,
+            budget_bytes=budget_bytes, pin_memory=pin_memory, limits=limits, shard=shard,
         )  # fmt: skip
         self._sources: list[Source] = []
         self._started = False
@@ -133,8 +137,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
             The teacher's number, from 0.
 
         Raises:
-            ConfigurationError: The student is started, or the source is none, or registered
-                already.
+            ConfigurationError: The student is started, or the source is none or known already.
         """
         if not isinstance(source, Source):
             raise ConfigurationError(
@@ -170,8 +173,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         """Key -> dtype and row shape of merged batches. Waits until every stream is there.
 
         Raises:
-            MergeError, RunMismatch, LengthMismatch: The teachers' streams cannot be merged as
-                asked.
+            MergeError, RunMismatch, LengthMismatch: The streams cannot be merged as asked.
             WaitTimeout: A teacher's stream did not appear in time.
         """
         return self._merging().description
@@ -219,8 +221,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
             weight_key: Add weights under this key, float32 `[rows]`: the number of ranks divided by
                 the rows that all ranks have. The gradient of `(weights * losses).sum()`, averaged
                 over the ranks as DDP does it, is that of the mean over the whole batch.
-            position_key: Add where the batch ends, for `save(path, at=...)`, under this key: int64
-                `[4]`.
+            position_key: Add where the batch ends, int64 `[4]`, for `save(path, at=...)`.
             pad_empty: Give one row of zeros, with weight 0, in place of a batch without rows.
             shuffle: Give the rows of files in a shuffled order: `Shuffle(seed=...)`.
 
@@ -232,9 +233,8 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
                 another iterator is under way, or the ranks do not divide the batch.
             RunMismatch, TopicIdentityError: A loaded state is of other streams or settings.
             MergeError: Keys cannot be merged as asked, or a result does not fit its dtype.
-            DataError: Data are wrong or missing; the message says where. Raised while iterating.
-            WaitTimeout: A teacher's stream did not appear in time; or, while iterating, its next
-                record did not come.
+            DataError: While iterating: data are wrong or missing, or a query was not answered.
+            WaitTimeout: A stream, or while iterating a teacher's next record, did not come in time.
         """
         request = self._settings.request(
             batch_size, global_batch_size=global_batch_size, drop_last=drop_last, pass_index=pass_index,

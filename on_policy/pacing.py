@@ -108,10 +108,11 @@ class OnPolicy:
                         f"the queries end with step {step}, before step {self._steps}; begin a new "
                         "run of queries for more"
                     )
-                versions = batch.get(POLICY_VERSION)
-                if versions is not None:
+                versions = batch[POLICY_VERSION]
+                # It has no rows if no query of it was answered, and the student leaves such out.
+                if len(versions):
                     self.policy_lag = step - int(versions.min())
-                yield batch
+                    yield batch
                 self.step = step + 1
         finally:
             batches.close()

@@ -23,6 +23,7 @@ TutelageError
     ├── RunMismatch           records of another run, partition count or schema
     ├── LengthMismatch        teachers of different length
     ├── SampleMismatch        sample ids that differ between teachers
+    ├── QueryUnanswered       a query that no teacher answered, or that ended its replicas
     ├── TopicIdentityError    the topic is not the one of the checkpoint
     └── RetentionLoss         records deleted before they were read
 
@@ -137,6 +138,10 @@ class LengthMismatch(DataError):
 
 class SampleMismatch(DataError):
     """Sample ids differ between teachers at one position."""
+
+
+class QueryUnanswered(DataError):
+    """A query was given up because it ended its replicas, or no teacher answers such queries."""
 
 
 class TopicIdentityError(DataError):

@@ -1,7 +1,8 @@
 """One member of a consumer group: the partitions that the group gives it -> their messages.
 
 Where a partition begins is the caller's decision at each assignment. Committed offsets are for lag
-displays and autoscaling; nothing is read from them. Knows nothing of what messages hold.
+displays and autoscaling; nothing is read from them. With an offset the group keeps a note of a few
+words, which the partition's next owner is told. Knows nothing of what messages hold.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class GroupReader:
         connection: How the cluster is reached.
         topic: The topic.
         settings: The group.
-        begin_at: Partitions that the group gave -> the offset to read each from. Called in `take`.
+        begin_at: Partitions that the group gave, and the note that it has of each -> the offset to
+            read each from. Called in `take`.
         gone: Called in `take` with the partitions that the group took away, and whether another
             member may have them already.
     """
@@ -104,7 +106,7 @@ class GroupReader:
         topic: str,
         settings: GroupSettings,
         *,
-        begin_at: Callable[[Sequence[int]], Mapping[int, int]],
+        begin_at: Callable[[Mapping[int, str]], Mapping[int, int]],
         gone: Callable[[Sequence[int], bool], None],
     ) -> None:
         self._topic = topic
@@ -170,31 +172,53 @@ class GroupReader:
         parts = [TopicPartition(self._topic, partition) for partition in self._owned]
         (self._consumer.pause if paused else self._consumer.resume)(parts)
 
-    def commit(self, offsets: Mapping[int, int]) -> None:
-        """Commit the next offset of some partitions, without waiting; failures are logged."""
+    def commit(self, noted: Mapping[int, tuple[int, str]], *, wait: bool = False) -> None:
+        """Commit the next offset of some partitions, and a note with each. Failures are logged.
+
+        Args:
+            noted: Partition -> offset and note.
+            wait: Whether to wait until the group has them.
+        """
         parts = [
-            TopicPartition(self._topic, partition, offset)
-            for partition, offset in offsets.items()
-            if partition in self._owned
+            TopicPartition(self._topic, partition, offset, metadata=note)
+            for partition, (offset, note) in noted.items()
         ]
-        if parts and self._consumer is not None:
-            try:
+        if not parts or self._consumer is None:
+            return
+        try:
+            if wait:
+                self._on_commit(None, self._consumer.commit(offsets=parts, asynchronous=False))
+            else:
                 self._consumer.commit(offsets=parts, asynchronous=True)
-            except KafkaException as error:
-                self._warn(describe(error))
+        except KafkaException as error:
+            self._on_commit(error.args[0], [])
+
+    def _notes(self, consumer: Consumer, partitions: Sequence[int]) -> dict[int, str]:
+        """The note that the group has of each partition."""
+        parts = [TopicPartition(self._topic, partition) for partition in partitions]
+        try:
+            found = consumer.committed(parts, timeout=BROKER_TIMEOUT_S) if parts else []
+        except KafkaException as error:
+            log.warning("group %s: no notes were read: %s", self._settings.name, describe(error))
+            found = []
+        told = {part.partition: part.metadata or "" for part in found if part.error is None}
+        return {partition: told.get(partition, "") for partition in partitions}
 
     def close(self) -> None:
         """Leave the group and release the client. May be called twice."""
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            consumer.close()
+        if self._consumer is not None:
+            try:
+                # Hands the partitions over: `gone` is called, which may leave notes.
+                self._consumer.close()
+            finally:
+                self._consumer = None
         self._owned = frozenset()
 
     def _assigned(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
         numbers = [part.partition for part in parts]
         self.rebalances += 1
         try:
-            begins = self._begin_at(numbers) if numbers else {}
+            begins = self._begin_at(self._notes(consumer, numbers)) if numbers else {}
             consumer.incremental_assign(
                 [TopicPartition(self._topic, number, begins[number]) for number in numbers]
             )

@@ -24,6 +24,7 @@ from tutelage.schemas.errors import (
     ConfigurationError,
     LengthMismatch,
     MergeError,
+    QueryUnanswered,
     SampleMismatch,
 )
 from tutelage.schemas.record import Description
@@ -67,6 +68,7 @@ class RowDataset(Dataset[Row]):
             self._settings.strategies,
             sample_id=self._settings.sample_id,
             ragged=self._settings.ragged,
+            skips_unanswered=self._settings.skips_unanswered,
             batch_bytes=self._settings.limits.batch_bytes,
         )
 
@@ -184,7 +186,7 @@ class RowDataset(Dataset[Row]):
         self._merge.measure(aligned, len(rows))
         try:
             return next(iter(self._merge.batches(aligned, len(rows))))
-        except (SampleMismatch, LengthMismatch, MergeError):
+        except (SampleMismatch, LengthMismatch, MergeError, QueryUnanswered):
             if len(rows) > 1:
                 # Messages count from the first row, as if the rows followed each other. Merged
                 # alone, the row that is wrong is named.

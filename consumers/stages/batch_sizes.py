@@ -82,6 +82,9 @@ class BatchSizes:
         """Per batch, the elements of its longest row; without padding, of all its rows."""
         # All teachers' rows have the same length, but not the same bytes where they are encoded.
         read = plan.sparse.teachers if plan.sparse is not None else 1
+        if plan.strategy.name == "answered":
+            # A row has elements at the teacher that answered it, and none at the others.
+            read = len(plan.teachers)
         lengths = sum(
             np.concatenate(
                 [piece.lengths for piece in aligned.shares[each].ragged(plan.key, 0, aligned.rows)]

@@ -93,7 +93,7 @@ def plan_key(
     strategy = _strategy_for(key, strategies.get(key), len(teachers), who, key == sample_id)
     owners = [names[index] for index in teachers]
     sparse = None
-    if any(map(is_sparse, specs if strategy.name != "first" else specs[:1])):
+    if any(map(is_sparse, specs[:1] if strategy.rule.chooses else specs)):
         check_sparse_strategy(key, strategy, specs, who)
         sparse = SparseKey(key, owners, specs, strategy, pad_left=pad_left)
     _check_specs(key, strategy, specs, who)
@@ -149,6 +149,11 @@ def _check_specs(key: str, strategy: Strategy, specs: Sequence[KeySpec], who: st
         raise MergeError(
             f"key {key!r} comes from {who}: {strategy.name} needs rows of the same shape"
         )
+    if strategy.name == "answered" and len(set(specs)) > 1:
+        raise MergeError(
+            f"key {key!r} comes from {who}: answered takes each row from one teacher, so they must "
+            "have one dtype, shape and encoding"
+        )
     if strategy.name == "concat" and not all(spec.inner for spec in specs):
         raise MergeError(
             f"key {key!r} comes from {who}: rows without a dimension of their own cannot be "
@@ -187,7 +192,7 @@ def _check_ids(key: str, names: Sequence[str], specs: Sequence[KeySpec], who: st
 def _result_spec(key: str, specs: Sequence[KeySpec], strategy: Strategy) -> KeySpec:
     """The dtype and shape of a merged key."""
     first = specs[0]
-    if strategy.name == "first":
+    if strategy.rule.chooses:
         return KeySpec(key=key, dtype=first.dtype, shape=first.shape)
     if strategy.function is not None:
         try:

@@ -14,6 +14,7 @@ import torch
 
 from tutelage.consumers.sparse_target import SparseTarget
 from tutelage.consumers.stages.align import Aligned, Share
+from tutelage.consumers.stages.answered_rows import AnsweredRows, Answers, says_status
 from tutelage.consumers.stages.batch_sizes import BatchSizes
 from tutelage.consumers.stages.batches import Batch, Batches
 from tutelage.consumers.stages.fold import (
@@ -31,6 +32,7 @@ from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.stages.torch_view import dtype_name, torch_dtype
 from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
 from tutelage.schemas.limits import DEFAULT_LIMITS
+from tutelage.schemas.queries import QUERY_STATUS
 from tutelage.schemas.record import Array, Description
 
 __all__ = ["LENGTHS_SUFFIX", "Batch", "Batches", "Merge", "RaggedFormat"]
@@ -51,6 +53,8 @@ class Merge:
         strategies: Key -> strategy, for keys of several teachers.
         sample_id: A key of every teacher, whose values must be equal row by row.
         ragged: The format of ragged keys.
+        skips_unanswered: Whether rows of queries that no teacher answered are left out of their
+            batches. If not, they are an error.
         pin_memory: Whether to give batches in pinned memory.
         batch_bytes: The memory that one batch may take.
 
@@ -66,6 +70,7 @@ class Merge:
         *,
         sample_id: str | None = None,
         ragged: RaggedFormat | None = None,
+        skips_unanswered: bool = False,
         pin_memory: bool = False,
         batch_bytes: int = DEFAULT_LIMITS.batch_bytes,
     ) -> None:
@@ -77,6 +82,7 @@ class Merge:
         self._first_row = 0
         if sample_id is not None:
             check_all_have_ids(sample_id, names, descriptions)
+        self._answered = AnsweredRows(names, descriptions, skips=skips_unanswered)
         self._plans = [
             plan_key(
                 key,
@@ -86,7 +92,12 @@ class Merge:
                 sample_id,
                 pad_left=self._ragged.pad_left,
             )
-            for key in dict.fromkeys(key for description in descriptions for key in description)
+            for key in dict.fromkeys(
+                key
+                for description in descriptions
+                for key in description
+                if key != QUERY_STATUS or not says_status(description)
+            )
         ]
         known = {plan.key for plan in self._plans}
         for key in (*strategies, *([sample_id] if sample_id is not None else [])):
@@ -144,17 +155,42 @@ class Merge:
         Raises:
             SampleMismatch: The sample ids of a row differ.
             LengthMismatch: A ragged row has different lengths.
+            QueryUnanswered: A row's query was not answered.
             MergeError: A result does not fit its dtype.
         """
+        answers = self._answered.look(aligned)
+        if answers is None or answers.kept is None:
+            columns = self._columns(aligned, batch_size, answers)
+            return Batches(columns, aligned.rows, batch_size, pinned=self._pin_memory)
+        parts = [
+            # All rows of a part are one batch.
+            Batches(
+                self._columns(part, max(1, part.rows), of_part),
+                part.rows,
+                max(1, part.rows),
+                pinned=self._pin_memory,
+            )
+            for part, of_part in answers.parts(aligned, batch_size)
+        ]
+        whole = [next(iter(part)) for part in parts]
+        thinned = {key: [batch[key] for batch in whole] for key in whole[0]}
+        return Batches(thinned, aligned.rows, batch_size, pinned=self._pin_memory)
+
+    def _columns(
+        self, aligned: Aligned, batch_size: int, answers: Answers | None
+    ) -> dict[str, torch.Tensor | list[Any]]:
+        """Merge rows key by key: a tensor of all rows, or a list with one value per batch."""
         columns: dict[str, torch.Tensor | list[Any]] = {}
         self._first_row = aligned.first_row
         for plan in self._plans:
             shares = [aligned.shares[teacher] for teacher in plan.teachers]
+            if answers is not None and plan.key != self._sample_id:
+                shares = answers.shares(plan, aligned)
             if plan.key == self._sample_id:
                 self._check_ids(
                     plan, [share.dense(plan.key) for share in shares], aligned.first_row
                 )
-            if plan.strategy.name == "first":
+            if plan.strategy.rule.chooses:
                 # The others' may be of another kind.
                 shares = shares[:1]
             if plan.sparse is not None:
@@ -178,7 +214,7 @@ class Merge:
                 ]
             else:
                 columns[plan.key] = self._merged(plan, [share.dense(plan.key) for share in shares])
-        return Batches(columns, aligned.rows, batch_size, pinned=self._pin_memory)
+        return columns
 
     def _sparse_targets(
         self,
@@ -202,7 +238,7 @@ class Merge:
         strategy, views, length = plan.strategy, plan.views, len(arrays[0])
         # The elements of ragged rows have no row number of their own.
         first_row = None if plan.result.ragged else self._first_row
-        if strategy.name == "first":
+        if strategy.rule.chooses:
             decoded = views[0].tensor(arrays[0])
             return self._pinned(
                 decoded if decoded.dtype == plan.dtypes[0] else decoded.to(plan.dtypes[0])

@@ -81,7 +81,7 @@ def check_sparse_strategy(key: str, strategy: Strategy, specs: Sequence[KeySpec]
     Raises:
         MergeError: They cannot; the message says what can be done.
     """
-    if len(specs) == 1 or strategy.name == "first":
+    if len(specs) == 1 or strategy.rule.chooses:
         return
     if any(isinstance(spec.encoding, TopK) for spec in specs):
         raise MergeError(
@@ -124,7 +124,7 @@ class SparseKey:
         *,
         pad_left: bool,
     ) -> None:
-        count = 1 if strategy.name == "first" else len(specs)
+        count = 1 if strategy.rule.chooses else len(specs)
         self._key = key
         self._names = list(names[:count])
         self._specs = list(specs[:count])

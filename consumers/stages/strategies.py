@@ -31,7 +31,7 @@ _LEAST_FRACTION = 2.0**-60
 class Rule:
     """What a strategy does, and what it can merge.
 
-    It has `fold` or `arrange`, except `first`, which takes the first teacher's values.
+    It has `fold` or `arrange`, unless it chooses a teacher whose values it takes as they are.
 
     Args:
         fold: Takes another teacher's values and weight into the total, in place. All are in the
@@ -47,6 +47,7 @@ class Rule:
         orders: Whether it compares values, which complex numbers do not allow.
         takes_ragged: Whether it is defined for ragged keys.
         takes_any: Whether it does not look at dtypes and shapes at all.
+        chooses: Whether each row of the result is that of one teacher, as it is.
         compared: The part of a row shape in which all teachers must agree.
         shape: The row shape of the result, of the teachers' row shapes.
     """
@@ -59,6 +60,7 @@ class Rule:
     orders: bool = False
     takes_ragged: bool = True
     takes_any: bool = False
+    chooses: bool = False
     compared: Callable[[Shape], Shape] = lambda shape: shape
     shape: Callable[[Sequence[Shape]], Shape] = lambda shapes: shapes[0]
 
@@ -99,7 +101,9 @@ RULES: Mapping[str, Rule] = {
         compared=lambda shape: shape[:-1],
         shape=lambda shapes: (*shapes[0][:-1], sum(shape[-1] for shape in shapes)),
     ),
-    "first": Rule(takes_any=True),
+    "first": Rule(takes_any=True, chooses=True),
+    # The first teacher that answered the row's query (answered_rows.py).
+    "answered": Rule(chooses=True),
 }
 _FUNCTION = Rule(takes_ragged=False, takes_any=True)
 STRATEGIES = tuple(RULES)

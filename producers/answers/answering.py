@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tutelage.producers.answers.pool import Budget
 from tutelage.producers.answers.replica import Replica
@@ -18,7 +18,7 @@ from tutelage.producers.sinks.kafka import KafkaSink
 from tutelage.producers.stages.devices import Devices, Model
 from tutelage.producers.stages.thread_context import ThreadContext
 from tutelage.producers.wire_options import WireOptions
-from tutelage.schemas.arguments import check_seconds, check_text
+from tutelage.schemas.arguments import check_seconds, check_text, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.queries import replica_group
 from tutelage.schemas.record import Stream
@@ -73,6 +73,8 @@ class Answering:
         linger_s: float = 0.002,
         pad_value: float = 0,
         pad_left: bool = False,
+        only: Mapping[str, int] | None = None,
+        give_up_after: int | None = 3,
         devices: Sequence[str | torch.device] | None = None,
         timeout_s: float = 3600.0,
         progress: Callable[[Replica], None] = lambda replica: None,
@@ -102,6 +104,10 @@ class Answering:
             linger_s: How long a query waits for others while the model is free, in seconds.
             pad_value: The number that ragged rows are padded with.
             pad_left: Whether they are padded on the left.
+            only: Key -> the value that it has in the rows that are this teacher's, such as
+                `{"teacher": 2}`. The model gets no others, and their answers say so.
+            give_up_after: A query that has ended so many replicas is answered with a note of that,
+                which is an error at the student, or leaves the row out. None tries for ever.
             devices: As for `serve`.
             timeout_s: How long to wait for the first query, in seconds.
             progress: Called with the replica after each round of its loop that wrote answers.
@@ -115,6 +121,7 @@ class Answering:
             SinkExists: The topic holds answers of another model, or has too few partitions.
             SequenceGap: The topic of queries has lost records.
             SchemaError: The model returned other rows than it got, or no knowledge.
+            QueryUnanswered: The first query of the run ended too many replicas.
             WaitTimeout: No query came in time.
             TransportError: Brokers or registry failed.
             Exception: Whatever the model raised.
@@ -138,6 +145,10 @@ class Answering:
             budget=Budget(rows=max_rows, elements=max_tokens, linger_s=linger_s),
             pad_value=pad_value,
             pad_left=pad_left,
+            only=_checked_only(only),
+            give_up_after=None
+            if give_up_after is None
+            else check_whole_number("give_up_after", give_up_after),
             run=None if run is None else check_text("run", run),
         )
         timeout_s = check_seconds("timeout_s", timeout_s)
@@ -184,6 +195,19 @@ class Answering:
             if replica is not None:
                 replica.close()
             topic.close()
+
+
+def _checked_only(only: Any) -> Mapping[str, int]:
+    if only is None:
+        return {}
+    if not isinstance(only, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, int) for key, value in only.items()
+    ):
+        raise ConfigurationError(
+            f"only is {only!r}; it must be a mapping of keys to whole numbers, such as "
+            "{'teacher': 2}"
+        )
+    return dict(only)
 
 
 def _answers_to(queries: Stream, spec: RunSpec) -> Stream:

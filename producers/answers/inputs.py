@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from tutelage.producers.answers.query import Query
 from tutelage.producers.stages.host_arrays import can_be_viewed, view_dtype
 from tutelage.schemas.errors import SchemaError
-from tutelage.schemas.record import Array, Description, KeySpec
+from tutelage.schemas.record import Array, Column, Description, KeySpec
 
 
 def model_batch(
-    queries: Sequence[Query], description: Description, *, pad_value: float, pad_left: bool
+    queries: Sequence[Mapping[str, Column]],
+    description: Description,
+    *,
+    pad_value: float,
+    pad_left: bool,
 ) -> dict[str, torch.Tensor]:
     """Return the rows of some queries as one batch.
 
     Args:
-        queries: The queries, in order.
+        queries: For each query, key -> the rows that the model gets.
         description: What they hold.
         pad_value: The number that ragged rows are padded with.
         pad_left: Whether they are padded on the left.
@@ -31,7 +34,7 @@ def model_batch(
     """
     batch: dict[str, torch.Tensor] = {}
     for spec in description.specs:
-        columns: list[Any] = [query.columns[spec.key] for query in queries]
+        columns: list[Any] = [query[spec.key] for query in queries]
         if not spec.ragged:
             batch[spec.key] = _tensor(np.concatenate(columns), spec)
             continue
@@ -40,16 +43,6 @@ def model_batch(
         batch[spec.key] = _tensor(_padded(values, lengths, pad_value, left=pad_left), spec)
         batch[f"{spec.key}.lengths"] = torch.from_numpy(lengths)
     return batch
-
-
-def row_numbers(queries: Sequence[Query], rows_per_record: int) -> Array:
-    """Return the numbers of the queries' rows in their pass, int64 `[rows]`."""
-    return np.concatenate(
-        [
-            np.arange(query.head.rows, dtype=np.int64) + query.head.sequence * rows_per_record
-            for query in queries
-        ]
-    )
 
 
 def check_plain(description: Description, where: str) -> None:

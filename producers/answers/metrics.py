@@ -42,6 +42,11 @@ def replica_metrics(
             "Answers that were not written, because another replica had their partition by then.",
             stats.discarded,
         ),
+        (
+            "given_up",
+            "Query records that were given up, because they had ended too many replicas.",
+            stats.given_up,
+        ),
         ("calls", "Calls of the model.", stats.calls),
         ("forward_seconds", "Time in the model, summed over all devices.", stats.forward_s),
         ("rebalances", "How often the group gave or took partitions.", rebalances),

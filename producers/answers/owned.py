@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
+from tutelage.producers.answers.asked import check_only
+from tutelage.producers.answers.attempts import Attempts
 from tutelage.producers.answers.inputs import check_plain
 from tutelage.producers.answers.query import PartitionOrder, Query
+from tutelage.producers.answers.settings import AnswerSettings
 from tutelage.producers.answers.topic import AnswerTopic
-from tutelage.schemas.limits import Limits
 from tutelage.schemas.record import Description, Stream
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.outages import once_known, through_outages
@@ -37,9 +39,10 @@ class OwnedQueries:
         topic: The topic of queries.
         found: The run of queries, and one of its messages.
         answers: Where their answers are.
-        limits: How large queries may be.
+        settings: How large queries may be, which are this teacher's, and when one is given up.
 
     Raises:
+        ConfigurationError: The queries lack a key by which this teacher knows its own.
         SchemaError: A model cannot be given what the queries hold.
     """
 
@@ -49,11 +52,15 @@ class OwnedQueries:
         topic: str,
         found: FoundRun,
         answers: AnswerTopic,
-        limits: Limits,
+        settings: AnswerSettings,
     ) -> None:
-        self._messages = RunMessages(connection, topic, found, limits)
+        self._messages = RunMessages(connection, topic, found, settings.limits)
         check_plain(self._messages.description, f"topic {topic}")
-        self._topic = topic
+        check_only(settings.only, self._messages.description, f"topic {topic}")
+        #: Which queries have ended replicas.
+        self.attempts = Attempts(self._messages.stream, settings.give_up_after)
+        #: The topic of queries.
+        self.topic = topic
         self._answers = answers
         self._admin = KafkaTopic(connection, topic)
         self._identity = IdentityCheck(
@@ -98,8 +105,11 @@ class OwnedQueries:
         """
         self._identity.look()
 
-    def begin_at(self, partitions: Sequence[int]) -> Mapping[int, int]:
+    def begin_at(self, notes: Mapping[int, str]) -> Mapping[int, int]:
         """Begin some partitions behind their last answers.
+
+        Args:
+            notes: The partitions, and what the group has noted of each.
 
         Returns:
             Partition -> the offset to read from.
@@ -109,12 +119,13 @@ class OwnedQueries:
         count = once_known(self._admin.partitions, wait)
         lows = through_outages(lambda: self._admin.first_offsets(count), wait)
         ends = through_outages(lambda: self._admin.end_offsets(count), wait)
-        mine = [partition for partition in partitions if partition < stream.partitions]
+        mine = [partition for partition in notes if partition < stream.partitions]
         self._starts |= through_outages(lambda: self._runs.starts_in(stream, count, mine), wait)
-        offsets = {partition: ends[partition] for partition in partitions}
+        offsets = {partition: ends[partition] for partition in notes}
         for partition, missing in self._answers.missing(mine).items():
             order = PartitionOrder(partition, stream.partitions, missing, stream.passes)
             self._orders[partition] = order
+            self.attempts.begin(partition, missing, notes[partition])
             start = self._starts[partition]
             # So many records lie before it, or more, if some were written twice. If the broker has
             # deleted some, fewer do, and how many is not known.
@@ -124,12 +135,13 @@ class OwnedQueries:
         return offsets
 
     def _wait(self) -> Wait:
-        return Wait(f"the brokers, about topic {self._topic}", timeout_s=_BROKERS_S, log=log)
+        return Wait(f"the brokers, about topic {self.topic}", timeout_s=_BROKERS_S, log=log)
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Forget partitions that are another replica's now."""
         for partition in partitions:
             self._orders.pop(partition, None)
+            self.attempts.forget(partition)
 
     def owns(self, query: Query) -> bool:
         """Whether a query's partition has been this replica's since it was taken."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
 from tutelage.producers.answers.query import Query
@@ -43,10 +43,14 @@ class QueryPool:
 
     Args:
         budget: How much one call takes.
+        is_alone: Whether a query leaves alone.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(
+        self, budget: Budget, is_alone: Callable[[Query], bool] = lambda query: False
+    ) -> None:
         self._budget = budget
+        self._is_alone = is_alone
         # In the order in which a student reads: the queries of a partition may come long before
         # earlier ones of another.
         self._waiting: list[tuple[Query, float]] = []
@@ -107,6 +111,8 @@ class QueryPool:
             if found and (
                 head.end is not None
                 or found[0].head.end is not None
+                or self._is_alone(query)
+                or self._is_alone(found[0])
                 or head.pass_index != found[0].head.pass_index
                 or rows + head.rows > self._budget.rows
                 or (limit is not None and together > limit)

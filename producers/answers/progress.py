@@ -18,6 +18,7 @@ class ReplicaStats:
         dropped: Query records that were answered already, or written twice.
         discarded: Answers that it did not write, because another replica owned their partition by
             then.
+        given_up: Query records that it gave up, because they had ended too many replicas.
         calls: Calls of the model.
         forward_s: Seconds in the model and the encodings, of all devices.
     """
@@ -27,6 +28,7 @@ class ReplicaStats:
     nbytes: int = 0
     dropped: int = 0
     discarded: int = 0
+    given_up: int = 0
     calls: int = 0
     forward_s: float = 0.0
 

@@ -33,6 +33,17 @@ class Query:
     nbytes: int
     order: PartitionOrder = field(repr=False)
 
+    def __str__(self) -> str:
+        return (
+            f"query {self.head.sequence} of pass {self.head.pass_index} (partition {self.partition}, "
+            f"offset {self.offset})"
+        )
+
+    @property
+    def is_first_of_run(self) -> bool:
+        """Whether it is the run's first query."""
+        return self.head.pass_index == self.head.sequence == 0 and self.head.end is None
+
 
 class PartitionOrder:
     """The order of one partition's queries, from the first that has no answer.

@@ -7,30 +7,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-import torch
-
-from tutelage.producers.answers.inputs import model_batch, row_numbers
+from tutelage.producers.answers.asked import Asked
+from tutelage.producers.answers.calls import Call, Calls
+from tutelage.producers.answers.empty_row import EmptyRow
 from tutelage.producers.answers.owned import OwnedQueries
 from tutelage.producers.answers.pool import QueryPool
 from tutelage.producers.answers.progress import Backoff, Progress, ReplicaStats
 from tutelage.producers.answers.query import Query
 from tutelage.producers.answers.settings import AnswerSettings
 from tutelage.producers.answers.topic import AnswerTopic
-from tutelage.producers.stages.devices import Devices, Forwarded
-from tutelage.producers.stages.encode_vectors import encode_vectors
+from tutelage.producers.stages.devices import Devices
 from tutelage.producers.stages.host_batch import HostBatch
-from tutelage.producers.stages.places import Place
-from tutelage.producers.stages.transfer import start_transfers
 from tutelage.producers.wire_options import WireOptions
-from tutelage.schemas.errors import SchemaError
-from tutelage.schemas.queries import QUERY_ID
-from tutelage.schemas.record import Column, Ragged
+from tutelage.schemas.errors import QueryUnanswered
+from tutelage.schemas.record import Column, Description
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.group_reader import GroupReader
 from tutelage.transport.partition_reader import Message
@@ -50,30 +43,6 @@ _COMMIT_EVERY_S = 1.0
 _LOOK_EVERY_S = 0.25
 # How often a replica without work looks whether the run has all of its answers, at first and later.
 _ASK_S, _MOST_ASK_S = 0.2, 10.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Call:
-    """A call of the model: its queries, and what it gives."""
-
-    queries: Sequence[Query]
-    future: Future[Forwarded] = field(repr=False)
-
-    def batches(self) -> Sequence[HostBatch]:
-        """What the model returned: one batch, or none for an end.
-
-        Raises:
-            SchemaError: It has other rows than the queries.
-        """
-        batches = self.future.result().batches
-        rows = sum(query.head.rows for query in self.queries)
-        for batch in batches:
-            if batch.rows != rows:
-                raise SchemaError(
-                    f"the model returned {batch.rows} rows for {rows} rows of queries; it must "
-                    "return one row for each, in their order"
-                )
-        return batches
 
 
 class Replica:
@@ -104,17 +73,17 @@ class Replica:
         settings: AnswerSettings,
     ) -> None:
         self._answers = answers
-        self._devices = devices
-        self._options = options
         self._settings = settings
-        self._queries = OwnedQueries(connection, queries, found, answers, settings.limits)
-        self._pool = QueryPool(settings.budget)
-        self._calls: deque[_Call] = deque()
+        self._queries = OwnedQueries(connection, queries, found, answers, settings)
+        self._pool = QueryPool(settings.budget, self._queries.attempts.is_suspect)
+        asked = (self._queries.stream, self._queries.description)
+        self._calls = Calls(devices, options, settings, asked, answers)
         self._progress = Progress()
         self._commit_due, self._ask_due = RateLimit(_COMMIT_EVERY_S), RateLimit(_LOOK_EVERY_S)
         self._asking = Backoff(_ASK_S, _MOST_ASK_S)
         # The query whose answer, the first of the run, was written before its call's turn.
         self._written_first: Query | None = None
+        self._empty_row = EmptyRow(options)
         self.stats = ReplicaStats()
         self.doing = Status("joining the group")
         answers.on_written(self._progress.written)
@@ -147,7 +116,7 @@ class Replica:
             self._answers.poll()
             self._queries.look()
             if self._commit_due.due():
-                self._reader.commit(self._progress.offsets())
+                self._commit()
             # The run's first query must come, however many others wait for its answer.
             waiting = self._pool.nbytes if self._answers.description is not None else 0
             self._reader.pause(waiting > _MOST_WAITING_BYTES)
@@ -155,7 +124,17 @@ class Replica:
             if not busy and self._is_all_answered():
                 break
         self._answers.flush()
-        self._reader.commit(self._progress.offsets())
+        self._commit()
+
+    def _commit(self) -> None:
+        """Tell the group what is answered, and what is begun."""
+        attempts = self._queries.attempts
+        self._reader.commit(
+            {
+                partition: attempts.noted(partition) or (offset, "")
+                for partition, offset in self._progress.offsets().items()
+            }
+        )
 
     @property
     def is_left(self) -> bool:
@@ -187,11 +166,13 @@ class Replica:
 
     def _gone(self, partitions: Sequence[int], lost: bool) -> None:
         """Drop what is not written of partitions that are another replica's now."""
+        notes = self._queries.attempts.hand_over(partitions)
         self._pool.drop(frozenset(partitions))
         self._queries.forget(partitions)
         if not lost:
             # The next owner reads the partition's end: what was sent should be there by then.
             self._answers.flush()
+            self._reader.commit(notes, wait=True)
         for partition in partitions:
             self._progress.forget(partition)
 
@@ -215,64 +196,60 @@ class Replica:
             queries = self._pool.take(time.monotonic())
             if not queries:
                 return
-            self._calls.append(_Call(queries=queries, future=self._called(queries)))
+            asked, attempts = self._asked(queries), self._queries.attempts
+            computed = [each.query for each in asked if each.computed.any()]
+            self._reader.commit(attempts.compute(computed), wait=True)
+            self._calls.start(asked, alone=attempts.is_suspect(queries[0]))
+            self.stats.calls = self._calls.started
+
+    def _asked(self, queries: Sequence[Query]) -> list[Asked]:
+        """Decide what is done with each row of the queries of a call."""
+        ended = self._queries.attempts.ended(queries[0])
+        if self._queries.attempts.is_given_up(queries[0]):
+            log.error(
+                "topic %s: %s is given up: it ended %d replicas",
+                self._queries.topic,
+                queries[0],
+                ended,
+            )
+            self.stats.given_up += 1
+            return [Asked.given_up(queries[0])]
+        asked = [Asked.of(query, self._settings.only) for query in queries]
+        is_described = self._answers.description is not None
+        if not (is_described or any(each.computed.any() for each in asked)):
+            # Other teachers' rows, but without them what answers hold is not known.
+            asked[0] = asked[0].fully_computed()
+        return asked
 
     def _has_room(self) -> bool:
-        """Whether another call may begin: a device is free, or a full call can wait for one."""
+        """Whether another call may begin."""
         first = self._pool.first
-        if first is not None and self._begins_the_run(first):
-            # No other answer can be written before its own, however many wait.
-            return True
-        devices = len(self._devices)
-        calls = [call for call in self._calls if call.queries[0].head.end is None]
-        running = sum(not call.future.done() for call in calls)
-        # While every device is busy, more queries may join the next call at no cost.
-        full = self._pool.rows >= self._settings.budget.rows
-        return len(calls) <= 2 * devices and (running < devices or (running == devices and full))
-
-    def _called(self, queries: Sequence[Query]) -> Future[Forwarded]:
-        if queries[0].head.end is not None:
-            done: Future[Forwarded] = Future()
-            done.set_result(Forwarded(batches=[], input_rows=[], seconds=0.0))
-            return done
-        stream = self._queries.stream
-        batch = model_batch(
-            queries,
-            self._queries.description,
-            pad_value=self._settings.pad_value,
-            pad_left=self._settings.pad_left,
+        if first is None:
+            return False
+        # A query that ended a replica is computed alone: if it ends this one too, no other was the
+        # cause. And no answer can be written before the run's first, however many wait.
+        suspect = self._queries.attempts.is_suspect(first)
+        return (first.is_first_of_run and not suspect) or self._calls.has_room(
+            full=self._pool.rows >= self._settings.budget.rows, alone=suspect
         )
-        place = Place(
-            stream=f"{self._answers.stream.teacher}\0{stream.run_id}",
-            pass_index=queries[0].head.pass_index,
-            batch=queries[0].head.sequence,
-            numbers=row_numbers(queries, stream.rows_per_record),
-        )
-        self.stats.calls += 1
-        return self._devices.submit(
-            [batch],
-            self._transfer,
-            encode=lambda _, knowledge: self._encode(knowledge, batch, place),
-            owning=True,
-        )
-
-    def _encode(self, knowledge: Any, batch: dict[str, torch.Tensor], place: Place) -> Any:
-        """Add the ids of the queries to what the model returned, and encode its vectors."""
-        if isinstance(knowledge, Mapping) and QUERY_ID in batch:
-            knowledge = {**knowledge, QUERY_ID: batch[QUERY_ID]}
-        return encode_vectors(knowledge, self._options, self._answers.description, place)
-
-    def _transfer(self, group: list[Any], cuda_stream: Any) -> list[HostBatch]:
-        return start_transfers(group, self._options, self._answers.description, cuda_stream)
 
     def _write_done(self) -> None:
         """Write the answers of calls that are done, in the order of the calls."""
         if self._answers.description is None and not self._describe_answers():
             return
-        while self._calls and self._calls[0].future.done():
-            call = self._calls.popleft()
+        while (call := self._calls.first) is not None and call.future.done():
+            batch = self._result(call)
+            self._calls.pop()
             self.stats.forward_s += call.future.result().seconds
-            self._write(call.queries, call.batches())
+            self._write(call.asked, batch)
+
+    def _result(self, call: Call) -> HostBatch | None:
+        """What the model returned. If it failed, its queries have ended this replica."""
+        try:
+            return call.batch()
+        except Exception:
+            self._queries.attempts.failed([each.query for each in call.asked])
+            raise
 
     def _describe_answers(self) -> bool:
         """Find out what answers hold: the first answer of the run says it, whoever writes it.
@@ -284,38 +261,54 @@ class Replica:
             Whether it is known now.
         """
         # The pool puts the run's first query first in its call.
-        mine = next((call for call in self._calls if self._begins_the_run(call.queries[0])), None)
+        mine = self._calls.of_first_query(self._queries.owns)
         if mine is not None and mine.future.done():
-            self._write(mine.queries[:1], mine.batches())
-            self._written_first = mine.queries[0]
+            self._write(mine.asked[:1], self._result(mine))
+            self._written_first = mine.asked[0].query
         elif mine is None and self._calls and self._ask_due.due():
             self._answers.missing([0])
         return self._answers.description is not None
 
-    def _begins_the_run(self, query: Query) -> bool:
-        head = query.head
-        is_first = head.pass_index == head.sequence == 0 and head.end is None
-        return is_first and self._queries.owns(query)
-
-    def _write(self, queries: Sequence[Query], batches: Sequence[HostBatch]) -> None:
-        batch = batches[0] if batches else None
+    def _write(self, asked: Sequence[Asked], batch: HostBatch | None) -> None:
         columns = batch.columns() if batch is not None else {}
         first = 0
-        for query in queries:
-            stop = first + query.head.rows
+        for each in asked:
+            query = each.query
             if not self._queries.owns(query):
                 self.stats.discarded += 1
             elif query is not self._written_first:
                 self.stats.nbytes += self._answers.write(
                     query.partition,
                     replace(query.head, generation=0),
-                    {key: [_part(column, first, stop)] for key, column in columns.items()},
-                    batch.description if batch is not None else None,
+                    each.answer(columns, first, self._empty(batch, each)),
+                    self._description(batch) if query.head.rows else None,
                 )
+                self._queries.attempts.answered(query)
                 self._progress.sent(query.partition, query.offset + 1)
                 self.stats.queries += query.head.end is None
                 self.stats.rows += query.head.rows
-            first = stop
+            first += int(each.computed.sum())
+
+    def _description(self, batch: HostBatch | None) -> Description | None:
+        return self._answers.description if batch is None else batch.description
+
+    def _empty(self, batch: HostBatch | None, asked: Asked) -> Mapping[str, Column]:
+        """What stands in place of the answer to a row that has none, if there is such a row.
+
+        Raises:
+            QueryUnanswered: It is not known what answers hold.
+        """
+        if not asked.status.any():
+            return {}
+        description = self._description(batch)
+        if description is None:
+            raise QueryUnanswered(
+                f"topic {self._queries.topic}: {asked.query} has ended "
+                f"{self._queries.attempts.ended(asked.query)} replicas. It is the first of its run, so "
+                "what answers hold is not known, and nothing can stand in its place. Mend the model, "
+                "or begin a new run of queries"
+            )
+        return self._empty_row.of(description)
 
     def _is_all_answered(self) -> bool:
         """Whether no query of the run is left, whoever owns its partition."""
@@ -338,7 +331,3 @@ class Replica:
             self.doing.now(what, beats=bool(self._calls))
         if self._calls:
             self.doing.beat()
-
-
-def _part(column: Column, first: int, stop: int) -> Column:
-    return column.rows(first, stop) if isinstance(column, Ragged) else column[first:stop]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tutelage.producers.answers.pool import Budget
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
@@ -20,6 +21,8 @@ class AnswerSettings:
         pad_left: Whether they are padded on the left.
         limits: How large queries may be.
         run: The run of queries; None for the newest, also for one that begins later.
+        only: Key -> the value that it has in this teacher's rows; empty if all are its own.
+        give_up_after: How many replicas a query may end before it is given up; None for any number.
     """
 
     group: GroupSettings
@@ -28,3 +31,5 @@ class AnswerSettings:
     pad_left: bool = False
     limits: Limits = DEFAULT_LIMITS
     run: str | None = None
+    only: Mapping[str, int] = field(default_factory=dict)
+    give_up_after: int | None = 3

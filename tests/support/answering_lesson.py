@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tutelage import Lesson
 
+POISON = int(os.environ.get("ANSWER_POISON", "-1"))
+#: A file that says that the model was called.
+CALLED = os.environ.get("ANSWER_CALLED", "")
 SLEEP_S = float(os.environ.get("ANSWER_SLEEP_S", "0"))
 
 
@@ -19,7 +24,11 @@ def answers_to(x: torch.Tensor) -> torch.Tensor:
 
 
 def model(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Takes so long for each call."""
+    """Takes so long for each call. One row kills it, whatever the others are."""
+    if (batch["x"] == POISON).any():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if CALLED:
+        Path(CALLED).touch()
     time.sleep(SLEEP_S)
     return {"y": answers_to(batch["x"])}
 

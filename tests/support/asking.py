@@ -23,8 +23,8 @@ def queries_to(topic: str, kafka: dict[str, Any], **options: Any) -> QueryWriter
     return QueryWriter(sink, **{"rows_per_record": ROWS, **options})
 
 
-def student_of(topic: str, kafka: dict[str, Any]) -> Student:
-    student = Student(sample_id="query_id", timeout_s=60)
+def student_of(topic: str, kafka: dict[str, Any], **options: Any) -> Student:
+    student = Student(sample_id="query_id", **{"timeout_s": 60, **options})
     student.register_teacher(KafkaSource(f"{topic}.queries", **kafka))
     student.register_teacher(KafkaSource(topic, **kafka))
     return student
@@ -38,7 +38,7 @@ class Answering(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         answering: dict[str, Any] = {"timeout_s": 60.0}
-        names = ("group", "max_rows", "group_protocol", "devices")
+        names = ("group", "max_rows", "group_protocol", "devices", "only", "give_up_after")
         answering |= {name: options.pop(name) for name in names if name in options}
         self.teacher = Teacher(KafkaSink(topic, **kafka), **{"name": "teacher", **options})
         self._arguments = (given, f"{topic}.queries")

@@ -11,7 +11,8 @@ import torch
 
 from tutelage import FileSink, FileSource, RaggedFormat, SchemaError, Student, Teacher
 from tutelage.consumers.position import Position
-from tutelage.producers.answers.inputs import check_plain, model_batch, row_numbers
+from tutelage.producers.answers.asked import Asked
+from tutelage.producers.answers.inputs import check_plain, model_batch
 from tutelage.producers.answers.query import PartitionOrder, Query
 from tutelage.producers.query_writer import row_ids
 from tutelage.schemas.record import Description, KeySpec, Ragged, Record
@@ -59,7 +60,9 @@ def test_the_model_gets_what_a_student_gets(tmp_path: Path, pad_left: bool) -> N
         teacher.write(ROWS)
     queries, description = _queries(path)
     assert len(queries) == 3
-    found = model_batch(queries, description, pad_value=7, pad_left=pad_left)
+    found = model_batch(
+        [each.columns for each in queries], description, pad_value=7, pad_left=pad_left
+    )
     student = Student(ragged_format=RaggedFormat(pad_value=7, pad_left=pad_left))
     student.register_teacher(FileSource(path))
     with student:
@@ -68,7 +71,9 @@ def test_the_model_gets_what_a_student_gets(tmp_path: Path, pad_left: bool) -> N
     for key, tensor in expected.items():
         assert found[key].dtype == tensor.dtype, key
         assert torch.equal(found[key], tensor), key
-    part = model_batch(queries[1:], description, pad_value=7, pad_left=pad_left)
+    part = model_batch(
+        [each.columns for each in queries[1:]], description, pad_value=7, pad_left=pad_left
+    )
     assert part["ids"].shape == (4, 5)
     assert torch.equal(part["x"], ROWS["x"][2:])
 
@@ -78,7 +83,7 @@ def test_rows_have_the_numbers_of_the_pass(tmp_path: Path) -> None:
     with Teacher(FileSink(path), rows_per_record=2, ragged_keys=["ids"]) as teacher:
         teacher.write(ROWS)
     queries, _ = _queries(path)
-    assert row_numbers([queries[2], queries[0]], 2).tolist() == [4, 5, 0, 1]
+    assert [Asked.of(queries[each], {}).numbers(2).tolist() for each in (2, 0)] == [[4, 5], [0, 1]]
 
 
 def test_encoded_queries_are_refused_by_name() -> None:
