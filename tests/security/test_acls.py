@@ -12,7 +12,15 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
 from security.secured import Secured
 
-from tutelage import KafkaSink, KafkaSource, Student, Teacher
+from tutelage import (
+    KafkaSink,
+    KafkaSource,
+    OnPolicy,
+    QueryWriter,
+    Student,
+    Teacher,
+    WaitTimeout,
+)
 from tutelage.schemas.errors import AccessDenied, TutelageError
 from tutelage.transport.local_registry import LocalRegistry
 
@@ -195,3 +203,35 @@ def test_who_may_not_read_settings_is_told_that_they_are_not_checked(
     locked.admin.create_topics([NewTopic("unseen-1", 1, 1)])["unseen-1"].result(20)
     house.teach("unseen-1", "teacher1")
     assert "cannot be checked without the ACL DescribeConfigs" in caplog.text
+
+
+def test_replicas_need_the_right_to_read_in_their_group(house: House, locked: Secured) -> None:
+    queries = KafkaSink("own-asked.queries", partitions=1, **house.kafka("teacher1"))
+    with QueryWriter(queries, rows_per_record=2) as writer:
+        writer.write({"x": torch.arange(2)})
+        writer.end()
+
+    def answer() -> int:
+        teacher = Teacher(KafkaSink("own-asked", **house.kafka("teacher1")))
+        return teacher.answer(
+            lambda batch: {"y": batch["x"]}, "own-asked.queries", timeout_s=30
+        ).stats.rows
+
+    with pytest.raises(
+        AccessDenied,
+        match=r"(?i)group tutelage-own-asked: .*authorization failed.*docs/security.md",
+    ):
+        answer()
+    # Who may not ask who is in the group is told that, and still that nobody answered.
+    student = Student(sample_id="query_id", timeout_s=2)
+    for topic in ("own-asked.queries", "own-asked"):
+        student.register_teacher(KafkaSource(topic, **house.kafka("student")))
+    queries = KafkaSink("own-asked.queries", partitions=1, **house.kafka("teacher1"))
+    with (
+        QueryWriter(queries, rows_per_record=2) as writer,
+        student,
+        pytest.raises(WaitTimeout, match="(?i)group tutelage-own-asked: .*authorization failed"),
+    ):
+        list(OnPolicy(student, writer, lambda step: {}, batch_size=2, steps=1))
+    locked.allow("teacher1", ResourceType.GROUP, "tutelage-own", AclOperation.READ, prefixed=True)
+    assert answer() == 2
