@@ -21,6 +21,7 @@ class BatchRequest:
         batch_size: Rows of a batch, over all ranks.
         ranks: How many ranks share it.
         drop_last: Whether a last batch that is shorter is left out.
+        whole_batches: Whether no batch of the pass is shorter.
         pass_index: The pass; the next one if None.
         own_memory: Whether each batch gets memory of its own.
         shuffle: How rows are shuffled; None for the teachers' order.
@@ -30,6 +31,7 @@ class BatchRequest:
     batch_size: int
     ranks: int
     drop_last: bool
+    whole_batches: bool
     pass_index: int | None
     own_memory: bool
     shuffle: Shuffle | None
@@ -75,6 +77,7 @@ class BatchRequest:
         flat: bool,
         global_batch_size: Any = None,
         drop_last: Any = False,
+        whole_batches: Any = False,
         pass_index: Any = None,
         own_memory: Any = False,
         shuffle: Any = None,
@@ -115,6 +118,7 @@ class BatchRequest:
             batch_size=size,
             ranks=ranks,
             drop_last=check_flag("drop_last", drop_last),
+            whole_batches=check_flag("whole_batches", whole_batches),
             pass_index=None
             if pass_index is None
             else check_whole_number("pass_index", pass_index, least=0),

@@ -39,6 +39,8 @@ class PassOptions:
         batch_size: Rows in a batch of this rank.
         deal: Which rows are this rank's; None for all.
         drop_last: Whether a last batch that is shorter is left out.
+        whole_batches: Whether no batch of the pass is shorter, so that a rank need not wait for its
+            next rows to know it.
         truncate: Whether the pass ends at the shortest teacher.
         prefetch: Merged batches to keep ready.
         budget_bytes: Bytes to read ahead, per teacher.
@@ -49,6 +51,7 @@ class PassOptions:
     batch_size: int
     deal: Deal | None
     drop_last: bool
+    whole_batches: bool
     truncate: bool
     prefetch: int
     budget_bytes: int
@@ -210,6 +213,7 @@ def _align(
         first_row=first_row,
         truncate=options.truncate,
         drop_last=options.drop_last,
+        whole_batches=options.whole_batches,
     )
 
 

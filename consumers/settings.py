@@ -163,6 +163,7 @@ class Settings:
             batch_size=request.batch_size // request.ranks,
             deal=deal,
             drop_last=request.drop_last,
+            whole_batches=request.whole_batches,
             truncate=self.truncates,
             prefetch=self.prefetch,
             budget_bytes=self.budget_bytes,

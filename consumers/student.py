@@ -46,9 +46,8 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
 
     Guarantee: the batches are the same, bit for bit and in the same order, whether a teacher's
     stream comes from a topic or a file, in whatever batches and partitions it was written, and
-    whatever was killed and resumed meanwhile; or an error says what is wrong where.
-
-    Use it as a context manager: entering starts it, leaving closes it.
+    whatever was killed and resumed meanwhile; or an error says what is wrong where. Use it as a
+    context manager: entering starts it, leaving closes it.
 
     Args:
         merge: Key -> strategy, for keys that several teachers have: `"sum"`, `"mean"`,
@@ -190,6 +189,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         *,
         global_batch_size: int | None = None,
         drop_last: bool = False,
+        whole_batches: bool = False,
         pass_index: int | None = None,
         own_memory: bool = False,
         weight_key: str | None = None,
@@ -201,10 +201,8 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
 
         Each call gives the pass after the last one that was read to its end, and after the last
         pass the first again. A pass that was left early is given again from its beginning, unless
-        `load_state_dict` came between.
-
-        Of several ranks (`shard`), each gets its own rows of every batch, and all get equally many
-        batches. The last batch of a pass may have fewer rows on some ranks, or none.
+        `load_state_dict` came between. Of several ranks (`shard`), each gets its own rows of every
+        batch, and all get equally many batches, of which the last may have fewer rows, or none.
 
         Batches share no values. Those that came together lie in one piece of memory of about 4 MB,
         free when none of them is held: clone what is kept for long, or ask for `own_memory`.
@@ -216,6 +214,8 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
             batch_size: Rows in a batch of one rank. The last batch of a pass may have fewer.
             global_batch_size: Rows in a batch of all ranks together, instead of `batch_size`.
             drop_last: Leave out a last batch that is shorter, on all ranks.
+            whole_batches: Of several ranks: no batch of the pass is shorter, which the end must
+                confirm. A rank then gives a batch without waiting for the rows of its next one.
             pass_index: The pass to give, from 0. If not given, the next one.
             own_memory: Give each batch memory of its own.
             weight_key: Add weights under this key, float32 `[rows]`: the number of ranks divided by
@@ -237,9 +237,9 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
             WaitTimeout: A stream, or while iterating a teacher's next record, did not come in time.
         """
         request = self._settings.request(
-            batch_size, global_batch_size=global_batch_size, drop_last=drop_last, pass_index=pass_index,
-            own_memory=own_memory, weight_key=weight_key, position_key=position_key, pad_empty=pad_empty,
-            shuffle=shuffle,
+            batch_size, global_batch_size=global_batch_size, drop_last=drop_last, whole_batches=whole_batches,
+            pass_index=pass_index, own_memory=own_memory, weight_key=weight_key, position_key=position_key,
+            pad_empty=pad_empty, shuffle=shuffle,
         )  # fmt: skip
         self._check_started()
         self._check_none_running()

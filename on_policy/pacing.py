@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from tutelage import KnowledgeIterator, Student
+from tutelage.on_policy.query_writer import QueryWriter
 from tutelage.on_policy.replicas import who_answers
-from tutelage.producers.query_writer import QueryWriter
 from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError, WaitTimeout
 from tutelage.schemas.queries import POLICY_VERSION
@@ -36,19 +36,24 @@ class OnPolicy:
     that were answered: `register_teacher(KafkaSource("teacher1.queries"))`, then the teachers'
     topics, and `Student(sample_id="query_id")`, which checks that each answer is that of its query.
 
+    Of several ranks, each has a student and a `QueryWriter` with the same `shard`. It trains on the
+    rows that it generated itself. What is said of rows here is of its own; all make the same steps.
+
     Args:
         student: Started, and loaded if training is resumed.
-        queries: Where rows are written; started.
-        generate: Called with the number of a step; returns its rows, `batch_size` of them, as for
-            `QueryWriter.write`. Called in this thread, between updates.
-        batch_size: Rows of a step.
+        queries: Where rows are written; started. Of the same rank as the student.
+        generate: Called with the number of a step; returns its rows, of this rank, as for
+            `QueryWriter.write`. Called in this thread, between updates. It must not wait for other
+            ranks: behind a restart they may have other steps to generate.
+        batch_size: Rows of a step of one rank; a multiple of the rows of a record.
+        global_batch_size: Rows of a step of all ranks together, instead of `batch_size`.
         steps: How many steps to train.
         max_policy_lag: K: how many updates the weights may be behind that generate. With 0 each
             step waits for its answers; with 1 the teacher answers the next step meanwhile.
 
     Raises:
         ConfigurationError: An argument has the wrong type or value, a source was given another run,
-            or the student is one of several ranks.
+            or student and queries are of different ranks.
         SchemaError: While iterating: the rows of a step are not `batch_size`, or their keys, dtypes
             or row shapes are not those of earlier steps.
         WaitTimeout: While iterating: no answer came in time. The message says who is in the group
@@ -61,14 +66,18 @@ class OnPolicy:
         queries: QueryWriter,
         generate: Generate,
         *,
-        batch_size: int,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
         steps: int,
         max_policy_lag: int = 1,
     ) -> None:
-        if student.shard.ranks > 1:
+        self._shard = shard = student.shard
+        if queries.shard != shard:
+            theirs = queries.shard
             raise ConfigurationError(
-                f"the student is rank {student.shard.rank} of {student.shard.ranks}, and one rank "
-                "writes all queries; ranks cannot share them yet"
+                f"the student is rank {shard.rank} of {shard.ranks}, and the queries are written by "
+                f"rank {theirs.rank} of {theirs.ranks}: a rank trains on what it generated itself; "
+                "give both the same shard"
             )
         self._student = student
         self._queries = queries
@@ -77,7 +86,7 @@ class OnPolicy:
                 f"generate is a {type(generate).__name__}; give a function: step -> rows"
             )
         self._generate = generate
-        self._batch_size = check_whole_number("batch_size", batch_size)
+        self._batch_size = _rows_of_a_rank(batch_size, global_batch_size, shard.ranks)
         self._steps = check_whole_number("steps", steps)
         self._most_lag = check_whole_number("max_policy_lag", max_policy_lag, least=0)
         for source in student.sources:
@@ -91,6 +100,22 @@ class OnPolicy:
         self.policy_lag = 0
         #: Rows that were generated here, and not found in the topic.
         self.generated_rows = 0
+
+    def row_numbers(self, step: int) -> torch.Tensor:
+        """Return the numbers of a step's rows of this rank among all rows of the run.
+
+        A `generate` that chooses its prompts by them gives the same rows for any number of ranks.
+
+        Args:
+            step: The step.
+
+        Returns:
+            int64 `[rows]`; with one rank from `step * batch_size` on.
+        """
+        size = self._queries.rows_per_record
+        own = torch.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        record, place = own // size, own % size
+        return (record * self._shard.ranks + self._shard.rank) * size + place
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Give the batches of the steps that are left."""
@@ -120,16 +145,19 @@ class OnPolicy:
     def _opened(self) -> KnowledgeIterator:
         """The student's batches; waits for the first answer."""
         try:
-            return self._student.knowledge(self._batch_size)
+            return self._student.knowledge(self._batch_size, whole_batches=True)
         except WaitTimeout as error:
-            raise WaitTimeout(f"{error}. {who_answers(self._student.sources)}") from error
+            raise WaitTimeout(f"{error}. {self._who_answers()}") from error
 
     def _next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         """The next batch; None at the end of the queries. Says who answers, if nobody does."""
         try:
             return next(batches, None)
         except WaitTimeout as error:
-            raise WaitTimeout(f"{error}. {who_answers(self._student.sources)}") from error
+            raise WaitTimeout(f"{error}. {self._who_answers()}") from error
+
+    def _who_answers(self) -> str:
+        return who_answers(self._student.sources, self._queries.topic)
 
     def _generate_up_to(self, last: int) -> None:
         """Write the rows of all steps up to this one that the topic lacks."""
@@ -146,6 +174,23 @@ class OnPolicy:
             self.generated_rows += self._queries.rows - before
         if not self._queries.ended and self._queries.rows >= self._steps * self._batch_size:
             self._queries.end()
+
+
+def _rows_of_a_rank(batch_size: int | None, global_batch_size: int | None, ranks: int) -> int:
+    if (batch_size is None) == (global_batch_size is None):
+        raise ConfigurationError(
+            "give batch_size, the rows of a step of one rank, or global_batch_size, those of all "
+            "ranks together"
+        )
+    if batch_size is not None:
+        return check_whole_number("batch_size", batch_size)
+    size = check_whole_number("global_batch_size", global_batch_size)
+    if size % ranks:
+        raise ConfigurationError(
+            f"global_batch_size is {size}, which {ranks} ranks cannot share; it must be a multiple "
+            f"of {ranks}, such as {-(-size // ranks) * ranks}"
+        )
+    return size // ranks
 
 
 def _behind(values: Any, rows: int) -> Any:

@@ -7,23 +7,24 @@ from collections.abc import Iterable
 from tutelage.consumers.sources.base import Source
 from tutelage.consumers.sources.kafka import KafkaSource
 from tutelage.schemas.errors import TransportError
-from tutelage.schemas.queries import queries_topic, replica_group
+from tutelage.schemas.queries import replica_group
 from tutelage.transport.group_reader import group_members
 
 
-def who_answers(sources: Iterable[Source]) -> str:
+def who_answers(sources: Iterable[Source], queries: str) -> str:
     """Return who is in the group of each teacher whose answers a student waits for.
 
     Args:
-        sources: The student's sources. Those that are topics of queries are left out.
+        sources: The student's sources.
+        queries: The topic of the queries, which is one of them.
     """
     found = []
     for source in sources:
-        if not isinstance(source, KafkaSource) or source.label.endswith(queries_topic("")):
+        if not isinstance(source, KafkaSource) or source.label == queries:
             continue
         group = replica_group(source.label)
         try:
-            members = group_members(source.connection, group, queries_topic(source.label))
+            members = group_members(source.connection, group, queries)
         except TransportError as error:
             found.append(f"group {group}: {error}")
             continue

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from tutelage.producers.record_share import ALL_RECORDS, RecordShare
 from tutelage.producers.run_spec import RunSpec
 from tutelage.producers.sink_traits import SinkTraits
 from tutelage.producers.stages.columns import copied, nbytes_of
@@ -95,12 +96,21 @@ class Run:
         spec: What the user asked for.
         start: What the sink holds of the run, or that it is new.
         sink: What its records depend on in the sink.
+        share: Which records of the run are made here. Rows, and the records of `start`, are counted
+            among those of this writer.
     """
 
-    def __init__(self, spec: RunSpec, start: Tail | NewRun, sink: SinkTraits) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        start: Tail | NewRun,
+        sink: SinkTraits,
+        share: RecordShare = ALL_RECORDS,
+    ) -> None:
         self._spec = spec
         self._start = start
         self._traits = sink
+        self._share = share
         run_id = start.stream.run_id if isinstance(start, Tail) else start.run_id
         #: What tells the run from all others; a run id is unique in its topic only.
         self.name = f"{spec.teacher}\0{run_id}"
@@ -121,6 +131,11 @@ class Run:
     def _tail(self) -> Tail | None:
         """What the sink holds of the run; None if the run is new."""
         return self._start if isinstance(self._start, Tail) else None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the sink held nothing of the run."""
+        return self._tail is None
 
     @property
     def complete(self) -> bool:
@@ -243,8 +258,8 @@ class Run:
         records += self._with_heads(gather.finish())
         self._check_length(gather.rows, ended=True)
         count = -(-gather.rows // self._decided().rows_per_record)
-        end = End(records=count, rows=gather.rows)
-        records.append(RecordParts(head=self._head(count, 0, end), columns={}))
+        end = self._share.end_of_all(End(records=count, rows=gather.rows))
+        records.append(RecordParts(head=self._head(end.records, 0, end), columns={}))
         self._gather = None
         self.pass_index += 1
         return records
@@ -314,6 +329,9 @@ class Run:
 
     def _with_heads(self, records: list[RecordRows]) -> list[RecordParts]:
         return [
-            RecordParts(head=self._head(record.sequence, record.rows), columns=record.columns)
+            RecordParts(
+                head=self._head(self._share.sequence(record.sequence), record.rows),
+                columns=record.columns,
+            )
             for record in records
         ]

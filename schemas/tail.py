@@ -5,6 +5,7 @@ Knows no sinks, files or brokers.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tutelage.schemas.errors import LengthMismatch
@@ -94,30 +95,34 @@ def is_missing(head: RecordHead, missing: tuple[int, int]) -> bool:
 
 
 def tail_from_heads(
-    stream: Stream, description: Description, heads: list[list[RecordHead]]
+    stream: Stream,
+    description: Description,
+    heads: list[list[RecordHead]],
+    owned: Collection[int] | None = None,
 ) -> tuple[Tail, list[tuple[int, int]]]:
-    """Compute the tail of a run.
+    """Compute the tail of a run, or of some of its partitions.
 
     Args:
         stream: The run's identity.
         description: What its records hold.
         heads: For each partition, the heads of the records at its end.
+        owned: The partitions that the tail is of; all if None.
 
     Returns:
         The tail, and the pass and sequence of each partition's first missing record.
     """
     missing = [next_record(found, partition, len(heads)) for partition, found in enumerate(heads)]
-    pass_index, sequence = min(missing)
+    mine = range(len(heads)) if owned is None else owned
+    pass_index, sequence = min(missing[partition] for partition in mine)
     complete = pass_index >= stream.passes
-    found_of_pass = [
-        head for found in heads for head in found if head.pass_index == pass_index - complete
-    ]
+    heads_of_mine = [head for partition in mine for head in heads[partition]]
+    found_of_pass = [head for head in heads_of_mine if head.pass_index == pass_index - complete]
     tail = Tail(
         stream=stream,
         description=description,
         pass_index=pass_index,
         sequence=sequence,
-        generation=max((head.generation for found in heads for head in found), default=0),
+        generation=max((head.generation for head in heads_of_mine), default=0),
         complete=complete,
         finished=complete,
         last=max(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from confluent_kafka import Message
@@ -92,8 +92,9 @@ def read_tail(
     *,
     run: FoundRun | None = None,
     ends: Sequence[int] | None = None,
+    owned: Callable[[int], Collection[int]] | None = None,
 ) -> TopicTail | None:
-    """Read the tail of a run.
+    """Read the tail of a run, or of some of its partitions.
 
     Args:
         connection: How to reach the cluster and the registry.
@@ -101,6 +102,7 @@ def read_tail(
         partitions: How many partitions the topic has.
         run: The run; None for the newest.
         ends: Per partition, the offset before which to read; None for its end.
+        owned: The number of the run's partitions -> those that the tail is of; all if None.
 
     Returns:
         The tail; None if the topic holds no record of the run.
@@ -134,7 +136,8 @@ def read_tail(
         heads.append([reader.read(message) for message in of_run])
     if (description := reader.description) is None:
         return None
-    tail, missing = tail_from_heads(stream, description, heads)
+    mine = None if owned is None else owned(stream.partitions)
+    tail, missing = tail_from_heads(stream, description, heads, mine)
     # From the topic's own times, not this machine's clock: later records must have a later time.
     newest_s = max((message.timestamp()[1] / 1000 for message in messages), default=0.0)
     return TopicTail(

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from tutelage.consumers.stages.ragged import RaggedFormat
     from tutelage.consumers.student import Student
     from tutelage.on_policy.pacing import OnPolicy
+    from tutelage.on_policy.query_writer import QueryWriter
     from tutelage.producers.head_run import write_head
     from tutelage.producers.lesson import Lesson
-    from tutelage.producers.query_writer import QueryWriter
     from tutelage.producers.sinks.base import Sink
     from tutelage.producers.sinks.file import FileSink
     from tutelage.producers.sinks.kafka import KafkaSink
@@ -107,7 +107,7 @@ _MODULES = {
     "MemoryTopic": "tutelage.transport.memory_topic",
     "OnPolicy": "tutelage.on_policy.pacing",
     "Projected": "tutelage.producers.stages.projected",
-    "QueryWriter": "tutelage.producers.query_writer",
+    "QueryWriter": "tutelage.on_policy.query_writer",
     "Ragged": "tutelage.schemas.record",
     "RaggedFormat": "tutelage.consumers.stages.ragged",
     "Sampled": "tutelage.schemas.encodings",

@@ -12,6 +12,7 @@ from tutelage.consumers.position import Position
 from tutelage.consumers.stages.align import Align, Aligned, AlignedEnd, Share
 from tutelage.consumers.stages.chunk import Chunk
 from tutelage.consumers.stages.order import PassEnd
+from tutelage.schemas.errors import LengthMismatch
 
 
 class NumberedRow(int):
@@ -41,7 +42,7 @@ class RankAlign(Align):
 
     Guarantee: as `Align`. Besides, all ranks get equally many batches. A batch is given once it is
     known how many rows it has on all ranks together: that needs the rank's next rows, or the end of
-    the pass. The last batch of a pass has fewer rows on some ranks, or none.
+    the pass, unless every batch is said to be whole. The last batch of a pass has fewer rows on some ranks, or none.
 
     Args:
         names: The teachers' names, for messages.
@@ -51,6 +52,8 @@ class RankAlign(Align):
         first_row: The rows of the pass that all ranks had before: whole batches, or all of it.
         truncate: Whether the pass ends at the shortest teacher.
         drop_last: Whether a last batch that is shorter is left out, on all ranks.
+        whole_batches: Whether every batch of the pass is whole, so that a batch is given once this
+            rank's rows of it have come.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class RankAlign(Align):
         first_row: int = 0,
         truncate: bool = False,
         drop_last: bool = False,
+        whole_batches: bool = False,
     ) -> None:
         super().__init__(
             names,
@@ -73,6 +77,7 @@ class RankAlign(Align):
             drop_last=drop_last,
         )
         self._deal = deal
+        self._whole_batches = whole_batches
         self._nothing = nothing
         self._global_row = first_row
         # Per teacher: this rank's rows that came, those before the position counted, and how many
@@ -84,6 +89,11 @@ class RankAlign(Align):
         if isinstance(item, Chunk):
             self._came[teacher] += item.rows
             self._pending[teacher] = item.pending
+        elif self._whole_batches and item.end.rows % self._deal.batch_size:
+            raise LengthMismatch(
+                f"teacher {self._names[teacher]} ends its pass with {item.end.rows} rows, which are "
+                f"not whole batches of {self._deal.batch_size}; leave out whole_batches"
+            )
         super().push(teacher, item)
 
     def starving(self) -> list[int]:
@@ -103,6 +113,8 @@ class RankAlign(Align):
         end = self._queues[teacher].end
         if end is not None:
             return end.end.rows
+        if self._whole_batches:
+            return self._came[teacher] // self._deal.share * self._deal.batch_size
         came = self._came[teacher] + self._pending[teacher]
         return self._deal.row(came - 1) + 1 if came else 0
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from tutelage.producers.record_share import RecordShare
 from tutelage.schemas.codec import Encoded
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.record import Description, RecordHead, Stream
@@ -34,7 +35,8 @@ class Sink(ABC):
     """Stores the records of one run, in order. Derive from it to write to a place of your own.
 
     A teacher calls `tail` once, `begin_run` if it begins a new run behind the one that is there,
-    then `open`. After that it calls `pack` for each record, from several threads, and `write` in
+    then `open`. One of several writers of a run calls `share_with` before, and may call
+    `look_again` between. After that it calls `pack` for each record, from several threads, and `write` in
     order, from one thread. At the end it calls `finish`, and in any case `close`.
 
     Guarantee: when `finish` returns, every record is stored. A failure raises and never leaves a
@@ -84,11 +86,40 @@ class Sink(ABC):
             TransportError: The sink could not be reached or read.
         """
 
+    def share_with(self, share: RecordShare) -> None:
+        """Write only the records of one of several writers, and to its partitions alone.
+
+        Called before `tail`, which then says what the partitions of this writer hold.
+
+        Args:
+            share: Which records are written here.
+
+        Raises:
+            ConfigurationError: A run has one writer here.
+        """
+        raise ConfigurationError(
+            f"{self.name} has one writer; several ranks write to a topic, KafkaSink(...)"
+        )
+
+    def look_again(self, run_id: str) -> Tail | None:
+        """Find out whether another writer has begun a run. Called before `open`, any number of times.
+
+        Args:
+            run_id: The run's name.
+
+        Returns:
+            As `tail`; None if the newest run is another one.
+
+        Raises:
+            TransportError: The sink could not be reached or read.
+        """
+        raise ConfigurationError(f"{self.name} has one writer, and waits for no other")
+
     def begin_run(self, run_id: str | None) -> None:
         """Make `open` begin a new run behind what `tail` returned. Called between the two.
 
         Args:
-            run_id: The new run's name; None if it gets a random one.
+            run_id: The new run's name; None if it gets a random one, or another writer begins it.
 
         Raises:
             ConfigurationError: The sink holds one run only.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from tutelage.producers.record_share import ALL_RECORDS, RecordShare
 from tutelage.producers.sinks.base import ControlChannel, Sink
 from tutelage.producers.sinks.kafka_control import TeacherControl
 from tutelage.producers.sinks.kafka_packing import MessagePacker
@@ -15,7 +16,7 @@ from tutelage.producers.sinks.kafka_settings import KafkaSinkSettings, check_set
 from tutelage.producers.sinks.kafka_writer import TopicWriter
 from tutelage.producers.sinks.placement import MissingRecords, RunPlacement
 from tutelage.schemas.codec import Encoded
-from tutelage.schemas.errors import SinkExists
+from tutelage.schemas.errors import ConfigurationError, SinkExists
 from tutelage.schemas.headers import stream_headers
 from tutelage.schemas.knowledge_schema import schema_from_description
 from tutelage.schemas.record import Array, Description, RecordHead, Stream
@@ -27,7 +28,7 @@ from tutelage.transport.registry import Registry, register_description
 from tutelage.transport.runs import TopicRuns
 from tutelage.transport.tail import TopicTail, read_tail
 from tutelage.transport.topic_admin import KafkaTopic
-from tutelage.transport.topic_setup import TopicInfo, create_topic, too_large
+from tutelage.transport.topic_setup import DEFAULT_PARTITIONS, TopicInfo, create_topic, too_large
 from tutelage.transport.waiting import Wait
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class KafkaSink(Sink):
             create=settings.topic.create,
         )
         self._retention_s: float | None = None
+        self._share = ALL_RECORDS
         self._placement = RunPlacement.of_new_run(topic, [], None)
         # When the newest record of older runs was written, in seconds since the epoch.
         self._newest_s = 0.0
@@ -159,22 +161,29 @@ class KafkaSink(Sink):
     def records_by_partition(self) -> Mapping[int, int]:
         return self._writer.records_by_partition
 
+    def share_with(self, share: RecordShare) -> None:
+        if self._settings.transactional or self._settings.backpressure is not None:
+            raise ConfigurationError(
+                f"{self.name}: several ranks write to it, which neither transactional=True nor "
+                "max_ahead goes with: a transaction ends other writers, and max_ahead counts the "
+                "records of one"
+            )
+        if (asked := self._settings.topic.partitions) is not None:
+            share.check_partitions(asked, self.name)
+        self._share = share
+
     def tail(self) -> Tail | None:
         spec = self._settings.topic
         topic = KafkaTopic(self._connection, self._topic)
-        self._wait = wait = Wait(
-            f"the brokers at {self._connection.where}",
-            timeout_s=self._settings.delivery_timeout_s,
-            log=log,
-            hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, "
-            "and is this their address?",
-        )
+        self._wait = wait = self._wait_for_brokers()
         info = self._writer.connect(topic, wait)
         # Requested here so that the first record need not wait for the registry.
         self._schemas = self._connection.registry.prepare(value_subject(self._topic))
         # Before the tail is read: a transaction that another writer left open hides its records.
         self._writer.fence_other_writers()
         found = self._read_tail(info.partitions, wait) if info is not None else None
+        if info is None:
+            self._share.check_partitions(spec.partitions or DEFAULT_PARTITIONS, self.name)
         # Created last, so that an earlier error leaves no topic behind.
         info = info or through_outages(lambda: create_topic(topic, spec), wait)
         self._writer.watch(once_known(lambda: topic.topic_id(topic.described()), wait))
@@ -182,8 +191,27 @@ class KafkaSink(Sink):
         self._use(info, found)
         return found.tail if found is not None else None
 
+    def look_again(self, run_id: str) -> Tail | None:
+        found = self._read_tail(len(self._placement.topic_ends), self._wait_for_brokers())
+        if found is None or found.tail.stream.run_id != run_id:
+            return None
+        self._continue(found)
+        return found.tail
+
+    def _wait_for_brokers(self) -> Wait:
+        return Wait(
+            f"the brokers at {self._connection.where}",
+            timeout_s=self._settings.delivery_timeout_s,
+            log=log,
+            hint="they may be away for delivery_timeout_s (--delivery-timeout); are they running, "
+            "and is this their address?",
+        )
+
     def _read_tail(self, partitions: int, wait: Wait) -> TopicTail | None:
-        return through_outages(lambda: read_tail(self._connection, self._topic, partitions), wait)
+        return through_outages(
+            lambda: read_tail(self._connection, self._topic, partitions, owned=self._share.owned),
+            wait,
+        )
 
     def _use(self, info: TopicInfo, found: TopicTail | None) -> None:
         """Take over what was found out about the topic and its newest run."""
@@ -193,11 +221,17 @@ class KafkaSink(Sink):
         )
         self._place_new_run(found.ends if found is not None else [0] * info.partitions)
         if found is not None:
-            self.partitions = found.tail.stream.partitions
-            self._newest_s = found.tail.newest_s
-            self._placement = RunPlacement(
-                missing=MissingRecords(found.missing), begins=found.begins, topic_ends=found.ends
-            )
+            self._continue(found)
+
+    def _continue(self, found: TopicTail) -> None:
+        """Go on with the newest run."""
+        self.partitions = count = found.tail.stream.partitions
+        self._newest_s = found.tail.newest_s
+        self._placement = RunPlacement(
+            missing=MissingRecords(found.missing, self._share.owned(count)),
+            begins=found.begins,
+            topic_ends=found.ends,
+        )
 
     def begin_run(self, run_id: str | None) -> None:
         if (
@@ -213,7 +247,7 @@ class KafkaSink(Sink):
 
     def _place_new_run(self, topic_ends: Sequence[int]) -> None:
         asked = self._settings.topic.partitions
-        self._placement = RunPlacement.of_new_run(self._topic, topic_ends, asked)
+        self._placement = RunPlacement.of_new_run(self._topic, topic_ends, asked, self._share)
         self.partitions = asked or len(topic_ends)
 
     def open(self, stream: Stream, description: Description) -> None:

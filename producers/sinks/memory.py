@@ -5,6 +5,7 @@ Partitions, offsets, runs and restarts work as they do on a broker.
 
 from __future__ import annotations
 
+from tutelage.producers.record_share import ALL_RECORDS, RecordShare
 from tutelage.producers.sinks.base import ControlChannel, Sink
 from tutelage.producers.sinks.placement import MissingRecords
 from tutelage.schemas.codec import Codec, Encoded
@@ -35,6 +36,7 @@ class MemorySink(Sink):
         self._topic = topic
         self._headers: list[tuple[str, bytes]] = []
         self._schema = ""
+        self._share = ALL_RECORDS
         self._missing = MissingRecords.of_new_run(topic.partitions)
         self._control = topic.conversation("teacher")
         self.partitions = topic.partitions
@@ -50,6 +52,14 @@ class MemorySink(Sink):
     def label(self) -> str:
         return self._topic.name
 
+    def share_with(self, share: RecordShare) -> None:
+        self._share = share
+        self._place_new_run()
+
+    def look_again(self, run_id: str) -> Tail | None:
+        tail = self.tail()
+        return tail if tail is not None and tail.stream.run_id == run_id else None
+
     def tail(self) -> Tail | None:
         stream = self._topic.newest_run()
         if stream is None:
@@ -60,8 +70,9 @@ class MemorySink(Sink):
         )
         codec = Codec(description)
         heads = [[codec.decode(each.body, self.name).head for each in log] for log in logs]
-        tail, first_missing = tail_from_heads(stream, description, heads)
-        self._missing = MissingRecords(first_missing)
+        owned = self._share.owned(self._topic.partitions)
+        tail, first_missing = tail_from_heads(stream, description, heads, owned)
+        self._missing = MissingRecords(first_missing, owned)
         return tail
 
     def begin_run(self, run_id: str | None) -> None:
@@ -70,7 +81,11 @@ class MemorySink(Sink):
                 f"{self.name} holds run {run_id}, and a newer one behind it; only the newest run "
                 "is continued"
             )
-        self._missing = MissingRecords.of_new_run(self._topic.partitions)
+        self._place_new_run()
+
+    def _place_new_run(self) -> None:
+        count = self._topic.partitions
+        self._missing = MissingRecords.of_new_run(count, self._share.owned(count))
 
     def open(self, stream: Stream, description: Description) -> None:
         if stream.partitions != self._topic.partitions:

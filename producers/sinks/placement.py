@@ -5,9 +5,10 @@ Knows nothing of Kafka: `MemorySink` uses the same rules. No I/O, threads or clo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from tutelage.producers.record_share import ALL_RECORDS, RecordShare
 from tutelage.schemas.errors import SinkExists
 from tutelage.schemas.record import RecordHead
 from tutelage.schemas.tail import is_missing
@@ -19,29 +20,32 @@ class MissingRecords:
 
     Args:
         first_missing: Per partition, the pass and sequence of that record.
+        owned: The partitions that this writer writes; all if None.
     """
 
-    def __init__(self, first_missing: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, first_missing: Sequence[tuple[int, int]], owned: Collection[int] | None = None
+    ) -> None:
         self._first_missing = list(first_missing)
+        self._owned = range(len(first_missing)) if owned is None else owned
 
     @classmethod
-    def of_new_run(cls, partitions: int) -> MissingRecords:
+    def of_new_run(cls, partitions: int, owned: Collection[int] | None = None) -> MissingRecords:
         """Return the state of a run of which nothing is written yet."""
-        return cls([(0, partition) for partition in range(partitions)])
+        return cls([(0, partition) for partition in range(partitions)], owned)
 
     def partitions_without(self, head: RecordHead) -> list[int]:
-        """Return the partitions that the record belongs in and that lack it.
+        """Return the partitions of this writer that the record belongs in and that lack it.
 
         Record s belongs in partition s mod P; an end record belongs in every partition.
         """
-        partitions = len(self._first_missing)
+        partitions = self._owned
         if head.end is None:
-            partition = partition_for(head.sequence, partitions)
-            return [partition] if is_missing(head, self._first_missing[partition]) else []
+            partitions = [partition_for(head.sequence, len(self._first_missing))]
         return [
             partition
-            for partition in range(partitions)
-            if is_missing(head, self._first_missing[partition])
+            for partition in partitions
+            if partition in self._owned and is_missing(head, self._first_missing[partition])
         ]
 
 
@@ -61,7 +65,11 @@ class RunPlacement:
 
     @classmethod
     def of_new_run(
-        cls, topic: str, topic_ends: Sequence[int], partitions: int | None
+        cls,
+        topic: str,
+        topic_ends: Sequence[int],
+        partitions: int | None,
+        share: RecordShare = ALL_RECORDS,
     ) -> RunPlacement:
         """Place a new run at the end of a topic.
 
@@ -69,6 +77,7 @@ class RunPlacement:
             topic: The topic's name, for the error.
             topic_ends: Per partition of the topic, where it ends.
             partitions: How many partitions the run has; all of the topic's if None.
+            share: Which records of the run are written here.
 
         Raises:
             SinkExists: The topic has fewer partitions.
@@ -79,7 +88,7 @@ class RunPlacement:
                 f"topic {topic} has {len(topic_ends)} partitions, fewer than the {count} asked for"
             )
         return cls(
-            missing=MissingRecords.of_new_run(count),
+            missing=MissingRecords.of_new_run(count, share.owned(count)),
             begins=topic_ends[:count],
             topic_ends=topic_ends,
         )

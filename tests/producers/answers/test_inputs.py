@@ -11,10 +11,10 @@ import torch
 
 from tutelage import FileSink, FileSource, RaggedFormat, SchemaError, Student, Teacher
 from tutelage.consumers.position import Position
+from tutelage.on_policy.query_writer import row_ids
 from tutelage.producers.answers.asked import Asked
 from tutelage.producers.answers.inputs import check_plain, model_batch
 from tutelage.producers.answers.query import PartitionOrder, Query
-from tutelage.producers.query_writer import row_ids
 from tutelage.schemas.record import Description, KeySpec, Ragged, Record
 from tutelage.schemas.topic import BEGINNING
 
