@@ -16,8 +16,6 @@ from tutelage import (
     ConfigurationError,
     KafkaSink,
     KafkaSource,
-    MemorySink,
-    MemoryTopic,
     OnPolicy,
     QueryWriter,
     SchemaError,
@@ -170,9 +168,3 @@ def test_rows_of_another_number_than_the_batch_size_are_refused(
         )
         with pytest.raises(SchemaError, match="'x' has 10, 'policy_version' has 8"):
             next(iter(loop))
-
-
-def test_one_of_several_ranks_is_refused() -> None:
-    queries = QueryWriter(MemorySink(MemoryTopic()), rows_per_record=1)
-    with pytest.raises(ConfigurationError, match="rank 0 of 2, and one rank writes all queries"):
-        OnPolicy(Student(shard=(0, 2)), queries, rows_of, batch_size=1, steps=1)

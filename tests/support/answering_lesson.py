@@ -16,6 +16,8 @@ POISON = int(os.environ.get("ANSWER_POISON", "-1"))
 #: A file that says that the model was called.
 CALLED = os.environ.get("ANSWER_CALLED", "")
 SLEEP_S = float(os.environ.get("ANSWER_SLEEP_S", "0"))
+#: What another teacher adds to each answer.
+MORE = int(os.environ.get("ANSWER_MORE", "0"))
 
 
 def answers_to(x: torch.Tensor) -> torch.Tensor:
@@ -30,7 +32,7 @@ def model(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
     if CALLED:
         Path(CALLED).touch()
     time.sleep(SLEEP_S)
-    return {"y": answers_to(batch["x"])}
+    return {"y": answers_to(batch["x"]) + MORE}
 
 
 lesson = Lesson(model=model, name="teacher", revision=os.environ.get("ANSWER_REVISION", "1"))

@@ -34,14 +34,20 @@ class Answering(threading.Thread):
     """A replica in a thread."""
 
     def __init__(
-        self, topic: str, kafka: dict[str, Any], given: Any = model, **options: Any
+        self,
+        topic: str,
+        kafka: dict[str, Any],
+        given: Any = model,
+        *,
+        queries: str | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(daemon=True)
         answering: dict[str, Any] = {"timeout_s": 60.0}
         names = ("group", "max_rows", "group_protocol", "devices", "only", "give_up_after")
         answering |= {name: options.pop(name) for name in names if name in options}
         self.teacher = Teacher(KafkaSink(topic, **kafka), **{"name": "teacher", **options})
-        self._arguments = (given, f"{topic}.queries")
+        self._arguments = (given, queries or f"{topic}.queries")
         self._options = answering
         self.stats: Any = None
         self.error: BaseException | None = None
