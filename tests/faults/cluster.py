@@ -73,7 +73,7 @@ class Cluster:
 
     def begin(self, *arguments: str, cwd: Path, **environment: str) -> Process:
         """Start `tutelage` with these arguments."""
-        return Process(arguments, cwd, self._environment(environment))
+        return Process(arguments, cwd, self.environment(environment))
 
     def teach(self, topic: str, cwd: Path, *more: str, seconds: str = "0.02") -> Process:
         """Start the teacher that takes its time; five seconds in all, unless told otherwise."""
@@ -130,7 +130,7 @@ class Cluster:
         outcome.verdict = "digest equal"
         return result
 
-    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
         return {
             **os.environ,
             "TUTELAGE_BOOTSTRAP_SERVER": self.addresses.bootstrap_servers,

@@ -12,17 +12,19 @@ import pytest
 import torch
 from faults.cluster import until
 from support.answering_lesson import answers_to
-from support.asking import Answering
-from support.asking_ranks import PARTITIONS, ROWS, Rank, digest_of, notes_of, start, steps_of
+from support.asking import Answering, rows_of
+from support.asking_ranks import PARTITIONS, ROWS, Rank, digest_of_ranks, notes_of, start, steps_of
 from support.replicas import written
 
 from tutelage import (
     ConfigurationError,
     KafkaSink,
+    KafkaSource,
     MemorySink,
     MemoryTopic,
     OnPolicy,
     QueryWriter,
+    SinkExists,
     Student,
     WaitTimeout,
 )
@@ -75,7 +77,7 @@ def expected(kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: 
     replica = Answering(topic, kafka)
     train(folder, 1, topics=[topic], kafka=kafka)
     replica.done()
-    return digest_of(given_to(folder), STEPS)
+    return digest_of_ranks(given_to(folder), STEPS)
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_each_rank_trains_on_what_it_generated_within_the_lag(
     assert train(folder, 2, topics=[topic], kafka=kafka, lag=lag) == [STEPS * SIZE // 2] * 2
     assert sum(each.done().rows for each in replicas) >= STEPS * SIZE
     ranks = given_to(folder)
-    digest_of(ranks, STEPS)
+    digest_of_ranks(ranks, STEPS)
     for rank, given in enumerate(ranks):
         for step, note in given.items():
             assert note["y"] == answers_to(torch.tensor(note["x"])).tolist()
@@ -127,7 +129,7 @@ def test_a_rank_or_all_start_again_without_generating_anything_anew(
     for each in replicas:
         each.done()
     ranks = given_to(folder)
-    assert digest_of(ranks, STEPS) == expected
+    assert digest_of_ranks(ranks, STEPS) == expected
     assert all(note["lag"] <= lag for given in ranks for note in given.values())
 
 
@@ -137,7 +139,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_run(
 ) -> None:
     topic = topic_name("elastic")
     replica = Answering(topic, kafka)
-    ranks = []
+    ranks: list[Path] = []
     for world, stop in ((2, 2), (4, 3), (1, 5), (2, None)):
         here = folder / str(len(ranks))
         here.mkdir()
@@ -148,7 +150,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_run(
         ranks.append(here)
         train(here, world, topics=[topic], kafka=kafka, stop=stop)
     replica.done()
-    assert digest_of([given for here in ranks for given in given_to(here)], STEPS) == expected
+    assert digest_of_ranks([given for here in ranks for given in given_to(here)], STEPS) == expected
 
 
 @pytest.mark.kafka
@@ -164,7 +166,7 @@ def test_ranks_of_a_process_group_agree_on_a_run(
     started = [start(environment, group=folder / "group", rank=rank, **fields) for rank in range(2)]
     end_all(started, folder)
     replica.done()
-    digest_of(given_to(folder), STEPS)
+    digest_of_ranks(given_to(folder), STEPS)
     others = [notes_of(folder, f"rank{rank}.txt")[1] for rank in range(2)]
     runs = {note["run"] for notes in others for note in notes if "run" in note}
     assert len(runs) == 1
@@ -215,7 +217,7 @@ def test_ranks_of_two_merged_teachers_lose_nothing_when_one_is_killed(
             ranks = given_to(folder)
         for each in replicas:
             each.done()
-        digests.append(digest_of(ranks, STEPS))
+        digests.append(digest_of_ranks(ranks, STEPS))
         for note in (note for given in ranks for note in given.values()):
             assert note["y"] == (answers_to(torch.tensor(note["x"])) + 2).tolist()
             assert note["lag"] == min(note["step"], 2)
@@ -268,7 +270,7 @@ def test_a_sink_that_counts_the_records_of_one_writer_is_refused(kafka: dict[str
 def test_a_writer_of_another_rank_than_the_student_is_refused(shard: Any) -> None:
     queries = QueryWriter(MemorySink(MemoryTopic()), rows_per_record=1, shard=shard)
     with pytest.raises(ConfigurationError, match="is rank 0 of 2, and the queries are written by"):
-        OnPolicy(Student(shard=(0, 2)), queries, dict, batch_size=1, steps=1)
+        OnPolicy(Student(shard=(0, 2)), queries, rows_of, batch_size=1, steps=1)
 
 
 @pytest.mark.parametrize(
@@ -283,4 +285,60 @@ def test_a_step_that_ranks_cannot_share_is_refused(sizes: dict[str, int], messag
     shard = (0, 2)
     queries = QueryWriter(MemorySink(MemoryTopic()), rows_per_record=1, shard=shard)
     with pytest.raises(ConfigurationError, match=message):
-        OnPolicy(Student(shard=shard), queries, dict, steps=1, **sizes)  # type: ignore[arg-type]
+        OnPolicy(Student(shard=shard), queries, rows_of, steps=1, **sizes)
+
+
+@pytest.mark.kafka
+def test_peers_that_hold_parts_of_one_model_write_the_same_rows_and_each_counts_once(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    topic = topic_name("peers")
+    replica = Answering(topic, kafka)
+    folders = [tmp_path / f"part{part}" for part in range(2)]
+    for here in folders:
+        here.mkdir()
+    started = [
+        Training(folder=str(here), rank=rank, topics=[topic], kafka=kafka, pause_s=0.05)
+        for here in folders
+        for rank in range(2)
+    ]
+    for each in started:
+        each.done()
+    replica.done()
+    assert given_to(folders[0]) == given_to(folders[1])
+    digest_of_ranks(given_to(folders[0]), STEPS)
+
+
+@pytest.mark.kafka
+def test_ranks_begin_a_new_run_behind_an_older_one_whoever_starts_first(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("behind")
+
+    def writer(rank: int, **options: Any) -> QueryWriter:
+        sink = KafkaSink(topic, partitions=PARTITIONS, **kafka)
+        return QueryWriter(sink, rows_per_record=ROWS, shard=(rank, 2), timeout_s=30, **options)
+
+    for rank in range(2):
+        with writer(rank, run_id="older") as queries:
+            queries.write({"x": torch.full((4,), -1)})
+    newer: dict[str, Any] = {"run_id": "newer", "new_run": True}
+    with pytest.raises(SinkExists, match="run_id 'older' there, 'newer' here"):
+        writer(1, run_id="newer").start()
+    with writer(1, **newer) as one:
+        late = threading.Thread(target=one.write, args=({"x": torch.tensor([2, 3])},))
+        late.start()
+        with writer(0, **newer) as zero:
+            assert (zero.rows, one.run_id) == (0, zero.run_id)
+            zero.write({"x": torch.tensor([0, 1])})
+            late.join(60)
+            assert not late.is_alive()
+            one.end()
+            zero.end()
+    with pytest.raises(SinkExists, match="run_id 'newer' there, 'older' here"):
+        writer(1, run_id="older").start()
+    student = Student(timeout_s=30)
+    student.register_teacher(KafkaSource(topic, **kafka))
+    with student:
+        (batch,) = student.knowledge(4)
+        assert batch["x"].tolist() == [0, 1, 2, 3]

@@ -128,7 +128,7 @@ def notes_of(folder: Path, name: str) -> tuple[dict[int, dict[str, Any]], list[d
     return given, others
 
 
-def digest_of(ranks: Iterable[Mapping[int, dict[str, Any]]], steps: int) -> str:
+def digest_of_ranks(ranks: Iterable[Mapping[int, dict[str, Any]]], steps: int) -> str:
     """A digest of all rows of all steps, in the order of the run, whichever rank had them."""
     rows = []
     for given in ranks:
