@@ -50,7 +50,7 @@ class Training(threading.Thread):
 
     def done(self) -> int:
         """Wait until it ends; the rows that it generated."""
-        self.join(90)
+        self.join(300)
         assert not self.is_alive()
         if self.error is not None:
             raise self.error
@@ -177,7 +177,7 @@ def test_ranks_of_a_process_group_agree_on_a_run(
 def end_all(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
     """Wait until all processes have ended well."""
     try:
-        codes = [each.wait(120) for each in started]
+        codes = [each.wait(300) for each in started]
     finally:
         for each in started:
             each.kill()
@@ -209,7 +209,7 @@ def test_ranks_of_two_merged_teachers_lose_nothing_when_one_is_killed(
         else:
             fields: dict[str, Any] = {"topics": topics, "folder": str(folder), "pause_s": 0.2}
             started = [start(environment, rank=rank, **fields) for rank in range(2)]
-            until(lambda: steps_of(folder, 1) >= 2, "rank 1 to train")
+            until(lambda: steps_of(folder, 1) >= 2, "rank 1 to train", 300)
             started[1].kill()
             started[1].wait()
             started[1] = start(environment, rank=1, **fields)

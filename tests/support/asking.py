@@ -43,7 +43,7 @@ class Answering(threading.Thread):
         **options: Any,
     ) -> None:
         super().__init__(daemon=True)
-        answering: dict[str, Any] = {"timeout_s": 60.0}
+        answering: dict[str, Any] = {"timeout_s": 300.0}
         names = ("group", "max_rows", "group_protocol", "devices", "only", "give_up_after")
         answering |= {name: options.pop(name) for name in names if name in options}
         self.teacher = Teacher(KafkaSink(topic, **kafka), **{"name": "teacher", **options})

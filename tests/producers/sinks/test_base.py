@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tutelage import Sink
+from tutelage.producers.record_share import RecordShare
 from tutelage.schemas.errors import ConfigurationError
 
 
@@ -50,3 +51,12 @@ def test_a_sink_without_a_student_says_what_control_messages_need() -> None:
 def test_a_sink_of_one_run_begins_no_other() -> None:
     with pytest.raises(ConfigurationError, match="folder x holds one run only"):
         OwnSink().begin_run(None)
+
+
+def test_a_sink_of_one_writer_is_not_shared() -> None:
+    for call in (
+        lambda: OwnSink().share_with(RecordShare(rank=1, ranks=2)),
+        lambda: OwnSink().look_again("run"),
+    ):
+        with pytest.raises(ConfigurationError, match="folder x has one writer"):
+            call()
