@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from tutelage.producers.record_share import ALL_RECORDS, RecordShare
 from tutelage.producers.run_spec import RunSpec
 from tutelage.producers.sink_traits import SinkTraits
 from tutelage.producers.stages.columns import copied, nbytes_of
@@ -94,23 +93,14 @@ class Run:
 
     Args:
         spec: What the user asked for.
-        start: What the sink holds of the run, or that it is new.
+        start: What the sink holds of the run, or that it is new; in the numbers of this writer.
         sink: What its records depend on in the sink.
-        share: Which records of the run are made here. Rows, and the records of `start`, are counted
-            among those of this writer.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        start: Tail | NewRun,
-        sink: SinkTraits,
-        share: RecordShare = ALL_RECORDS,
-    ) -> None:
+    def __init__(self, spec: RunSpec, start: Tail | NewRun, sink: SinkTraits) -> None:
         self._spec = spec
         self._start = start
         self._traits = sink
-        self._share = share
         run_id = start.stream.run_id if isinstance(start, Tail) else start.run_id
         #: What tells the run from all others; a run id is unique in its topic only.
         self.name = f"{spec.teacher}\0{run_id}"
@@ -258,7 +248,7 @@ class Run:
         records += self._with_heads(gather.finish())
         self._check_length(gather.rows, ended=True)
         count = -(-gather.rows // self._decided().rows_per_record)
-        end = self._share.end_of_all(End(records=count, rows=gather.rows))
+        end = self._traits.share.end_of_all(End(records=count, rows=gather.rows))
         records.append(RecordParts(head=self._head(end.records, 0, end), columns={}))
         self._gather = None
         self.pass_index += 1
@@ -330,7 +320,7 @@ class Run:
     def _with_heads(self, records: list[RecordRows]) -> list[RecordParts]:
         return [
             RecordParts(
-                head=self._head(self._share.sequence(record.sequence), record.rows),
+                head=self._head(self._traits.share.sequence(record.sequence), record.rows),
                 columns=record.columns,
             )
             for record in records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tutelage.producers.record_share import ALL_RECORDS, RecordShare
 from tutelage.schemas.limits import DEFAULT_LIMITS
 
 # When R is chosen automatically, one record of each partition together has at most this size: a
@@ -21,6 +22,8 @@ class SinkTraits:
         target_record_bytes: About how large a record should be.
         max_record_bytes: How large it may be; None if there is no limit.
         linger_s: How long rows may wait for R to be chosen, in seconds; None if nobody waits.
+        share: Which records of the run are written there. A writer counts rows and records among
+            its own.
     """
 
     name: str
@@ -28,6 +31,7 @@ class SinkTraits:
     target_record_bytes: int
     max_record_bytes: int | None
     linger_s: float | None
+    share: RecordShare = ALL_RECORDS
 
     def rows_per_record(self, rows: int, nbytes: int, *, at_once: bool) -> int:
         """Choose R from the first rows of a run and their bytes.

@@ -63,7 +63,7 @@ def begin_or_continue(sink: Sink, spec: RunSpec, share: RecordShare = ALL_RECORD
             tail.pass_index,
         )
     new = NewRun(run_id=run_id, created_after=created_after)
-    return Run(spec, share.own_tail(tail) if tail is not None else new, _traits(sink), share)
+    return Run(spec, share.own_tail(tail) if tail is not None else new, _traits(sink, share))
 
 
 def await_begun(
@@ -98,16 +98,17 @@ def await_begun(
         time.sleep(_LOOK_S)
     spec.check_continues(tail, sink.name, holds_runs=sink.holds_runs)
     share.check_partitions(sink.partitions, sink.name)
-    return Run(spec, share.own_tail(tail), _traits(sink), share)
+    return Run(spec, share.own_tail(tail), _traits(sink, share))
 
 
-def _traits(sink: Sink) -> SinkTraits:
+def _traits(sink: Sink, share: RecordShare) -> SinkTraits:
     return SinkTraits(
         name=sink.name,
         partitions=sink.partitions,
         target_record_bytes=sink.target_record_bytes,
         max_record_bytes=sink.max_record_bytes,
         linger_s=sink.linger_s,
+        share=share,
     )
 
 
