@@ -137,6 +137,8 @@ class OnPolicy:
                 # It has no rows if no query of it was answered, and the student leaves such out.
                 if len(versions):
                     self.policy_lag = step - int(versions.min())
+                # Other ranks may have rows of this step, and wait for this one's gradients.
+                if len(versions) or self._shard.ranks > 1:
                     yield batch
                 self.step = step + 1
         finally:

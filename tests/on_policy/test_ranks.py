@@ -12,7 +12,7 @@ import pytest
 import torch
 from faults.cluster import until
 from support.answering_lesson import answers_to
-from support.asking import Answering, rows_of
+from support.asking import Answering, queries_to, rows_of, student_of
 from support.asking_ranks import PARTITIONS, ROWS, Rank, digest_of_ranks, notes_of, start, steps_of
 from support.replicas import written
 
@@ -342,3 +342,33 @@ def test_ranks_begin_a_new_run_behind_an_older_one_whoever_starts_first(
     with student:
         (batch,) = student.knowledge(4)
         assert batch["x"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.kafka
+def test_a_rank_whose_rows_have_no_answer_makes_the_step_with_the_others(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic, steps = topic_name("unanswered"), 3
+    replica = Answering(topic, kafka, only={"mine": 1})
+    found: dict[int, list[int]] = {}
+
+    def train_rank(rank: int) -> None:
+        shard = (rank, 2)
+        student = student_of(topic, kafka, on_unanswered="skip", shard=shard)
+        with queries_to(topic, kafka, run_id="asked", shard=shard) as queries, student:
+
+            def generate(step: int) -> dict[str, torch.Tensor]:
+                numbers = loop.row_numbers(step)
+                # In the middle step the teacher answers rank 1 alone.
+                return {"x": numbers, "mine": torch.full((8,), int(step != 1 or rank == 1))}
+
+            loop = OnPolicy(student, queries, generate, batch_size=8, steps=steps)
+            found[rank] = [len(batch["x"]) for batch in loop]
+
+    ranks = [threading.Thread(target=train_rank, args=(rank,)) for rank in range(2)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join(200)
+    replica.done()
+    assert found == {0: [8, 0, 8], 1: [8, 8, 8]}
