@@ -133,12 +133,13 @@ class OnPolicy:
                         f"the queries end with step {step}, before step {self._steps}; begin a new "
                         "run of queries for more"
                     )
-                versions = batch[POLICY_VERSION]
+                versions = batch.get(POLICY_VERSION)
                 # It has no rows if no query of it was answered, and the student leaves such out.
-                if len(versions):
+                is_empty = versions is not None and not len(versions)
+                if versions is not None and not is_empty:
                     self.policy_lag = step - int(versions.min())
                 # Other ranks may have rows of this step, and wait for this one's gradients.
-                if len(versions) or self._shard.ranks > 1:
+                if not is_empty or self._shard.ranks > 1:
                     yield batch
                 self.step = step + 1
         finally:
