@@ -141,19 +141,13 @@ def teach(
         if queries is None:
             _serve(made, lesson, device, sink.name)
         else:
-            _answer(
-                made,
-                lesson,
-                queries,
-                device,
-                {
-                    "max_rows": max_rows,
-                    "max_tokens": max_tokens,
-                    "session_timeout_s": session_timeout,
-                    "only": _only(only or ()),
-                    "give_up_after": give_up_after or None,
-                },
-            )
+            limits = {
+                "max_rows": max_rows,
+                "max_tokens": max_tokens,
+                "session_timeout_s": session_timeout,
+            }
+            which = {"only": _only(only or ()), "give_up_after": give_up_after or None}
+            _answer(made, lesson, queries, device, {**limits, **which})
 
 
 def _serve(teacher: Teacher, lesson: Lesson, devices: list[str] | None, name: str) -> None:
