@@ -46,6 +46,17 @@ class Rows:
             return values
         return Ragged(values.flatten(0, 1)[self.kept], self.lengths)  # type: ignore[arg-type]
 
+    def shaped(self, values: torch.Tensor, shape: torch.Size) -> Any:
+        """Return values `[n, ...]` of these positions in their rows, ragged unless all are kept.
+
+        Args:
+            values: What was computed of the positions, one after the other.
+            shape: `[rows, T]`.
+        """
+        if self.kept is None:
+            return values.reshape(*shape, *values.shape[1:])
+        return Ragged(values, self.lengths)  # type: ignore[arg-type]
+
 
 class TokenBatch:
     """A batch of token ids and what tells its texts, its padding and its targets.

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tutelage import losses
+from tutelage.integrations.candidate_log_probs import candidate_log_probs
 from tutelage.integrations.model_heads import Head, output_layer
 from tutelage.integrations.token_batches import Rows, TokenBatch
 from tutelage.producers.stages.projected import Projected
@@ -48,7 +49,10 @@ class CausalLMTeacher(nn.Module):
       text does not see the others in its row;
     - `loss_mask`, if not all tokens are trained on: `[rows, T]`, nonzero at each token that the
       student shall learn to predict, as in `completion_mask`. `labels` are read likewise: -100 is
-      not trained on. The knowledge of a marked token is that of the position before it.
+      not trained on. The knowledge of a marked token is that of the position before it;
+
+    - with `candidates="KEY"`, that key: ids `[rows, T, K]` that the student chose for the token
+      behind each position, each once at a position. They are not read where there is no knowledge.
 
     The knowledge has the keys
 
@@ -57,11 +61,15 @@ class CausalLMTeacher(nn.Module):
       `loss_mask` they are ragged, and `kept`, a bool for each token, says which tokens have one;
     - `hidden`, where asked for: the states that the head is applied to, after the final norm, in
       the logits' shape;
+    - with `candidates`, instead of logits: `log_probs`, float32, the log-probabilities of the K
+      candidates in place of a distribution, and `tail`, the log of what all other ids have
+      together. They are what `losses.Candidates` needs;
     - `position_ids`, int32 in the shape of `input_ids`, if they were given.
 
     Args:
         model: A causal language model with its head, such as `AutoModelForCausalLM` gives.
-        key: The key of the logits; None leaves them out.
+        key: The key of the logits; None leaves them out, and so does `candidates`.
+        candidates: The key of the ids whose log-probabilities are asked for.
         hidden: Whether to give the hidden states.
         vocabulary: The number of valid entries: `len(tokenizer)` if the head has more rows, which
             many models pad. If not given, all rows of the head.
@@ -77,13 +85,14 @@ class CausalLMTeacher(nn.Module):
         model: PreTrainedModel,
         *,
         key: str | None = "logits",
+        candidates: str | None = None,
         hidden: bool = False,
         vocabulary: int | None = None,
         carry: Iterable[str] = (),
     ) -> None:
         super().__init__()
         rows = _check_model(model)
-        if key is None and not hidden:
+        if key is None and candidates is None and not hidden:
             raise ConfigurationError("with key=None and hidden=False there is no knowledge to give")
         if vocabulary is not None and check_whole_number("vocabulary", vocabulary) > rows:
             raise ConfigurationError(
@@ -92,7 +101,8 @@ class CausalLMTeacher(nn.Module):
             )
         self.model = model
         self.vocabulary = rows if vocabulary is None else vocabulary
-        self._key = key
+        self._key = key if candidates is None else None
+        self._candidates = candidates
         self._gives_hidden = hidden
         self._carry = tuple(carry)
         self._unchecked = {"head", "padded", "packed"}
@@ -107,13 +117,14 @@ class CausalLMTeacher(nn.Module):
             The knowledge: key -> tensor, `Ragged` or `Projected`.
 
         Raises:
-            ConfigurationError: The batch has no `input_ids`, masks of other shapes, or a key to
-                carry is missing; or the model cannot keep the guarantee.
+            ConfigurationError: The batch has no `input_ids`, masks of other shapes, or a key that
+                `carry` or `candidates` names is missing; or the model cannot keep the guarantee.
         """
         tokens = TokenBatch(batch)
         texts = Rows.where(None if tokens.mask is None else tokens.real())
         trained = tokens.trained()
         known = texts if trained is None else Rows.where(trained)
+        asked = self._asked(batch, tokens)
         place = self._text_to_check(tokens)
         states = self._states(tokens)
         if "head" in self._unchecked:
@@ -121,7 +132,7 @@ class CausalLMTeacher(nn.Module):
         if place is not None:
             self._check_text(tokens, states, place)
 
-        knowledge: dict[str, Any] = {name: _carried(batch, name) for name in self._carry}
+        knowledge: dict[str, Any] = {name: _of(batch, name, "carry") for name in self._carry}
         knowledge["input_ids"] = texts.of(tokens.ids.int())
         if tokens.positions is not None:
             knowledge["position_ids"] = texts.of(tokens.positions.int())
@@ -130,10 +141,37 @@ class CausalLMTeacher(nn.Module):
         hidden = known.of(states)
         if self._gives_hidden:
             knowledge["hidden"] = hidden
+        if asked is not None:
+            knowledge |= self._answers(states, asked, known)
         if self._key is not None:
             head = Head(self.model, self.vocabulary)
             knowledge[self._key] = Projected(hidden, head, self.vocabulary)
         return knowledge
+
+    def _asked(self, batch: Mapping[str, torch.Tensor], tokens: TokenBatch) -> torch.Tensor | None:
+        """The ids that are asked for, `[rows, T, K]`; None if nothing is."""
+        name = self._candidates
+        if name is None:
+            return None
+        ids = _of(batch, name, "candidates")
+        if ids.dim() != 3 or ids.shape[:2] != tokens.ids.shape or ids.is_floating_point():
+            raise ConfigurationError(
+                f"{name} is {ids.dtype} {list(ids.shape)}, and input_ids {list(tokens.ids.shape)}; "
+                "give integers [rows, T, K]"
+            )
+        return ids
+
+    def _answers(self, states: torch.Tensor, asked: torch.Tensor, known: Rows) -> dict[str, Any]:
+        """The log-probabilities of the ids at the positions that are known, and the tails."""
+        hidden, ids = states.flatten(0, 1), asked.flatten(0, 1)
+        if known.kept is not None:
+            hidden, ids = hidden[known.kept], ids[known.kept]
+        head = Head(self.model, self.vocabulary)
+        found = candidate_log_probs(hidden, head, ids, self.vocabulary)
+        return {
+            name: known.shaped(values, states.shape[:2])
+            for name, values in zip(("log_probs", "tail"), found, strict=True)
+        }
 
     def head(self) -> losses.Head:
         """Return the model's head, for `write_head` and for losses from hidden states.
@@ -239,9 +277,10 @@ def _check_model(model: Any) -> int:
     return int(head.weight.shape[0])
 
 
-def _carried(batch: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+def _of(batch: Mapping[str, torch.Tensor], name: str, argument: str) -> torch.Tensor:
+    """The value of a key that an argument names."""
     if name not in batch:
-        raise ConfigurationError(f"carry names {name!r}, and the batch has {sorted(batch)}")
+        raise ConfigurationError(f"{argument} names {name!r}, and the batch has {sorted(batch)}")
     return batch[name]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tutelage.consumers.losses.candidates import Candidates
 from tutelage.consumers.losses.entries import Entries
 from tutelage.consumers.losses.head import Head, widened
 from tutelage.consumers.losses.projection import Projection
@@ -27,8 +28,8 @@ from tutelage.schemas.errors import ConfigurationError
 CHUNK_BYTES = 64 << 20
 GPU_CHUNK_BYTES = 256 << 20
 
-Target = torch.Tensor | Projection | Entries
-Piece = torch.Tensor | Entries
+Target = torch.Tensor | Projection | Entries | Candidates
+Piece = torch.Tensor | Entries | Candidates
 Measure = Callable[[torch.Tensor, Any], torch.Tensor]
 _TENSORS = ("weight", "bias", "norm_weight", "norm_bias")
 
@@ -64,8 +65,8 @@ def chunked_loss(
 
     Args:
         student: Logits `[n, V]`, or hidden states `[n, H]` with their head.
-        target: Logits `[n, V]`, hidden states with their head, or entries, of the same positions.
-            No gradient reaches it.
+        target: Logits `[n, V]`, hidden states with their head, entries or candidates, of the same
+            positions. No gradient reaches it.
         measure: Float32 (or float64) logits and a piece of the target -> one number a position.
         each: Whether to return one number for each position, or their sum.
         chunk_positions: How many positions a chunk has; None for as many as make 64 MiB of float32
@@ -104,6 +105,8 @@ def _cutter(target: Target, size: int) -> Callable[[int, int], Piece]:
             return target.cut(slice(start, stop), slice(bounds[first], bounds[first + 1]))
 
         return cut
+    if isinstance(target, Candidates):
+        return target.cut
     if isinstance(target, Projection):
         head = target.head.detached()
         hidden = target.hidden.detach()

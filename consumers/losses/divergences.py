@@ -9,9 +9,11 @@ p is the student's distribution, t the teacher's.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
+from tutelage.consumers.losses.candidates import Candidates
 from tutelage.consumers.losses.entries import LEAST, Entries
 from tutelage.consumers.losses.sampled import drawn_cross_entropy
 
@@ -73,6 +75,32 @@ def top_k_kl(
     # Without others the gradient would be 0/0.
     rest = others.clamp_min(torch.finfo(others.dtype).tiny).log() - total
     return value + entries.tail.exp() * (entries.tail - rest)
+
+
+def on_candidates(
+    logits: torch.Tensor,
+    candidates: Candidates,
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Return a divergence over the candidates and one class for all other ids.
+
+    The student's probability of that class is the sum over those ids, not 1 less the candidates',
+    of which float32 would leave nothing.
+
+    Args:
+        logits: The student's, `[n, V]`.
+        candidates: Of n positions.
+        measure: One of the dense divergences, without its temperature.
+    """
+    ids = candidates.ids.long()
+    most = logits.amax(-1, keepdim=True).detach()
+    parts = (logits - most).exp()
+    total = parts.sum(-1, keepdim=True).log()
+    chosen = logits.gather(-1, ids) - most - total
+    others = parts.scatter(-1, ids, 0.0).sum(-1, keepdim=True)
+    # Without others the gradient would be 0/0.
+    rest = others.clamp_min(torch.finfo(others.dtype).tiny).log() - total
+    return measure(torch.cat([chosen, rest], -1), candidates.classes().to(logits.dtype))
 
 
 def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from tutelage.consumers.losses.candidates import Candidates
 from tutelage.consumers.losses.chunked import Measure, Target, chunked_loss
 from tutelage.consumers.losses.entries import Entries
 from tutelage.consumers.losses.head import widened
@@ -21,6 +22,7 @@ from tutelage.schemas.arguments import check_choice, check_real_number, check_wh
 from tutelage.schemas.errors import ConfigurationError
 
 Logits = torch.Tensor | Projection
+AnyTarget = Logits | SparseTarget | Candidates
 Reduction = Literal["mean", "sum", "none"]
 
 
@@ -42,13 +44,20 @@ class Options:
         if temperature is not None and check_real_number("temperature", temperature) <= 0:
             raise ConfigurationError(f"temperature is {temperature!r}; it must be above 0")
 
-    def temperature_of(self, target: Logits | SparseTarget) -> float:
+    def temperature_of(self, target: AnyTarget) -> float:
         """Return the temperature at which student and target are compared.
 
         Raises:
-            ConfigurationError: A sparse target has another one.
+            ConfigurationError: A sparse target or candidates have another one.
         """
         asked = self.temperature
+        if isinstance(target, Candidates):
+            if asked not in (None, 1):
+                raise ConfigurationError(
+                    f"temperature is {asked:g}, but log-probabilities of candidates are made at 1, "
+                    "and those of all others are not known at another; leave temperature out"
+                )
+            return 1.0
         if not isinstance(target, SparseTarget):
             return 1.0 if asked is None else float(asked)
         own = target.temperature
@@ -66,7 +75,7 @@ class Options:
 
 
 def evaluate(
-    student: Logits, target: Logits | SparseTarget, measure: Measure, options: Options
+    student: Logits, target: AnyTarget, measure: Measure, options: Options
 ) -> torch.Tensor:
     """Return the loss: `measure` at all positions that count, reduced.
 
@@ -74,7 +83,7 @@ def evaluate(
         student: As in `forward_kl`.
         target: Likewise.
         measure: Float32 (or float64) logits `[n, V]` and the same positions of the target, as
-            logits or entries -> `[n]`.
+            logits, entries or candidates -> `[n]`.
         options: Likewise.
 
     Raises:
@@ -86,7 +95,7 @@ def evaluate(
 
 
 def _evaluate(
-    student: Logits, target: Logits | SparseTarget, measure: Measure, options: Options
+    student: Logits, target: AnyTarget, measure: Measure, options: Options
 ) -> torch.Tensor:
     _check(student, target, options)
     places = tuple(student.shape[:-1])
@@ -96,7 +105,11 @@ def _evaluate(
         found = Entries.of(target, wanted)
     else:
         chosen, wanted = select_dense(places, tuple(target.shape[:-1]), options.mask)
-        found = _take(target, wanted)
+        if isinstance(target, Candidates):
+            found = target.take(wanted)
+            found.check(student.shape[-1])
+        else:
+            found = _take(target, wanted)
     logits = _take(student, chosen)
     each = options.reduction == "none"
     if _in_chunks(student, target, options):
@@ -112,7 +125,7 @@ def _evaluate(
     return losses / max(1, count) if options.reduction == "mean" else losses
 
 
-def _in_chunks(student: Logits, target: Logits | SparseTarget, options: Options) -> bool:
+def _in_chunks(student: Logits, target: AnyTarget, options: Options) -> bool:
     projected = isinstance(student, Projection) or isinstance(target, Projection)
     return projected or options.chunk_positions is not None
 
@@ -131,7 +144,7 @@ def _take(values: Logits, index: torch.Tensor | None) -> Logits:
     return flat if index is None else flat.index_select(0, index.to(flat.device))
 
 
-def _check(student: Logits, target: Logits | SparseTarget, options: Options) -> None:
+def _check(student: Logits, target: AnyTarget, options: Options) -> None:
     """Raise where types, vocabularies, devices or tokenizers do not fit together."""
     for name, value in (("the student's logits", student), ("the target", target)):
         if isinstance(value, torch.Tensor) and (value.dim() < 2 or not value.is_floating_point()):
@@ -143,12 +156,16 @@ def _check(student: Logits, target: Logits | SparseTarget, options: Options) -> 
         raise ConfigurationError(
             f"the student's logits are {type(student).__name__}; give a tensor or a Projection"
         )
-    if not isinstance(target, (torch.Tensor, Projection, SparseTarget)):
+    if not isinstance(target, (torch.Tensor, Projection, SparseTarget, Candidates)):
         raise ConfigurationError(
-            f"the target is {type(target).__name__}; give a tensor, a Projection or a SparseTarget"
+            f"the target is {type(target).__name__}; give a tensor, a Projection, a SparseTarget or "
+            "Candidates"
         )
-    ours = student.shape[-1]
-    theirs = target.vocabulary if isinstance(target, SparseTarget) else target.shape[-1]
+    ours = theirs = student.shape[-1]
+    if isinstance(target, SparseTarget):
+        theirs = target.vocabulary
+    elif not isinstance(target, Candidates):
+        theirs = target.shape[-1]
     if ours != theirs:
         hint = (
             f"if the student's last {ours - theirs} rows are padding, give it logits[..., :{theirs}], "
@@ -168,7 +185,7 @@ def _check(student: Logits, target: Logits | SparseTarget, options: Options) -> 
     _check_tokenizer(target, options.tokenizer)
 
 
-def _check_tokenizer(target: Logits | SparseTarget, tokenizer: str | None) -> None:
+def _check_tokenizer(target: AnyTarget, tokenizer: str | None) -> None:
     if tokenizer is None:
         return
     if not isinstance(target, SparseTarget) or not target.tokenizer:

@@ -5,20 +5,25 @@ Each takes logits as tensors or as a `Projection`, and returns float32 (float64 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from tutelage.consumers.losses import divergences
-from tutelage.consumers.losses.evaluation import Logits, Options, Reduction, evaluate
+from tutelage.consumers.losses.candidates import Candidates
+from tutelage.consumers.losses.evaluation import AnyTarget, Logits, Options, Reduction, evaluate
 from tutelage.consumers.sparse_target import SparseTarget
 from tutelage.schemas.arguments import check_choice, check_real_number
 from tutelage.schemas.errors import ConfigurationError
 
+# Logits of student and teacher and the keyword `temperature` -> one number a position.
+_Dense = Callable[..., torch.Tensor]
+
 
 def forward_kl(
     student: Logits,
-    target: Logits | SparseTarget,
+    target: AnyTarget,
     *,
     mask: torch.Tensor | None = None,
     temperature: float | None = None,
@@ -40,6 +45,7 @@ def forward_kl(
     - Top-k target: over the k ids K and one ghost class for all others,
       `sum_K t log(t/p) + t_rest log(t_rest/p_rest)`. It is at most the full sum, and biased: how
       the others share their probability is not learned.
+    - Candidates, which the student chose: likewise, with the candidates as K.
 
     Log-probabilities below -10,000 count as -10,000: an id that one side excludes with a logit of
     -inf costs 10,000 nats times its probability on the other side, instead of infinity or NaN.
@@ -47,8 +53,8 @@ def forward_kl(
     Args:
         student: Logits `[rows, T, V]` or `[positions, V]` of any floating dtype, or a `Projection`
             of hidden states of such shapes. They are measured in float32 at least.
-        target: Logits or a `Projection` of the same positions and vocabulary, or a `SparseTarget`.
-            No gradient reaches it.
+        target: Logits or a `Projection` of the same positions and vocabulary, `Candidates` of the
+            same positions, or a `SparseTarget`. No gradient reaches it.
         mask: `[rows, T]`: nonzero where a position of the student counts. The target then has all T
             positions of each row, of which the others are left out, or exactly the mask's. Without
             it all of the target's positions count: those of ragged rows are the first `lengths[r]`
@@ -77,9 +83,7 @@ def forward_kl(
     options = _options(mask, temperature, reduction, tokenizer, chunk_positions)
     heat = options.temperature_of(target)
     if not isinstance(target, SparseTarget):
-        return evaluate(
-            student, target, partial(divergences.dense_forward_kl, temperature=heat), options
-        )
+        return _dense(student, target, divergences.dense_forward_kl, heat, options)
     if not target.is_sampled:
         if target.log_probs is None or target.tail is None:
             raise ConfigurationError(
@@ -97,7 +101,7 @@ def forward_kl(
 
 def reverse_kl(
     student: Logits,
-    target: Logits,
+    target: Logits | Candidates,
     *,
     mask: torch.Tensor | None = None,
     temperature: float | None = None,
@@ -110,9 +114,13 @@ def reverse_kl(
     It seeks modes: the student is not punished for what it leaves out, but for all that the teacher
     finds improbable (MiniLLM, arXiv 2306.08543). All of its other rules are those of `forward_kl`.
 
+    Of candidates K it is `sum_K p log(p/t) + p_rest log(p_rest/t_rest)`, with one class for all
+    other ids: exact on these K + 1 classes, and at most the full sum (see `Candidates`). Which ids
+    are candidates is constant for the gradient.
+
     Args:
         student: As in `forward_kl`.
-        target: Logits or a `Projection`.
+        target: Logits, a `Projection` or `Candidates`.
         mask: As in `forward_kl`.
         temperature: The logits of both are divided by it; None for 1.
         reduction: As in `forward_kl`.
@@ -127,13 +135,13 @@ def reverse_kl(
     """
     _refuse_sparse("reverse_kl", target)
     options = _options(mask, temperature, reduction, tokenizer, chunk_positions)
-    measure = partial(divergences.dense_reverse_kl, temperature=options.temperature_of(target))
-    return evaluate(student, target, measure, options)
+    heat = options.temperature_of(target)
+    return _dense(student, target, divergences.dense_reverse_kl, heat, options)
 
 
 def jsd(
     student: Logits,
-    target: Logits,
+    target: Logits | Candidates,
     *,
     beta: float = 0.5,
     mask: torch.Tensor | None = None,
@@ -151,7 +159,7 @@ def jsd(
 
     Args:
         student: As in `forward_kl`.
-        target: Logits or a `Projection`.
+        target: Logits, a `Projection` or `Candidates`.
         beta: From 0 to 1: the teacher's share in the mixture.
         mask: As in `forward_kl`.
         temperature: The logits of both are divided by it; None for 1.
@@ -171,13 +179,26 @@ def jsd(
         raise ConfigurationError(f"beta is {beta!r}; it must be from 0 to 1")
     options = _options(mask, temperature, reduction, tokenizer, chunk_positions)
     heat = options.temperature_of(target)
+    measure: _Dense = partial(divergences.dense_jsd, beta=share)
     if share == 0:
-        measure = partial(divergences.dense_forward_kl, temperature=heat)
+        measure = divergences.dense_forward_kl
     elif share == 1:
-        measure = partial(divergences.dense_reverse_kl, temperature=heat)
-    else:
-        measure = partial(divergences.dense_jsd, temperature=heat, beta=share)
-    return evaluate(student, target, measure, options)
+        measure = divergences.dense_reverse_kl
+    return _dense(student, target, measure, heat, options)
+
+
+def _dense(
+    student: Logits,
+    target: Logits | Candidates,
+    measure: _Dense,
+    temperature: float,
+    options: Options,
+) -> torch.Tensor:
+    """Evaluate a divergence of whole distributions: over all ids, or over candidates and the rest."""
+    whole = partial(measure, temperature=temperature)
+    if isinstance(target, Candidates):
+        whole = partial(divergences.on_candidates, measure=whole)
+    return evaluate(student, target, whole, options)
 
 
 def _options(
@@ -196,10 +217,11 @@ def _options(
     )
 
 
-def _refuse_sparse(name: str, target: Logits | SparseTarget) -> None:
+def _refuse_sparse(name: str, target: AnyTarget) -> None:
     if isinstance(target, SparseTarget):
         raise ConfigurationError(
             f"{name} needs the teacher's probabilities where the STUDENT has mass, but the teacher "
             f"chose the ids of {target}. Use forward_kl, or have the teacher send its hidden states "
-            f"(a Projection with its head) or its log-probabilities of ids that the student chose"
+            f"(a Projection with its head) or its log-probabilities of ids that the student chose "
+            f"(Candidates)"
         )

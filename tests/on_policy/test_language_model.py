@@ -1,4 +1,4 @@
-"""A causal language model answers queries of tokens: what it would write of the same rows from a data set."""
+"""A causal language model answers queries of tokens, and of ids that a student chose."""
 
 from __future__ import annotations
 
@@ -88,3 +88,50 @@ def test_answers_are_what_the_teacher_writes_of_the_same_rows(
     loss = losses.forward_kl(logits, online["logits"])
     torch.autograd.backward(loss)
     assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_a_student_gets_the_log_probabilities_of_the_ids_that_it_chose(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic, teacher, learner = topic_name("chosen"), tiny_models.llama(), tiny_models.gpt2()
+    answers = CausalLMTeacher(teacher, candidates="candidates")
+
+    def answer(batch: dict[str, Any]) -> dict[str, Any]:
+        ids, lengths = batch["input_ids"], batch["input_ids.lengths"]
+        found = answers({**batch, "attention_mask": masked(ids, lengths)})
+        return {key: found[key] for key in ("log_probs", "tail")}
+
+    with torch.no_grad():
+        chosen = [learner(input_ids=row[None]).logits[0].topk(6).indices.int() for row in asked()]
+    ragged = ["input_ids", "candidates"]
+    sink = KafkaSink(f"{topic}.queries", partitions=2, **kafka)
+    with QueryWriter(sink, rows_per_record=4, ragged_keys=ragged) as queries:
+        queries.write({"input_ids": asked(), "candidates": chosen})
+        queries.end()
+    Teacher(KafkaSink(topic, **kafka), ragged_keys=["log_probs", "tail"]).answer(
+        answer, f"{topic}.queries"
+    )
+    student = Student(sample_id="query_id", timeout_s=60)
+    for name in (f"{topic}.queries", topic):
+        student.register_teacher(KafkaSource(name, **kafka))
+    with student:
+        (batch,) = student.knowledge(8)
+
+    mask = masked(batch["input_ids"], batch["input_ids.lengths"])
+    target = losses.Candidates(batch["candidates"], batch["log_probs"], batch["tail"])
+    ids = batch["input_ids"].long()
+    logits = learner(input_ids=ids).logits.detach().requires_grad_()
+    with torch.no_grad():
+        full = teacher(input_ids=ids).logits
+    loss = losses.reverse_kl(logits, target, mask=mask)
+    torch.autograd.backward(loss)
+    assert logits.grad is not None and logits.grad.isfinite().all()
+    whole = losses.reverse_kl(logits, full, mask=mask)
+    assert 0 < float(loss.detach()) <= float(whole.detach())
+    kept = mask.bool()
+    torch.testing.assert_close(
+        batch["log_probs"][kept],
+        full.log_softmax(-1).gather(-1, batch["candidates"].long())[kept],
+        rtol=1e-4,
+        atol=1e-4,
+    )
