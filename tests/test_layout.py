@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "augmentation",
         "integrations",
         "on_policy",
+        "deploy",
     },
 }
 # A second copy of a module, under its folder's name, would have classes of its own.

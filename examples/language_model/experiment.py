@@ -58,7 +58,7 @@ class Experiment:
         load = cache(self.load)
         given = text.read(load()[1], self.size)
         settings = json.dumps({"text": given.fingerprint, **asdict(self.size)})
-        results = report.Results(self.folder / "rows.jsonl", settings)
+        results = report.Results(self.folder / "rows.jsonl", settings, report.Row)
         passes = self.size.passes(len(given.train))
         chosen = self._chosen()
         shelf = Shelf(folder=self.folder, text=given, device=self.device, say=self.say)
@@ -93,7 +93,7 @@ class Experiment:
     def _learn(
         self,
         variant: variants.Variant,
-        results: report.Results,
+        results: report.Results[report.Row],
         shelf: Shelf,
         head: Head,
         teacher: PreTrainedModel,
@@ -147,7 +147,7 @@ class Experiment:
                 f"KL {scores.kl:.3f} ({trained.seconds:.0f} s)"
             )
 
-    def _report(self, results: report.Results, shelf: Shelf) -> str:
+    def _report(self, results: report.Results[report.Row], shelf: Shelf) -> str:
         rows = results.by_variant()
         merged = [variant.name for variant in variants.ALL if BASE not in variant.teachers]
         encodings = [variant.name for variant in variants.ALL if variant.name not in merged]

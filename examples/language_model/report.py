@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from tutelage import ConfigurationError
 
@@ -55,24 +55,47 @@ class Row:
     student_s_per_token: float
 
 
-class Results:
+class AnyRow(Protocol):
+    """What the rows of any experiment have."""
+
+    @property
+    def variant(self) -> str:
+        """What it learned from."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        ...
+
+    @property
+    def settings(self) -> str:
+        """All that must be equal for rows to be compared."""
+        ...
+
+
+R = TypeVar("R", bound=AnyRow)
+
+
+class Results(Generic[R]):
     """The rows of a file, one JSON object a line. A row is kept when it is added.
 
     Args:
         path: The file.
         settings: The settings of the rows that will be added.
+        kind: The dataclass of a row.
 
     Raises:
         ConfigurationError: The file has rows of other settings.
     """
 
-    def __init__(self, path: Path, settings: str) -> None:
+    def __init__(self, path: Path, settings: str, kind: type[R]) -> None:
         self._path = path
         self.settings = settings
-        self.rows: list[Row] = []
+        self.rows: list[R] = []
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
-            self.rows = [Row(**json.loads(line)) for line in lines]
+            self.rows = [kind(**json.loads(line)) for line in lines]
         for row in self.rows:
             if row.settings != settings:
                 raise ConfigurationError(
@@ -84,15 +107,16 @@ class Results:
         """Whether a row is there."""
         return any((row.variant, row.seed) == (variant, seed) for row in self.rows)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: R) -> None:
         """Keep a row."""
         self.rows.append(row)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row)) + "\n")
+            # Type checkers cannot say that a row is a dataclass.
+            file.write(json.dumps(asdict(row)) + "\n")  # type: ignore[call-overload]
 
-    def by_variant(self) -> dict[str, list[Row]]:
+    def by_variant(self) -> dict[str, list[R]]:
         """The rows of each variant, in the order in which variants were added first."""
-        found: dict[str, list[Row]] = {}
+        found: dict[str, list[R]] = {}
         for row in self.rows:
             found.setdefault(row.variant, []).append(row)
         return found
@@ -124,22 +148,25 @@ def summary(rows: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def paired(rows: Mapping[str, Sequence[Row]], name: str, score: str) -> tuple[float, float] | None:
+def paired(
+    rows: Mapping[str, Sequence[AnyRow]], name: str, score: str, baseline: str = _BASELINE
+) -> tuple[float, float] | None:
     """How much more a variant's score is than the baseline's, over the seeds that both have.
 
     Args:
         rows: The rows of each variant.
         name: The variant.
         score: The score.
+        baseline: The variant that it is compared with.
 
     Returns:
         The mean and half the width of its 95 % interval; None for the baseline and without pairs.
     """
-    of_baseline = {row.seed: getattr(row, score) for row in rows.get(_BASELINE, ())}
+    of_baseline = {row.seed: getattr(row, score) for row in rows.get(baseline, ())}
     found = [
         getattr(row, score) - of_baseline[row.seed] for row in rows[name] if row.seed in of_baseline
     ]
-    return interval(found) if found and name != _BASELINE else None
+    return interval(found) if found and name != baseline else None
 
 
 def table(rows: Mapping[str, Sequence[Row]], names: Iterable[str]) -> str:

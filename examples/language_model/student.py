@@ -116,6 +116,7 @@ def train(
     *,
     size: Size,
     device: str = "cpu",
+    last_positions: int = 0,
 ) -> Trained:
     """Train a student for the size's number of steps. The order of the text is that of the files.
 
@@ -126,6 +127,8 @@ def train(
         loss_of: The loss.
         size: The sizes.
         device: Where to train.
+        last_positions: Compute the logits of only this many positions at the end of each row; 0 for
+            all.
     """
     model.to(device).train()  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
@@ -137,7 +140,9 @@ def train(
     while len(losses) < size.steps:
         for batch in passes():
             here = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            logits = model(input_ids=here["input_ids"], use_cache=False).logits
+            logits = model(
+                input_ids=here["input_ids"], use_cache=False, logits_to_keep=last_positions
+            ).logits
             loss = loss_of(logits, here)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
