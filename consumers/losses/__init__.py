@@ -8,9 +8,9 @@ Targets are logits, `SparseTarget`s, hidden states with a head (`Projection`), o
 of ids that the student chose (`Candidates`).
 """
 
-from tutelage.consumers.losses.candidates import Candidates
+from tutelage.consumers.losses.candidates import Candidates, draw_candidates
 from tutelage.consumers.losses.head import Head
 from tutelage.consumers.losses.losses import forward_kl, jsd, reverse_kl
 from tutelage.consumers.losses.projection import Projection
 
-__all__ = ["Candidates", "Head", "Projection", "forward_kl", "jsd", "reverse_kl"]
+__all__ = ["Candidates", "Head", "Projection", "draw_candidates", "forward_kl", "jsd", "reverse_kl"]

@@ -103,6 +103,25 @@ def on_candidates(
     return measure(torch.cat([chosen, rest], -1), candidates.classes().to(logits.dtype))
 
 
+def drawn_reverse_kl(logits: torch.Tensor, candidates: Candidates) -> torch.Tensor:
+    """Return an estimate of KL(p || t), by ids that were drawn from the student as it was.
+
+    `1/N sum_n w (log p - log t)` with `w = p / q`, where q are the probabilities under which the ids
+    were drawn. Its mean over draws is the KL, and that of its gradient, in which log p - log t is
+    held constant, the KL's gradient: what is left out, `sum_V p grad(log p)`, is zero.
+
+    Args:
+        logits: The student's, `[n, V]`.
+        candidates: Of n positions, drawn.
+    """
+    assert candidates.drawn is not None, "they were drawn"
+    ids = candidates.ids.long()
+    chosen = torch.log_softmax(logits, -1).gather(-1, ids)
+    theirs = candidates.log_probs.to(logits.dtype).clamp_min(LEAST)
+    weights = (chosen - candidates.drawn.to(logits.dtype)).exp()
+    return (weights * (chosen - theirs).detach()).mean(-1)
+
+
 def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 

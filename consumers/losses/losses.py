@@ -114,9 +114,15 @@ def reverse_kl(
     It seeks modes: the student is not punished for what it leaves out, but for all that the teacher
     finds improbable (MiniLLM, arXiv 2306.08543). All of its other rules are those of `forward_kl`.
 
-    Of candidates K it is `sum_K p log(p/t) + p_rest log(p_rest/t_rest)`, with one class for all
+    Of candidates that were drawn (`draw_candidates`) it is `1/N sum_n w log(p/t)`, where the weight
+    `w = p/q` corrects for the student's having changed since it drew under q. In the mean over
+    draws, the value is the full sum and the gradient its gradient. A single value can be below
+    zero.
+
+    Of other candidates K it is `sum_K p log(p/t) + p_rest log(p_rest/t_rest)`, with one class for all
     other ids: exact on these K + 1 classes, and at most the full sum (see `Candidates`). Which ids
-    are candidates is constant for the gradient.
+    are candidates is constant for the gradient. How p shares p_rest is not learned, so a student
+    whose candidates have little of its probability may drift away from the teacher there.
 
     Args:
         student: As in `forward_kl`.
@@ -196,6 +202,13 @@ def _dense(
 ) -> torch.Tensor:
     """Evaluate a divergence of whole distributions: over all ids, or over candidates and the rest."""
     whole = partial(measure, temperature=temperature)
+    if isinstance(target, Candidates) and target.drawn is not None:
+        if measure is not divergences.dense_reverse_kl:
+            raise ConfigurationError(
+                f"{target} were drawn from the student, which estimates KL(student || teacher) "
+                "alone; use reverse_kl, or choose candidates in another way"
+            )
+        return evaluate(student, target, divergences.drawn_reverse_kl, options)
     if isinstance(target, Candidates):
         whole = partial(divergences.on_candidates, measure=whole)
     return evaluate(student, target, whole, options)

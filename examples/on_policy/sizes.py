@@ -18,7 +18,7 @@ class Size:
         prompt: The tokens of a window's start that a continuation begins with.
         warm_up_steps: Steps on the corpus that each student has had before the comparison.
         warm_up_rate: The largest learning rate of these steps.
-        candidates: How many of its most probable tokens a student asks about at a position.
+        candidates: How many tokens a student asks about at a position.
         draws: The draws of a sampled answer.
         rows_per_query: Rows of one query record.
         own_rows: How many texts of its own a student is measured on.

@@ -27,6 +27,8 @@ class Variant:
         topic: Its name in topics.
         own: Whether texts are continued by the student; else they are the corpus's.
         lesson: The lesson of `lesson.py` that answers.
+        draws: Whether the student draws the ids that it asks about; else they are its most
+            probable ones.
         loss: Logits `[rows, n, V]` of the n positions with a loss, a batch, and the first of the
             positions -> the loss.
     """
@@ -35,6 +37,7 @@ class Variant:
     topic: str
     own: bool
     lesson: str
+    draws: bool = True
     loss: Callable[[torch.Tensor, Batch, int], torch.Tensor]
 
     def flags(self, size: Size) -> tuple[str, ...]:
@@ -56,16 +59,21 @@ class Variant:
 
         Returns:
             `input_ids` int32 `[rows, context]`; `loss_mask` bool `[rows, context]`, true behind the
-            prompts; and `candidates` int32 `[rows, context, K]` if they are asked about.
+            prompts; and if they are asked about, `candidates` int32 `[rows, context, K]`, with
+            `drawn`, float32, their log-probabilities, if they were drawn.
         """
         ids = windows[:, : size.text.context]
         found: dict[str, torch.Tensor] = {}
         if self.own:
             prompts = ids[:, : size.prompt].to(generator.device)
-            wrote = continued(model, prompts, size.continued, generator, size.candidates)
+            wrote = continued(
+                model, prompts, size.continued, generator, size.candidates, draws=self.draws
+            )
             ids = wrote.ids.cpu()
             if self.lesson == "candidates":
                 found["candidates"] = wrote.candidates.cpu()
+            if self.lesson == "candidates" and self.draws:
+                found["drawn"] = wrote.drawn.cpu()
         mask = torch.zeros(ids.shape, dtype=torch.bool)
         mask[:, size.prompt :] = True
         return {**found, "input_ids": ids.int(), "loss_mask": mask}
@@ -76,12 +84,22 @@ def sampled(logits: torch.Tensor, batch: Batch, first: int) -> torch.Tensor:
     return forward_kl(logits, batch["logits"])
 
 
-def of_candidates(logits: torch.Tensor, batch: Batch, first: int) -> torch.Tensor:
-    """KL(student || teacher) over the student's K candidates and all other ids as one more class.
+def of_drawn(logits: torch.Tensor, batch: Batch, first: int) -> torch.Tensor:
+    """KL(student || teacher) by ids that the student drew: see `tutelage.losses.reverse_kl`.
 
-    `sum_K p log(p / t) + p_rest log(p_rest / t_rest)`, where p are the student's probabilities now
-    and t the teacher's. It is exact on these classes, and at most the full KL (MiniLLM, arXiv
-    2306.08543, for the divergence; log sum inequality, Cover and Thomas 2006, theorem 2.7.1).
+    `1/N sum_n w log(p / t)`, with `w = p / q` for the student's having changed since it drew under q:
+    an unbiased estimate over the whole vocabulary (MiniLLM, arXiv 2306.08543, for the divergence).
+    """
+    last = first + logits.shape[1]
+    asked, drawn = batch["candidates"][:, first:last], batch["drawn"][:, first:last]
+    return reverse_kl(logits, Candidates(asked, batch["log_probs"], drawn=drawn))
+
+
+def of_most_probable(logits: torch.Tensor, batch: Batch, first: int) -> torch.Tensor:
+    """KL(student || teacher) over the student's K most probable ids and all others as one class.
+
+    `sum_K p log(p / t) + p_rest log(p_rest / t_rest)`: exact on these classes, and at most the full
+    KL (log sum inequality, Cover and Thomas 2006, theorem 2.7.1).
     """
     last = first + logits.shape[1]
     asked = batch["candidates"][:, first:last]
@@ -99,10 +117,18 @@ ALL = (
         loss=sampled,
     ),
     Variant(
-        name="on-policy, reverse KL on candidates",
-        topic="on-policy-candidates",
+        name="on-policy, reverse KL on drawn ids",
+        topic="on-policy-drawn",
         own=True,
         lesson="candidates",
-        loss=of_candidates,
+        loss=of_drawn,
+    ),
+    Variant(
+        name="on-policy, reverse KL on top ids",
+        topic="on-policy-top",
+        own=True,
+        lesson="candidates",
+        draws=False,
+        loss=of_most_probable,
     ),
 )

@@ -43,7 +43,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.kafka
 # Each replica imports torch and transformers, which takes a minute where cores are busy.
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("variant", variants.ALL[1:], ids=lambda each: each.lesson)
+@pytest.mark.parametrize("variant", variants.ALL[1:3], ids=lambda each: each.lesson)
 def test_a_killed_replica_changes_no_bit_of_what_is_learned(
     variant: variants.Variant,
     kafka: dict[str, Any],
@@ -108,8 +108,9 @@ def test_generation_draws_from_the_model_and_notes_what_it_found_probable() -> N
     model, _ = tiny.load()
     prompts = torch.arange(3, 15).view(3, 4)
 
-    def drawn(seed: int) -> generation.Continued:
-        return generation.continued(model, prompts, 8, torch.Generator().manual_seed(seed), 5)
+    def drawn(seed: int, *, draws: bool = False) -> generation.Continued:
+        generator = torch.Generator().manual_seed(seed)
+        return generation.continued(model, prompts, 8, generator, 5, draws=draws)
 
     found = drawn(0)
     assert torch.equal(found.ids[:, :4], prompts) and found.ids.shape == (3, 12)
@@ -118,6 +119,11 @@ def test_generation_draws_from_the_model_and_notes_what_it_found_probable() -> N
         logits = model(input_ids=found.ids).logits
     assert torch.equal(found.candidates[:, 3:-1], logits[:, 3:-1].topk(5).indices.int())
     assert not found.candidates[:, :3].any() and not found.candidates[:, -1].any()
+    others = drawn(0, draws=True)
+    assert torch.equal(others.ids, found.ids)
+    wanted = logits.log_softmax(-1).gather(-1, others.candidates.long())
+    torch.testing.assert_close(others.drawn[:, 3:-1], wanted[:, 3:-1])
+    assert not others.drawn[:, :3].any() and not others.drawn[:, -1].any()
 
 
 def test_drawn_tokens_have_the_model_s_distribution() -> None:
@@ -133,17 +139,19 @@ def test_drawn_tokens_have_the_model_s_distribution() -> None:
 def test_the_rows_of_variants_differ_in_who_wrote_them_alone() -> None:
     model, tokenizer = tiny.load()
     windows = torch.randint(3, len(tokenizer), (4, 13), generator=torch.Generator().manual_seed(0))
-    corpus, own, chosen = (
+    corpus, own, chosen, top = (
         each.rows(model, windows, QUICK, torch.Generator().manual_seed(1)) for each in variants.ALL
     )
     assert torch.equal(corpus["input_ids"], windows[:, :12].int())
     assert torch.equal(own["input_ids"], chosen["input_ids"])
+    assert torch.equal(own["input_ids"], top["input_ids"])
     assert torch.equal(own["input_ids"][:, :4], corpus["input_ids"][:, :4])
     assert not torch.equal(own["input_ids"], corpus["input_ids"])
-    for rows in (corpus, own, chosen):
+    for rows in (corpus, own, chosen, top):
         assert torch.equal(rows["loss_mask"], (torch.arange(12) >= 4).expand(4, 12))
     assert set(corpus) == set(own) == {"input_ids", "loss_mask"}
-    assert chosen["candidates"].shape == (4, 12, QUICK.candidates)
+    assert chosen["candidates"].shape == chosen["drawn"].shape == (4, 12, QUICK.candidates)
+    assert top["candidates"].shape == (4, 12, QUICK.candidates) and "drawn" not in top
 
 
 def test_a_student_that_is_the_teacher_has_no_divergence_on_its_own_texts() -> None:
@@ -152,7 +160,7 @@ def test_a_student_that_is_the_teacher_has_no_divergence_on_its_own_texts() -> N
     assert measuring.own_reverse_kl(model, model, windows, QUICK) == pytest.approx(0, abs=1e-5)
     with torch.no_grad():
         other, _ = tiny.load()
-        torch.nn.init.normal_(other.model.norm.weight)  # type: ignore[union-attr, arg-type]
+        torch.nn.init.normal_(other.model.norm.weight)
     assert measuring.own_reverse_kl(other, model, windows, QUICK) > 0.1
 
 

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage import ConfigurationError
-from tutelage.losses import Candidates, Head, Projection, forward_kl, jsd, reverse_kl
+from tutelage.losses import (
+    Candidates,
+    Head,
+    Projection,
+    draw_candidates,
+    forward_kl,
+    jsd,
+    reverse_kl,
+)
 
 Loss = Callable[..., torch.Tensor]
 LOSSES = {"forward_kl": forward_kl, "reverse_kl": reverse_kl, "jsd": jsd}
@@ -154,6 +162,7 @@ def test_excluded_ids_make_no_nan() -> None:
 def test_no_gradient_reaches_the_teacher() -> None:
     student, teacher = logits_of(3, 6).requires_grad_(), logits_of(3, 6, seed=1).requires_grad_()
     target = asked(student, teacher, 3)
+    assert target.tail is not None
     kept = Candidates(target.ids, target.log_probs.detach(), target.tail.detach())
     for loss in LOSSES.values():
         torch.autograd.backward(loss(student, target))
@@ -177,8 +186,8 @@ def made(**changes: Any) -> Candidates:
         ({"ids": torch.zeros(2, 2, dtype=torch.bool)}, "candidates are torch.bool"),
         ({"ids": torch.tensor([0, 1])}, r"candidates are torch.int64 \[2\]"),
         ({"ids": torch.zeros(2, 0, dtype=torch.int64)}, r"\[2, 0\]"),
-        ({"log_probs": torch.zeros(2, 3)}, r"log_probs are torch.float32 \[2, 3\]"),
-        ({"log_probs": torch.zeros(2, 2, dtype=torch.int64)}, "log_probs are torch.int64"),
+        ({"log_probs": torch.zeros(2, 3)}, r"log_probs is torch.float32 \[2, 3\]"),
+        ({"log_probs": torch.zeros(2, 2, dtype=torch.int64)}, "log_probs is torch.int64"),
         ({"tail": torch.zeros(2, 1)}, r"tail is torch.float32 \[2, 1\]"),
         ({"tail": torch.zeros(2, device="meta")}, "tail on meta"),
     ],
@@ -208,3 +217,94 @@ def test_ids_that_cannot_be_are_refused(name: str) -> None:
 def test_it_says_what_it_is() -> None:
     assert repr(made()) == "Candidates(2 ids at each of [2] positions)"
     assert made().to("cpu").device == torch.device("cpu")
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.floats(0.1, 30))
+def test_an_id_is_drawn_as_often_as_its_probability_says(
+    seed: int, draws: int, heat: float
+) -> None:
+    logits = logits_of(3, 11, seed=seed) * heat
+    ids, log_probs = draw_candidates(logits, draws, generator=torch.Generator().manual_seed(seed))
+    assert ids.dtype == torch.int32 and ids.shape == log_probs.shape == (3, draws)
+    p = logits.softmax(-1)
+    counts = torch.zeros_like(p).scatter_add_(-1, ids.long(), torch.ones(3, draws).double())
+    assert bool((counts >= (draws * p).floor() - 1e-6).all())
+    assert (
+        bool((counts <= (draws * p).ceil() + 1e-6).all()) or float((draws * p).frac().min()) < 1e-6
+    )
+    torch.testing.assert_close(log_probs, p.log().gather(-1, ids.long()).float())
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.7])
+def test_drawn_ids_estimate_the_full_divergence_and_its_gradient(moved: float) -> None:
+    """Also where the student has changed since it drew them."""
+    drew, teacher = logits_of(1, 12), logits_of(1, 12, seed=1)
+    student = (drew + moved * logits_of(1, 12, seed=2)).requires_grad_()
+    whole = reverse_kl(student, teacher)
+    (gradient,) = torch.autograd.grad(whole, student)
+    many = 40_000
+    ids, drawn = draw_candidates(
+        drew.expand(many, 12), 3, generator=torch.Generator().manual_seed(0)
+    )
+    log_probs = teacher.log_softmax(-1).expand(many, 12).gather(-1, ids.long())
+    same = student.expand(many, 12)
+    found = reverse_kl(same, Candidates(ids, log_probs, drawn=drawn), reduction="none")
+    error, spread = (found.mean() - whole).detach(), found.detach().std()
+    assert abs(float(error)) < 5 * float(spread) / many**0.5
+    (estimate,) = torch.autograd.grad(found.mean(), student)
+    torch.testing.assert_close(estimate, gradient, rtol=0, atol=0.02)
+
+
+def test_as_many_draws_as_there_are_leave_no_noise() -> None:
+    drew, teacher = torch.zeros(1, 8, dtype=torch.float64), logits_of(1, 8, seed=1)
+    student = drew.clone().requires_grad_()
+    ids, drawn = draw_candidates(drew, 8)
+    target = Candidates(ids, teacher.log_softmax(-1).gather(-1, ids.long()), drawn=drawn.double())
+    whole, found = reverse_kl(student, teacher), reverse_kl(student, target)
+    torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-6)
+    for one, other in zip(
+        torch.autograd.grad(found, student), torch.autograd.grad(whole, student), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_drawn_ids_go_through_masks_and_chunks() -> None:
+    student, teacher = logits_of(2, 5, 9).requires_grad_(), logits_of(2, 5, 9, seed=1)
+    ids, drawn = draw_candidates(student, 4)
+    target = Candidates(ids, teacher.log_softmax(-1).gather(-1, ids.long()), drawn=drawn)
+    mask = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 1, 1]])
+    whole = reverse_kl(student, target, mask=mask)
+    parts = reverse_kl(student, target, mask=mask, chunk_positions=2)
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(
+        torch.autograd.grad(parts, student), torch.autograd.grad(whole, student)
+    )
+    assert "drawn ids" in repr(target)
+
+
+def test_drawn_ids_are_for_the_reverse_divergence_alone() -> None:
+    student = logits_of(2, 9)
+    ids, drawn = draw_candidates(student, 4)
+    target = Candidates(ids, drawn, drawn=drawn)
+    for loss in (forward_kl, jsd):
+        with pytest.raises(ConfigurationError, match="use reverse_kl"):
+            loss(student, target)
+    with pytest.raises(ConfigurationError, match="give one of them"):
+        Candidates(ids, drawn)
+    with pytest.raises(ConfigurationError, match="give one of them"):
+        Candidates(ids, drawn, drawn[..., 0], drawn)
+    with pytest.raises(ConfigurationError, match=r"drawn is torch.float32 \[2, 3\]"):
+        Candidates(ids, drawn, drawn=drawn[:, :3])
+    with pytest.raises(ConfigurationError, match="logits are"):
+        draw_candidates(torch.zeros(3), 2)
+    with pytest.raises(ConfigurationError, match="draws"):
+        draw_candidates(student, 0)
+
+
+def test_teachers_that_exclude_an_id_cost_much_but_not_infinity() -> None:
+    student = torch.zeros(1, 4, requires_grad=True)
+    ids, drawn = draw_candidates(student, 4)
+    target = Candidates(ids, torch.tensor([[-1.0, -1.0, -1.0, -torch.inf]]), drawn=drawn)
+    loss = reverse_kl(student, target)
+    torch.autograd.backward(loss)
+    assert loss.isfinite() and student.grad is not None and student.grad.isfinite().all()
