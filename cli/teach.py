@@ -17,6 +17,7 @@ from tutelage.cli.kafka_flags import (
 from tutelage.cli.monitoring import MetricsFlag, serve_metrics
 from tutelage.cli.printing import say, typed_text
 from tutelage.cli.teach_flags import (
+    STAY_S,
     CodecFlag,
     DeliveryTimeoutFlag,
     DeviceFlag,
@@ -34,10 +35,12 @@ from tutelage.cli.teach_flags import (
     RowsPerRecordFlag,
     RunIdFlag,
     SessionTimeoutFlag,
+    StayFlag,
     TeacherArgument,
     TopicFlag,
     TransactionalFlag,
     WireFlag,
+    parse_only,
 )
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ def teach(
     max_rows: MaxRowsFlag = 64,
     max_tokens: MaxTokensFlag = None,
     session_timeout: SessionTimeoutFlag = 6.0,
+    stay: StayFlag = False,
     only: OnlyFlag = None,
     give_up_after: GiveUpAfterFlag = 3,
     codec: CodecFlag = "null",
@@ -146,8 +150,8 @@ def teach(
                 "max_tokens": max_tokens,
                 "session_timeout_s": session_timeout,
             }
-            which = {"only": _only(only or ()), "give_up_after": give_up_after or None}
-            _answer(made, lesson, queries, device, {**limits, **which})
+            which = {"only": parse_only(only or ()), "give_up_after": give_up_after or None}
+            _answer(made, lesson, queries, device, {**limits, **which, "stay": stay})
 
 
 def _serve(teacher: Teacher, lesson: Lesson, devices: list[str] | None, name: str) -> None:
@@ -201,6 +205,7 @@ def _answer(
             progress=lambda replica: progress.show(
                 replica.stats.rows, replica.stats.queries, "queries", replica.stats.nbytes
             ),
+            timeout_s=STAY_S if options["stay"] else 3600.0,
             **options,
         )
     stats = replica.stats
@@ -209,22 +214,6 @@ def _answer(
         f"from here ({stats.rows:,} rows)",
         error=True,
     )
-
-
-def _only(given: Sequence[str]) -> dict[str, int]:
-    """Read --only."""
-    from tutelage.schemas.errors import ConfigurationError
-
-    found = {}
-    for text in given:
-        key, _, number = text.rpartition("=")
-        try:
-            found[typed_text("--only", key)] = int(number)
-        except ValueError:
-            raise ConfigurationError(
-                f"--only is {text!r}; it must be KEY=NUMBER, such as teacher=2"
-            ) from None
-    return found
 
 
 def _check_place(

@@ -1,11 +1,14 @@
-"""The flags of `tutelage teach`."""
+"""The flags of `tutelage teach`, and how `--only` is read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tutelage.cli.printing import typed_text
 
 TeacherArgument = Annotated[
     str,
@@ -51,6 +54,17 @@ MaxTokensFlag = Annotated[
     typer.Option(
         help="With --queries, give the model at most this many tokens at once, padding included.",
         show_default=False,
+    ),
+]
+#: How long --stay waits for the next query, in seconds: as long as topics keep records, unless told
+#: otherwise.
+STAY_S = 7 * 86400.0
+StayFlag = Annotated[
+    bool,
+    typer.Option(
+        "--stay",
+        help="With --queries, wait for the next run of queries once every query has its answer, "
+        "instead of ending.",
     ),
 ]
 SessionTimeoutFlag = Annotated[
@@ -153,3 +167,23 @@ TransactionalFlag = Annotated[
         help="Write in Kafka transactions, for other programs that read committed data only.",
     ),
 ]
+
+
+def parse_only(given: Sequence[str]) -> dict[str, int]:
+    """Read `--only`: texts KEY=NUMBER -> key and number.
+
+    Raises:
+        ConfigurationError: A text has another form.
+    """
+    from tutelage.schemas.errors import ConfigurationError
+
+    found = {}
+    for text in given:
+        key, _, number = text.rpartition("=")
+        try:
+            found[typed_text("--only", key)] = int(number)
+        except ValueError:
+            raise ConfigurationError(
+                f"--only is {text!r}; it must be KEY=NUMBER, such as teacher=2"
+            ) from None
+    return found

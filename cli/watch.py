@@ -45,8 +45,25 @@ def watch(
         list[str] | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Read a student's metrics from this address (learn --metrics-port); may be "
-            "repeated.",
+            help="Read the metrics of a student or a replica from this address (--metrics-port of "
+            "learn and teach); may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOPIC",
+            help="Show who answers the queries in this topic (teach --queries). Without it, those "
+            "in TOPIC.queries, where that topic exists.",
+            show_default=False,
+        ),
+    ] = None,
+    replicas: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP",
+            help="Show this group of replicas. Without it, tutelage-TOPIC.",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +96,8 @@ def watch(
     """Show topics, their teachers and their student on a live screen.
 
     It answers whether the student waits for batches, which teacher is the slowest, how far behind
-    the student is, and whether anything is dropped.
+    the student is, and whether anything is dropped. Of teachers that answer queries, it shows who
+    answers and which queries wait.
 
     [bold]Examples[/bold]
 
@@ -97,6 +115,12 @@ def watch(
     check_whole_number("--web-port", web_port, most=65535)
     kafka = kafka_settings(bootstrap_server, registry, command_config, x)
     names = [check_topic(topic.removeprefix("topic:")) for topic in topics]
+    if queries is not None:
+        check_topic(queries)
+    if replicas is not None and len(names) > 1:
+        raise ConfigurationError(
+            f"--replicas names the group of one teacher, and {len(names)} topics are given"
+        )
     # The server runs this command again for each browser, with the variable set.
     if web and _DRIVER_VARIABLE not in os.environ:
         _serve(web_port)
@@ -113,7 +137,14 @@ def watch(
     if web:
         _exit_with(os.getppid())
     connection = KafkaConnection(**kafka.arguments(), client_id="tutelage-watch")
-    watcher = Watcher(connection, names, group=group, metrics=metrics or ())
+    watcher = Watcher(
+        connection,
+        names,
+        group=group,
+        metrics=metrics or (),
+        queries=queries,
+        replicas=replicas,
+    )
     try:
         if print_json:
             _print_json(watcher, every)

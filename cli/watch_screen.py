@@ -1,4 +1,4 @@
-"""The live screen of `tutelage watch`: verdicts at the top, topics and partitions below."""
+"""The live screen of `tutelage watch`: verdicts at the top, topics, partitions and replicas below."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from textual.widgets import Footer, Header, Static
 
 from tutelage.cli.exit_codes import INTERRUPTED
 from tutelage.cli.printing import line
+from tutelage.cli.watch_replicas import replicas_of
 from tutelage.schemas.printable import printable
 from tutelage.tools.verdicts import verdicts
 from tutelage.tools.watch_view import PartitionView, TopicView, View
@@ -37,7 +38,8 @@ class WatchScreen(App[None]):
 
     CSS = """
     #verdicts { height: auto; padding: 1 2; background: $panel; }
-    #topics { padding: 1 2; }
+    #topics { height: auto; padding: 1 2; }
+    #replicas { height: auto; padding: 0 2 1 2; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         ("q", "quit", "Quit"),
@@ -61,6 +63,7 @@ class WatchScreen(App[None]):
         yield Static("looking ...", id="verdicts")
         with VerticalScroll():
             yield Static(id="topics")
+            yield Static(id="replicas")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -104,6 +107,7 @@ class WatchScreen(App[None]):
         self.view = view
         self.query_one("#verdicts", Static).update(verdicts_of(view))
         self.query_one("#topics", Static).update(topics_of(view))
+        self.query_one("#replicas", Static).update(replicas_of(view))
 
 
 def verdicts_of(view: View) -> Text:

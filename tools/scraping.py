@@ -27,7 +27,7 @@ _MAX_BYTES = 16 << 20
 # The parser takes quadratic time for a line of many labels.
 _MAX_LINE_CHARS = 64 << 10
 _MAX_TEACHERS = 1000
-# A student counts rows and seconds. Larger, negative and non-finite values are not from a student.
+# Rows, tokens and seconds are counted. Larger, negative and non-finite values are not ours.
 _MAX_VALUE = 2.0**63
 # The samples that `watch` shows. Others are not parsed.
 _SHOWN = (
@@ -39,6 +39,13 @@ _SHOWN = (
     "tutelage_checkpoint_age_seconds",
     "tutelage_consumer_duplicates_total",
     "tutelage_consumer_zombie_records_total",
+    "tutelage_policy_lag",
+    "tutelage_replica_queries_total",
+    "tutelage_replica_rows_total",
+    "tutelage_replica_tokens_total",
+    "tutelage_replica_rebalances_total",
+    "tutelage_replica_discarded_total",
+    "tutelage_replica_partitions",
 )
 
 
@@ -82,7 +89,7 @@ def parse_metrics_address(given: str) -> MetricsAddress:
 
 
 def scrape(address: MetricsAddress) -> Samples:
-    """Fetch a student's samples.
+    """Fetch the samples of a student or a replica.
 
     Samples with the same name and teacher are added up; impossible values are ignored.
 
@@ -114,13 +121,13 @@ def _samples(body: bytes) -> Samples:
 
 
 def combine_samples(samples: Iterable[Samples]) -> Samples:
-    """Combine the samples of several students: the maximum of ages, the sum of all others."""
+    """Combine the samples of several students: the maximum of ages and lags, the sum of others."""
     combined: Samples = {}
     for one in samples:
         for key, value in one.items():
             before = combined.get(key, 0.0)
             combined[key] = (
-                max(before, value) if key[0].endswith("_age_seconds") else before + value
+                max(before, value) if key[0].endswith(("_age_seconds", "_lag")) else before + value
             )
     return combined
 

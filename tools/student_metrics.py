@@ -1,63 +1,42 @@
-"""The metrics ports of students -> shares, counts and rates of the last seconds.
+"""The samples of students -> shares, counts and rates of the last seconds.
 
-Several students are added up, as if they were one. Knows no Kafka.
+Several students are added up, as if they were one. Knows neither Kafka nor metrics ports.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.schemas.errors import TutelageError
 from tutelage.tools.rate_window import RateWindow
-from tutelage.tools.scraping import Samples, combine_samples, parse_metrics_address, scrape
+from tutelage.tools.scraping import Samples, combine_samples
 from tutelage.tools.watch_view import StudentView
 
 _PREFIX = "tutelage_consumer_"
 
 
+def is_student(samples: Samples) -> bool:
+    """Whether a metrics port is a student's."""
+    return (f"{_PREFIX}delivered_rows_total", "") in samples
+
+
 class StudentMetrics:
-    """Scrapes metrics ports again and again.
+    """What students' metrics say, by what was seen of them before."""
 
-    Args:
-        addresses: The ports, as HOST:PORT or URLs.
-
-    Raises:
-        ConfigurationError: An address cannot be parsed.
-    """
-
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._addresses = [parse_metrics_address(address) for address in addresses]
+    def __init__(self) -> None:
         self._window: RateWindow[Samples] = RateWindow()
 
-    def look(self, trouble: list[str]) -> StudentView | None:
-        """Scrape all ports once.
+    def look(self, students: Sequence[Samples]) -> StudentView | None:
+        """Take what was just seen.
 
         Args:
-            trouble: Gets a sentence for each port that could not be read.
+            students: The samples of each student.
 
         Returns:
-            What the metrics say; None if there are no ports, if none could be read, or if none
-            belongs to a student.
+            What they say; None without a student.
         """
-        if not self._addresses:
-            return None
-        found = []
-        for address in self._addresses:
-            try:
-                found.append(scrape(address))
-            except TutelageError as error:
-                trouble.append(str(error))
-        samples = combine_samples(found)
+        samples = combine_samples(students)
         self._window.add(samples)
-        if not found:
-            return None
-        if (f"{_PREFIX}delivered_rows_total", "") not in samples:
-            places = ", ".join(map(str, self._addresses))
-            trouble.append(
-                f"{places}: no metrics of a student; is it a teacher's port? (learn --metrics-port)"
-            )
-            return None
-        return self._view(samples)
+        return self._view(samples) if students else None
 
     def _view(self, samples: Samples) -> StudentView:
         starved_s = self._growth(samples, "starved_seconds_total")
@@ -76,6 +55,7 @@ class StudentMetrics:
             duplicates=_total(samples, "duplicates_total", teachers),
             zombies=_total(samples, "zombie_records_total", teachers),
             checkpoint_s=samples.get(("tutelage_checkpoint_age_seconds", "")),
+            policy_lag=samples.get(("tutelage_policy_lag", "")),
             rows_rate=(
                 self._growth(samples, "delivered_rows_total") / divisor_s if elapsed_s > 0 else None
             ),

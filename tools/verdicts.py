@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from tutelage.tools.replica_verdicts import replica_verdicts
 from tutelage.tools.watch_view import StudentView, View
 
 #: How something is, and a sentence about it.
@@ -33,6 +34,7 @@ def verdicts(view: View) -> list[Verdict]:
     lines: list[Verdict] = [("bad", line) for line in view.trouble]
     lines += _topic_verdicts(view)
     lines += _group_verdicts(view)
+    lines += replica_verdicts(view.replicas, view.replica_metrics)
     if view.student is not None:
         lines += _student_verdicts(view.student)
     lines += _lag_verdicts(view)
@@ -91,6 +93,13 @@ def _student_verdicts(student: StudentView) -> Iterator[Verdict]:
         yield "warning", f"dropped: {student.duplicates:,} duplicate records{zombies}"
     else:
         yield "good", "dropped: nothing"
+    if student.policy_lag is not None:
+        noun = "update" if student.policy_lag == 1 else "updates"
+        yield (
+            "plain",
+            f"policy lag: the last batch was generated with weights {student.policy_lag:,.0f} {noun} "
+            "old",
+        )
     if student.checkpoint_s is not None:
         yield "plain", f"last checkpoint {student.checkpoint_s:.0f} s ago"
 

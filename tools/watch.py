@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from tutelage.schemas.errors import TutelageError
 from tutelage.schemas.record import Stream
+from tutelage.tools.metrics_ports import MetricsPorts
 from tutelage.tools.rate_window import RateWindow
-from tutelage.tools.student_metrics import StudentMetrics
+from tutelage.tools.replica_groups import ReplicaGroup
 from tutelage.tools.watch_view import PartitionView, TopicView, View
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ class Watcher:
         connection: The cluster.
         topics: The topics to look at.
         group: The group whose progress is shown. None: the only group that reads the topics.
-        metrics: The metrics ports of students, as HOST:PORT or URLs.
+        metrics: The metrics ports of students and replicas, as HOST:PORT or URLs.
+        queries: The topic of the queries that the teachers of all these topics answer. None: of
+            each topic `TOPIC.queries`, where it exists.
+        replicas: The group of the replicas that answer. None: `tutelage-TOPIC`.
 
     Raises:
         ConfigurationError: The address of a metrics port cannot be parsed.
@@ -42,14 +46,19 @@ class Watcher:
         topics: Sequence[str],
         *,
         group: str | None,
-        metrics: Sequence[str],
+        metrics: Sequence[str] = (),
+        queries: str | None = None,
+        replicas: str | None = None,
     ) -> None:
         from tutelage.transport.reading_group import ReadingGroup
         from tutelage.transport.topic_admin import KafkaTopic
 
         self._connection = connection
         self._topics = {topic: KafkaTopic(self._connection, topic) for topic in topics}
-        self._student = StudentMetrics(metrics)
+        self._ports = MetricsPorts(metrics)
+        self._replicas = [
+            ReplicaGroup(connection, topic, queries=queries, group=replicas) for topic in topics
+        ]
         self._group = ReadingGroup(self._connection, topics, group)
         # Topic -> its end offsets when it was last checked, and whether its run was complete.
         self._complete: dict[str, tuple[list[int], bool]] = {}
@@ -73,9 +82,16 @@ class Watcher:
             group.look_for()
         if group.trouble is not None:
             trouble.append(group.trouble)
+        replicas = []
+        # Queries are there before their first answer.
+        if not trouble or any(topic.partitions for topic in topics):
+            replicas = [seen for each in self._replicas if (seen := each.look(trouble)) is not None]
+        student, replica_metrics = self._ports.look(trouble)
         return View(
             topics=topics,
-            student=self._student.look(trouble),
+            replicas=replicas,
+            replica_metrics=replica_metrics,
+            student=student,
             trouble=trouble,
             group=group.name,
             groups=group.others,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tutelage.tools.replica_view import ReplicaMetricsView, ReplicasView
+
 
 @dataclass(kw_only=True, slots=True)
 class PartitionView:
@@ -75,6 +77,8 @@ class StudentView:
         zombies: Records of zombie writers that were dropped.
         checkpoint_s: Seconds since the last checkpoint.
         rows_rate: Rows delivered per second.
+        policy_lag: How many updates behind the weights were that generated the last batch; None if
+            the student does not train on-policy.
     """
 
     starved: float | None = None
@@ -83,6 +87,7 @@ class StudentView:
     zombies: int = 0
     checkpoint_s: float | None = None
     rows_rate: float | None = None
+    policy_lag: float | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,6 +101,8 @@ class View:
         group: The group whose progress is shown.
         groups: The groups that read the topics, where several do and none was named.
         too_many_groups: The number of groups, where there are too many to query.
+        replicas: The replicas that answer queries, of each topic that has a topic of queries.
+        replica_metrics: What the metrics ports of replicas say.
     """
 
     topics: list[TopicView]
@@ -104,3 +111,5 @@ class View:
     group: str | None = None
     groups: list[str] = field(default_factory=list)
     too_many_groups: int = 0
+    replicas: list[ReplicasView] = field(default_factory=list)
+    replica_metrics: list[ReplicaMetricsView] = field(default_factory=list)

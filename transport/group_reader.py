@@ -8,11 +8,14 @@ words, which the partition's next owner is told. Knows nothing of what messages 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tutelage.schemas.arguments import check_choice, check_seconds, check_text
 from tutelage.schemas.errors import AccessDenied, TransportError
@@ -119,8 +122,15 @@ class GroupReader:
         self._warning_due = RateLimit(_WARN_EVERY_S)
         #: How often the group has given or taken partitions.
         self.rebalances = 0
+        # Lists of the group's members tell them apart by it: in a container the host is its name.
+        client_id = f"{connection.client_id}-{socket.gethostname()}-{os.getpid()}"
         consumer = connection.consumer(
-            settings.name, settings={**settings.options, "on_commit": self._on_commit}
+            settings.name,
+            settings={
+                **settings.options,
+                "client.id": client_id,
+                "on_commit": self._on_commit,
+            },
         )
         self._consumer: Consumer | None = consumer
         consumer.subscribe(
@@ -296,7 +306,7 @@ class GroupReader:
 
 
 def group_members(
-    connection: KafkaConnection, group: str, topic: str
+    connection: KafkaConnection, group: str, topic: str, *, admin: AdminClient | None = None
 ) -> list[tuple[str, str, list[int]]]:
     """Return the client id, the host and the partitions of each member of a group.
 
@@ -304,12 +314,16 @@ def group_members(
         connection: How the cluster is reached.
         group: The group.
         topic: The topic whose partitions are meant.
+        admin: Asks; None for a client that is made for it.
 
     Raises:
+        AccessDenied: This client may not see the group.
         TransportError: The brokers did not say.
     """
-    # Kept until the answer is there: a client that is collected never answers.
-    admin = connection.admin()
+    # Kept until the answer is there: a client that is collected never answers. Not `or`: a client
+    # with an empty queue is falsy.
+    if admin is None:
+        admin = connection.admin()
     future = admin.describe_consumer_groups([group], request_timeout=BROKER_TIMEOUT_S)[group]
     found: Any = connection.resolved(future, f"asking who is in group {group}")
     return [

@@ -22,6 +22,7 @@ from sphinx.application import Sphinx
 from tutelage import Limits, MemorySink, MemorySource, MemoryTopic, Student, Teacher
 from tutelage.cli.commands import LazyCommand
 from tutelage.consumers.metrics import StudentMetrics
+from tutelage.on_policy.metrics import policy_metrics
 from tutelage.producers.answers.metrics import replica_metrics
 from tutelage.producers.answers.progress import ReplicaStats
 from tutelage.producers.metrics import TeacherMetrics
@@ -176,6 +177,7 @@ def metrics() -> str:
         parts += ["## A teacher", "", *_listed(produced.collect())]
     answered = replica_metrics(ReplicaStats(), ("teacher", "topic"), ("", ""))
     parts += ["## A teacher that answers queries", "", *_listed(answered)]
+    parts += ["## A student that trains on-policy", "", *_listed(policy_metrics(0, 0, 0))]
     return "\n".join(parts)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.2
+_LOOK_S, _NEXT_RUN_LOOK_S = 0.2, 1.0
 
 
 class Answering:
@@ -77,6 +77,7 @@ class Answering:
         give_up_after: int | None = 3,
         devices: Sequence[str | torch.device] | None = None,
         timeout_s: float = 3600.0,
+        stay: bool = False,
         progress: Callable[[Replica], None] = lambda replica: None,
     ) -> Replica:
         """Answer the queries of a run, together with any number of other replicas.
@@ -109,7 +110,9 @@ class Answering:
             give_up_after: A query that has ended so many replicas is answered with a note of that,
                 which is an error at the student, or leaves the row out. None tries for ever.
             devices: As for `serve`.
-            timeout_s: How long to wait for the first query, in seconds.
+            timeout_s: How long to wait for the first query of a run, in seconds.
+            stay: Whether to wait for the next run of queries once this one has all of its answers,
+                instead of returning: for replicas that something else starts and stops.
             progress: Called with the replica after each round of its loop that wrote answers.
 
         Returns:
@@ -153,18 +156,27 @@ class Answering:
         )
         timeout_s = check_seconds("timeout_s", timeout_s)
         check_topic(queries)
+        if stay and run is not None:
+            raise ConfigurationError(
+                f"run={run!r} names the run to answer, and stay=True waits for others; give one"
+            )
         devices_lent = Devices(model, devices, ThreadContext.current())
+        done: str | None = None
         try:
             while True:
-                found = _wait_for_run(sink.connection, queries, run, timeout_s)
+                found = _wait_for_run(sink.connection, queries, run, timeout_s, done)
                 replica = self._answer_run(sink, queries, found, devices_lent, settings, progress)
-                if not replica.is_left:
+                if replica.is_left:
+                    log.warning(
+                        "topic %s: a newer run of queries has begun behind %s, which is left",
+                        queries,
+                        found.stream,
+                    )
+                elif not stay:
                     return replica
-                log.warning(
-                    "topic %s: a newer run of queries has begun behind %s, which is left",
-                    queries,
-                    found.stream,
-                )
+                else:
+                    log.info("topic %s: every query of %s has its answer", queries, found.stream)
+                    done = found.stream.run_id
         finally:
             devices_lent.close()
             self.close()
@@ -221,9 +233,20 @@ def _answers_to(queries: Stream, spec: RunSpec) -> Stream:
 
 
 def _wait_for_run(
-    connection: KafkaConnection, topic: str, name: str | None, timeout_s: float
+    connection: KafkaConnection,
+    topic: str,
+    name: str | None,
+    timeout_s: float,
+    done: str | None = None,
 ) -> FoundRun:
     """Wait for a run of queries, and return it with one of its messages.
+
+    Args:
+        connection: The cluster.
+        topic: The topic of queries.
+        name: The run; None for the newest.
+        timeout_s: How long to wait.
+        done: The run that is not waited for, because it has all of its answers.
 
     Raises:
         WaitTimeout: It did not begin in time.
@@ -240,9 +263,11 @@ def _wait_for_run(
         if not admin.partitions():
             admin.check_visible()
             return None
-        return runs.newest() if name is None else runs.named(name, wait)
+        found = runs.newest() if name is None else runs.named(name, wait)
+        return None if found is not None and found.stream.run_id == done else found
 
     while (found := through_outages(look, wait)) is None:
         wait.tick()
-        time.sleep(_LOOK_S)
+        # Where a run is done the next may begin much later, and each look reads a record.
+        time.sleep(_LOOK_S if done is None else _NEXT_RUN_LOOK_S)
     return found

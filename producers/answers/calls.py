@@ -85,6 +85,8 @@ class Calls:
         self._alone: Call | None = None
         #: How often the model was called.
         self.started = 0
+        #: Elements of the longest ragged key that it was given, such as tokens, without padding.
+        self.elements = 0
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -153,6 +155,8 @@ class Calls:
             pad_value=self._settings.pad_value,
             pad_left=self._settings.pad_left,
         )
+        ragged = [spec.key for spec in self._description.specs if spec.ragged]
+        self.elements += max((int(batch[f"{key}.lengths"].sum()) for key in ragged), default=0)
         head = asked[0].query.head
         place = Place(
             stream=f"{self._answers.stream.teacher}\0{self._stream.run_id}",

@@ -48,6 +48,11 @@ def replica_metrics(
             stats.given_up,
         ),
         ("calls", "Calls of the model.", stats.calls),
+        (
+            "tokens",
+            "Elements of the longest ragged key that the model was given, without padding.",
+            stats.tokens,
+        ),
         ("forward_seconds", "Time in the model, summed over all devices.", stats.forward_s),
         ("rebalances", "How often the group gave or took partitions.", rebalances),
     ):

@@ -20,6 +20,7 @@ class ReplicaStats:
             then.
         given_up: Query records that it gave up, because they had ended too many replicas.
         calls: Calls of the model.
+        tokens: Elements of the longest ragged key that the model was given, without padding.
         forward_s: Seconds in the model and the encodings, of all devices.
     """
 
@@ -30,6 +31,7 @@ class ReplicaStats:
     discarded: int = 0
     given_up: int = 0
     calls: int = 0
+    tokens: int = 0
     forward_s: float = 0.0
 
 

@@ -200,7 +200,7 @@ class Replica:
             computed = [each.query for each in asked if each.computed.any()]
             self._reader.commit(attempts.compute(computed), wait=True)
             self._calls.start(asked, alone=attempts.is_suspect(queries[0]))
-            self.stats.calls = self._calls.started
+            self.stats.calls, self.stats.tokens = self._calls.started, self._calls.elements
 
     def _asked(self, queries: Sequence[Query]) -> list[Asked]:
         """Decide what is done with each row of the queries of a call."""

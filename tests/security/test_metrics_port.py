@@ -291,7 +291,7 @@ def samples_of(value: float) -> Samples:
 def test_no_number_is_too_odd_to_be_shown(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = [samples_of(0.0), samples_of(value)]
     monkeypatch.setattr(
-        "tutelage.tools.student_metrics.scrape",
+        "tutelage.tools.metrics_ports.scrape",
         lambda place: turns.pop(0) if turns else samples_of(value),
     )
     monkeypatch.setattr(
