@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import replica_deaths
 from benchmarks.actors import TIMEOUT_S, Gate, together
 from benchmarks.bench import Bench
 from benchmarks.measure import Comparison, Goal, Sample, Side
@@ -29,7 +30,7 @@ _LEAST = 0.95
 
 
 def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
-    """The comparisons: 1, 2 and 4 replicas; the rounds of one."""
+    """The comparisons: 1, 2 and 4 replicas; the rounds of one; deaths."""
     queries = PARTITIONS * max(1, scale.lone_batches // 10)
     names = ["1 replica", *(f"{count} replicas" for count in _COUNTS[1:])]
     yield Comparison(
@@ -52,6 +53,7 @@ def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:
             for name in QUANTILES
         ],
     )
+    yield from replica_deaths.comparisons(bench, scale)
 
 
 def _spread(bench: Bench, queries: int, count: int) -> Sample:

@@ -22,7 +22,7 @@ _STARTS_S = 10.0
 
 
 class ReplicaGroup:
-    """Looks at the queries of one teacher, and at the replicas that share them.
+    """Looks at the queries of one teacher, and at the replicas that share them. Close it.
 
     Args:
         connection: The cluster.
@@ -78,6 +78,10 @@ class ReplicaGroup:
             owned = [part for part in member.partitions if part < len(view.partitions)]
             member.rate = sum(view.partitions[part].rate for part in owned)
         return view
+
+    def close(self) -> None:
+        """Release the client of the group. May be called twice."""
+        self._committed.close()
 
     def _replicas(self) -> list[ReplicaView]:
         from tutelage.transport.group_reader import group_members

@@ -67,7 +67,7 @@ def _members(group: ReplicasView) -> Iterator[Verdict]:
         verb = "has" if idle == 1 else "have"
         yield (
             "plain",
-            f"{idle:,} of them {verb} nothing to do: there are {len(group.partitions)} partitions",
+            f"{idle:,} of them {verb} no partition: {group.queries} has {len(group.partitions)}",
         )
 
 

@@ -99,7 +99,10 @@ class Watcher:
         )
 
     def close(self) -> None:
-        """Close the registry's client. The other clients are closed when they are deleted."""
+        """Close the clients. Those for administration are closed when they are deleted."""
+        self._group.close()
+        for each in self._replicas:
+            each.close()
         self._connection.registry.close()
 
     def _topic(self, name: str, trouble: list[str]) -> TopicView:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from tutelage.transport.rate_limit import RateLimit
 log = logging.getLogger(__name__)
 
 _WARN_EVERY_S = 60.0
+# A member gets its first partitions within two rounds of joining, if there are any for it.
+_SETTLED_S = 10.0
 # Why a commit fails while partitions change hands.
 _REBALANCING = frozenset(
     {
@@ -117,25 +120,27 @@ class GroupReader:
         self._begin_at = begin_at
         self._gone = gone
         self._failure: BaseException | None = None
-        self._paused = False
+        self._paused = self._closing = False
         self._owned: frozenset[int] = frozenset()
         self._warning_due = RateLimit(_WARN_EVERY_S)
+        self._settled_s = time.monotonic() + _SETTLED_S
         #: How often the group has given or taken partitions.
         self.rebalances = 0
         # Lists of the group's members tell them apart by it: in a container the host is its name.
         client_id = f"{connection.client_id}-{socket.gethostname()}-{os.getpid()}"
         consumer = connection.consumer(
             settings.name,
-            settings={
-                **settings.options,
-                "client.id": client_id,
-                "on_commit": self._on_commit,
-            },
+            settings={**settings.options, "client.id": client_id, "on_commit": self._on_commit},
         )
         self._consumer: Consumer | None = consumer
         consumer.subscribe(
             [topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the group has given partitions, or none in the time that it takes."""
+        return self.rebalances > 0 or time.monotonic() > self._settled_s
 
     @property
     def owned(self) -> frozenset[int]:
@@ -217,6 +222,7 @@ class GroupReader:
     def close(self) -> None:
         """Leave the group and release the client. May be called twice."""
         if self._consumer is not None:
+            self._closing = True
             try:
                 # Hands the partitions over: `gone` is called, which may leave notes.
                 self._consumer.close()
@@ -227,6 +233,10 @@ class GroupReader:
     def _assigned(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
         numbers = [part.partition for part in parts]
         self.rebalances += 1
+        if self._closing:
+            # They are taken back at once, and the coordinator answers nothing more.
+            consumer.incremental_assign([])
+            return
         try:
             begins = self._begin_at(self._notes(consumer, numbers)) if numbers else {}
             consumer.incremental_assign(

@@ -8,9 +8,15 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicPartition,
+)
 
 from tutelage.schemas.errors import AccessDenied, TransportError
+from tutelage.transport.client_errors import DENIED, NEEDS_ACL, describe, error_code
 from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
 
 if TYPE_CHECKING:
@@ -45,6 +51,7 @@ class ReadingGroup:
         self.too_many = 0
         self.trouble: str | None = None
         self._next_s = 0.0
+        self._asking: tuple[str, Consumer] | None = None
 
     def committed(self, topic: str, partitions: int) -> list[int | None]:
         """Return each partition's committed offset; None where there is none, or no group.
@@ -56,10 +63,14 @@ class ReadingGroup:
         if self.name is None:
             return [None] * partitions
         wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-        found = {
-            part.partition: part.offset
-            for part in self._committed_parts(self.name, self._request_offsets(self.name, wanted))
-        }
+        doing = f"asking how far group {self.name} has read"
+        try:
+            parts = self._member(self.name).committed(wanted, timeout=BROKER_TIMEOUT_S)
+        except KafkaException as error:
+            if error_code(error) in DENIED:
+                raise AccessDenied(f"{doing} failed: {describe(error)}. {NEEDS_ACL}") from error
+            raise TransportError(f"{doing} failed: {describe(error)}") from error
+        found = {part.partition: part.offset for part in parts if part.error is None}
         return [
             offset if (offset := found.get(partition, -1)) >= 0 else None
             for partition in range(partitions)
@@ -113,6 +124,24 @@ class ReadingGroup:
             future, f"asking how far group {name} has read"
         ).topic_partitions
         return parts
+
+    def close(self) -> None:
+        """Release the client. May be called twice."""
+        if self._asking is not None:
+            self._asking[1].close()
+        self._asking = None
+
+    def _member(self, name: str) -> Consumer:
+        """A client of the group that never joins it.
+
+        Not the admin client: if the coordinator of the group is not there yet, or has just moved,
+        librdkafka 2.16 crashes on its answer (rd_kafka_handle_OffsetFetch, which takes every client
+        for a consumer).
+        """
+        if self._asking is None or self._asking[0] != name:
+            self.close()
+            self._asking = name, self._connection.consumer(name)
+        return self._asking[1]
 
     @cached_property
     def _admin(self) -> AdminClient:

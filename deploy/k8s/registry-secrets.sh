@@ -11,9 +11,10 @@
 # rollout restart deployment/registry).
 set -euo pipefail
 NAMESPACE=${NAMESPACE:-tutelage}
-# Teachers register their schemas. Students only read.
+# Teachers register their schemas. Students only read, but for those that write queries: these are
+# named as teachers (STUDENTS may be empty).
 TEACHERS=${TEACHERS:-teacher1 teacher2}
-STUDENTS=${STUDENTS:-student}
+STUDENTS=${STUDENTS-student}
 # The host names of the registry, for its certificate.
 NAMES=${NAMES:-DNS:registry,DNS:registry.$NAMESPACE,DNS:registry.$NAMESPACE.svc,DNS:registry.$NAMESPACE.svc.cluster.local}
 DAYS=365

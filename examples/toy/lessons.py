@@ -3,7 +3,8 @@
     tutelage teach tutelage.examples.toy.lessons:teacher1 --out teacher1.avro
 
 `steady1` and `steady2` are the same teachers at the pace of real ones: they take ten minutes for a
-million rows, so that there is something to watch. `train` is a student for them.
+million rows, so that there is something to watch. `train` is a student for them. `asked` answers the
+queries of asking.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tutelage.examples.toy.reader import inputs_of
 from tutelage.examples.toy.teachers import Teacher1, Teacher2
 
 MAX_N = 1000
+ANSWER_SECONDS = 0.05
 STEADY_ROWS, STEADY_BATCH, STEADY_SECONDS = 1_000_000, 100, 600.0
 
 
@@ -50,6 +52,17 @@ def steady1() -> Lesson:
 def steady2() -> Lesson:
     """x -> 2x+1, for a million numbers, in ten minutes."""
     return replace(teacher2(), inputs=_steady, inputs_fingerprint=f"numbers to {STEADY_ROWS}")
+
+
+def asked() -> Lesson:
+    """x -> 2x-1, for the numbers that a student asks for; a call takes 50 ms, as a model's would."""
+    teacher = Teacher1()
+
+    def answer(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        time.sleep(ANSWER_SECONDS)
+        return {"result": teacher(batch["x"])["result"]}
+
+    return Lesson(model=answer, name="teacher3")
 
 
 def train(batches: Iterator[dict[str, torch.Tensor]]) -> None:

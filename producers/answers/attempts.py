@@ -111,6 +111,11 @@ class Attempts:
             return None
         return watched.offset, self._note(watched, watched.ended + 1)
 
+    def kept(self, partition: int) -> str:
+        """The note that stays with a partition's offset while its next query is not computed."""
+        watched = self._watched.get(partition)
+        return "" if watched is None else self._note(watched, watched.ended)
+
     def answered(self, query: Query) -> None:
         """Note that a query has its answer. The next that is suspect is watched then."""
         watched = self._watched.get(query.partition)

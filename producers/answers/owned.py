@@ -74,6 +74,10 @@ class OwnedQueries:
         self._orders: dict[int, PartitionOrder] = {}
         # Partition -> an offset at or before its first query.
         self._starts: dict[int, int] = {}
+        #: The partitions that began last -> an offset before which no query lacks an answer.
+        self.begun: dict[int, int] = {}
+        # Partition -> its end when it began, until it is read up to there.
+        self._unread: dict[int, int] = {}
         #: Queries that were passed over: they had an answer, or were written twice.
         self.dropped = 0
 
@@ -89,8 +93,9 @@ class OwnedQueries:
 
     @property
     def ended(self) -> bool:
-        """Whether every query of every partition that is owned was taken."""
-        return all(order.ended for order in self._orders.values())
+        """Whether every query of every partition that is owned was taken, and all that was there
+        when it began was read."""
+        return not self._unread and all(order.ended for order in self._orders.values())
 
     @property
     def followed(self) -> bool:
@@ -122,6 +127,7 @@ class OwnedQueries:
         mine = [partition for partition in notes if partition < stream.partitions]
         self._starts |= through_outages(lambda: self._runs.starts_in(stream, count, mine), wait)
         offsets = {partition: ends[partition] for partition in notes}
+        self.begun = dict(offsets)
         for partition, missing in self._answers.missing(mine).items():
             order = PartitionOrder(partition, stream.partitions, missing, stream.passes)
             self._orders[partition] = order
@@ -130,8 +136,11 @@ class OwnedQueries:
             # So many records lie before it, or more, if some were written twice. If the broker has
             # deleted some, fewer do, and how many is not known.
             guess = start + order.passed if start > lows[partition] or not start else start
+            self.begun[partition] = min(guess, ends[partition])
             # At least one record is read, so that `take` sees whether reading began too late.
             offsets[partition] = min(guess, max(start, ends[partition] - 1))
+            if offsets[partition] < ends[partition]:
+                self._unread[partition] = ends[partition]
         return offsets
 
     def _wait(self) -> Wait:
@@ -141,6 +150,7 @@ class OwnedQueries:
         """Forget partitions that are another replica's now."""
         for partition in partitions:
             self._orders.pop(partition, None)
+            self._unread.pop(partition, None)
             self.attempts.forget(partition)
 
     def owns(self, query: Query) -> bool:
@@ -158,7 +168,10 @@ class OwnedQueries:
             SequenceGap: The topic of queries has lost records.
             DataError, SchemaError: The message is damaged, or does not fit the run.
         """
-        order = self._orders.get(message.partition() or 0)
+        partition = message.partition() or 0
+        if (message.offset() or 0) + 1 >= self._unread.get(partition, 0):
+            self._unread.pop(partition, None)
+        order = self._orders.get(partition)
         if order is None or self._messages.is_of_older_run(message) is not None:
             return None
         found = self._messages.decode(message)

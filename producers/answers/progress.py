@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 
@@ -59,28 +59,55 @@ class Backoff:
 
 
 class Progress:
-    """Queries whose answers the brokers have -> the offsets to commit, for lag displays."""
+    """Queries that were taken, and answers that the brokers have -> the offsets to commit.
+
+    Lag displays and autoscaling read them: once every query has its answer, the offset of each
+    partition is its end, also behind records that need no answer.
+    """
 
     def __init__(self) -> None:
-        self._sent: dict[int, deque[int]] = {}
-        self._written: dict[int, int] = {}
+        # Partition -> for each query without an answer, the offset behind it and behind those after
+        # it that need none.
+        self._taken: dict[int, deque[int]] = {}
+        self._committable: dict[int, int] = {}
+        # Partition -> answers on their way, and how many of those are of a time before the
+        # partition was another replica's.
+        self._in_flight: Counter[int] = Counter()
+        self._stale: Counter[int] = Counter()
 
-    def sent(self, partition: int, next_offset: int) -> None:
-        """Note an answer that was sent, and the offset behind its query."""
-        self._sent.setdefault(partition, deque()).append(next_offset)
+    def taken(self, partition: int, next_offset: int) -> None:
+        """Note a query to answer, and the offset behind it. In the order of offsets."""
+        self._taken.setdefault(partition, deque()).append(next_offset)
+
+    def passed(self, partition: int, next_offset: int) -> None:
+        """Note that nothing from the last query that was taken up to this offset needs an answer."""
+        waiting = self._taken.get(partition)
+        if waiting:
+            waiting[-1] = next_offset
+        else:
+            self._committable[partition] = next_offset
+
+    def sent(self, partition: int) -> None:
+        """Note that the answer to the next query of a partition was sent."""
+        self._in_flight[partition] += 1
 
     def written(self, partition: int) -> None:
         """Note that the brokers have the next answer of a partition."""
-        waiting = self._sent.get(partition)
+        self._in_flight[partition] -= 1
+        if self._stale[partition]:
+            self._stale[partition] -= 1
+            return
+        waiting = self._taken.get(partition)
         if waiting:
-            self._written[partition] = waiting.popleft()
+            self._committable[partition] = waiting.popleft()
 
     def forget(self, partition: int) -> None:
         """Forget a partition that another replica owns now."""
-        self._sent.pop(partition, None)
-        self._written.pop(partition, None)
+        self._taken.pop(partition, None)
+        self._committable.pop(partition, None)
+        self._stale[partition] = self._in_flight[partition]
 
     def offsets(self) -> dict[int, int]:
         """Return what is to be committed since the last call."""
-        found, self._written = self._written, {}
+        found, self._committable = self._committable, {}
         return found

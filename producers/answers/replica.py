@@ -88,7 +88,7 @@ class Replica:
         self.doing = Status("joining the group")
         answers.on_written(self._progress.written)
         self._reader = GroupReader(
-            connection, queries, settings.group, begin_at=self._queries.begin_at, gone=self._gone
+            connection, queries, settings.group, begin_at=self._begin_at, gone=self._gone
         )
 
     def run(self, progress: Callable[[Replica], None]) -> None:
@@ -124,16 +124,17 @@ class Replica:
             if not busy and self._is_all_answered():
                 break
         self._answers.flush()
-        self._commit()
+        self._commit(wait=True)
 
-    def _commit(self) -> None:
+    def _commit(self, *, wait: bool = False) -> None:
         """Tell the group what is answered, and what is begun."""
         attempts = self._queries.attempts
         self._reader.commit(
             {
-                partition: attempts.noted(partition) or (offset, "")
+                partition: attempts.noted(partition) or (offset, attempts.kept(partition))
                 for partition, offset in self._progress.offsets().items()
-            }
+            },
+            wait=wait,
         )
 
     @property
@@ -164,15 +165,23 @@ class Replica:
     def _poll_s(self, busy: bool) -> float:
         return _BUSY_POLL_S if busy or self._answers.in_flight else _IDLE_POLL_S
 
+    def _begin_at(self, notes: Mapping[int, str]) -> Mapping[int, int]:
+        """Begin some partitions. Their lag is right from then on, even if nothing is left to answer."""
+        offsets = self._queries.begin_at(notes)
+        for partition, offset in self._queries.begun.items():
+            self._progress.passed(partition, offset)
+        return offsets
+
     def _gone(self, partitions: Sequence[int], lost: bool) -> None:
         """Drop what is not written of partitions that are another replica's now."""
         notes = self._queries.attempts.hand_over(partitions)
         self._pool.drop(frozenset(partitions))
-        self._queries.forget(partitions)
         if not lost:
             # The next owner reads the partition's end: what was sent should be there by then.
             self._answers.flush()
+            self._commit()
             self._reader.commit(notes, wait=True)
+        self._queries.forget(partitions)
         for partition in partitions:
             self._progress.forget(partition)
 
@@ -187,7 +196,11 @@ class Replica:
                 self._reader.seek(partition, found)
                 rewound.add(partition)
             elif found is not None:
+                self._progress.taken(partition, found.offset + 1)
                 self._pool.add(found, now)
+            elif partition < self._queries.stream.partitions and not self._queries.followed:
+                # It needs no answer. Of a newer run's queries, all do.
+                self._progress.passed(partition, (message.offset() or 0) + 1)
         self.stats.dropped = self._queries.dropped
 
     def _start_calls(self) -> None:
@@ -284,7 +297,7 @@ class Replica:
                     self._description(batch) if query.head.rows else None,
                 )
                 self._queries.attempts.answered(query)
-                self._progress.sent(query.partition, query.offset + 1)
+                self._progress.sent(query.partition)
                 self.stats.queries += query.head.end is None
                 self.stats.rows += query.head.rows
             first += int(each.computed.sum())
@@ -315,6 +328,8 @@ class Replica:
         # While others work there is no hurry, and each look reads some of their answers.
         return (
             not self._answers.in_flight
+            # What others answered and did not commit is committed by who gets their partitions.
+            and self._reader.is_settled
             and self._queries.ended
             and self._asking.due()
             and self._answers.is_complete()

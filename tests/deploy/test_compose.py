@@ -22,6 +22,8 @@ from support.go_tools import go_program
 
 from tutelage.deploy.local.ports import free_ports
 from tutelage.deploy.local.programs import StackError, find_java, registry_home
+from tutelage.transport.connection import KafkaConnection
+from tutelage.transport.group_reader import group_members
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TUTELAGE = Path(sys.executable).parent / "tutelage"
@@ -314,6 +316,39 @@ def test_the_services_of_the_profiles_run_too(
     assert (tmp_path / "results.md").exists() and (tmp_path / "results.png").exists(), out
 
 
+def test_any_number_of_replicas_can_run_and_is_told_apart(
+    pair: Pair, compose: dict[str, Any], tmp_path: Path
+) -> None:
+    # What would keep Compose from a second container: a name, a port of the host, a file of its own.
+    replica = compose["replica"]
+    assert not {"container_name", "hostname", "ports", "volumes", "scale"} & set(replica)
+    queries = replica["command"][replica["command"].index("--queries") + 1]
+    assert queries == compose["asker"]["command"][1] + ".queries"
+    replicas = [pair.begin("replica", tmp_path, port) for port in free_ports(2)]
+    asker = pair.begin("asker", tmp_path, 0)
+    try:
+        connection = KafkaConnection(f"{HOST}:{pair.host}")
+        deadline = time.monotonic() + 180
+        while True:
+            members = group_members(connection, "tutelage-asked", queries)
+            if sorted(len(partitions) for _, _, partitions in members) == [2, 2]:
+                break
+            for process in (*replicas, asker):
+                assert process.poll() in (None, 0), process.communicate()
+            assert time.monotonic() < deadline, members
+            time.sleep(0.3)
+        out, err = asker.communicate(timeout=280)
+        assert (asker.returncode, out) == (0, "19,200 rows have their answers\n"), err
+        # They stay, and wait for the next run of queries.
+        assert [each.poll() for each in replicas] == [None, None]
+    finally:
+        for process in (*replicas, asker):
+            process.terminate()
+        said = [process.communicate(timeout=60) for process in (*replicas, asker)]
+    assert len({client for client, _, _ in members}) == 2, members
+    assert [each.returncode for each in replicas] == [143, 143], said
+
+
 def test_prometheus_looks_at_every_service_that_shows_metrics(compose: dict[str, Any]) -> None:
     import yaml
 
@@ -321,8 +356,15 @@ def test_prometheus_looks_at_every_service_that_shows_metrics(compose: dict[str,
     targets = {
         target
         for job in config["scrape_configs"]
-        for group in job["static_configs"]
+        for group in job.get("static_configs", [])
         for target in group["targets"]
+    }
+    # A service of several containers has one name with an address for each.
+    targets |= {
+        f"{name}:{found['port']}"
+        for job in config["scrape_configs"]
+        for found in job.get("dns_sd_configs", [])
+        for name in found["names"]
     }
     assert targets == {
         f"{name}:9404"

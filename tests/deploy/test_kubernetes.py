@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from support import crds
-from support.crds import Document, Manifests, references
+from support.crds import Manifests, references
+from support.manifests import parsed, unguarded
 from support.registry_secrets import make_secrets
 
-from tutelage.cli.main import app
 from tutelage.cli.secrets import is_secret
 from tutelage.transport.topic_setup import unsafe_settings
 
@@ -150,54 +149,6 @@ def test_pods_may_do_little_and_say_how_they_are(built: Manifests) -> None:
         assert unguarded(worse), way
 
 
-def unguarded(pod: Document) -> list[str]:
-    """What a pod lacks."""
-    spec, found = pod["spec"], []
-    outer = spec["securityContext"]
-    if not (
-        outer["runAsNonRoot"]
-        and outer["runAsUser"] == 10001
-        and outer["seccompProfile"] == {"type": "RuntimeDefault"}
-    ):
-        found.append("it runs as whom it likes")
-    if spec["automountServiceAccountToken"] is not False:
-        found.append("it has a token")
-    for each in spec["containers"] + spec.get("initContainers", []):
-        inner = {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        ports = {port["name"] for port in each["ports"]}
-        probes = [each.get(f"{kind}Probe") or {} for kind in ("startup", "liveness", "readiness")]
-        limits, requests = (
-            each["resources"].get("limits") or {},
-            each["resources"].get("requests") or {},
-        )
-        checks = {
-            "rights": each["securityContext"] == inner,
-            "probes": all(probe.get("httpGet", {}).get("port") in ports for probe in probes),
-            "limits": {"cpu", "memory"} <= set(limits) and {"cpu", "memory"} <= set(requests),
-            "image": re.fullmatch(
-                r"tutelage:\d+\.\d+\.\d+|apicurio/apicurio-registry:\d+\.\d+\.\d+@sha256:[0-9a-f]{64}",
-                str(each["image"]),
-            )
-            is not None,
-            # In no environment, not by reference either: what a process starts with, its children and its crash dumps show.
-            "secret": not any(
-                is_secret(one["name"].lower().replace("_", ".")) and not is_a_place(one)
-                for one in each["env"]
-            ),
-        }
-        found += [name for name, well in checks.items() if not well]
-    return found
-
-
-def is_a_place(variable: Document) -> bool:
-    """Whether a variable says which mounted file holds a secret."""
-    return str(variable.get("value")).startswith("\\${mounted:/etc/")
-
-
 def test_commands_are_ones_that_the_command_line_takes(built: Manifests) -> None:
     for name, args in built.commands().items():
         given = parsed(args)
@@ -215,13 +166,6 @@ def test_commands_are_ones_that_the_command_line_takes(built: Manifests) -> None
             )
         with pytest.raises(Exception, match="No such option: --metric-prot"):
             parsed([*args, "--metric-prot=1"])
-
-
-def parsed(args: list[str]) -> Document:
-    """What the command line makes of arguments."""
-    commands: Any = typer.main.get_command(app)
-    values: Document = commands.commands[args[0]].make_context(args[0], args[1:]).params
-    return values
 
 
 def test_passwords_are_files_that_strimzi_makes_and_nothing_is_a_secret_here(

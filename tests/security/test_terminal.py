@@ -24,8 +24,10 @@ import tutelage.cli
 import tutelage.deploy.local
 from tutelage.cli.printing import LogFormat, draw, line, say, say_traceback
 from tutelage.cli.strict_json import as_json
+from tutelage.cli.watch_replicas import replicas_of
 from tutelage.cli.watch_screen import WatchScreen, topics_of, verdicts_of
 from tutelage.schemas.errors import RegistryUnavailable, TutelageError
+from tutelage.tools.replica_view import QueriesView, ReplicaMetricsView, ReplicasView, ReplicaView
 from tutelage.tools.watch_view import PartitionView, StudentView, TopicView, View
 from tutelage.transport.http_registry import HttpRegistry
 
@@ -234,6 +236,16 @@ def hostile_view() -> View:
         trouble=[BAD, f"[/]{BAD}"],
         group=BAD,
         groups=[BAD],
+        replicas=[
+            ReplicasView(
+                topic=BAD,
+                queries=BAD,
+                group=f"[/]{BAD}",
+                replicas=[ReplicaView(client=BAD, host=f"[/]{BAD}", partitions=[0], rate=1.0)],
+                partitions=[QueriesView(answered=3, end=10, rate=1.0, oldest_s=1e308, owner=BAD)],
+            )
+        ],
+        replica_metrics=[ReplicaMetricsView(address=BAD, discarded=1)],
     )
 
 
@@ -242,6 +254,7 @@ def test_the_screen_shows_it_harmlessly() -> None:
     assert_harmless(verdicts_of(view).plain)
     console = Console(width=5000, record=True, file=open(os.devnull, "w"))  # noqa: SIM115  # written nowhere
     console.print(topics_of(view))
+    console.print(replicas_of(view))
     shown = console.export_text()
     console.file.close()
     assert "[bold]" in shown

@@ -43,8 +43,8 @@ class Answering(threading.Thread):
         **options: Any,
     ) -> None:
         super().__init__(daemon=True)
-        answering: dict[str, Any] = {"timeout_s": 300.0}
-        names = ("group", "max_rows", "group_protocol", "devices", "only", "give_up_after")
+        answering: dict[str, Any] = {"timeout_s": options.pop("timeout_s", 300.0)}
+        names = ("group", "max_rows", "stay", "group_protocol", "devices", "only", "give_up_after")
         answering |= {name: options.pop(name) for name in names if name in options}
         self.teacher = Teacher(KafkaSink(topic, **kafka), **{"name": "teacher", **options})
         self._arguments = (given, queries or f"{topic}.queries")

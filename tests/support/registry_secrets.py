@@ -26,7 +26,13 @@ done
 """
 
 
-def make_secrets(folder: Path, names: str | None = None) -> Path:
+def make_secrets(
+    folder: Path,
+    names: str | None = None,
+    *,
+    teachers: str | None = None,
+    students: str | None = None,
+) -> Path:
     """Run the script; a folder with a folder for each secret, with its keys as files."""
     secrets = folder / "secrets"
     secrets.mkdir(parents=True, exist_ok=True)
@@ -39,8 +45,8 @@ def make_secrets(folder: Path, names: str | None = None) -> Path:
         "SECRETS": str(secrets),
         "TMPDIR": str(folder),
     }
-    if names is not None:
-        environment["NAMES"] = names
+    given = {"NAMES": names, "TEACHERS": teachers, "STUDENTS": students}
+    environment |= {name: value for name, value in given.items() if value is not None}
     done = subprocess.run(
         ["bash", str(SCRIPT)],
         env=environment,
