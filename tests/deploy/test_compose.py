@@ -316,6 +316,7 @@ def test_the_services_of_the_profiles_run_too(
     assert (tmp_path / "results.md").exists() and (tmp_path / "results.png").exists(), out
 
 
+@pytest.mark.timeout(900)
 def test_any_number_of_replicas_can_run_and_is_told_apart(
     pair: Pair, compose: dict[str, Any], tmp_path: Path
 ) -> None:
