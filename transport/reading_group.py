@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import (
     Consumer,
     ConsumerGroupTopicPartitions,
+    KafkaError,
     KafkaException,
     TopicPartition,
 )
@@ -22,6 +23,14 @@ from tutelage.transport.connection import BROKER_TIMEOUT_S, KafkaConnection
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
+# The coordinator of a group is elsewhere, or not there yet.
+_MOVING = frozenset(
+    (
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    )
+)
 # At most this many groups are queried; each costs a request.
 _MOST_GROUPS = 200
 # Seconds between searches until a group is found; and after that, in case the student changes it.
@@ -65,7 +74,7 @@ class ReadingGroup:
         wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
         doing = f"asking how far group {self.name} has read"
         try:
-            parts = self._member(self.name).committed(wanted, timeout=BROKER_TIMEOUT_S)
+            parts = self._asked(self.name, wanted)
         except KafkaException as error:
             if error_code(error) in DENIED:
                 raise AccessDenied(f"{doing} failed: {describe(error)}. {NEEDS_ACL}") from error
@@ -130,6 +139,17 @@ class ReadingGroup:
         if self._asking is not None:
             self._asking[1].close()
         self._asking = None
+
+    def _asked(self, name: str, wanted: list[TopicPartition]) -> list[TopicPartition]:
+        deadline = time.monotonic() + BROKER_TIMEOUT_S
+        while True:
+            try:
+                return self._member(name).committed(wanted, timeout=BROKER_TIMEOUT_S)
+            except KafkaException as error:
+                # A cluster's first group has no coordinator for a moment, nor has one that moves.
+                if error_code(error) not in _MOVING or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
     def _member(self, name: str) -> Consumer:
         """A client of the group that never joins it.

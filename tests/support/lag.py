@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 _INVALID = -1001
@@ -32,7 +33,7 @@ def lags(
     # Not by the admin client: librdkafka 2.16 crashes if a group's coordinator is not there yet.
     asking = Consumer({"bootstrap.servers": servers, "group.id": group})
     try:
-        found = asking.committed(parts, timeout=30)
+        found = _committed(asking, parts)
     finally:
         asking.close()
     ends = _offsets(admin, parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # the client's own gap
@@ -65,6 +66,19 @@ def wanted_replicas(lags: list[int], settings: Mapping[str, Any], most: int) -> 
     if total // threshold > bound:
         total = bound * threshold
     return max(1, min(most, -(-total // threshold)))
+
+
+def _committed(asking: Consumer, parts: list[TopicPartition]) -> list[TopicPartition]:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return asking.committed(parts, timeout=30)
+        except KafkaException as error:
+            # The first group of a cluster: its coordinator is being made.
+            if not error.args[0].retriable() and error.args[0].code() != KafkaError.NOT_COORDINATOR:
+                raise
+            assert time.monotonic() < deadline, error
+            time.sleep(0.2)
 
 
 def _offsets(admin: AdminClient, parts: list[TopicPartition], spec: OffsetSpec) -> dict[int, int]:
