@@ -192,7 +192,7 @@ class GroupReader:
 
         Args:
             noted: Partition -> offset and note.
-            wait: Whether to wait until the group has them.
+            wait: Whether to wait until the group has them. `close` waits for all of them by itself.
         """
         parts = [
             TopicPartition(self._topic, partition, offset, metadata=note)
@@ -201,7 +201,7 @@ class GroupReader:
         if not parts or self._consumer is None:
             return
         try:
-            if wait:
+            if wait and not self._closing:
                 self._on_commit(None, self._consumer.commit(offsets=parts, asynchronous=False))
             else:
                 self._consumer.commit(offsets=parts, asynchronous=True)

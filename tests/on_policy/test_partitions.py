@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ from tutelage import (
 )
 from tutelage.producers.answers import replica as replica_module
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.group_reader import GroupReader
+from tutelage.transport.group_reader import GroupReader, GroupSettings
 from tutelage.transport.topic_admin import KafkaTopic
 
 pytestmark = pytest.mark.kafka
@@ -241,3 +241,41 @@ def test_the_runs_first_query_may_come_after_all_others(
     # One query a call: more calls than wait for one another otherwise.
     stats = Answering(topic, kafka, max_rows=ROWS).done()
     assert (stats.queries, stats.calls) == (12, 12)
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_what_a_member_notes_while_it_leaves_is_told_to_the_next(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], protocol: str
+) -> None:
+    topic = topic_name(f"notes-{protocol}")
+    connection = KafkaConnection(**kafka)
+    KafkaTopic(connection, topic).create(2, replication=1)
+    settings = GroupSettings(name=topic, protocol=protocol)
+    told: list[dict[int, str]] = []
+
+    def member(note: str) -> None:
+        """Get all partitions, note something while working and while leaving, and leave."""
+
+        def begin_at(notes: Mapping[int, str]) -> dict[int, int]:
+            told.append(dict(notes))
+            return dict.fromkeys(notes, 0)
+
+        def gone(partitions: Sequence[int], lost: bool) -> None:
+            reader.commit({each: (0, f"{note} left {each}") for each in partitions}, wait=True)
+
+        reader = GroupReader(connection, topic, settings, begin_at=begin_at, gone=gone)
+        deadline = time.monotonic() + 60
+        while len(reader.owned) < 2:
+            assert time.monotonic() < deadline
+            reader.take(1, 0.1)
+        reader.commit(dict.fromkeys(reader.owned, (0, f"{note} works")), wait=True)
+        closing = threading.Thread(target=reader.close, daemon=True)
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive(), "leaving ends"
+
+    for note in ("first", "second"):
+        member(note)
+    assert {number: text for notes in told[:1] for number, text in notes.items()} == {0: "", 1: ""}
+    last = {number: text for notes in told[1:] for number, text in notes.items()}
+    assert last == {0: "first left 0", 1: "first left 1"}
