@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,10 @@ _MODEL_S, _ASK_EVERY_S = 0.02, 0.1
 #: How many are killed in one round of the benchmark, by protocol and session timeout in seconds.
 #: With "consumer" the timeout is the broker's, of which 45 s is the default and the least.
 _DEATHS = {("classic", 6.0): 5, ("consumer", 45.0): 1}
-_QUANTILES = {"p50": lambda gaps: sorted(gaps)[len(gaps) // 2], "longest": max}
+_QUANTILES: dict[str, Callable[[list[float]], float]] = {
+    "p50": lambda gaps: sorted(gaps)[len(gaps) // 2],
+    "longest": max,
+}
 
 
 def comparisons(bench: Bench, scale: Scale) -> Iterator[Comparison]:

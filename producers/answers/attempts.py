@@ -26,12 +26,14 @@ class _Watched:
         last: Those of the last query that was computed together with it.
         ended: How many replicas have ended with it.
         offset: Its offset while it is computed; None otherwise.
+        failed: Whether the model failed with it here.
     """
 
     place: tuple[int, int]
     last: tuple[int, int]
     ended: int
     offset: int | None = None
+    failed: bool = False
 
 
 class Attempts:
@@ -131,7 +133,9 @@ class Attempts:
     def failed(self, queries: Sequence[Query]) -> None:
         """Note that the model failed with these queries: what is noted of them stays."""
         for query in queries:
-            self.forget(query.partition)
+            watched = self._watched.get(query.partition)
+            if watched is not None and watched.offset is not None:
+                watched.failed = True
 
     def hand_over(self, partitions: Sequence[int]) -> Mapping[int, Noted]:
         """Take back what was noted of partitions whose queries were begun and have no answer.
@@ -142,7 +146,9 @@ class Attempts:
         return {
             partition: (watched.offset, self._note(watched, watched.ended))
             for partition in partitions
-            if (watched := self._watched.get(partition)) is not None and watched.offset is not None
+            if (watched := self._watched.get(partition)) is not None
+            and watched.offset is not None
+            and not watched.failed
         }
 
     def _note(self, watched: _Watched, ended: int) -> str:

@@ -6,6 +6,7 @@ import copy
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import crds
@@ -76,7 +77,7 @@ def test_every_resource_is_what_its_schema_allows(built: Manifests) -> None:
 def test_a_misspelt_field_is_found(overlays: dict[str, Manifests], place: str) -> None:
     planted = copy.deepcopy(overlays["dev"].one("ScaledObject", NAME))
     *way, last = place.split(".")
-    at = planted
+    at: Any = planted
     for step in way:
         at = at[int(step) if step.isdigit() else step]
     at[f"{last}s"] = at.pop(last)

@@ -168,7 +168,7 @@ def test_draws_do_not_depend_on_which_queries_are_computed_together(
             for step in range(4):
                 queries.write(rows_of(step))
             queries.end()
-        options = {"wire": {"logits": Sampled(5)}, "max_rows": most}
+        options: dict[str, Any] = {"wire": {"logits": Sampled(5)}, "max_rows": most}
         replica = Answering(topic, kafka, logits, **options)
         with student_of(topic, kafka) as student:
             found.append([batch["logits"].dense().clone() for batch in student.knowledge(BATCH)])

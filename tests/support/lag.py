@@ -36,8 +36,8 @@ def lags(
         found = _committed(asking, parts)
     finally:
         asking.close()
-    ends = _offsets(admin, parts, OffsetSpec.latest())  # type: ignore[no-untyped-call]  # the client's own gap
-    firsts = _offsets(admin, parts, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    ends = _offsets(admin, parts, OffsetSpec.latest())
+    firsts = _offsets(admin, parts, OffsetSpec.earliest())
     lags = []
     for part in sorted(found, key=lambda each: each.partition):
         number = part.partition

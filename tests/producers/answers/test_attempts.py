@@ -130,8 +130,12 @@ def test_a_failure_of_the_model_is_not_taken_back() -> None:
     attempts = Attempts(stream(), 2)
     attempts.begin(1, (0, 1), "")
     attempts.compute([query(1)])
+    before = attempts.noted(1)
     attempts.failed([query(1)])
     assert attempts.hand_over([1]) == {}
+    # What is committed while the replica ends has the same note.
+    assert before is not None
+    assert attempts.noted(1) == before
 
 
 @pytest.mark.parametrize(
