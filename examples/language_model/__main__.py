@@ -38,6 +38,12 @@ def main() -> None:
         "--steps", type=positive, help="train each student this many steps (default: by --size)"
     )
     parser.add_argument(
+        "--batch-rows", type=positive, help="windows of text in a step (default: by --size)"
+    )
+    parser.add_argument(
+        "--windows", type=positive, help="windows of text to learn from (default: by --size)"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         default=Path("language-model-results"),
@@ -59,8 +65,12 @@ def main() -> None:
     from tutelage.examples.language_model.smollm2 import load
 
     size = SIZES[given.size]
-    if given.steps:
-        size = replace(size, steps=given.steps)
+    changes = {
+        "steps": given.steps,
+        "batch_rows": given.batch_rows,
+        "train_windows": given.windows,
+    }
+    size = replace(size, **{name: value for name, value in changes.items() if value is not None})
     found = Experiment(
         size=size,
         seeds=given.seeds,
