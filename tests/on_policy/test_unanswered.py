@@ -60,18 +60,14 @@ class Supervisor(threading.Thread):
         self._replicas.close()
 
 
-@pytest.mark.parametrize("count", [1, 2])
 def test_a_query_that_kills_its_replicas_is_given_up_and_no_other_is(
     kafka: dict[str, Any],
     environment: dict[str, str],
     topic_name: Callable[[str], str],
     tmp_path: Path,
-    count: int,
 ) -> None:
-    topic = topic_name(f"poison{count}")
-    supervisor = Supervisor(
-        Replicas(topic, environment, tmp_path), count, ANSWER_POISON=str(POISON)
-    )
+    topic = topic_name("poison")
+    supervisor = Supervisor(Replicas(topic, environment, tmp_path), 2, ANSWER_POISON=str(POISON))
     try:
         with (
             queries_to(topic, kafka) as queries,
