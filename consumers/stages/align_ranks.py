@@ -42,7 +42,8 @@ class RankAlign(Align):
 
     Guarantee: as `Align`. Besides, all ranks get equally many batches. A batch is given once it is
     known how many rows it has on all ranks together: that needs the rank's next rows, or the end of
-    the pass, unless every batch is said to be whole. The last batch of a pass has fewer rows on some ranks, or none.
+    the pass, unless every batch is said to be whole. The last batch of a pass has fewer rows on some
+    ranks, or none.
 
     Args:
         names: The teachers' names, for messages.
