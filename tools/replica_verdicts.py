@@ -7,6 +7,7 @@ from typing import Literal
 
 from tutelage.tools.replica_view import ReplicaMetricsView, ReplicasView
 
+#: How something is, and a sentence about it.
 Verdict = tuple[Literal["good", "warning", "bad", "plain"], str]
 
 # A query that waits this long is a warning: a call of a large model may take many seconds.

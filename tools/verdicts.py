@@ -6,13 +6,9 @@ Knows neither Kafka nor screens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
-from tutelage.tools.replica_verdicts import replica_verdicts
+from tutelage.tools.replica_verdicts import Verdict, replica_verdicts
 from tutelage.tools.watch_view import StudentView, View
-
-#: How something is, and a sentence about it.
-Verdict = tuple[Literal["good", "warning", "bad", "plain"], str]
 
 # Nothing written for this long is a warning, unless the run is complete.
 _QUIET_S = 30.0

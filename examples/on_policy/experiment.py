@@ -111,7 +111,7 @@ class Experiment:
         settings: str,
         seeds: list[int],
     ) -> Generator[Learned, None, None]:
-        # A topic is of one experiment, whatever else a broker holds.
+        # Each experiment has topics of its own, whatever else the broker holds.
         stands_for = hashlib.sha256(f"{settings} {seeds}".encode()).hexdigest()[:10]
         run_id = f"{variant.topic}.{stands_for}"
         return Course(

@@ -18,7 +18,7 @@ def save(model: PreTrainedModel, folder: Path) -> None:
         folder: The folder; must not exist.
     """
     config = model.config.to_dict()
-    # `transformers` takes a model from GGUF for a quantized one, which it refuses to write.
+    # `transformers` treats a model that came from GGUF as quantized, and refuses to save it.
     config.pop("quantization_config", None)
     with torch.device("meta"):
         plain = LlamaForCausalLM(LlamaConfig.from_dict(config))

@@ -106,7 +106,7 @@ def of_most_probable(logits: torch.Tensor, batch: Batch, first: int) -> torch.Te
     return reverse_kl(logits, Candidates(asked, batch["log_probs"], batch["tail"]))
 
 
-#: What is compared, in the order of the tables. The first is what the others are compared with.
+#: The variants, in the order of the tables. The first is the one that others are compared with.
 ALL = (
     Variant(name=OFF_POLICY, topic="off-policy", own=False, lesson="sampled", loss=sampled),
     Variant(

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from tutelage.producers.answers.asked import Asked
@@ -28,7 +29,7 @@ from tutelage.schemas.record import Array, Description, Stream
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """A call of the model, or queries that need none: an end, or rows that it does not answer.
+    """Queries that the model gets in one call. It is not called if they have no rows for it.
 
     Args:
         asked: Its queries.
@@ -174,8 +175,7 @@ class Calls:
     def _numbers(self, asked: Sequence[Asked]) -> Array:
         """The numbers of the rows in their pass, int64: they decide what is drawn."""
         size = self._stream.rows_per_record
-        numbers = [number for each in asked for number in each.numbers(size).tolist()]
-        return torch.tensor(numbers, dtype=torch.int64).numpy()
+        return np.concatenate([each.numbers(size) for each in asked])
 
     def _encode(self, knowledge: Any, batch: dict[str, torch.Tensor], place: Place) -> Any:
         """Add the ids of the queries to what the model returned, and encode its vectors."""

@@ -216,7 +216,7 @@ class Replica:
             self.stats.calls, self.stats.tokens = self._calls.started, self._calls.elements
 
     def _asked(self, queries: Sequence[Query]) -> list[Asked]:
-        """Decide what is done with each row of the queries of a call."""
+        """Decide which rows of a call's queries the model gets, and what the answers say."""
         ended = self._queries.attempts.ended(queries[0])
         if self._queries.attempts.is_given_up(queries[0]):
             log.error(

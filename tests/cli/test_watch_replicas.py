@@ -128,7 +128,7 @@ def test_the_screen_shows_queries_replicas_and_rates() -> None:
 
 @contextmanager
 def served(*collectors: Any) -> Iterator[str]:
-    """Metrics as a program of one's own shows them; the address."""
+    """Serve metrics as a user's program does, and give their address."""
     registry = CollectorRegistry()
     for each in collectors:
         registry.register(each)

@@ -36,7 +36,7 @@ def ask(running: Cluster, name: str) -> str:
 def replica(
     running: Cluster, topic: str, cwd: Path, seconds: str, *, asked: str = "", more: str = "0"
 ) -> Process:
-    """Start a replica that takes so long for each query, and adds so much to its answer."""
+    """Start a replica, with a delay for each query and a number that it adds to its answers."""
     return running.begin(
         "teach", f"{LESSON}:lesson", "--queries", asked or f"{topic}.queries", "--topic", topic,
         "--max-rows", str(_ROWS), cwd=cwd, ANSWER_SLEEP_S=seconds, ANSWER_MORE=more,

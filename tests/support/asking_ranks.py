@@ -110,7 +110,7 @@ class Rank:
 
 
 def notes_of(folder: Path, name: str) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
-    """What a rank has noted: step -> what it was given, the same each time; and the rest.
+    """Read a rank's notes: what it was given in each step, the same each time, and the others.
 
     The last note of a rank that was killed may be cut.
     """
