@@ -45,7 +45,7 @@ class ReplicaGroup:
         self._group = replica_group(topic) if group is None else group
         self._admin = KafkaTopic(connection, self._queries)
         self._runs = TopicRuns(connection, self._queries, admin=self._admin)
-        self._committed = ReadingGroup(connection, [self._queries], self._group)
+        self._committed = ReadingGroup(connection, self._group)
         self._window: RateWindow[list[int]] | None = None
         # Partition -> an offset, and when the message there was written, in seconds since the epoch.
         self._written: dict[int, tuple[int, float]] = {}

@@ -59,7 +59,7 @@ class Watcher:
         self._replicas = [
             ReplicaGroup(connection, topic, queries=queries, group=replicas) for topic in topics
         ]
-        self._group = ReadingGroup(self._connection, topics, group)
+        self._group = ReadingGroup(self._connection, group)
         # Topic -> its end offsets when it was last checked, and whether its run was complete.
         self._complete: dict[str, tuple[list[int], bool]] = {}
         self._streams: dict[str, Stream] = {}
@@ -78,13 +78,14 @@ class Watcher:
                 trouble.append(str(error))
         group = self._group
         # If no topic could be queried, groups cannot be either, and that would take as long again.
-        if any(topic.partitions for topic in topics):
-            group.look_for()
+        counts = {topic.topic: len(topic.partitions) for topic in topics if topic.partitions}
+        if counts:
+            group.look_for(counts)
         if group.trouble is not None:
             trouble.append(group.trouble)
         replicas = []
         # Queries are there before their first answer.
-        if not trouble or any(topic.partitions for topic in topics):
+        if not trouble or counts:
             replicas = [seen for each in self._replicas if (seen := each.look(trouble)) is not None]
         student, replica_metrics = self._ports.look(trouble)
         return View(
