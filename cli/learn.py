@@ -112,6 +112,13 @@ TruncateFlag = Annotated[
         "--truncate", help="If the teachers' lengths differ, end with the shortest; do not fail."
     ),
 ]
+SkipUnansweredFlag = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unanswered",
+        help="Leave out the rows of queries that no teacher answered; do not fail.",
+    ),
+]
 OtherInputsFlag = Annotated[
     bool,
     typer.Option(
@@ -153,6 +160,7 @@ def learn(
     checkpoint_every: CheckpointEveryFlag = 100,
     sample_id: SampleIdFlag = None,
     truncate: TruncateFlag = False,
+    skip_unanswered: SkipUnansweredFlag = False,
     allow_other_inputs: OtherInputsFlag = False,
     run: RunsFlag = None,
     group: GroupFlag = None,
@@ -200,6 +208,7 @@ def learn(
         merge=dict(parse_pairs(merge, "--merge")),
         sample_id=typed_text("--sample-id", sample_id) if sample_id is not None else None,
         on_length_mismatch="truncate" if truncate else "error",
+        on_unanswered="skip" if skip_unanswered else "error",
         allow_other_inputs=allow_other_inputs,
         timeout_s=check_seconds("--timeout", timeout),
         limits=Limits(batch_bytes=batch_bytes),

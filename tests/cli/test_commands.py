@@ -10,9 +10,12 @@ from typing import Any
 
 import fastavro
 import pytest
+import torch
 from support.commands import Result, invoke
 
+from tutelage import FileSink, Teacher
 from tutelage.cli.sources import is_file, parse_pairs
+from tutelage.schemas.queries import ANSWERED, GIVEN_UP, QUERY_STATUS
 
 TEACHER1 = "tutelage.examples.toy.lessons:teacher1"
 TEACHER2 = "tutelage.examples.toy.lessons:teacher2"
@@ -85,6 +88,20 @@ def test_learn_writes_a_file_that_gives_the_same_again(files: Path) -> None:
     with Path("merged.avro").open("rb") as file:
         reader: Any = fastavro.reader(file)
         assert sum(record["rows"] for record in reader) == 1000
+
+
+def test_learn_leaves_out_what_was_not_answered_only_if_it_is_told_to(files: Path) -> None:
+    statuses = torch.tensor([GIVEN_UP, GIVEN_UP, ANSWERED, GIVEN_UP, ANSWERED], dtype=torch.int8)
+    with Teacher(FileSink("answers.avro"), rows_per_record=2) as teacher:
+        teacher.write({"y": torch.arange(5), QUERY_STATUS: statuses})
+    failed(invoke("learn", "answers.avro"), 5, "row 0", "answers gave this query up")
+    skipping = ("learn", "answers.avro", "--skip-unanswered", "--batch-size", "2")
+    learned = invoke(*skipping, "--rows", "-1", "--out", "answered.avro", "--json")
+    rows = [json.loads(line) for line in learned.out.splitlines()]
+    assert rows[:2] == [{"y": 2}, {"y": 4}]
+    assert rows[2]["rows"] == 2
+    again = json.loads(invoke("learn", "answered.avro", "--json").out)
+    assert again["digest"] == rows[2]["digest"]
 
 
 def test_learn_trains_and_goes_on_from_its_checkpoint(files: Path) -> None:
