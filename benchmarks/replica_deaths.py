@@ -140,7 +140,7 @@ def _shared(kafka: dict[str, Any], topic: str, victim: int) -> list[int]:
     """Wait until both replicas own half of the partitions. Returns those of the victim."""
     from tutelage.schemas.queries import queries_topic, replica_group
     from tutelage.transport.connection import KafkaConnection
-    from tutelage.transport.group_reader import group_members
+    from tutelage.transport.group_members import group_members
 
     connection, deadline = KafkaConnection(**kafka), time.monotonic() + TIMEOUT_S
     while True:

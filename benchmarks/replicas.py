@@ -107,7 +107,7 @@ def ask(gate: Gate, kafka: dict[str, Any], topic: str, queries: int, replicas: i
     """Write queries once all replicas own partitions. Returns how long their answers took."""
     from tutelage import KafkaSink, KafkaSource, QueryWriter, Student
     from tutelage.schemas.queries import queries_topic, replica_group
-    from tutelage.transport.group_reader import group_members
+    from tutelage.transport.group_members import group_members
 
     sink = KafkaSink(queries_topic(topic), partitions=PARTITIONS, **kafka)
     source = KafkaSource(topic, **kafka)

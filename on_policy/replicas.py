@@ -8,7 +8,7 @@ from tutelage.consumers.sources.base import Source
 from tutelage.consumers.sources.kafka import KafkaSource
 from tutelage.schemas.errors import TransportError
 from tutelage.schemas.queries import replica_group
-from tutelage.transport.group_reader import group_members
+from tutelage.transport.group_members import group_members
 
 
 def who_answers(sources: Iterable[Source], queries: str) -> str:

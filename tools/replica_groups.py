@@ -84,7 +84,7 @@ class ReplicaGroup:
         self._committed.close()
 
     def _replicas(self) -> list[ReplicaView]:
-        from tutelage.transport.group_reader import group_members
+        from tutelage.transport.group_members import group_members
 
         members = group_members(
             self._connection, self._group, self._queries, admin=self._admin.admin

@@ -13,10 +13,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from tutelage.schemas.arguments import check_choice, check_seconds, check_text
 from tutelage.schemas.errors import AccessDenied, TransportError
@@ -309,42 +307,8 @@ class GroupReader:
     def _warn(self, why: str) -> None:
         if self._warning_due.due():
             log.warning(
-                "group %s: offsets were not committed (%s); only lag displays notice",
+                "group %s: offsets were not committed (%s); the lag that others see is too high, and a "
+                "query that ends replicas may not be noticed",
                 self._settings.name,
                 why,
             )
-
-
-def group_members(
-    connection: KafkaConnection, group: str, topic: str, *, admin: AdminClient | None = None
-) -> list[tuple[str, str, list[int]]]:
-    """Return the client id, the host and the partitions of each member of a group.
-
-    Args:
-        connection: How the cluster is reached.
-        group: The group.
-        topic: The topic whose partitions are meant.
-        admin: Asks; None for a client that is made for it.
-
-    Raises:
-        AccessDenied: This client may not see the group.
-        TransportError: The brokers did not say.
-    """
-    # Kept until the answer is there: a client that is collected never answers. Not `or`: a client
-    # with an empty queue is falsy.
-    if admin is None:
-        admin = connection.admin()
-    future = admin.describe_consumer_groups([group], request_timeout=BROKER_TIMEOUT_S)[group]
-    found: Any = connection.resolved(future, f"asking who is in group {group}")
-    return [
-        (
-            str(member.client_id),
-            str(member.host),
-            sorted(
-                part.partition
-                for part in (member.assignment.topic_partitions if member.assignment else ())
-                if part.topic == topic
-            ),
-        )
-        for member in found.members
-    ]

@@ -23,7 +23,7 @@ from support.go_tools import go_program
 from tutelage.deploy.local.ports import free_ports
 from tutelage.deploy.local.programs import StackError, find_java, registry_home
 from tutelage.transport.connection import KafkaConnection
-from tutelage.transport.group_reader import group_members
+from tutelage.transport.group_members import group_members
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TUTELAGE = Path(sys.executable).parent / "tutelage"
