@@ -75,8 +75,10 @@ sbom: .tools/installed
 demo: install
 	$(BIN)/tutelage demo
 
+# Two processes, each with a broker and a registry of its own; JOBS=0 for one, JOBS=auto for one a core.
+JOBS ?= 2
 test: install
-	$(BIN)/pytest --ignore=tests/faults
+	$(BIN)/pytest --ignore=tests/faults -n $(JOBS) --dist loadfile
 
 # Kills processes and cuts connections on a cluster of three brokers. It takes twenty minutes.
 test-faults: install
