@@ -35,8 +35,8 @@ STRATEGIES = [
     "max",
     "stack",
     "concat",
-    lambda tensors: tensors[0][:, :2],
-    lambda tensors: tensors[0] + tensors[1],
+    pytest.param(lambda tensors: tensors[0][:, :2], id="a view of one"),
+    pytest.param(lambda tensors: tensors[0] + tensors[1], id="a new tensor"),
 ]
 
 
