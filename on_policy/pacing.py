@@ -25,7 +25,8 @@ Generate = Callable[[int], Mapping[str, Any]]
 class OnPolicy:
     """The batches of on-policy distillation: what the student generated, with the teacher's answers.
 
-    Iterate over it once, and make one update of the weights for each batch.
+    Iterate over it, and make one update of the weights for each batch, also for the last one before
+    you leave the loop. The next iteration goes on behind it, also after WaitTimeout.
 
     Guarantee: rows of step k were generated after at least k - `max_policy_lag` updates. Nothing is
     discarded, and the order of training does not depend on which replica was slow. A restarted
@@ -92,9 +93,8 @@ class OnPolicy:
         for source in student.sources:
             # A topic may hold the answers of older runs, and those of this one may not be there yet.
             source.read_run(queries.run_id)
-        pass_index, batches = student.place
         #: How many updates the weights have had, by the batches that were given.
-        self.step = batches if not pass_index else self._steps
+        self.step = self._given()
         #: How many updates behind the weights were that generated the last batch: the largest of
         #: its rows.
         self.policy_lag = 0
@@ -119,6 +119,7 @@ class OnPolicy:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Give the batches of the steps that are left."""
+        self.step = self._given()
         self._generate_up_to(self.step + self._most_lag)
         if self.step >= self._steps:
             return
@@ -145,8 +146,16 @@ class OnPolicy:
         finally:
             batches.close()
 
+    def _given(self) -> int:
+        """How many batches the student has given, those before a state that was loaded included."""
+        pass_index, batches = self._student.place
+        return batches if not pass_index else self._steps
+
     def _opened(self) -> KnowledgeIterator:
         """The student's batches; waits for the first answer."""
+        if self.step:
+            # Without a state, a pass that was left early would begin again.
+            self._student.load_state_dict(self._student.state_dict())
         try:
             return self._student.knowledge(self._batch_size, whole_batches=True)
         except WaitTimeout as error:

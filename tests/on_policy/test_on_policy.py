@@ -252,20 +252,6 @@ def test_without_queries_a_replica_says_what_it_waits_for(
         teacher.answer(model, f"{topic_name('silent')}.queries", timeout_s=0.5)
 
 
-def test_a_student_without_replicas_is_told_who_is_in_the_group(
-    kafka: dict[str, Any], topic_name: Callable[[str], str]
-) -> None:
-    topic = topic_name("alone")
-    student = Student(sample_id="query_id", timeout_s=1)
-    for name in (f"{topic}.queries", topic):
-        student.register_teacher(KafkaSource(name, **kafka))
-    with queries_to(topic, kafka) as queries, student:
-        loop = OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=2)
-        with pytest.raises(WaitTimeout, match=f"group tutelage-{topic} has no replica"):
-            next(iter(loop))
-        assert queries.rows == 2 * BATCH
-
-
 def test_rows_that_would_wait_for_others_are_refused(
     kafka: dict[str, Any], topic_name: Callable[[str], str]
 ) -> None:
