@@ -7,10 +7,12 @@ still there, for a query without an answer, was left by a replica that ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tutelage.producers.answers.query import Query
+from tutelage.schemas.errors import DescriptionChanged
 from tutelage.schemas.record import Stream
 
 #: An offset, and the note that the group keeps with it.
@@ -130,12 +132,28 @@ class Attempts:
         else:
             del self._watched[query.partition]
 
-    def failed(self, queries: Sequence[Query]) -> None:
-        """Note that the model failed with these queries: what is noted of them stays."""
-        for query in queries:
-            watched = self._watched.get(query.partition)
-            if watched is not None and watched.offset is not None:
-                watched.failed = True
+    @contextmanager
+    def blamed(
+        self, queries: Sequence[Query], kinds: tuple[type[Exception], ...] = (Exception,)
+    ) -> Iterator[None]:
+        """Blame some queries for what a block raises: what is noted of them stays.
+
+        What answers hold belongs to the replica: DescriptionChanged is no query's fault.
+
+        Args:
+            queries: The queries that are computed or written.
+            kinds: What they can be the cause of.
+        """
+        try:
+            yield
+        except DescriptionChanged:
+            raise
+        except kinds:
+            for query in queries:
+                watched = self._watched.get(query.partition)
+                if watched is not None and watched.offset is not None:
+                    watched.failed = True
+            raise
 
     def hand_over(self, partitions: Sequence[int]) -> Mapping[int, Noted]:
         """Take back what was noted of partitions whose queries were begun and have no answer.

@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from tutelage.producers.answers.asked import Asked
-from tutelage.producers.answers.calls import Call, Calls
-from tutelage.producers.answers.empty_row import EmptyRow
+from tutelage.producers.answers.call_writer import CallWriter
+from tutelage.producers.answers.calls import Calls
 from tutelage.producers.answers.owned import OwnedQueries
 from tutelage.producers.answers.pool import QueryPool
 from tutelage.producers.answers.progress import Backoff, Progress, ReplicaStats
@@ -20,10 +19,7 @@ from tutelage.producers.answers.query import Query
 from tutelage.producers.answers.settings import AnswerSettings
 from tutelage.producers.answers.topic import AnswerTopic
 from tutelage.producers.stages.devices import Devices
-from tutelage.producers.stages.host_batch import HostBatch
 from tutelage.producers.wire_options import WireOptions
-from tutelage.schemas.errors import QueryUnanswered
-from tutelage.schemas.record import Column, Description
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.group_reader import GroupReader
 from tutelage.transport.partition_reader import Message
@@ -39,8 +35,6 @@ _MESSAGES_AT_ONCE = 64
 # Queries that wait in memory: beyond this nothing more is fetched.
 _MOST_WAITING_BYTES = 64 << 20
 _COMMIT_EVERY_S = 1.0
-# How often a replica looks for the run's first answer, while it has answers of its own to write.
-_LOOK_EVERY_S = 0.25
 # How often a replica without work looks whether the run has all of its answers, at first and later.
 _ASK_S, _MOST_ASK_S = 0.2, 10.0
 
@@ -79,12 +73,12 @@ class Replica:
         asked = (self._queries.stream, self._queries.description)
         self._calls = Calls(devices, options, settings, asked, answers)
         self._progress = Progress()
-        self._commit_due, self._ask_due = RateLimit(_COMMIT_EVERY_S), RateLimit(_LOOK_EVERY_S)
+        self._commit_due = RateLimit(_COMMIT_EVERY_S)
         self._asking = Backoff(_ASK_S, _MOST_ASK_S)
-        # The query whose answer, the first of the run, was written before its call's turn.
-        self._written_first: Query | None = None
-        self._empty_row = EmptyRow(options)
         self.stats = ReplicaStats()
+        self._writer = CallWriter(
+            self._calls, self._queries, answers, options, self._progress, self.stats
+        )
         self.doing = Status("joining the group")
         answers.on_written(self._progress.written)
         self._reader = GroupReader(
@@ -110,7 +104,7 @@ class Replica:
             self._accept(self._reader.take(_MESSAGES_AT_ONCE, self._poll_s(busy)))
             self._start_calls()
             answered = self.stats.queries
-            self._write_done()
+            self._writer.write_done()
             if self.stats.queries != answered:
                 progress(self)
             self._answers.poll()
@@ -212,7 +206,8 @@ class Replica:
             asked, attempts = self._asked(queries), self._queries.attempts
             computed = [each.query for each in asked if each.computed.any()]
             self._reader.commit(attempts.compute(computed), wait=True)
-            self._calls.start(asked, alone=attempts.is_suspect(queries[0]))
+            with attempts.blamed(queries):
+                self._calls.start(asked, alone=attempts.is_suspect(queries[0]))
             self.stats.calls, self.stats.tokens = self._calls.started, self._calls.elements
 
     def _asked(self, queries: Sequence[Query]) -> list[Asked]:
@@ -245,83 +240,6 @@ class Replica:
         return (first.is_first_of_run and not suspect) or self._calls.has_room(
             full=self._pool.rows >= self._settings.budget.rows, alone=suspect
         )
-
-    def _write_done(self) -> None:
-        """Write the answers of calls that are done, in the order of the calls."""
-        if self._answers.description is None and not self._describe_answers():
-            return
-        while (call := self._calls.first) is not None and call.future.done():
-            batch = self._result(call)
-            self._calls.pop()
-            self.stats.forward_s += call.future.result().seconds
-            self._write(call.asked, batch)
-
-    def _result(self, call: Call) -> HostBatch | None:
-        """What the model returned. If it failed, its queries have ended this replica."""
-        try:
-            return call.batch()
-        except Exception:
-            self._queries.attempts.failed([each.query for each in call.asked])
-            raise
-
-    def _describe_answers(self) -> bool:
-        """Find out what answers hold: the first answer of the run says it, whoever writes it.
-
-        So replicas of different models, which all start at once, do not mix: all but one find an
-        answer that is not theirs.
-
-        Returns:
-            Whether it is known now.
-        """
-        # The pool puts the run's first query first in its call.
-        mine = self._calls.of_first_query(self._queries.owns)
-        if mine is not None and mine.future.done():
-            self._write(mine.asked[:1], self._result(mine))
-            self._written_first = mine.asked[0].query
-        elif mine is None and self._calls and self._ask_due.due():
-            self._answers.missing([0])
-        return self._answers.description is not None
-
-    def _write(self, asked: Sequence[Asked], batch: HostBatch | None) -> None:
-        columns = batch.columns() if batch is not None else {}
-        first = 0
-        for each in asked:
-            query = each.query
-            if not self._queries.owns(query):
-                self.stats.discarded += 1
-            elif query is not self._written_first:
-                self.stats.nbytes += self._answers.write(
-                    query.partition,
-                    replace(query.head, generation=0),
-                    each.answer(columns, first, self._empty(batch, each)),
-                    self._description(batch) if query.head.rows else None,
-                )
-                self._queries.attempts.answered(query)
-                self._progress.sent(query.partition)
-                self.stats.queries += query.head.end is None
-                self.stats.rows += query.head.rows
-            first += int(each.computed.sum())
-
-    def _description(self, batch: HostBatch | None) -> Description | None:
-        return self._answers.description if batch is None else batch.description
-
-    def _empty(self, batch: HostBatch | None, asked: Asked) -> Mapping[str, Column]:
-        """What stands in place of the answer to a row that has none, if there is such a row.
-
-        Raises:
-            QueryUnanswered: It is not known what answers hold.
-        """
-        if not asked.status.any():
-            return {}
-        description = self._description(batch)
-        if description is None:
-            raise QueryUnanswered(
-                f"topic {self._queries.topic}: {asked.query} has ended "
-                f"{self._queries.attempts.ended(asked.query)} replicas. It is the first of its run, so "
-                "what answers hold is not known, and nothing can stand in its place. Mend the model, "
-                "or begin a new run of queries"
-            )
-        return self._empty_row.of(description)
 
     def _is_all_answered(self) -> bool:
         """Whether no query of the run is left, whoever owns its partition."""

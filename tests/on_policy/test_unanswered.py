@@ -24,7 +24,9 @@ from tutelage import (
     MergeError,
     OnPolicy,
     QueryUnanswered,
+    RecordTooLarge,
     Sampled,
+    SchemaError,
     Student,
     Teacher,
 )
@@ -104,28 +106,51 @@ def test_a_query_that_kills_its_replicas_is_given_up_and_no_other_is(
     }
 
 
-def test_a_model_that_raises_ends_its_replica_and_counts_as_a_death(
-    kafka: dict[str, Any], topic_name: Callable[[str], str]
+def _raises(batch: dict[str, Any]) -> dict[str, Any]:
+    if (batch["x"] == POISON).any():
+        raise ValueError("no such token")
+    return model(batch)
+
+
+def _overflows(batch: dict[str, Any]) -> dict[str, Any]:
+    return {"y": torch.where(batch["x"] == POISON, 1e6, 1.0)}
+
+
+def _answers_too_much(batch: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "y": [torch.zeros(30 << 20 if x == POISON else 1, dtype=torch.int8) for x in batch["x"]]
+    }
+
+
+@pytest.mark.parametrize(
+    ("fails", "options", "error"),
+    [
+        (_raises, {}, ValueError),
+        (_overflows, {"wire": {"y": "float16"}}, SchemaError),
+        (_answers_too_much, {"ragged_keys": ["y"]}, RecordTooLarge),
+    ],
+)
+def test_a_query_whose_answer_fails_ends_its_replica_and_that_counts_as_a_death(
+    kafka: dict[str, Any],
+    topic_name: Callable[[str], str],
+    fails: Any,
+    options: dict[str, Any],
+    error: type[Exception],
 ) -> None:
     topic = topic_name("raises")
-
-    def fails(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        if (batch["x"] == POISON).any():
-            raise ValueError("no such token")
-        return model(batch)
-
     with queries_to(topic, kafka) as queries:
         for step in range(STEPS):
             queries.write(rows_of(step))
         queries.end()
     failures = 0
     while True:
-        replica = Answering(topic, kafka, fails, give_up_after=2)
+        replica = Answering(topic, kafka, fails, give_up_after=2, **options)
         try:
             stats = replica.done()
             break
-        except ValueError:
+        except error:
             failures += 1
+            assert failures < 6
     assert 2 <= failures <= 3
     assert stats.given_up == 1
     with student_of(topic, kafka, on_unanswered="skip") as student:

@@ -10,6 +10,12 @@ from hypothesis import strategies as st
 from tutelage.producers.answers.attempts import Attempts
 from tutelage.producers.answers.pool import Budget, QueryPool
 from tutelage.producers.answers.query import PartitionOrder, Query
+from tutelage.schemas.errors import (
+    DeliveryFailed,
+    DescriptionChanged,
+    RecordTooLarge,
+    SchemaError,
+)
 from tutelage.schemas.record import RecordHead, Stream
 
 PARTITIONS = 3
@@ -126,13 +132,27 @@ def test_what_is_handed_over_is_not_counted() -> None:
         assert notes == ""
 
 
-def test_a_failure_of_the_model_is_not_taken_back() -> None:
+@pytest.mark.parametrize(
+    ("error", "kinds", "is_counted"),
+    [
+        (ValueError(), (Exception,), True),
+        (SchemaError(), (Exception,), True),
+        (RecordTooLarge(), (SchemaError, RecordTooLarge), True),
+        (DeliveryFailed(), (SchemaError, RecordTooLarge), False),
+        (DescriptionChanged(), (SchemaError, RecordTooLarge), False),
+        (DescriptionChanged(), (Exception,), False),
+    ],
+)
+def test_a_failure_is_not_taken_back_if_the_query_is_to_blame(
+    error: Exception, kinds: tuple[type[Exception], ...], is_counted: bool
+) -> None:
     attempts = Attempts(stream(), 2)
     attempts.begin(1, (0, 1), "")
     attempts.compute([query(1)])
     before = attempts.noted(1)
-    attempts.failed([query(1)])
-    assert attempts.hand_over([1]) == {}
+    with pytest.raises(type(error)), attempts.blamed([query(1)], kinds):
+        raise error
+    assert attempts.hand_over([1]) == ({} if is_counted else {1: (0, "")})
     # What is committed while the replica ends has the same note.
     assert before is not None
     assert attempts.noted(1) == before
