@@ -74,7 +74,8 @@ class OwnedQueries:
         self._orders: dict[int, PartitionOrder] = {}
         # Partition -> an offset at or before its first query.
         self._starts: dict[int, int] = {}
-        #: The partitions that began last -> an offset before which no query lacks an answer.
+        #: The partitions that began last -> an offset before which no query lacks an answer, if it
+        #: is known.
         self.begun: dict[int, int] = {}
         # Partition -> its end when it began, until it is read up to there.
         self._unread: dict[int, int] = {}
@@ -136,11 +137,17 @@ class OwnedQueries:
             # So many records lie before it, or more, if some were written twice. If the broker has
             # deleted some, fewer do, and how many is not known.
             guess = start + order.passed if start > lows[partition] or not start else start
-            self.begun[partition] = min(guess, ends[partition])
-            # At least one record is read, so that `take` sees whether reading began too late.
-            offsets[partition] = min(guess, max(start, ends[partition] - 1))
+            # At least one record is read, so that `take` sees whether reading began too late, or
+            # behind its end, whether a newer run has begun.
+            last = max(start, ends[partition] - 1)
+            offsets[partition] = last if order.ended else min(guess, last)
             if offsets[partition] < ends[partition]:
                 self._unread[partition] = ends[partition]
+            if order.ended and partition in self._unread:
+                # What is committed is known once that record is read.
+                del self.begun[partition]
+            elif not order.ended:
+                self.begun[partition] = min(guess, ends[partition])
         return offsets
 
     def _wait(self) -> Wait:

@@ -89,6 +89,21 @@ def test_what_a_dead_replica_answered_and_did_not_commit_is_no_lag_for_the_next(
     assert lags(servers, f"{topic}.queries", other) == [0] * PARTITIONS
 
 
+def test_a_replica_that_comes_when_all_is_answered_reads_one_record_of_each_partition(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], servers: str
+) -> None:
+    topic = topic_name("late")
+    with queries_to(topic, kafka) as queries:
+        for step in range(5):
+            queries.write(rows_of(step))
+        queries.end()
+    assert Answering(topic, kafka).done().queries == 5 * ASKED
+    # Each partition has five queries and the end. What is read and needs no answer is dropped.
+    late = Answering(topic, kafka).done()
+    assert (late.queries, late.dropped) == (0, PARTITIONS)
+    assert lags(servers, f"{topic}.queries", f"tutelage-{topic}") == [0] * PARTITIONS
+
+
 def until_written(topic: str, servers: str) -> None:
     deadline = time.monotonic() + 60
     while sum(lags(servers, f"{topic}.queries", "nobody")) != 14 // ROWS + 7 + ASKED:
