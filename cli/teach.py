@@ -17,7 +17,6 @@ from tutelage.cli.kafka_flags import (
 from tutelage.cli.monitoring import MetricsFlag, serve_metrics
 from tutelage.cli.printing import say, typed_text
 from tutelage.cli.teach_flags import (
-    STAY_S,
     CodecFlag,
     DeliveryTimeoutFlag,
     DeviceFlag,
@@ -205,7 +204,6 @@ def _answer(
             progress=lambda replica: progress.show(
                 replica.stats.rows, replica.stats.queries, "queries", replica.stats.nbytes
             ),
-            timeout_s=STAY_S if options["stay"] else 3600.0,
             **options,
         )
     stats = replica.stats

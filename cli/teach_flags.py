@@ -56,9 +56,6 @@ MaxTokensFlag = Annotated[
         show_default=False,
     ),
 ]
-#: How long --stay waits for the next query, in seconds: as long as topics keep records, unless told
-#: otherwise.
-STAY_S = 7 * 86400.0
 StayFlag = Annotated[
     bool,
     typer.Option(
@@ -85,7 +82,8 @@ OnlyFlag = Annotated[
 GiveUpAfterFlag = Annotated[
     int,
     typer.Option(
-        help="With --queries, give a query up that has ended this many replicas; 0 for never."
+        help="With --queries, give a query up that has ended this many replicas, from 2 on; 0 for "
+        "never."
     ),
 ]
 CodecFlag = Annotated[

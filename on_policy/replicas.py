@@ -32,5 +32,9 @@ def who_answers(sources: Iterable[Source], queries: str) -> str:
             f"{client} on {host.lstrip('/')} with partitions {partitions}"
             for client, host, partitions in members
         )
-        found.append(f"group {group} has {owners}" if owners else f"group {group} has no replica")
+        found.append(
+            f"group {group} has {owners}"
+            if owners
+            else f"group {group} has no replica (one that was given group or run is in another)"
+        )
     return "; ".join(found)

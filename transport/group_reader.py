@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -118,8 +118,9 @@ class GroupReader:
         self._begin_at = begin_at
         self._gone = gone
         self._failure: BaseException | None = None
-        self._paused = self._closing = False
+        self._closing = False
         self._owned: frozenset[int] = frozenset()
+        self._paused: frozenset[int] = frozenset()
         self._warning_due = RateLimit(_WARN_EVERY_S)
         self._settled_s = time.monotonic() + _SETTLED_S
         #: How often the group has given or taken partitions.
@@ -177,13 +178,18 @@ class GroupReader:
         if self._consumer is not None and partition in self._owned:
             self._consumer.seek(TopicPartition(self._topic, partition, offset))
 
-    def pause(self, paused: bool) -> None:
-        """Fetch nothing for now, or go on."""
-        if paused == self._paused or self._consumer is None:
+    def pause(self, partitions: Collection[int]) -> None:
+        """Fetch nothing of these partitions for now, and go on with the others."""
+        wanted = self._owned & frozenset(partitions)
+        if wanted == self._paused or self._consumer is None:
             return
-        self._paused = paused
-        parts = [TopicPartition(self._topic, partition) for partition in self._owned]
-        (self._consumer.pause if paused else self._consumer.resume)(parts)
+        for change, numbers in (
+            (self._consumer.pause, wanted - self._paused),
+            (self._consumer.resume, self._paused - wanted),
+        ):
+            if numbers:
+                change([TopicPartition(self._topic, number) for number in numbers])
+        self._paused = wanted
 
     def commit(self, noted: Mapping[int, tuple[int, str]], *, wait: bool = False) -> None:
         """Commit the next offset of some partitions, and a note with each. Failures are logged.
@@ -245,8 +251,6 @@ class GroupReader:
             self._failure = self._failure or error
             return
         self._owned |= frozenset(numbers)
-        if self._paused and numbers:
-            consumer.pause([TopicPartition(self._topic, number) for number in numbers])
         log.info("group %s gives partitions %s of %s", self._settings.name, numbers, self._topic)
 
     def _revoked(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
@@ -264,9 +268,10 @@ class GroupReader:
         except BaseException as error:
             self._failure = self._failure or error
         try:
-            if self._paused:
+            if self._paused.intersection(numbers):
                 # The client would remember it if the partition came back.
-                consumer.resume(parts)
+                consumer.resume([part for part in parts if part.partition in self._paused])
+                self._paused -= frozenset(numbers)
             consumer.incremental_unassign(parts)
         except KafkaException as error:
             log.debug("leaving partitions %s of %s: %s", numbers, self._topic, error)

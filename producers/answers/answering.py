@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_S, _NEXT_RUN_LOOK_S = 0.2, 1.0
+# How long to wait for a query, unless told otherwise; a service waits as long as topics keep records.
+_FIRST_QUERY_S, _STAY_S = 3600.0, 7 * 86400.0
 
 
 class Answering:
@@ -76,7 +78,7 @@ class Answering:
         only: Mapping[str, int] | None = None,
         give_up_after: int | None = 3,
         devices: Sequence[str | torch.device] | None = None,
-        timeout_s: float = 3600.0,
+        timeout_s: float | None = None,
         stay: bool = False,
         progress: Callable[[Replica], None] = lambda replica: None,
     ) -> Replica:
@@ -106,11 +108,15 @@ class Answering:
             pad_value: The number that ragged rows are padded with.
             pad_left: Whether they are padded on the left.
             only: Key -> the value that it has in the rows that are this teacher's, such as
-                `{"teacher": 2}`. The model gets no others, and their answers say so.
-            give_up_after: A query that has ended so many replicas is answered with a note of that,
-                which is an error at the student, or leaves the row out. None tries for ever.
+                `{"teacher": 2}`. The model gets no others, and their answers say so. Only of the
+                run's first query it gets all rows, if none is its own: what answers hold must be
+                known.
+            give_up_after: A query that has ended so many replicas, from 2 on, is answered with a
+                note of that, which is an error at the student, or leaves the row out. None tries
+                for ever.
             devices: As for `serve`.
-            timeout_s: How long to wait for the first query of a run, in seconds.
+            timeout_s: How long to wait for the first query of a run, in seconds; None for an hour,
+                or with `stay` a week.
             stay: Whether to wait for the next run of queries once this one has all of its answers,
                 instead of returning: for replicas that something else starts and stops.
             progress: Called with the replica after each round of its loop that wrote answers.
@@ -151,9 +157,11 @@ class Answering:
             only=_checked_only(only),
             give_up_after=None
             if give_up_after is None
-            else check_whole_number("give_up_after", give_up_after),
+            else check_whole_number("give_up_after", give_up_after, least=2),
             run=None if run is None else check_text("run", run),
         )
+        if timeout_s is None:
+            timeout_s = _STAY_S if stay else _FIRST_QUERY_S
         timeout_s = check_seconds("timeout_s", timeout_s)
         check_topic(queries)
         if stay and run is not None:
@@ -176,7 +184,8 @@ class Answering:
                     return replica
                 else:
                     log.info("topic %s: every query of %s has its answer", queries, found.stream)
-                    done = found.stream.run_id
+                # Of a newer run, other partitions may have records before the first one has.
+                done = found.stream.run_id
         finally:
             devices_lent.close()
             self.close()
@@ -246,7 +255,7 @@ def _wait_for_run(
         topic: The topic of queries.
         name: The run; None for the newest.
         timeout_s: How long to wait.
-        done: The run that is not waited for, because it has all of its answers.
+        done: The run that is not waited for: it has all of its answers, or was left.
 
     Raises:
         WaitTimeout: It did not begin in time.

@@ -46,14 +46,12 @@ class Asked:
             query=query, computed=mine, status=np.where(mine, ANSWERED, NOT_MINE).astype(np.int8)
         )
 
-    @classmethod
-    def given_up(cls, query: Query) -> Asked:
-        """Answer none of a query's rows, because it ended too many replicas."""
-        rows = query.head.rows
-        return cls(
-            query=query,
-            computed=np.zeros(rows, np.bool_),
-            status=np.full(rows, GIVEN_UP, np.int8),
+    def given_up(self) -> Asked:
+        """The same with no row given to the model, because the query ended too many replicas."""
+        return Asked(
+            query=self.query,
+            computed=np.zeros_like(self.computed),
+            status=np.where(self.status == ANSWERED, GIVEN_UP, self.status).astype(np.int8),
         )
 
     def fully_computed(self) -> Asked:

@@ -99,6 +99,12 @@ class OwnedQueries:
         return not self._unread and all(order.ended for order in self._orders.values())
 
     @property
+    def first_awaited(self) -> frozenset[int]:
+        """The partition of the run's first query, if that is still to come here; else none."""
+        order = self._orders.get(0)
+        return frozenset((0,) if order is not None and order.awaits_first else ())
+
+    @property
     def followed(self) -> bool:
         """Whether a newer run of queries has begun in the topic."""
         return self._messages.followed

@@ -72,6 +72,11 @@ class PartitionOrder:
         return self._missing[0] >= self._passes
 
     @property
+    def awaits_first(self) -> bool:
+        """Whether the next query is the partition's first."""
+        return self._missing == (0, self._partition)
+
+    @property
     def passed(self) -> int:
         """The least number of records that lie before the next query in its partition; exact in a
         run of one pass."""

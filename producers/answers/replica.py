@@ -111,9 +111,9 @@ class Replica:
             self._queries.look()
             if self._commit_due.due():
                 self._commit()
+            is_full = self._pool.nbytes > _MOST_WAITING_BYTES
             # The run's first query must come, however many others wait for its answer.
-            waiting = self._pool.nbytes if self._answers.description is not None else 0
-            self._reader.pause(waiting > _MOST_WAITING_BYTES)
+            self._reader.pause(self._reader.owned - self._queries.first_awaited if is_full else ())
             self._describe()
             if not busy and self._is_all_answered():
                 break
@@ -221,9 +221,9 @@ class Replica:
                 ended,
             )
             self.stats.given_up += 1
-            return [Asked.given_up(queries[0])]
+            return [Asked.of(queries[0], self._settings.only).given_up()]
         asked = [Asked.of(query, self._settings.only) for query in queries]
-        is_described = self._answers.description is not None
+        is_described = self._answers.description is not None or not queries[0].is_first_of_run
         if not (is_described or any(each.computed.any() for each in asked)):
             # Other teachers' rows, but without them what answers hold is not known.
             asked[0] = asked[0].fully_computed()

@@ -243,6 +243,37 @@ def test_the_runs_first_query_may_come_after_all_others(
     assert (stats.queries, stats.calls) == (12, 12)
 
 
+def test_queries_that_wait_for_the_first_answer_wait_in_the_topic(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, go = topic_name("waiting"), threading.Event()
+
+    def held(batch: dict[str, Any]) -> dict[str, Any]:
+        if (batch["x"] == 0).any():
+            assert go.wait(200)
+        return {"y": answers_to(batch["x"])}
+
+    with queries_to(topic, kafka) as queries:
+        queries.write({"x": torch.arange(1000 * ROWS)})
+        queries.end()
+    # About 20 queries; what was polled last may be on top of them.
+    monkeypatch.setattr(replica_module, "_MOST_WAITING_BYTES", 20 * 2 * 8 * ROWS)
+    replicas = [Answering(topic, kafka, held, max_rows=ROWS) for _ in range(2)]
+    most, deadline = 0, time.monotonic() + 60
+    watched = [each.teacher for each in replicas]
+    while not all(each.replica is not None and each.replica.owned for each in watched):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(60):
+        most = max(most, *(each.replica.waiting[0] for each in watched if each.replica))
+        time.sleep(0.05)
+    go.set()
+    assert sum(each.done().queries for each in replicas) >= 1000
+    assert 20 <= most <= 20 + 2 * replica_module._MESSAGES_AT_ONCE
+    sequences, _ = written(topic, kafka)
+    assert sum(len(each) for each in sequences.values()) == 1000 + PARTITIONS
+
+
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_what_a_member_notes_while_it_leaves_is_told_to_the_next(
     kafka: dict[str, Any], topic_name: Callable[[str], str], protocol: str

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from confluent_kafka import Consumer, Producer, TopicPartition
 from support.answering_lesson import answers_to
 from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
 
@@ -134,6 +136,52 @@ def test_a_new_run_is_answered_by_itself_and_replicas_go_over_to_it(
             source.read_run(first)
         (before,) = itertools.islice(student.knowledge(BATCH), 1)
     assert not set(before["query_id"].tolist()) & set(found[0].tolist()), "rows are equal, runs not"
+
+
+def _copied(source: str, topic: str, partitions: Sequence[int], kafka: dict[str, Any]) -> None:
+    """Write some partitions of a topic to those of another."""
+    servers = {"bootstrap.servers": kafka["bootstrap_servers"]}
+    reader, target = Consumer({**servers, "group.id": "copies"}), Producer(servers)
+    for number in partitions:
+        part = TopicPartition(source, number, 0)
+        _, end = reader.get_watermark_offsets(part, timeout=20)
+        reader.assign([part])
+        for _ in range(end):
+            message = reader.poll(20)
+            assert message is not None and message.error() is None
+            target.produce(
+                topic, message.value(), message.key(), partition=number, headers=message.headers()
+            )
+    assert target.flush(20) == 0
+    reader.close()
+    target.close()
+
+
+def test_a_run_is_left_once_though_the_first_partition_does_not_have_the_newer_one_yet(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    topic, elsewhere = topic_name("left"), topic_name("elsewhere")
+    with queries_to(topic, kafka) as queries:
+        queries.write(rows_of(0))
+    with queries_to(elsewhere, kafka) as queries:
+        queries.write(rows_of(1))
+        queries.end()
+        newer = queries.run_id
+    replica = Answering(topic, kafka)
+    _copied(f"{elsewhere}.queries", f"{topic}.queries", [1], kafka)
+    deadline = time.monotonic() + 60
+    while "a newer run of queries has begun" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    # It would join and leave the group several times a second.
+    time.sleep(3)
+    _copied(f"{elsewhere}.queries", f"{topic}.queries", [0, 2, 3], kafka)
+    assert replica.done().rows == BATCH
+    assert caplog.text.count("a newer run of queries has begun") == 1
+    with student_of(topic, kafka) as student:
+        assert {source.open(20).stream.run_id for source in student.sources} == {newer}
+        (batch,) = student.knowledge(BATCH)
+    assert torch.equal(batch["x"], rows_of(1)["x"])
 
 
 def test_a_source_of_another_run_is_refused(

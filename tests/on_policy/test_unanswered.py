@@ -169,10 +169,10 @@ def test_replicas_that_are_stopped_or_slow_give_nothing_up(
     try:
         with queries_to(topic, kafka) as queries:
             queries.write(rows_of(0))
-            for number in range(2):
+            for number in range(3):
                 called = tmp_path / f"called-{number}"
                 stopped = replicas.start(
-                    "--give-up-after", "1", ANSWER_SLEEP_S="60", ANSWER_CALLED=str(called)
+                    "--give-up-after", "2", ANSWER_SLEEP_S="60", ANSWER_CALLED=str(called)
                 )
                 deadline = time.monotonic() + 60
                 while not called.exists():
@@ -181,7 +181,7 @@ def test_replicas_that_are_stopped_or_slow_give_nothing_up(
                 os.kill(stopped.pid, signal.SIGTERM)
                 stopped.wait(60)
             queries.end()
-            replica = Answering(topic, kafka, give_up_after=1)
+            replica = Answering(topic, kafka, give_up_after=2)
             assert replica.done().given_up == 0
     finally:
         replicas.close()
@@ -248,7 +248,9 @@ def routed(kafka: dict[str, Any], topic_name: Callable[[str], str]) -> Iterator[
     yield topic
 
 
-def _answer(topic: str, kafka: dict[str, Any], number: int, **options: Any) -> None:
+def _answer(
+    topic: str, kafka: dict[str, Any], number: int, given: Any = None, **options: Any
+) -> None:
     """One teacher answers all queries, in several calls."""
     teacher = Teacher(
         KafkaSink(f"{topic}-{number}", **kafka),
@@ -257,14 +259,16 @@ def _answer(topic: str, kafka: dict[str, Any], number: int, **options: Any) -> N
         ragged_keys=["v"],
     )
     teacher.answer(
-        _expert(number),
+        given or _expert(number),
         f"{topic}.queries",
         **{"only": {"teacher": number}, "max_rows": 4, "timeout_s": 60.0, **options},
     )
 
 
-def _student(topic: str, kafka: dict[str, Any], merge: dict[str, Any], *numbers: int) -> Student:
-    student = Student(merge, sample_id="query_id", timeout_s=60)
+def _student(
+    topic: str, kafka: dict[str, Any], merge: dict[str, Any], *numbers: int, **options: Any
+) -> Student:
+    student = Student(merge, sample_id="query_id", timeout_s=60, **options)
     student.register_teacher(KafkaSource(f"{topic}.queries", **kafka))
     for number in numbers:
         student.register_teacher(KafkaSource(f"{topic}-{number}", **kafka))
@@ -304,6 +308,30 @@ def test_rows_of_another_teacher_are_never_taken_for_answers(
         pytest.raises(QueryUnanswered, match="for none of the teachers that answer here"),
     ):
         list(student.knowledge(BATCH))
+
+
+def test_a_teacher_that_gives_a_query_up_gives_up_its_own_rows_alone(
+    routed: str, kafka: dict[str, Any]
+) -> None:
+    def fails(batch: dict[str, Any]) -> dict[str, Any]:
+        if (batch["x"] == 2).any():
+            raise ValueError("no such token")
+        return _expert(2)(batch)
+
+    _answer(routed, kafka, 1)
+    for failures in itertools.count():
+        assert failures < 5
+        try:
+            _answer(routed, kafka, 2, fails, give_up_after=2)
+            break
+        except ValueError:
+            continue
+    # Rows 2 and 3 are one query: one row of teacher 2, and one of teacher 1.
+    assert _routed(0)["teacher"][2:4].tolist() == [2, 1]
+    merge = dict.fromkeys(("y", "logits", "v"), "answered")
+    with _student(routed, kafka, merge, 1, 2, on_unanswered="skip") as student:
+        found = torch.cat([batch["x"].clone() for batch in student.knowledge(BATCH)])
+    assert found.tolist() == [row for row in range(STEPS * BATCH) if row != 2]
 
 
 def test_a_teacher_of_no_row_of_the_first_query_learns_what_its_answers_hold(
