@@ -107,7 +107,8 @@ class TrainingBatch:
         `labels` of a text are those of its tokens: the label of position i is that of token i + 1.
 
         Raises:
-            ConfigurationError: The batch has neither labels nor tokens.
+            ConfigurationError: The batch has neither labels nor tokens, or its labels lie in another
+                way than its tokens.
         """
         batch = self._batch
         given = batch.get("labels")
@@ -121,6 +122,15 @@ class TrainingBatch:
             only: torch.Tensor = given.long()
             return only if mask is None else only.where(mask, _IGNORED_LABEL)
         tokens = batch["input_ids"] if given is None else given
+        if tokens is given and "input_ids" in batch:
+            ids, length_keys = batch["input_ids"], ("input_ids" + _LENGTHS, "labels" + _LENGTHS)
+            if given.shape != ids.shape or len({key in batch for key in length_keys}) > 1:
+                raise ConfigurationError(
+                    f"labels are {list(given.shape)} and input_ids {list(ids.shape)}, of which "
+                    f"{[key for key in length_keys if key in batch]} say where padding is: a label "
+                    "would be that of another token. Write both without padding, as "
+                    "CausalLMTeacher(carry=['labels']) does"
+                )
         labels = torch.full_like(tokens, _IGNORED_LABEL, dtype=torch.long)
         labels[:, :-1] = tokens[:, 1:]
         real, kept = self._real(), batch.get(self._mask_key)

@@ -28,6 +28,8 @@ from tutelage.schemas.errors import ConfigurationError
 # tokens. An error of a tenth is more than bfloat16 makes, and less than that of a text that sees
 # another.
 _CHECKED_TOKENS = 8
+# Keys of a batch that have a value for each token.
+_OF_TOKENS = frozenset(("labels", "loss_mask", "token_type_ids"))
 _LARGEST_ERROR = 0.1
 
 
@@ -73,7 +75,9 @@ class CausalLMTeacher(nn.Module):
         hidden: Whether to give the hidden states.
         vocabulary: The number of valid entries: `len(tokenizer)` if the head has more rows, which
             many models pad. If not given, all rows of the head.
-        carry: Keys of the batch that go along unchanged, such as a sample id.
+        carry: Keys of the batch that go along unchanged, such as a sample id. Those that belong to
+            the tokens, `labels`, `loss_mask` and `token_type_ids`, lie as `input_ids` do: without
+            padding.
 
     Raises:
         ConfigurationError: The model is no causal language model of `transformers`, it would give
@@ -132,7 +136,11 @@ class CausalLMTeacher(nn.Module):
         if place is not None:
             self._check_text(tokens, states, place)
 
-        knowledge: dict[str, Any] = {name: _of(batch, name, "carry") for name in self._carry}
+        knowledge: dict[str, Any] = {
+            name: texts.of(value) if name in _OF_TOKENS else value
+            for name in self._carry
+            for value in (_of(batch, name, "carry"),)
+        }
         knowledge["input_ids"] = texts.of(tokens.ids.int())
         if tokens.positions is not None:
             knowledge["position_ids"] = texts.of(tokens.positions.int())

@@ -97,6 +97,8 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
             "p99",
             "slowest",
         },
+        "replicas: without answers after a death (classic, session 6 s)": {"p50", "longest"},
+        "replicas: without answers after a death (consumer, session 45 s)": {"p50", "longest"},
     },
     "losses": {
         "losses: forward KL from a file, 49,152 ids a position": {"all logits, float16", "25 draws"}

@@ -96,7 +96,11 @@ class Head:
 
     @classmethod
     def from_model(
-        cls, model: Any, *, vocabulary: int = 0, check: torch.Tensor | None = None
+        cls,
+        model: Any,
+        *,
+        vocabulary: int = 0,
+        check: torch.Tensor | Literal[False] | None = None,
     ) -> Head:
         """Return the head of a causal language model of Hugging Face's `transformers`.
 
@@ -106,8 +110,9 @@ class Head:
         Args:
             model: Such as a `LlamaForCausalLM`.
             vocabulary: How many rows are tokens, such as `len(tokenizer)`; 0 for all.
-            check: Token ids int64 `[rows, T]`, on the model's device. If given, the model computes
-                their logits, with which the head's are compared.
+            check: Token ids int64 `[rows, T]`, on the model's device. The model computes their
+                logits, with which the head's are compared. None for a few of the first ids; False
+                for no comparison, of a model that cannot be called here.
 
         Raises:
             ConfigurationError: The model's logits are computed in a way that is not known here, or
@@ -116,7 +121,7 @@ class Head:
         from tutelage.consumers.losses.model_head import check_head, head_arguments
 
         head = cls(**head_arguments(model), vocabulary=vocabulary)
-        if check is not None:
+        if check is not False:
             check_head(head, model, check)
         return head
 

@@ -5,6 +5,8 @@ It reads the model's attributes and does not import `transformers`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ _SCALES = {
     ),
     "lm_head_multiplier": ({"falcon_h1"}, False),
 }
+# How many tokens the logits are compared of, unless they are given.
+_CHECKED_IDS = 8
 # The largest difference of logits, relative to the largest logit, that dtypes explain.
 _TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
@@ -57,13 +61,20 @@ def head_arguments(model: Any) -> dict[str, Any]:
     }
 
 
-def check_head(head: Head, model: Any, ids: torch.Tensor) -> None:
+def check_head(head: Head, model: Any, ids: torch.Tensor | None) -> None:
     """Compare a head's logits with those that its model computes.
+
+    Args:
+        head: The head.
+        model: The model.
+        ids: Token ids `[rows, T]`; None for the first few.
 
     Raises:
         ConfigurationError: They differ by more than the rounding of their dtype.
     """
-    with torch.no_grad():
+    if ids is None:
+        ids = torch.arange(min(_CHECKED_IDS, head.vocabulary), device=head.weight.device)[None]
+    with torch.no_grad(), _without_dropout(model):
         hidden = model.base_model(input_ids=ids).last_hidden_state
         ours = head.logits(hidden)
         theirs = model(input_ids=ids).logits.float()[..., : head.vocabulary]
@@ -75,6 +86,18 @@ def check_head(head: Head, model: Any, ids: torch.Tensor) -> None:
             f"{difference:.3g} (the largest is {most:.3g}): the model does more after its last "
             f"hidden state than is known here. Write Head(...) yourself"
         )
+
+
+@contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    """Put a model in its evaluation mode for a block, and each module back after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _scale(name: str, config: Any) -> float:

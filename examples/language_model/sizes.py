@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tutelage import ConfigurationError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
@@ -38,7 +40,15 @@ class Size:
 
         Args:
             windows: The windows of the text.
+
+        Raises:
+            ConfigurationError: They are fewer than a step needs.
         """
+        if windows < self.batch_rows:
+            raise ConfigurationError(
+                f"the text has {windows} windows, and a step takes {self.batch_rows}: give more "
+                "--windows, or fewer --batch-rows"
+            )
         return math.ceil(self.steps / (windows // self.batch_rows))
 
 

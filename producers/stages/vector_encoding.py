@@ -82,7 +82,10 @@ def encode_sampled(
         ids.append(drawn)
         entropies.append(entropy)
         invalid |= bad
-    packed, lengths = _pack_rows(torch.cat(ids), torch.cat(entropies), rows, encoding, vectors.size)
+    with _without_autocast(device):
+        packed, lengths = _pack_rows(
+            torch.cat(ids), torch.cat(entropies), rows, encoding, vectors.size
+        )
     return EncodedVectors(values=packed, lengths=lengths, invalid=invalid)
 
 
@@ -104,6 +107,11 @@ def _encode_chunks(
         pieces.append(values)
         invalid |= bad
     return EncodedVectors(values=torch.cat(pieces), lengths=None, invalid=invalid)
+
+
+def _without_autocast(device: torch.device) -> torch.autocast:
+    """A block whose sums are as exact as they are written, under whatever autocast the model runs."""
+    return torch.autocast(device.type, enabled=False)
 
 
 # Each chunk is encoded in a function of its own, whose end frees its memory.
@@ -143,11 +151,12 @@ def _int8_chunk(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _sampled_chunk(
     logits: torch.Tensor, own: bool, encoding: Sampled, uniform: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    shifted, bad = _shifted(logits, encoding.temperature, own=own)
-    weights, entropy = _weights_and_entropy(shifted)
-    del shifted
-    drawn = draw(weights, encoding.draws, uniform)
-    return drawn.to(torch.int32), entropy.half(), bad
+    with _without_autocast(logits.device):
+        shifted, bad = _shifted(logits, encoding.temperature, own=own)
+        weights, entropy = _weights_and_entropy(shifted)
+        del shifted
+        drawn = draw(weights, encoding.draws, uniform)
+        return drawn.to(torch.int32), entropy.half(), bad
 
 
 def draw(weights: torch.Tensor, draws: int, uniform: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from tutelage import (
     ConfigurationError,
     FileSink,
+    FileSource,
     MemorySink,
     MemorySource,
     MemoryTopic,
@@ -218,6 +219,27 @@ def test_labels_are_those_of_the_next_token_where_it_is_real_kept_and_of_the_sam
     assert labels(position_ids=positions) == [[6, none, 8, none], [4, 0, 0, none]]
     own = torch.tensor([[-100, -100, 7, 8], [9, 4, -100, -100]])
     assert labels(labels=own) == [[none, 7, 8, none], [4, none, none, none]]
+    # The tokens came without padding, and the labels with it: on which side is not known.
+    with pytest.raises(ConfigurationError, match="a label would be that of another token"):
+        labels(labels=own, **{"input_ids.lengths": torch.tensor([4, 2])})
+
+
+def test_labels_that_a_teacher_carries_lie_as_its_tokens_do(tmp_path: Path) -> None:
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 7, 8, 9, 10]])
+    mask = (ids > 0).long()
+    labels = torch.where(torch.arange(6) > 2, ids, -100)
+    teacher_model = CausalLMTeacher(tiny_models.llama(), carry=["labels"])
+    with Teacher(FileSink(tmp_path / "k.avro")) as teacher:
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        teacher.serve(teacher_model, [batch])
+    student = Student()
+    student.register_teacher(FileSource(tmp_path / "k.avro"))
+    with student:
+        (given,) = student.knowledge(2)
+    read = TrainingBatch(given, key="logits", mask_key="kept", pad_left=False)
+    none = -100
+    assert given["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 0, 0]]
+    assert read.labels.tolist() == [[none, none, 4, 5, 6, none], [8, 9, 10, none, none, none]]
 
 
 class Classifier(torch.nn.Module):

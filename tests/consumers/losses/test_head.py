@@ -166,14 +166,14 @@ class FakeModel(torch.nn.Module):
 
 def test_a_model_s_head_has_its_own_tensors_and_settings() -> None:
     model = FakeModel(final_logit_softcapping=30.0, model_type="gemma2")
-    head = Head.from_model(model, vocabulary=8)
+    head = Head.from_model(model, vocabulary=8, check=False)
     assert head.weight is model.layer.weight and head.bias is model.layer.bias
     assert head.softcap == 30 and head.vocabulary == 8 and head.scale == 1
     assert head.norm is None and head.name == "FakeModel"
     cohere = FakeModel(logit_scale=0.0625, model_type="cohere2")
-    assert Head.from_model(cohere).scale == 0.0625
+    assert Head.from_model(cohere, check=False).scale == 0.0625
     granite = FakeModel(logits_scaling=8.0, model_type="granite")
-    assert Head.from_model(granite).scale == 0.125
+    assert Head.from_model(granite, check=False).scale == 0.125
 
 
 class Adapted(torch.nn.Linear):
@@ -224,3 +224,35 @@ def test_heads_of_real_models_give_the_models_logits(family: str) -> None:
     model.forward = lambda **given: SimpleNamespace(logits=original(**given).logits * 1.5)
     with pytest.raises(ConfigurationError, match="does more after its last hidden state"):
         Head.from_model(model, check=ids)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_does_more_is_found_without_being_asked() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        is_decoder=True,
+    )
+    model = transformers.BertLMHeadModel(config)
+    with pytest.raises(ConfigurationError, match="does more after its last hidden state"):
+        Head.from_model(model)
+    assert all(module.training for module in model.modules())
+    assert Head.from_model(model, check=False).vocabulary == 50
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dropout_is_no_difference() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.5, embd_pdrop=0.5
+    )
+    model = transformers.GPT2LMHeadModel(config).train()
+    model.transformer.h[0].eval()
+    before = [module.training for module in model.modules()]
+    Head.from_model(model)
+    assert [module.training for module in model.modules()] == before

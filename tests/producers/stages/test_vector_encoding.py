@@ -251,3 +251,15 @@ def test_logits_of_float64_keep_their_differences() -> None:
     encoded = encode_topk(Vectors(logits, None, 3, "key 'k'"), TopK(3), None)
     found = decode_topk(encoded.values.numpy(), TopK(3), 3)
     assert np.allclose(found.log_probs[0], torch.log_softmax(logits, -1)[0].flip(0), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_drawn_does_not_depend_on_autocast(dtype: torch.dtype) -> None:
+    def encoded() -> list[int]:
+        vectors = Vectors(logits_of(6, 1000), None, 1000, "key 'k'")
+        found = encode_sampled(vectors, Sampled(25), None, torch.tensor([6]), uniform_of(6))
+        return list(found.values.tolist())
+
+    plain = encoded()
+    with torch.autocast("cpu", dtype=dtype):
+        assert encoded() == plain
