@@ -135,6 +135,12 @@ def _rows_of(batch: Mapping[str, torch.Tensor]) -> list[list[int]]:
     if "input_ids" not in batch:
         raise ConfigurationError(f"the batch has {sorted(batch)}, and no input_ids")
     ids = batch["input_ids"]
+    for name in ("position_ids", "loss_mask", "labels"):
+        if name in batch:
+            raise ConfigurationError(
+                f"the batch has {name!r}, which a server knows nothing of: it reads each row as one "
+                "text, and answers at all of its tokens. Give one text a row, without it"
+            )
     if "attention_mask" in batch:
         rows = [row[mask != 0] for row, mask in zip(ids, batch["attention_mask"], strict=True)]
     elif "input_ids.lengths" in batch:

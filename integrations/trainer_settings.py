@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
+from transformers import Trainer
 
 from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
@@ -41,6 +43,7 @@ def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
             "auto_find_batch_size begins again with other batches, and a student's state holds "
             "for one batch size; set per_device_train_batch_size"
         )
+    _check_loss(trainer)
     # A resumed Trainer would read, and throw away, what the student has passed already.
     args.ignore_data_skip = True
     rows = _known_rows(trainer) if rows is None else rows
@@ -53,6 +56,27 @@ def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
         steps = args.num_train_epochs * batches / args.gradient_accumulation_steps
         args.max_steps = math.ceil(steps)
     return batches
+
+
+def _check_loss(trainer: KnowledgeTrainerMixin) -> None:
+    """Check that no setting asks for another loss than that of knowledge."""
+    if not hasattr(Trainer, "loss_is_scaled_for_ga"):
+        raise ConfigurationError(
+            f"transformers {transformers.__version__} divides the losses of accumulated batches once "
+            "more; 5.21 does not: pip install -U transformers"
+        )
+    config = getattr(trainer.model, "config", None)
+    without_effect = {
+        "compute_loss_func": trainer.compute_loss_func is not None,
+        "label_smoothing_factor": bool(trainer.args.label_smoothing_factor),
+        "output_router_logits": bool(getattr(config, "output_router_logits", False)),
+    }
+    for name, is_set in without_effect.items():
+        if is_set:
+            raise ConfigurationError(
+                f"{name} is set, and would have no effect: the loss is that of the teacher's "
+                "knowledge. Leave it out, or give KnowledgeTrainer(loss=...)"
+            )
 
 
 def _known_rows(trainer: KnowledgeTrainerMixin) -> int | None:

@@ -230,3 +230,6 @@ def test_mistakes_are_named(server: Server) -> None:
         teacher({"x": torch.zeros(1)})
     with pytest.raises(ConfigurationError, match="row 1 of the batch has no token"):
         teacher({"input_ids": torch.ones(2, 3).long(), "input_ids.lengths": torch.tensor([2, 0])})
+    for name in ("position_ids", "loss_mask", "labels"):
+        with pytest.raises(ConfigurationError, match=f"the batch has '{name}', which a server"):
+            teacher({"input_ids": torch.ones(2, 3).long(), name: torch.ones(2, 3).long()})

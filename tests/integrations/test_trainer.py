@@ -224,6 +224,31 @@ def test_labels_are_those_of_the_next_token_where_it_is_real_kept_and_of_the_sam
         labels(labels=own, **{"input_ids.lengths": torch.tensor([4, 2])})
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("compute_loss_func", {"compute_loss_func": lambda *given, **more: None}),
+        ("label_smoothing_factor", {"args": {"label_smoothing_factor": 0.1}}),
+        ("output_router_logits", {"config": {"output_router_logits": True}}),
+    ],
+)
+def test_settings_of_another_loss_are_refused(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    model = tiny_models.llama()
+    for setting, value in options.pop("config", {}).items():
+        setattr(model.config, setting, value)
+    args = TrainingArguments(
+        str(tmp_path), max_steps=1, report_to="none", **options.pop("args", {})
+    )
+    write(tmp_path / "k.avro", 4)
+    with (
+        student_of(tmp_path / "k.avro") as student,
+        pytest.raises(ConfigurationError, match=f"{name} is set, and would have no effect"),
+    ):
+        KnowledgeTrainer(model, args, student=student, **options)
+
+
 def test_labels_that_a_teacher_carries_lie_as_its_tokens_do(tmp_path: Path) -> None:
     ids = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 7, 8, 9, 10]])
     mask = (ids > 0).long()
