@@ -153,6 +153,7 @@ def test_replicas_and_the_student_have_the_rights_that_they_need_and_no_other(
     assert acls(built.one("KafkaUser", "student")) == {
         ("topic", f"{NAME}.queries", "Write", "DescribeConfigs"),
         ("group", "student", "Read"),
+        ("group", f"tutelage-{NAME}", "Describe"),
     }
 
 
