@@ -122,7 +122,7 @@ class TrainingBatch:
             only: torch.Tensor = given.long()
             return only if mask is None else only.where(mask, _IGNORED_LABEL)
         tokens = batch["input_ids"] if given is None else given
-        if tokens is given and "input_ids" in batch:
+        if given is not None and "input_ids" in batch:
             ids, length_keys = batch["input_ids"], ("input_ids" + _LENGTHS, "labels" + _LENGTHS)
             if given.shape != ids.shape or len({key in batch for key in length_keys}) > 1:
                 raise ConfigurationError(

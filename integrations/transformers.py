@@ -28,9 +28,9 @@ from tutelage.schemas.errors import ConfigurationError
 # tokens. An error of a tenth is more than bfloat16 makes, and less than that of a text that sees
 # another.
 _CHECKED_TOKENS = 8
+_LARGEST_ERROR = 0.1
 # Keys of a batch that have a value for each token.
 _OF_TOKENS = frozenset(("labels", "loss_mask", "token_type_ids"))
-_LARGEST_ERROR = 0.1
 
 
 class CausalLMTeacher(nn.Module):
@@ -136,11 +136,9 @@ class CausalLMTeacher(nn.Module):
         if place is not None:
             self._check_text(tokens, states, place)
 
-        knowledge: dict[str, Any] = {
-            name: texts.of(value) if name in _OF_TOKENS else value
-            for name in self._carry
-            for value in (_of(batch, name, "carry"),)
-        }
+        knowledge: dict[str, Any] = {name: _of(batch, name, "carry") for name in self._carry}
+        for name in _OF_TOKENS & knowledge.keys():
+            knowledge[name] = texts.of(knowledge[name])
         knowledge["input_ids"] = texts.of(tokens.ids.int())
         if tokens.positions is not None:
             knowledge["position_ids"] = texts.of(tokens.positions.int())

@@ -263,15 +263,15 @@ class GroupReader:
         numbers = [part.partition for part in parts]
         self.rebalances += 1
         self._owned -= frozenset(numbers)
+        paused, self._paused = self._paused, self._paused - frozenset(numbers)
         try:
             self._gone(numbers, lost)
         except BaseException as error:
             self._failure = self._failure or error
         try:
-            if self._paused.intersection(numbers):
+            if paused.intersection(numbers):
                 # The client would remember it if the partition came back.
-                consumer.resume([part for part in parts if part.partition in self._paused])
-                self._paused -= frozenset(numbers)
+                consumer.resume([part for part in parts if part.partition in paused])
             consumer.incremental_unassign(parts)
         except KafkaException as error:
             log.debug("leaving partitions %s of %s: %s", numbers, self._topic, error)

@@ -24,7 +24,7 @@ _SCALES = {
     ),
     "lm_head_multiplier": ({"falcon_h1"}, False),
 }
-# How many tokens the logits are compared of, unless they are given.
+# The comparison of logits takes this many tokens, unless it is given some.
 _CHECKED_IDS = 8
 # The largest difference of logits, relative to the largest logit, that dtypes explain.
 _TOLERANCES = {torch.float16: 5e-3, torch.bfloat16: 4e-2}
