@@ -41,7 +41,7 @@ class SparseTarget:
         tail: float32 `[positions]`: the log of the probability of all ids that are no entry. None
             for a sampled target.
         temperature: The teacher's logits were divided by it.
-        tokenizer: The fingerprint of the teacher's tokenizer; empty if it gave none.
+        tokenizer: The fingerprint of the teachers' tokenizer; empty if one of them gave none.
         shape: The shape of one row's positions, such as `(T,)`; `(-1,)` if rows differ in length.
         pad_left: Whether shorter rows are padded on the left where they are padded.
 

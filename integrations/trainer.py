@@ -13,11 +13,13 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tutelage import Shuffle, SparseTarget, Student, losses
+from tutelage.consumers.losses.evaluation import check_tokenizer
+from tutelage.integrations.tokenizer_fingerprint import fingerprint_of_processor
 from tutelage.integrations.trainer_checkpoints import STATE_NAME, StudentCallback, last_checkpoint
 from tutelage.integrations.trainer_passes import POSITION, passes
 from tutelage.integrations.trainer_settings import settle
 from tutelage.integrations.training_batch import TrainingBatch
-from tutelage.schemas.arguments import check_real_number
+from tutelage.schemas.arguments import check_real_number, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
 __all__ = ["KnowledgeTrainer", "KnowledgeTrainerMixin", "last_checkpoint"]
@@ -58,6 +60,11 @@ class KnowledgeTrainerMixin(_Base):
         temperature: As for the loss.
         alpha: The share of the divergence in the loss, from 0 to 1. The rest is the cross-entropy of
             the labels: those under `labels`, or else the next tokens.
+        vocabulary: How many ids the tokenizer has, `len(tokenizer)`, if the model's head is padded
+            with more rows. Neither loss sees them. If not given, all rows are ids.
+        tokenizer: The fingerprint of the student's tokenizer (`tokenizer_fingerprint`), which the
+            logits' teacher must have named. None for that of `processing_class`, which is compared
+            where the teacher named one. Dense logits name none.
         shuffle: Gives the rows of files in a shuffled order, another in each pass. Passes that are
             given again are shuffled anew.
         rows: Rows of a pass. If not given, what the student knows: those of complete files. An
@@ -83,6 +90,8 @@ class KnowledgeTrainerMixin(_Base):
         loss: Callable[..., torch.Tensor] = losses.forward_kl,
         temperature: float | None = None,
         alpha: float = 1.0,
+        vocabulary: int | None = None,
+        tokenizer: str | None = None,
         shuffle: Shuffle | None = None,
         rows: int | None = None,
         **options: Any,
@@ -95,9 +104,15 @@ class KnowledgeTrainerMixin(_Base):
         self.student = student
         self._keys: dict[str, Any] = {"key": key, "mask_key": mask_key}
         self._loss, self._temperature = loss, temperature
+        self._vocabulary = (
+            None if vocabulary is None else check_whole_number("vocabulary", vocabulary)
+        )
         # The callback comes first, so that one that uploads a checkpoint finds the file.
         options["callbacks"] = [StudentCallback(self), *(options.get("callbacks") or ())]
         super().__init__(model, args, **options)
+        self._tokenizer, self._must_name = tokenizer, tokenizer is not None
+        if tokenizer is None:
+            self._tokenizer = fingerprint_of_processor(self.processing_class)
         #: How many batches a pass has, if that is known.
         self.pass_batches = settle(self, rows)
         self._promised_batches = None if rows is None else self.pass_batches
@@ -208,22 +223,19 @@ class KnowledgeTrainerMixin(_Base):
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = self._read(inputs)
+        target = batch.target
+        if self._must_name or (isinstance(target, SparseTarget) and target.tokenizer):
+            check_tokenizer(target, self._tokenizer)
         outputs = model(**batch.model_inputs(self._model_takes()))
+        logits = outputs.logits[..., : self._vocabulary]
         positions, labelled = self._counts
-        loss = (
-            self._alpha
-            / positions
-            * self._loss(
-                outputs.logits,
-                batch.target,
-                mask=batch.mask,
-                temperature=self._temperature,
-                reduction="sum",
-            )
+        divergence = self._loss(
+            logits, target, mask=batch.mask, temperature=self._temperature, reduction="sum"
         )
+        loss = self._alpha / positions * divergence
         if self._alpha < 1:
-            logits, labels = outputs.logits.flatten(0, -2).float(), batch.labels.flatten()
-            entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            rows, labels = logits.flatten(0, -2).float(), batch.labels.flatten()
+            entropy = torch.nn.functional.cross_entropy(rows, labels, reduction="sum")
             loss = loss + (1 - self._alpha) / labelled * entropy
         # Data-parallel training takes the mean of the ranks' gradients.
         loss = loss * self.student.shard.ranks

@@ -6,9 +6,7 @@ no sink and no encoding: `Teacher(sink, wire=...)` says how the logits travel.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -243,29 +241,6 @@ class CausalLMTeacher(nn.Module):
                 "attn_implementation='sdpa'"
             )
         self._unchecked.discard(tokens.kind)
-
-
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Return what stands for a tokenizer's vocabulary: equal where all ids mean the same.
-
-    Args:
-        tokenizer: A tokenizer of `transformers`.
-
-    Returns:
-        16 hexadecimal digits: the first of the SHA-256 of all tokens in the order of their ids, and
-        of the special tokens.
-
-    Raises:
-        ConfigurationError: It has no vocabulary.
-    """
-    if not hasattr(tokenizer, "get_vocab"):
-        raise ConfigurationError(
-            f"a {type(tokenizer).__name__} has no vocabulary; give a tokenizer of transformers"
-        )
-    tokens = sorted((number, token) for token, number in tokenizer.get_vocab().items())
-    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
-    text = json.dumps([tokens, special], ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_model(model: Any) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from tutelage.consumers.losses.candidates import Candidates
 from tutelage.consumers.losses.entries import Entries
@@ -108,9 +109,15 @@ def _cutter(target: Target, size: int) -> Callable[[int, int], Piece]:
     if isinstance(target, Candidates):
         return target.cut
     if isinstance(target, Projection):
-        head = target.head.detached()
-        hidden = target.hidden.detach()
-        return lambda start, stop: head.logits(hidden[start:stop])
+        head, hidden = target.head.detached(), target.hidden.detach()
+        # Here and not for each chunk: one conversion of the weight, in the dtype that autocast asks for.
+        weight, bias = head.operands(hidden)
+
+        def project(start: int, stop: int) -> Piece:
+            states = head.normalised(hidden[start:stop]).to(weight.dtype)
+            return head.finished(functional.linear(states, weight, bias))
+
+        return project
     logits = target.detach()
     return lambda start, stop: widened(logits[start:stop])
 
@@ -269,7 +276,7 @@ def _norm(head: Head) -> dict[str, torch.Tensor]:
 
 
 def _product(job: _Job, states: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.linear(states.to(job.weight.dtype), job.weight, job.bias)
+    return functional.linear(states.to(job.weight.dtype), job.weight, job.bias)
 
 
 def _finished(job: _Job, product: torch.Tensor) -> torch.Tensor:

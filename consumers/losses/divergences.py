@@ -64,17 +64,13 @@ def top_k_kl(
     """
     assert entries.log_probs is not None and entries.tail is not None
     scaled = logits if temperature == 1 else logits / temperature
-    most = scaled.amax(-1, keepdim=True).detach()
-    parts = (scaled - most).exp()
-    total = parts.sum(-1).log()
-    chosen = entries.gather(scaled) - (most.squeeze(-1) + total)[entries.owners]
+    total = scaled.logsumexp(-1)
+    chosen = entries.gather(scaled) - total[entries.owners]
     value = entries.add_up(entries.weights * (entries.log_probs - chosen.clamp_min(LEAST)))
     if not ghost:
         return value
-    others = entries.zeroed(parts).sum(-1)
-    # Without others the gradient would be 0/0.
-    rest = others.clamp_min(torch.finfo(others.dtype).tiny).log() - total
-    return value + entries.tail.exp() * (entries.tail - rest)
+    rest = entries.replaced(scaled, _negligible(scaled)).logsumexp(-1) - total
+    return value + entries.tail.exp() * (entries.tail - rest.clamp_min(LEAST))
 
 
 def on_candidates(
@@ -93,13 +89,10 @@ def on_candidates(
         measure: One of the dense divergences, without its temperature.
     """
     ids = candidates.ids.long()
-    most = logits.amax(-1, keepdim=True).detach()
-    parts = (logits - most).exp()
-    total = parts.sum(-1, keepdim=True).log()
-    chosen = logits.gather(-1, ids) - most - total
-    others = parts.scatter(-1, ids, 0.0).sum(-1, keepdim=True)
-    # Without others the gradient would be 0/0.
-    rest = others.clamp_min(torch.finfo(others.dtype).tiny).log() - total
+    total = logits.logsumexp(-1, keepdim=True)
+    chosen = logits.gather(-1, ids) - total
+    negligible = _negligible(logits).unsqueeze(-1).expand_as(chosen)
+    rest = logits.scatter(-1, ids, negligible).logsumexp(-1, keepdim=True) - total
     return measure(torch.cat([chosen, rest], -1), candidates.classes().to(logits.dtype))
 
 
@@ -120,6 +113,11 @@ def drawn_reverse_kl(logits: torch.Tensor, candidates: Candidates) -> torch.Tens
     theirs = candidates.log_probs.to(logits.dtype).clamp_min(LEAST)
     weights = (chosen - candidates.drawn.to(logits.dtype)).exp()
     return (weights * (chosen - theirs).detach()).mean(-1)
+
+
+def _negligible(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits, `[n]`, whose probability is below `LEAST`. Unlike -inf, they have a gradient."""
+    return logits.amax(-1).detach() + 2 * LEAST
 
 
 def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:

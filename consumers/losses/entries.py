@@ -101,9 +101,10 @@ class Entries:
         """Return the value of each entry's id at its position: `[n, V]` -> `[E]`."""
         return values.reshape(-1).gather(0, self._places(values))
 
-    def zeroed(self, values: torch.Tensor) -> torch.Tensor:
-        """Return a copy of `[n, V]` with zeros at all entries."""
-        return values.reshape(-1).scatter(0, self._places(values), 0.0).view(values.shape)
+    def replaced(self, values: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+        """Return a copy of `[n, V]` in which all entries of position i have the value `by[i]`."""
+        flat = values.reshape(-1).scatter(0, self._places(values), by[self.owners])
+        return flat.view(values.shape)
 
     def add_up(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over each position's entries: `[E]` -> `[n]`."""

@@ -169,10 +169,10 @@ def _check(student: Logits, target: AnyTarget, options: Options) -> None:
     if ours != theirs:
         hint = (
             f"if the student's last {ours - theirs} rows are padding, give it logits[..., :{theirs}], "
-            f"or a Head of vocabulary {theirs}"
+            f"a Head of vocabulary {theirs}, or KnowledgeTrainer(vocabulary={theirs})"
             if ours > theirs
             else "the target knows ids that the student does not have: the tokenizers differ, or the "
-            "teacher's rows are padded"
+            "teacher's rows are padded, which CausalLMTeacher(vocabulary=len(tokenizer)) cuts off"
         )
         raise ConfigurationError(
             f"the student's vocabulary has {ours} ids, the target's {theirs}: {hint}"
@@ -182,10 +182,19 @@ def _check(student: Logits, target: AnyTarget, options: Options) -> None:
             f"the student is on {student.device}, the target on {target.device}; move the target "
             f"with .to({str(student.device)!r})"
         )
-    _check_tokenizer(target, options.tokenizer)
+    check_tokenizer(target, options.tokenizer)
 
 
-def _check_tokenizer(target: AnyTarget, tokenizer: str | None) -> None:
+def check_tokenizer(target: AnyTarget, tokenizer: str | None) -> None:
+    """Check that a target was made with a tokenizer.
+
+    Args:
+        target: The target.
+        tokenizer: The tokenizer's fingerprint; None for no check.
+
+    Raises:
+        ConfigurationError: It was made with another, or does not say with which.
+    """
     if tokenizer is None:
         return
     if not isinstance(target, SparseTarget) or not target.tokenizer:

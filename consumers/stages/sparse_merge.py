@@ -36,7 +36,7 @@ class Vocabulary:
     Args:
         size: The size of the vocabulary.
         temperature: The teachers' logits were divided by it.
-        tokenizer: The fingerprint of their tokenizer; empty if none gave it.
+        tokenizer: The fingerprint of their tokenizer; empty if one of them did not give it.
     """
 
     size: int
@@ -63,7 +63,10 @@ def common_vocabulary(key: str, names: Sequence[str], specs: Sequence[KeySpec]) 
     _check_equal(key, "temperature", names, heats)
     known = [(name, each) for name, each in zip(names, prints, strict=True) if each]
     _check_equal(key, "tokenizer", [name for name, _ in known], [each for _, each in known])
-    return Vocabulary(size=sizes[0], temperature=heats[0], tokenizer=known[0][1] if known else "")
+    # What one teacher did not say is not known of their sum.
+    return Vocabulary(
+        size=sizes[0], temperature=heats[0], tokenizer=prints[0] if all(prints) else ""
+    )
 
 
 def _check_equal(key: str, what: str, names: Sequence[str], values: Sequence[object]) -> None:

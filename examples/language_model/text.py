@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tutelage.examples.language_model.sizes import Size
-from tutelage.integrations.transformers import tokenizer_fingerprint
+from tutelage.integrations.tokenizer_fingerprint import tokenizer_fingerprint
 
 Batch = dict[str, torch.Tensor]
 # The share of the topics that are held out, and the seed of the choice.

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoModelForCausalLM, HfArgumentParser, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, TrainingArguments
 
 from tutelage import FileSource, Student  # Tutelage
 from tutelage.integrations.trainer import KnowledgeTrainer, last_checkpoint  # Tutelage
@@ -25,8 +25,12 @@ from tutelage.integrations.trainer import KnowledgeTrainer, last_checkpoint  # T
 class Names:
     """What is trained, and on what."""
 
-    model: str = field(metadata={"help": "The student's name or folder."})
+    model: str = field(metadata={"help": "The student's name or folder, with its tokenizer."})
     knowledge: list[str] = field(metadata={"help": "A file of each teacher."})
+    vocabulary: int | None = field(
+        default=None,
+        metadata={"help": "The teachers' number of ids, if the model's head has more rows."},
+    )
 
 
 def main(given: Sequence[str] | None = None) -> Any:
@@ -39,11 +43,19 @@ def main(given: Sequence[str] | None = None) -> Any:
     flags = None if given is None else list(given)
     names, args = HfArgumentParser(kinds).parse_args_into_dataclasses(flags)
     model = AutoModelForCausalLM.from_pretrained(names.model)
+    tokenizer = AutoTokenizer.from_pretrained(names.model)
     student = Student({"input_ids": "first", "logits": "mean"}, shard="auto")  # Tutelage
     for path in names.knowledge:  # Tutelage
         student.register_teacher(FileSource(path))  # Tutelage
     with student:  # Tutelage
-        trainer = KnowledgeTrainer(model, args, student=student)  # Tutelage: and no train_dataset
+        # Tutelage: a student in place of train_dataset, and a vocabulary where the head is padded.
+        trainer = KnowledgeTrainer(
+            model,
+            args,
+            processing_class=tokenizer,
+            student=student,
+            vocabulary=names.vocabulary,
+        )
         trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     trainer.save_model()
     return trainer

@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from support import tiny_models
 from support.trainer_program import student_of, texts, write
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from tutelage import (
     ConfigurationError,
@@ -29,6 +38,7 @@ from tutelage import (
     TopK,
     losses,
 )
+from tutelage.integrations.tokenizer_fingerprint import tokenizer_fingerprint
 from tutelage.integrations.trainer import KnowledgeTrainer, KnowledgeTrainerMixin
 from tutelage.integrations.trainer_passes import passes
 from tutelage.integrations.training_batch import TrainingBatch
@@ -247,6 +257,54 @@ def test_settings_of_another_loss_are_refused(
         pytest.raises(ConfigurationError, match=f"{name} is set, and would have no effect"),
     ):
         KnowledgeTrainer(model, args, student=student, **options)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_rows_behind_the_tokens_of_a_students_head_are_cut_off(
+    tmp_path: Path, alpha: float
+) -> None:
+    write(tmp_path / "k.avro", ROWS, wire="float32")
+    model, padded = tiny_models.llama(), tiny_models.llama()
+    padded.resize_token_embeddings(tiny_models.VOCABULARY + 14, mean_resizing=False)
+    with torch.no_grad():
+        padded.get_output_embeddings().weight[tiny_models.VOCABULARY :] = 9.0
+    plain = trained(student_of(tmp_path / "k.avro"), tmp_path, model, alpha=alpha)
+    with pytest.raises(ConfigurationError, match=re.escape("KnowledgeTrainer(vocabulary=50)")):
+        trained(student_of(tmp_path / "k.avro"), tmp_path, padded)
+    cut = trained(student_of(tmp_path / "k.avro"), tmp_path, padded, alpha=alpha, vocabulary=50)
+    assert logged(cut) == pytest.approx(logged(plain), rel=1e-5)
+
+
+def tokenizer_of(*words: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of as many words as the tiny models know; the first ones are given."""
+    rest = [f"word{number}" for number in range(len(words), tiny_models.VOCABULARY)]
+    ids = {word: number for number, word in enumerate([*words, *rest])}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(ids, unk_token=words[0])))
+
+
+def test_logits_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    mine, other = tokenizer_of("a", "b"), tokenizer_of("b", "a")
+    print_of = tokenizer_fingerprint(mine)
+    write(tmp_path / "named.avro", ROWS, wire=Sampled(10, tokenizer=print_of))
+    write(tmp_path / "unnamed.avro", ROWS, wire=Sampled(10))
+    mine.pad_token = "b"  # It is no other token for that.
+    with_image_processor = SimpleNamespace(tokenizer=other)
+    for file, options, said in (
+        ("named", {"processing_class": mine}, None),
+        ("named", {"tokenizer": print_of, "processing_class": other}, None),
+        ("named", {}, None),
+        ("unnamed", {"processing_class": other}, None),
+        ("named", {"processing_class": other}, "the same id means another token"),
+        ("named", {"processing_class": with_image_processor}, "the same id means another token"),
+        ("named", {"tokenizer": "ab"}, "the same id means another token"),
+        ("unnamed", {"tokenizer": print_of}, "the target names no tokenizer"),
+    ):
+        student = student_of(tmp_path / f"{file}.avro")
+        if said is None:
+            trained(student, tmp_path, **options)
+        else:
+            with pytest.raises(ConfigurationError, match=said):
+                trained(student, tmp_path, **options)
 
 
 def test_labels_that_a_teacher_carries_lie_as_its_tokens_do(tmp_path: Path) -> None:

@@ -85,6 +85,20 @@ def test_it_is_at_most_the_full_sum_and_not_below_zero(seed: int, count: int, na
     assert bool((found >= -1e-12).all()) and bool((found <= whole + 1e-12).all())
 
 
+@pytest.mark.parametrize("gap", [50.0, 200.0, 5_000.0])
+def test_other_ids_count_however_little_probability_they_have(gap: float) -> None:
+    student = torch.tensor([[gap, 0.0, -1.0, -2.0]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 0.0, 0.5, 0.5]])
+    # One class has the other three ids, so a divergence of two classes is expected.
+    ours = torch.stack([torch.tensor(0.0), student.detach()[0, 1:].logsumexp(0) - gap])
+    theirs = torch.stack([teacher[0, 0], teacher[0, 1:].logsumexp(0)]).log_softmax(-1)
+    found = forward_kl(student, asked(student, teacher, 1))
+    torch.testing.assert_close(found, (theirs.exp() * (theirs - ours)).sum())
+    (slopes,) = torch.autograd.grad(found, student)
+    rest = theirs[1].exp()
+    torch.testing.assert_close(slopes[0, 1:], -rest * student.detach()[0, 1:].softmax(0))
+
+
 def test_more_candidates_come_nearer_to_the_full_sum() -> None:
     student, teacher = logits_of(200, 50), logits_of(200, 50, seed=1)
     values = [

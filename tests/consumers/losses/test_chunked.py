@@ -253,6 +253,33 @@ def test_autocast_chooses_the_dtype_of_the_product() -> None:
         assert (slope - theirs[name]).norm() < 0.03 * theirs[name].norm()
 
 
+def test_autocast_holds_for_a_teachers_projection_too_and_its_weight_is_converted_once() -> None:
+    head, hidden = head_of("rms", torch.float32), hidden_of(9, dtype=torch.float32)
+    logits = torch.randn(9, 13, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with _Conversions(head.weight.shape) as conversions:
+            found = forward_kl(logits, Projection(hidden, head), chunk_positions=2)
+        plain = forward_kl(logits, head.logits(hidden))
+    torch.testing.assert_close(found, plain)
+    assert not torch.equal(found, forward_kl(logits, head.logits(hidden)))
+    assert conversions.count == 1
+
+
+class _Conversions(TorchDispatchMode):
+    """How many copies of a shape are made in another dtype."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self._shape = shape
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and result.shape == self._shape:
+            self.count += 1
+        return result
+
+
 class _Largest(TorchDispatchMode):
     """The most elements of any tensor, of a dtype or of any, that an operation returns."""
 

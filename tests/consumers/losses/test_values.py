@@ -163,6 +163,34 @@ def test_the_ghost_keeps_its_gradient_where_the_others_have_almost_nothing() -> 
     assert float(slope(forward_kl(student, target), student)[0, 1:].sum()) < -0.5
 
 
+@pytest.mark.parametrize("gap", [50.0, 200.0, 5_000.0])
+def test_the_ghost_costs_what_it_costs_however_little_the_others_have(gap: float) -> None:
+    student = torch.tensor([[gap, 0.0, -1.0, -2.0]], requires_grad=True)
+    teacher = torch.tensor([[1.0, 0.0, 0.5, 0.5]])
+    target = top_k(teacher, 1)
+    t = teacher.softmax(-1)[0]
+    rest = t[1:].sum()
+    ours = torch.tensor([0.0, -1.0, -2.0]).logsumexp(0) - gap
+    expected = t[0] * t[0].log() + rest * (rest.log() - ours)
+    found = forward_kl(student, target)
+    torch.testing.assert_close(found, expected)
+    # The student has all of its probability on one id: the slope is the difference from the target.
+    slopes = slope(found, student)[0]
+    torch.testing.assert_close(slopes[0], rest)
+    torch.testing.assert_close(slopes[1:], -rest * student.detach()[0, 1:].softmax(0))
+
+
+def test_a_ghost_without_any_probability_costs_10_000_nats_times_the_teachers() -> None:
+    student = torch.tensor([[0.0, -math.inf, -math.inf], [0.0, -2e4, -3e4]], requires_grad=True)
+    teacher = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    target = top_k(teacher, 1)
+    found = forward_kl(student, target, reduction="none")
+    t, rest = torch.tensor(1 / 3), torch.tensor(2 / 3)
+    expected = t * t.log() + rest * (rest.log() + 10_000)
+    torch.testing.assert_close(found, expected.expand(2))
+    assert slope(found.sum(), student).isfinite().all()
+
+
 def test_a_tail_that_is_ignored_is_the_up_scaled_target() -> None:
     _, teacher = pair(1, 8)
     target = top_k(teacher, 3)

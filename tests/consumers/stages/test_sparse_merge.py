@@ -121,12 +121,13 @@ def test_first_takes_the_first_teachers_list_whatever_the_others_have() -> None:
     assert same(target_of(topics, "first"), target_of(topics[:1]))
 
 
-def test_an_unknown_tokenizer_is_merged_with_a_known_one() -> None:
+def test_a_merge_with_an_unknown_tokenizer_names_none() -> None:
     topics = [
         topic_of(logits_of(4, 0), "sampled:25"),
         topic_of(logits_of(4, 1), "sampled:25,tokenizer=ab"),
     ]
-    assert target_of(topics, "mean").tokenizer == "ab"
+    assert target_of(topics, "mean").tokenizer == ""
+    assert target_of(topics[::-1], "first").tokenizer == "ab"
 
 
 def ragged_topic(lengths: list[int], wire: str, seed: int = 0) -> MemoryTopic:
