@@ -75,14 +75,14 @@ sbom: .tools/installed
 demo: install
 	$(BIN)/tutelage demo
 
-# Two processes, each with a broker and a registry of its own; JOBS=0 for one, JOBS=auto for one a core.
-JOBS ?= 2
+# In several processes, each with a broker and a registry of its own; JOBS=0 for one. They wait more than they compute.
+JOBS ?= 3
 test: install
-	$(BIN)/pytest --ignore=tests/faults -n $(JOBS) --dist loadfile
+	$(BIN)/pytest --ignore=tests/faults -n $(JOBS) --dist worksteal
 
-# Kills processes and cuts connections on a cluster of three brokers. It takes twenty minutes.
+# Kills processes and cuts connections, on a cluster of three brokers in each of two processes.
 test-faults: install
-	$(BIN)/pytest tests/faults
+	$(BIN)/pytest tests/faults -n 2 --maxschedchunk 1
 
 # Runs the compose file in docker with Compose: images, users, volumes, restarts.
 test-containers: install

@@ -14,6 +14,10 @@ from support.brokers import cannot_run
 
 from tutelage.deploy.local import Stack, StackAddresses, StackError
 
+# Tests, and the programs that they start, run beside each other. If each had a thread of OpenMP for every
+# processor, these would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A test never fails for taking its time: machines are shared.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,11 @@ class Outcome:
 
 @dataclass(kw_only=True, slots=True)
 class Cluster:
-    """The stack, its proxies, the digest of a run without faults, and the rows of the table so far."""
+    """The stack, its proxies, and the digest of a run without faults."""
 
     stack: Stack
     addresses: StackAddresses
     proxies: Proxies
-    outcomes: list[Outcome] = field(default_factory=list)
     digest: str = ""
     topics: int = 0
 

@@ -7,7 +7,9 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,11 @@ from faults.cluster import LESSON, Cluster, Outcome, cluster
 from tutelage.deploy.local import StackError
 
 SEED_VARIABLE = "TUTELAGE_FAULT_SEED"
-_outcomes: list[Outcome] = []
-_seed = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(10**6))
+_OUTCOME = "outcome"
+# The rows that have ended, as dicts of `Outcome`. Those of xdist's workers arrive with their reports.
+_outcomes: list[dict[str, Any]] = []
+# Workers inherit the variable: all of them must have the same order.
+_seed = int(os.environ.setdefault(SEED_VARIABLE, str(random.SystemRandom().randrange(10**6))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,9 +82,15 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
         fault=(function.__doc__ or "").strip().splitlines()[0].rstrip("."),
     )
     began = time.monotonic()
-    _outcomes.append(found)
     yield found
     found.seconds = time.monotonic() - began
+    request.node.user_properties.append((_OUTCOME, asdict(found)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note a row that has ended, in whichever process."""
+    if report.when == "teardown":
+        _outcomes.extend(value for name, value in report.user_properties if name == _OUTCOME)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -90,17 +101,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     heads = ("row", "fault", "what was done", "batches", "dup.", "zomb.", "stall s", "s", "verdict")
     rows = [
         (
-            str(o.row),
-            o.fault,
-            o.done,
-            str(o.batches),
-            str(o.duplicates),
-            str(o.zombies),
-            f"{o.stall_s:.1f}",
-            f"{o.seconds:.0f}",
-            o.verdict or "FAILED",
+            str(o["row"]),
+            o["fault"],
+            o["done"],
+            str(o["batches"]),
+            str(o["duplicates"]),
+            str(o["zombies"]),
+            f"{o['stall_s']:.1f}",
+            f"{o['seconds']:.0f}",
+            o["verdict"] or "FAILED",
         )
-        for o in sorted(_outcomes, key=lambda o: o.row)
+        for o in sorted(_outcomes, key=lambda o: o["row"])
     ]
     widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
     for row in (heads, *rows):

@@ -12,7 +12,7 @@ from confluent_kafka.admin import NewPartitions
 
 from faults.cluster import PARTITIONS, RECORDS, ROWS, Cluster, Outcome, one_line, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 def test_01_kill_each_broker(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:

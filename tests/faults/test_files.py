@@ -20,7 +20,7 @@ from tutelage.schemas.container_reader import ContainerReader
 from tutelage.schemas.errors import DataError, SchemaError, TutelageError
 from tutelage.schemas.varint import encode_long
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from faults.cluster import Cluster, Outcome, one_line
 
-pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(900)]
 
 KINDS = ("magic", "id", "length", "checksum", "dtype", "trailing", "sequence", "run")
 

@@ -13,7 +13,7 @@ from support.raw_server import raw_server, trickled
 
 from faults.cluster import Cluster, Outcome, Process, one_line
 
-pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(900)]
 
 MIB = 1 << 20
 

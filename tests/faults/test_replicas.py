@@ -19,7 +19,7 @@ from support.replicas import LESSON, written
 from faults.cluster import PARTITIONS, Cluster, Outcome, Process, until
 from tutelage import KafkaSink, QueryWriter
 
-pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(900)]
 _RECORDS, _ROWS = 120, 4
 
 

@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from faults.cluster import PARTITIONS, RECORDS, Cluster, Outcome, one_line, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 def test_23_a_newer_run_begins(running: Cluster, outcome: Outcome, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from faults.cluster import ROWS, Cluster, Outcome, one_line, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(900)]
 
 TRAIN = """
 import time

@@ -14,7 +14,7 @@ from faults.cluster import RECORDS, Cluster, Outcome, one_line, until
 from tutelage import KafkaSink, KafkaSource, Student, Teacher
 from tutelage.schemas.errors import ConfigurationError, RecordTooLarge
 
-pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("more", [(), ("--transactional",)], ids=["plain", "transactional"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -65,6 +66,8 @@ def test_a_program_ends_with_the_exit_code_it_asked_for(
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *arguments],
             cwd=tmp_path,
+            # Threads of OpenMP too.
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
             capture_output=True,
             text=True,
             timeout=100,

@@ -33,7 +33,7 @@ def run(folder: Path, world: int, how: str) -> dict[str, Any]:
         sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone",
         "--nproc-per-node", str(world), str(PROGRAM), how, str(folder),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "reads every row" not in done.stderr
     found: dict[str, Any] = torch.load(folder / f"{world}-{how}.pt", weights_only=True)
