@@ -6,6 +6,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := tutelage schemas transport producers consumers tools cli deploy/local augmentation on_policy integrations examples
 
+# Images of Python often set it. Every program that starts would then compile torch's files anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install constraints checksums pin-images audit dist sbom
 .PHONY: demo test test-faults test-containers soak check docs coverage bench profile clean FORCE
 
