@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FOLDERS := tutelage schemas transport producers consumers tools cli deploy/local augmentation on_policy integrations examples
 
-# Images of Python often set it. Every program that starts would then compile torch's files anew.
+# Many Python images set this. Every program that tests start would then recompile torch's modules.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install constraints checksums pin-images audit dist sbom
@@ -78,7 +78,7 @@ sbom: .tools/installed
 demo: install
 	$(BIN)/tutelage demo
 
-# In several processes, each with a broker and a registry of its own; JOBS=0 for one. They wait more than they compute.
+# Tests run in JOBS processes, each with its own broker and registry; JOBS=0 runs them in one.
 JOBS ?= 3
 test: install
 	$(BIN)/pytest --ignore=tests/faults -n $(JOBS) --dist worksteal

@@ -1,4 +1,4 @@
-"""A tokenizer -> a short text that is equal where all ids mean the same tokens."""
+"""Fingerprints of tokenizers: equal if every id stands for the same token."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from support.brokers import cannot_run
 
 from tutelage.deploy.local import Stack, StackAddresses, StackError
 
-# Tests, and the programs that they start, run beside each other. If each had a thread of OpenMP for every
-# processor, these would wait for one another.
+# Tests run in parallel, and start programs. With an OpenMP thread for every processor in each process,
+# the threads would compete for the processors.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A test never fails for taking its time: machines are shared.

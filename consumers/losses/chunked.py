@@ -110,14 +110,9 @@ def _cutter(target: Target, size: int) -> Callable[[int, int], Piece]:
         return target.cut
     if isinstance(target, Projection):
         head, hidden = target.head.detached(), target.hidden.detach()
-        # Here and not for each chunk: one conversion of the weight, in the dtype that autocast asks for.
+        # Autocast is still on here. The weight is converted once for all chunks.
         weight, bias = head.operands(hidden)
-
-        def project(start: int, stop: int) -> Piece:
-            states = head.normalised(hidden[start:stop]).to(weight.dtype)
-            return head.finished(functional.linear(states, weight, bias))
-
-        return project
+        return lambda start, stop: head.project(hidden[start:stop], weight, bias)
     logits = target.detach()
     return lambda start, stop: widened(logits[start:stop])
 

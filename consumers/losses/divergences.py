@@ -116,7 +116,10 @@ def drawn_reverse_kl(logits: torch.Tensor, candidates: Candidates) -> torch.Tens
 
 
 def _negligible(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits, `[n]`, whose probability is below `LEAST`. Unlike -inf, they have a gradient."""
+    """Return a logit for each position, `[n]`, whose log-probability is below `LEAST`.
+
+    A position whose logits were all -inf would have NaN as its gradient.
+    """
     return logits.amax(-1).detach() + 2 * LEAST
 
 

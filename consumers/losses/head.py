@@ -138,7 +138,12 @@ class Head:
         Returns:
             float32 (float64 for a float64 product) `[..., vocabulary]`.
         """
-        weight, bias = self.operands(hidden)
+        return self.project(hidden, *self.operands(hidden))
+
+    def project(
+        self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Compute logits as `logits` does, with `operands` that were made before."""
         states = self.normalised(hidden).to(weight.dtype)
         return self.finished(functional.linear(states, weight, bias))
 

@@ -48,7 +48,7 @@ def main(given: Sequence[str] | None = None) -> Any:
     for path in names.knowledge:  # Tutelage
         student.register_teacher(FileSource(path))  # Tutelage
     with student:  # Tutelage
-        # Tutelage: a student in place of train_dataset, and a vocabulary where the head is padded.
+        # Tutelage: `student` takes the place of train_dataset; `vocabulary` cuts off a padded head.
         trainer = KnowledgeTrainer(
             model,
             args,

@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 from support import tiny_models
 from support.trainer_program import write
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from tutelage import Sampled
 from tutelage.examples.language_model.train_with_trainer import main
@@ -17,10 +15,7 @@ from tutelage.integrations.tokenizer_fingerprint import tokenizer_fingerprint
 
 
 def test_the_example_trains_and_goes_on(tmp_path: Path) -> None:
-    words = {f"word{number}": number for number in range(tiny_models.VOCABULARY)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="word0"))
-    )
+    tokenizer = tiny_models.tokenizer("a", "b")
     tokenizer.save_pretrained(tmp_path / "model")
     tiny_models.llama().save_pretrained(tmp_path / "model")
     wire = Sampled(10, tokenizer=tokenizer_fingerprint(tokenizer))

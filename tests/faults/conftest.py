@@ -18,10 +18,11 @@ from tutelage.deploy.local import StackError
 
 SEED_VARIABLE = "TUTELAGE_FAULT_SEED"
 _OUTCOME = "outcome"
-# The rows that have ended, as dicts of `Outcome`. Those of xdist's workers arrive with their reports.
+# The rows that have ended, each an `Outcome` as a dict. xdist's workers send theirs with the test reports.
 _outcomes: list[dict[str, Any]] = []
-# Workers inherit the variable: all of them must have the same order.
-_seed = int(os.environ.setdefault(SEED_VARIABLE, str(random.SystemRandom().randrange(10**6))))
+# xdist's workers inherit the variable, since all of them must collect the tests in the same order.
+_seed = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(10**6))
+os.environ[SEED_VARIABLE] = str(_seed)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,15 +12,7 @@ import pytest
 import torch
 from support import tiny_models
 from support.trainer_program import student_of, texts, write
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from tutelage import (
     ConfigurationError,
@@ -275,19 +267,12 @@ def test_rows_behind_the_tokens_of_a_students_head_are_cut_off(
     assert logged(cut) == pytest.approx(logged(plain), rel=1e-5)
 
 
-def tokenizer_of(*words: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of as many words as the tiny models know; the first ones are given."""
-    rest = [f"word{number}" for number in range(len(words), tiny_models.VOCABULARY)]
-    ids = {word: number for number, word in enumerate([*words, *rest])}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(ids, unk_token=words[0])))
-
-
 def test_logits_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
-    mine, other = tokenizer_of("a", "b"), tokenizer_of("b", "a")
+    mine, other = tiny_models.tokenizer("a", "b"), tiny_models.tokenizer("b", "a")
     print_of = tokenizer_fingerprint(mine)
     write(tmp_path / "named.avro", ROWS, wire=Sampled(10, tokenizer=print_of))
     write(tmp_path / "unnamed.avro", ROWS, wire=Sampled(10))
-    mine.pad_token = "b"  # It is no other token for that.
+    mine.pad_token = "b"  # The tokens stay the same.
     with_image_processor = SimpleNamespace(tokenizer=other)
     for file, options, said in (
         ("named", {"processing_class": mine}, None),

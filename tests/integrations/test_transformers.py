@@ -300,7 +300,7 @@ def test_a_fingerprint_stands_for_what_each_id_means() -> None:
     tokens = ["<s>", "a", "b"]
     wanted = tokenizer_fingerprint(Tokenizer(tokens, bos_token="<s>"))
     assert wanted == "a515d3b2ec547019"
-    # Another use of a token is no other token: many set pad_token = eos_token before they train.
+    # The choice of a padding token changes no id: many set pad_token = eos_token before they train.
     assert wanted == tokenizer_fingerprint(Tokenizer(tokens, pad_token="<s>"))
     others = [Tokenizer(["<s>", "b", "a"], bos_token="<s>"), Tokenizer([*tokens, "c"])]
     assert wanted not in {tokenizer_fingerprint(other) for other in others}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     Cohere2Config,
     Cohere2ForCausalLM,
@@ -25,6 +27,7 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
 )
 
 VOCABULARY = 50
@@ -122,6 +125,13 @@ def opt() -> PreTrainedModel:
         word_embed_proj_dim=16,
     )
     return _made(OPTForCausalLM, config)
+
+
+def tokenizer(*words: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with `VOCABULARY` words, of which the given ones come first."""
+    rest = [f"word{number}" for number in range(len(words), VOCABULARY)]
+    ids = {word: number for number, word in enumerate([*words, *rest])}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(ids, unk_token=words[0])))
 
 
 def _made(kind: Any, config: Any) -> PreTrainedModel:

@@ -89,7 +89,7 @@ def test_it_is_at_most_the_full_sum_and_not_below_zero(seed: int, count: int, na
 def test_other_ids_count_however_little_probability_they_have(gap: float) -> None:
     student = torch.tensor([[gap, 0.0, -1.0, -2.0]], requires_grad=True)
     teacher = torch.tensor([[1.0, 0.0, 0.5, 0.5]])
-    # One class has the other three ids, so a divergence of two classes is expected.
+    # The other three ids are one class, so this is a divergence between two classes.
     ours = torch.stack([torch.tensor(0.0), student.detach()[0, 1:].logsumexp(0) - gap])
     theirs = torch.stack([teacher[0, 0], teacher[0, 1:].logsumexp(0)]).log_softmax(-1)
     found = forward_kl(student, asked(student, teacher, 1))

@@ -266,7 +266,7 @@ def test_autocast_holds_for_a_teachers_projection_too_and_its_weight_is_converte
 
 
 class _Conversions(TorchDispatchMode):
-    """How many copies of a shape are made in another dtype."""
+    """Counts how often a tensor of a shape is copied to another dtype."""
 
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()
