@@ -41,7 +41,8 @@ def demo(
     """Run the toy offline, online and hybrid, record and replay it, and distil experts on digits.
 
     The results of all modes must be equal. A broker and a registry are started for the demo and
-    stopped after it. Without Java or Maven only what needs no broker runs, and the exit code is 8.
+    stopped after it. Without Java or Maven, only the parts that need no broker run, and the exit
+    code is 8.
     """
     from tutelage.schemas.arguments import absolute_path
     from tutelage.schemas.errors import ConfigurationError, DataError

@@ -51,8 +51,8 @@ def inspect(
 ) -> None:
     """Show who wrote a file or a topic, how much it holds, its values' statistics and first rows.
 
-    Only a part is read: of a file the block headers and a sample from all over it, of a topic the
-    end of each partition and the first records. `tutelage verify` reads and checks everything.
+    Only a part is read: the block headers of a file and a sample from all over it, or the end of
+    each partition of a topic and its first records. `tutelage verify` reads and checks everything.
 
     [bold]Examples[/bold]
 

@@ -41,8 +41,8 @@ BootstrapFlag = Annotated[
         metavar="HOST:PORT",
         envvar=BOOTSTRAP_VARIABLE,
         rich_help_panel=_PANEL,
-        help="Connect to the Kafka broker at this address. Without it, the file of -F names the "
-        "broker, or it is localhost:9092.",
+        help="Connect to the Kafka broker at this address. Without it, the address comes from the "
+        "file of -F, or else is localhost:9092.",
         show_default=False,
     ),
 ]
@@ -54,7 +54,7 @@ RegistryFlag = Annotated[
         envvar=REGISTRY_VARIABLE,
         rich_help_panel=_PANEL,
         help="Use the schema registry at this URL; it must have Confluent's REST interface. "
-        "Without it, the file of -F names the registry, or it is that of `tutelage stack`.",
+        "Without it, the URL comes from the file of -F, or else is that of `tutelage stack`.",
         show_default=False,
     ),
 ]

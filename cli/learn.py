@@ -174,7 +174,7 @@ def learn(
 ) -> None:
     """Merge the knowledge of teachers, and print it, write it, or train a student on it.
 
-    The teachers of topics may start later than this command.
+    Teachers that write to topics may start later than this command.
 
     [bold]Examples[/bold]
 

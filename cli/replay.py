@@ -45,8 +45,8 @@ def replay(
     Records are copied unchanged, each to the partition that it was recorded from. After an
     interruption the same command continues.
 
-    The file says how many partitions the topic needs. Before a topic with many of them is created,
-    the command asks.
+    The file determines how many partitions the topic needs. The command asks before it creates a
+    topic with many of them.
 
     [bold]Example[/bold]
 

@@ -25,8 +25,8 @@ FolderFlag = Annotated[
     typer.Option(
         "--folder",
         metavar="FOLDER",
-        help="Keep everything of the stack in this folder, which holds nothing else. Without it, "
-        "in a folder of the user's state (XDG_STATE_HOME).",
+        help="Keep all files of the stack in this folder, which must hold nothing else. The "
+        "default is a folder in the user's state directory (XDG_STATE_HOME).",
         show_default=False,
     ),
 ]
@@ -54,7 +54,7 @@ def up(
     """Start the broker and the registry, and wait until both answer.
 
     The first start fetches them with Maven (200 MB). A new stack needs a new or an empty folder,
-    and makes it readable for its user alone. A stack that was stopped, or that ended with a restart
+    and makes it readable only by its user. A stack that was stopped, or that ended with a restart
     of the machine, continues with its topics, schemas and ports.
 
     [bold]Examples[/bold]

@@ -82,7 +82,7 @@ OnlyFlag = Annotated[
 GiveUpAfterFlag = Annotated[
     int,
     typer.Option(
-        help="With --queries, give a query up that has ended this many replicas, from 2 on; 0 for "
+        help="With --queries, give up a query that has ended this many replicas, at least 2; 0 for "
         "never."
     ),
 ]
@@ -138,8 +138,7 @@ NameFlag = Annotated[
 RunIdFlag = Annotated[
     str | None,
     typer.Option(
-        help="Give the run this id. Started again after the run's end, the command has nothing to "
-        "do.",
+        help="Give the run this id. If that run is already complete, the command does nothing.",
         show_default=False,
     ),
 ]

@@ -96,8 +96,8 @@ def watch(
     """Show topics, their teachers and their student on a live screen.
 
     It answers whether the student waits for batches, which teacher is the slowest, how far behind
-    the student is, and whether anything is dropped. Of teachers that answer queries, it shows who
-    answers and which queries wait.
+    the student is, and whether anything is dropped. For teachers that answer queries, it shows
+    which replicas answer and which queries wait.
 
     [bold]Examples[/bold]
 

@@ -38,9 +38,9 @@ class Checkpoints:
     def state_dict(self, *, at: Any = None) -> dict[str, Any]:
         """Return where the student is, behind the last batch it gave, or behind an earlier one.
 
-        A loader that fetches batches ahead has taken more of them than were trained on: say then
-        behind which one with `at`. Of several ranks, all return the same, and a program with any
-        number of ranks can go on from it.
+        A loader that prefetches has taken more batches than were trained on: use `at` to say which
+        batch was the last. With several ranks, all return the same state, and a program with any
+        number of ranks can resume from it.
 
         Args:
             at: What the last batch that was trained on has under `position_key`. If not given, the

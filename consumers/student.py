@@ -53,7 +53,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
         merge: Key -> strategy, for keys that several teachers have: `"sum"`, `"mean"`,
             `"weighted_mean:0.7,0.3"`, `"max"`, `"min"`, `"stack"`, `"concat"`, `"first"`,
             `"answered"`, or a function of a list of tensors `[rows, ...]`, one a teacher, to one.
-        sample_id: A key of every teacher, whose values must be equal row by row.
+        sample_id: A key that every teacher has, with values that must be equal row by row.
         on_length_mismatch: `"error"`, or `"truncate"` to end a pass at its shortest teacher.
         on_unanswered: `"error"`, or `"skip"` to leave out the rows of queries that no teacher answered,
             so that their batch has fewer rows, or none.
@@ -199,10 +199,10 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
     ) -> KnowledgeIterator:
         """Return an iterator over one pass, as dicts of key -> tensor `[batch_size, ...]`.
 
-        Each call gives the pass after the last one that was read to its end, and after the last
-        pass the first again. A pass that was left early is given again from its beginning, unless
-        `load_state_dict` came between. Of several ranks (`shard`), each gets its own rows of every
-        batch, and all get equally many batches, of which the last may have fewer rows, or none.
+        Each call returns the pass after the last one that was read to its end; after the last pass,
+        it starts again with the first. A pass that was left early is repeated from its beginning,
+        unless `load_state_dict` came between. With several ranks (`shard`), each gets its own rows
+        of every batch; all get the same number of batches, and the last may be short or empty.
 
         Batches share no values. Those that came together lie in one piece of memory of about 4 MB,
         free when none of them is held: clone what is kept for long, or ask for `own_memory`.

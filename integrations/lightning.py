@@ -19,7 +19,7 @@ else:
 
 
 class KnowledgeDataModule(LightningDataModule):
-    """Has a Lightning `Trainer` train on a student's batches; an epoch is a pass.
+    """Lets a Lightning `Trainer` train on a student's batches; an epoch is a pass.
 
     Guarantee: a run that was killed and is resumed from a checkpoint trains on the batches that it
     would have trained on, each once: also from the middle of a pass, and with another number of

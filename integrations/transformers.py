@@ -48,7 +48,7 @@ class CausalLMTeacher(nn.Module):
     - `position_ids`, if rows hold several texts: `[rows, T]`, beginning again with each text. A
       text does not see the others in its row;
     - `loss_mask`, if not all tokens are trained on: `[rows, T]`, nonzero at each token that the
-      student shall learn to predict, as in `completion_mask`. `labels` are read likewise: -100 is
+      student should learn to predict, as in `completion_mask`. `labels` are read likewise: -100 is
       not trained on. The knowledge of a marked token is that of the position before it;
 
     - with `candidates="KEY"`, that key: ids `[rows, T, K]` that the student chose for the token

@@ -25,8 +25,8 @@ Generate = Callable[[int], Mapping[str, Any]]
 class OnPolicy:
     """The batches of on-policy distillation: what the student generated, with the teacher's answers.
 
-    Iterate over it, and make one update of the weights for each batch, also for the last one before
-    you leave the loop. The next iteration goes on behind it, also after WaitTimeout.
+    Iterate over it, and make one update of the weights for each batch, including the last one
+    before you leave the loop. The next iteration continues after it, even after a WaitTimeout.
 
     Guarantee: rows of step k were generated after at least k - `max_policy_lag` updates. Nothing is
     discarded, and the order of training does not depend on which replica was slow. A restarted
@@ -37,8 +37,9 @@ class OnPolicy:
     that were answered: `register_teacher(KafkaSource("teacher1.queries"))`, then the teachers'
     topics, and `Student(sample_id="query_id")`, which checks that each answer is that of its query.
 
-    Of several ranks, each has a student and a `QueryWriter` with the same `shard`. It trains on the
-    rows that it generated itself. What is said of rows here is of its own; all make the same steps.
+    With several ranks, each has its own student and `QueryWriter`, both with the same `shard`. It
+    trains on the rows that it generated itself. All that is said of rows here refers to a rank's
+    own rows; all ranks make the same steps.
 
     Args:
         student: Started, and loaded if training is resumed.

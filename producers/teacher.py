@@ -46,7 +46,7 @@ class Teacher(ControlMessages, Answering):
     restarts. An incomplete run is never taken for a complete one.
 
     As a context manager it starts on entry; on exit it ends a pass that `write` filled, and closes.
-    It is not started twice. Before `send`, `recv` and `ask` it sends the full records it has.
+    It cannot be started twice. Before `send`, `recv` and `ask` it sends the full records it has.
 
     Args:
         sink: Where the run is written: a `FileSink`, `KafkaSink` or other `Sink`.

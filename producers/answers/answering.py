@@ -108,9 +108,9 @@ class Answering:
             pad_value: The number that ragged rows are padded with.
             pad_left: Whether they are padded on the left.
             only: Key -> the value that it has in the rows that are this teacher's, such as
-                `{"teacher": 2}`. The model gets no others, and their answers say so. Only of the
-                run's first query it gets all rows, if none is its own: what answers hold must be
-                known.
+                `{"teacher": 2}`. The model gets no other rows, and their answers say so. The one
+                exception is the run's first query: if none of its rows is this teacher's, the
+                model gets all of them, because it must be known what answers hold.
             give_up_after: A query that has ended so many replicas, from 2 on, is answered with a
                 note of that, which is an error at the student, or leaves the row out. None tries
                 for ever.
