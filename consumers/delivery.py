@@ -53,6 +53,8 @@ class Delivery:
         self._extras = extras
         #: Whether a wait for the next batch ran out and nobody has asked again.
         self.timed_out = False
+        #: Called in the loop's thread, now and then, while it waits for a batch.
+        self.while_waiting: Callable[[], None] | None = None
         self._progress = progress
         self._stats = stats
         self._doing = doing
@@ -128,6 +130,8 @@ class Delivery:
                     # What a broker did not take before: a teacher may wait for this student, as
                     # this student waits for the teacher.
                     self._commits()
+                if self.while_waiting is not None:
+                    self.while_waiting()
                 what = self._chain.waiting_for
                 if doing.wait is None or doing.wait.what != what:
                     hint = "its teacher may have stopped; started again, it goes on"
@@ -170,7 +174,7 @@ class KnowledgeIterator(Iterator[Batch]):
         MergeError, DataError, WaitTimeout: While iterating, as for `Student.knowledge`.
     """
 
-    __slots__ = ("_begin", "_closed", "_delivery", "_error", "_next_batch")
+    __slots__ = ("_begin", "_closed", "_delivery", "_error", "_next_batch", "_while_waiting")
 
     def __init__(self, begin: Callable[[], Delivery]) -> None:
         self._begin = begin
@@ -178,6 +182,15 @@ class KnowledgeIterator(Iterator[Batch]):
         self._next_batch: Callable[[], Batch] | None = None
         self._error: BaseException | None = None
         self._closed = False
+        self._while_waiting: Callable[[], None] | None = None
+
+    def while_waiting(self, call: Callable[[], None]) -> None:
+        """Call a function now and then while a batch is awaited; what it raises ends the iteration.
+
+        Args:
+            call: Called in the thread that iterates. It must return at once.
+        """
+        self._while_waiting = call
 
     def __next__(self) -> Batch:
         if self._next_batch is None:
@@ -207,6 +220,7 @@ class KnowledgeIterator(Iterator[Batch]):
             raise StopIteration
         if self._delivery is None:
             self._delivery = self._begin()
+            self._delivery.while_waiting = self._while_waiting
         # Nothing that is kept here may refer back to this object, so that dropping its last
         # reference ends its threads at once.
         return self._delivery.batches().__next__

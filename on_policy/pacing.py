@@ -14,7 +14,7 @@ from tutelage import KnowledgeIterator, Student
 from tutelage.on_policy.query_writer import QueryWriter
 from tutelage.on_policy.replicas import who_answers
 from tutelage.schemas.arguments import check_whole_number
-from tutelage.schemas.errors import ConfigurationError, WaitTimeout
+from tutelage.schemas.errors import ConfigurationError, RunMismatch, WaitTimeout
 from tutelage.schemas.queries import POLICY_VERSION
 from tutelage.schemas.record import Ragged
 
@@ -56,6 +56,8 @@ class OnPolicy:
     Raises:
         ConfigurationError: An argument has the wrong type or value, a source was given another run,
             or student and queries are of different ranks.
+        RunMismatch: The student's state is of another run of queries, or a newer run has begun.
+        TransportError: While iterating: a query could not be written.
         SchemaError: While iterating: the rows of a step are not `batch_size`, or their keys, dtypes
             or row shapes are not those of earlier steps.
         WaitTimeout: While iterating: no answer came in time. The message says who is in the group
@@ -121,6 +123,7 @@ class OnPolicy:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Give the batches of the steps that are left."""
         self.step = self._given()
+        self._check_holds_given()
         self._generate_up_to(self.step + self._most_lag)
         if self.step >= self._steps:
             return
@@ -131,10 +134,7 @@ class OnPolicy:
                 self._generate_up_to(step + self._most_lag)
                 batch = self._next(batches)
                 if batch is None:
-                    raise ConfigurationError(
-                        f"the queries end with step {step}, before step {self._steps}; begin a new "
-                        "run of queries for more"
-                    )
+                    raise self._ended_at(step)
                 versions = batch.get(POLICY_VERSION)
                 # It has no rows if no query of it was answered, and the student leaves such out.
                 is_empty = versions is not None and not len(versions)
@@ -152,15 +152,39 @@ class OnPolicy:
         pass_index, batches = self._student.place
         return batches if not pass_index else self._steps
 
+    def _check_holds_given(self) -> None:
+        """Check that the topic holds the steps that the student has had: they were read from it."""
+        (pass_index, batches), queries = self._student.place, self._queries
+        held = queries.rows // self._batch_size
+        if pass_index and queries.ended and held < self._steps:
+            raise self._ended_at(held)
+        if batches > held or (pass_index and not queries.ended):
+            had = "has read its run to the end" if pass_index else f"has had {batches} steps"
+            raise RunMismatch(
+                f"the student {had}, but {queries.topic} holds {held} steps of run "
+                f"{queries.run_id}: it is another run, or its records were deleted. Go on with the "
+                "student's run (run_id), or begin without its checkpoint"
+            )
+
+    def _ended_at(self, step: int) -> ConfigurationError:
+        return ConfigurationError(
+            f"the queries end with step {step}, before step {self._steps}; begin a new run of "
+            "queries for more"
+        )
+
     def _opened(self) -> KnowledgeIterator:
         """The student's batches; waits for the first answer."""
         if self.step:
             # Without a state, a pass that was left early would begin again.
             self._student.load_state_dict(self._student.state_dict())
         try:
-            return self._student.knowledge(self._batch_size, whole_batches=True)
+            batches = self._student.knowledge(self._batch_size, whole_batches=True)
         except WaitTimeout as error:
+            # What writing has run into is why no answer came.
+            self._queries.check()
             raise WaitTimeout(f"{error}. {self._who_answers()}") from error
+        batches.while_waiting(self._queries.check)
+        return batches
 
     def _next(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         """The next batch; None at the end of the queries. Says who answers, if nobody does."""

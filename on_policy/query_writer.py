@@ -254,6 +254,18 @@ class QueryWriter:
         )
         self._rows += batch.rows
 
+    def check(self) -> None:
+        """Raise what writing has run into since the last call. Does not wait.
+
+        Raises:
+            ConfigurationError: The writer is not started.
+            TransportError: A query could not be written.
+            RunMismatch: A newer run of queries has begun in the topic.
+            TopicIdentityError: The topic was recreated.
+        """
+        self._writing()
+        self._sink.poll()
+
     def end(self) -> None:
         """End the run, and wait until the brokers have every query. Does nothing if it has ended.
 

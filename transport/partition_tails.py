@@ -17,6 +17,9 @@ from tutelage.transport.runs import TopicRuns, newest_of
 from tutelage.transport.tail import messages_of_run
 from tutelage.transport.topic_admin import KafkaTopic
 
+# Of each the last few records are in memory at once, which may be hidden states of megabytes.
+_PARTITIONS_AT_ONCE = 8
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartitionTails:
@@ -59,15 +62,17 @@ def read_partition_tails(
     ranges = {partition: (starts[partition], ends[partition]) for partition in wanted}
     missing = {partition: next_record([], partition, stream.partitions) for partition in wanted}
     decoder: RunMessages | None = None
-    for partition, last in runs.last_messages(ranges).items():
-        messages = messages_of_run(runs, stream, partition, last, ranges[partition])
-        if not messages:
-            continue
-        if decoder is None:
-            first = newest_of(messages)
-            assert first is not None, "messages of a run name it"
-            decoder = RunMessages(connection, topic, first, DEFAULT_LIMITS)
-        heads = [decoder.decode(message).record.head for message in messages]
-        missing[partition] = next_record(heads, partition, stream.partitions)
+    for at in range(0, len(wanted), _PARTITIONS_AT_ONCE):
+        some = {partition: ranges[partition] for partition in wanted[at : at + _PARTITIONS_AT_ONCE]}
+        for partition, last in runs.last_messages(some).items():
+            messages = messages_of_run(runs, stream, partition, last, ranges[partition])
+            if not messages:
+                continue
+            if decoder is None:
+                first = newest_of(messages)
+                assert first is not None, "messages of a run name it"
+                decoder = RunMessages(connection, topic, first, DEFAULT_LIMITS)
+            heads = [decoder.decode(message).record.head for message in messages]
+            missing[partition] = next_record(heads, partition, stream.partitions)
     written = None if decoder is None else (decoder.stream, decoder.description)
     return PartitionTails(missing=missing, written=written)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import Message
 
-from tutelage.schemas.errors import ConfigurationError, RetentionLoss
+from tutelage.schemas.errors import ConfigurationError, RetentionLoss, RunMismatch
 from tutelage.schemas.headers import stream_from_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
@@ -63,8 +63,14 @@ class RunChoice:
 
         Raises:
             ConfigurationError: Another run was named.
+            RunMismatch: A checkpoint of another run is resumed.
         """
-        if self._run not in (None, run_id) and not self.is_resumed:
+        if self.is_resumed and self._run != run_id:
+            raise RunMismatch(
+                f"topic {self._topic} is to be read for run {run_id}, but the checkpoint is of run "
+                f"{self._run}; go on with that run, or begin without the checkpoint"
+            )
+        if self._run not in (None, run_id):
             raise ConfigurationError(
                 f"topic {self._topic} is to be read for run {run_id}, but the source was given "
                 f"run={self._run!r}"

@@ -164,6 +164,10 @@ def messages_of_run(
         last: Its last messages, of any run. The run's are among them, or in front of them.
         offsets: An offset at or before the run's first record, and the partition's end.
     """
+
+    def last_of_run(messages: Sequence[Message]) -> list[Message]:
+        return [message for message in messages if is_of_run(message, stream)][-FIRST_WINDOW:]
+
     (low, high), found, window = offsets, last, FIRST_WINDOW
     while (
         not (of_run := [message for message in found if is_of_run(message, stream)])
@@ -171,5 +175,6 @@ def messages_of_run(
     ):
         # A writer of an older run has written behind this run's records.
         window *= GROWTH
-        found = runs.messages({partition: (max(low, high - window), high)})[partition]
+        # The others may be large: none of them is kept.
+        found = runs.messages({partition: (max(low, high - window), high)}, last_of_run)[partition]
     return of_run

@@ -158,7 +158,8 @@ class Source(ABC):
             run_id: The run's name.
 
         Raises:
-            ConfigurationError: The user named another run.
+            ConfigurationError: The user named another run, or the source was opened for another.
+            RunMismatch: A checkpoint of another run is being resumed.
         """
         return
 

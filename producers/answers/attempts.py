@@ -53,6 +53,9 @@ class Attempts:
         self._stream = stream
         self._most = most
         self._watched: dict[int, _Watched] = {}
+        # Partition -> what the group must hold if the answer that was sent last to a watched query
+        # is never written.
+        self._unwritten: dict[int, Noted] = {}
 
     def begin(self, partition: int, missing: tuple[int, int], note: str) -> None:
         """Begin with a partition.
@@ -72,6 +75,7 @@ class Attempts:
     def forget(self, partition: int) -> None:
         """Forget a partition that is another replica's now."""
         self._watched.pop(partition, None)
+        self._unwritten.pop(partition, None)
 
     def ended(self, query: Query) -> int:
         """How many replicas a query has ended, alone or with others."""
@@ -121,16 +125,23 @@ class Attempts:
         return "" if watched is None else self._note(watched, watched.ended)
 
     def answered(self, query: Query) -> None:
-        """Note that a query has its answer. The next that is suspect is watched then."""
+        """Note that the answer to a query was sent. The next that is suspect is watched then."""
         watched = self._watched.get(query.partition)
         if watched is None or _place(query) != watched.place:
             return
+        if watched.offset is not None:
+            noted = watched.offset, self._note(watched, watched.ended)
+            self._unwritten[query.partition] = noted
         pass_index, sequence = watched.place
         following = pass_index, sequence + self._stream.partitions
         if watched.ended and following <= watched.last:
             self._watched[query.partition] = _Watched(place=following, last=watched.last, ended=1)
         else:
             del self._watched[query.partition]
+
+    def written(self, partition: int) -> None:
+        """Note that the brokers have every answer that was sent to a partition."""
+        self._unwritten.pop(partition, None)
 
     @contextmanager
     def blamed(
@@ -158,16 +169,25 @@ class Attempts:
     def hand_over(self, partitions: Sequence[int]) -> Mapping[int, Noted]:
         """Take back what was noted of partitions whose queries were begun and have no answer.
 
+        An answer that was sent and not written is none: that brokers did not take it is no query's
+        fault.
+
         Returns:
             Partition -> what the group must hold.
         """
-        return {
+        begun = {
             partition: (watched.offset, self._note(watched, watched.ended))
             for partition in partitions
             if (watched := self._watched.get(partition)) is not None
             and watched.offset is not None
             and not watched.failed
         }
+        unwritten = {
+            partition: noted
+            for partition in partitions
+            if (noted := self._unwritten.get(partition)) is not None
+        }
+        return begun | unwritten
 
     def _note(self, watched: _Watched, ended: int) -> str:
         if not ended:

@@ -135,6 +135,9 @@ class OwnedQueries:
         self._starts |= through_outages(lambda: self._runs.starts_in(stream, count, mine), wait)
         offsets = {partition: ends[partition] for partition in notes}
         self.begun = dict(offsets)
+        for partition in offsets.keys() - set(mine):
+            # The run does not have it. Its last record may be of a newer run.
+            offsets[partition] = max(lows[partition], ends[partition] - 1)
         for partition, missing in self._answers.missing(mine).items():
             order = PartitionOrder(partition, stream.partitions, missing, stream.passes)
             self._orders[partition] = order
@@ -184,8 +187,10 @@ class OwnedQueries:
         partition = message.partition() or 0
         if (message.offset() or 0) + 1 >= self._unread.get(partition, 0):
             self._unread.pop(partition, None)
+        # First of all: also a partition that the run does not have shows that a newer one has begun.
+        is_of_other_run = self._messages.is_of_older_run(message) is not None
         order = self._orders.get(partition)
-        if order is None or self._messages.is_of_older_run(message) is not None:
+        if order is None or is_of_other_run:
             return None
         found = self._messages.decode(message)
         head = found.record.head

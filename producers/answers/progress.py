@@ -101,6 +101,10 @@ class Progress:
         if waiting:
             self._committable[partition] = waiting.popleft()
 
+    def is_written(self, partition: int) -> bool:
+        """Whether the brokers have every answer that was sent to a partition."""
+        return not self._in_flight[partition]
+
     def forget(self, partition: int) -> None:
         """Forget a partition that another replica owns now."""
         self._taken.pop(partition, None)

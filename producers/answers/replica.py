@@ -80,7 +80,7 @@ class Replica:
             self._calls, self._queries, answers, options, self._progress, self.stats
         )
         self.doing = Status("joining the group")
-        answers.on_written(self._progress.written)
+        answers.on_written(self._written)
         self._reader = GroupReader(
             connection, queries, settings.group, begin_at=self._begin_at, gone=self._gone
         )
@@ -117,8 +117,14 @@ class Replica:
             self._describe()
             if not busy and self._is_all_answered():
                 break
-        self._answers.flush()
+        self._answers.finish()
         self._commit(wait=True)
+
+    def _written(self, partition: int) -> None:
+        """Note that the brokers have the next answer of a partition."""
+        self._progress.written(partition)
+        if self._progress.is_written(partition):
+            self._queries.attempts.written(partition)
 
     def _commit(self, *, wait: bool = False) -> None:
         """Tell the group what is answered, and what is begun."""
@@ -168,13 +174,16 @@ class Replica:
 
     def _gone(self, partitions: Sequence[int], lost: bool) -> None:
         """Drop what is not written of partitions that are another replica's now."""
-        notes = self._queries.attempts.hand_over(partitions)
         self._pool.drop(frozenset(partitions))
         if not lost:
-            # The next owner reads the partition's end: what was sent should be there by then.
-            self._answers.flush()
-            self._commit()
-            self._reader.commit(notes, wait=True)
+            try:
+                # The next owner reads the partition's end: what was sent should be there by then.
+                self._answers.flush()
+            finally:
+                # Also if it was not written. Else each replica that cannot write would leave a note
+                # that it died of its queries.
+                self._commit()
+                self._reader.commit(self._queries.attempts.hand_over(partitions), wait=True)
         self._queries.forget(partitions)
         for partition in partitions:
             self._progress.forget(partition)

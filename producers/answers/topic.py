@@ -139,6 +139,13 @@ class AnswerTopic:
         return True
 
     def _check_same(self, theirs: Stream) -> None:
+        if theirs.created != self.stream.created:
+            raise SinkExists(
+                f"topic {self._name} holds answers to an earlier run of the id "
+                f"{self.stream.run_id!r}, whose queries are gone; they would be taken for answers to "
+                "these queries. Delete the topic of answers, or write the queries under another "
+                "run_id"
+            )
         differs = [
             f"{name} {getattr(theirs, name)!r} there, {getattr(self.stream, name)!r} here"
             for name in ("teacher", "revision", "head")
@@ -234,10 +241,26 @@ class AnswerTopic:
             self._identity.look()
 
     def flush(self) -> None:
-        """Wait until the brokers have every answer that was sent."""
+        """Wait until the brokers have every answer that was sent.
+
+        Raises:
+            TransportError: One could not be written.
+        """
         self._sending.flush()
+
+    def finish(self) -> None:
+        """Wait until the brokers have every answer, in the topic that answers were begun in.
+
+        Raises:
+            TransportError: One could not be written, or no broker said which topic it is.
+            TopicIdentityError: The topic was recreated.
+        """
+        self.flush()
         if self._identity is not None:
-            self._identity.check()
+            # Answers that were acknowledged are lost if the topic was recreated meanwhile.
+            what = f"the brokers to say whether topic {self._name} is still the same"
+            wait = Wait(what, timeout_s=self._settings.delivery_timeout_s, log=log)
+            through_outages(self._identity.check, wait)
 
     def close(self) -> None:
         """Release the client. May be called twice."""

@@ -144,6 +144,9 @@ def test_it_scales_on_what_has_no_answer_and_up_to_the_partitions(
         NAME,
         "tutelage-cluster-ca-cert",
     }
+    (listener,) = built.one("Kafka", "tutelage")["spec"]["kafka"]["listeners"]
+    keda = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}
+    assert listener["networkPolicyPeers"].count(keda) == 1
 
 
 def test_replicas_and_the_student_have_the_rights_that_they_need_and_no_other(

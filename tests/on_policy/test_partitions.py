@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions
 from support.answering_lesson import answers_to
 from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
 from support.replicas import written
@@ -26,8 +27,13 @@ from tutelage import (
     Teacher,
 )
 from tutelage.producers.answers import replica as replica_module
+from tutelage.producers.answers.owned import OwnedQueries
+from tutelage.producers.answers.pool import Budget
+from tutelage.producers.answers.settings import AnswerSettings
+from tutelage.producers.answers.topic import AnswerTopic
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.group_reader import GroupReader, GroupSettings
+from tutelage.transport.runs import TopicRuns
 from tutelage.transport.topic_admin import KafkaTopic
 
 pytestmark = pytest.mark.kafka
@@ -58,6 +64,40 @@ def test_a_topic_may_have_more_partitions_than_the_run(
         queries.write(rows_of(0))
         queries.end()
     assert replica.done().rows == BATCH
+
+
+def test_a_partition_that_the_run_does_not_have_shows_that_a_newer_run_has_begun(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("raised")
+    name = f"{topic}.queries"
+    with queries_to(topic, kafka) as queries:
+        queries.write(rows_of(0))
+    connection = KafkaConnection(**kafka)
+    older = TopicRuns(connection, name).newest()
+    assert older is not None
+    admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+    admin.create_partitions([NewPartitions(name, PARTITIONS + 1)])[name].result(20)
+    while KafkaTopic(connection, name).partitions() == PARTITIONS:
+        time.sleep(0.1)
+    sink = KafkaSink(name, partitions=PARTITIONS + 1, **kafka)
+    with QueryWriter(sink, rows_per_record=ROWS, new_run=True) as queries:
+        queries.write({"x": torch.arange((PARTITIONS + 1) * ROWS)})
+        queries.end()
+    answers = AnswerTopic(connection, topic, KafkaSink(topic, **kafka).settings, older.stream)
+    try:
+        answers.open()
+        settings = AnswerSettings(group=GroupSettings(name="raised"), budget=Budget(rows=ROWS))
+        owned = OwnedQueries(connection, name, older, answers, settings)
+        assert not owned.followed
+        # The replica is given this partition alone, which holds a query and the end of the newer run.
+        (offset,) = owned.begin_at({PARTITIONS: ""}).values()
+        assert offset == 1
+        (message,) = TopicRuns(connection, name).messages({PARTITIONS: (offset, 2)})[PARTITIONS]
+        assert owned.take(message) is None
+        assert owned.followed
+    finally:
+        answers.close()
 
 
 def test_queries_behind_those_that_retention_took_are_answered(

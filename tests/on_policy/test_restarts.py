@@ -11,16 +11,29 @@ from typing import Any
 import pytest
 import torch
 from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from support.answering_lesson import answers_to
-from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
+from support.asking import (
+    BATCH,
+    PARTITIONS,
+    ROWS,
+    Answering,
+    queries_to,
+    rows_of,
+    set_topic,
+    student_of,
+)
 
 from tutelage import (
     ConfigurationError,
+    DeliveryFailed,
     KafkaSink,
     KafkaSource,
     OnPolicy,
     QueryWriter,
+    RunMismatch,
     SchemaError,
+    SinkExists,
     Student,
 )
 
@@ -198,6 +211,96 @@ def test_a_source_of_another_run_is_refused(
         ),
     ):
         OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=1)
+
+
+def never(step: int) -> dict[str, Any]:
+    raise AssertionError(f"step {step} was generated")
+
+
+def trained(topic: str, kafka: dict[str, Any], state: Path) -> None:
+    """A run of which the student has had two steps."""
+    with queries_to(topic, kafka) as queries, student_of(topic, kafka) as student:
+        loop = OnPolicy(student, queries, rows_of, batch_size=BATCH, steps=STEPS)
+        for _ in itertools.islice(loop, 2):
+            student.save(state)
+
+
+def test_a_student_that_was_opened_for_an_older_run_is_refused(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    topic = topic_name("opened")
+    replica = Answering(topic, kafka)
+    trained(topic, kafka, tmp_path / "state.json")
+    with queries_to(topic, kafka, new_run=True) as queries, student_of(topic, kafka) as student:
+        # The new run has no record yet.
+        assert student.passes == 1
+        with pytest.raises(ConfigurationError, match=r"was opened for .* before"):
+            OnPolicy(student, queries, never, batch_size=BATCH, steps=STEPS)
+        queries.write(rows_of(0))
+        queries.end()
+    assert replica.done().rows == BATCH
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_checkpoint_of_another_run_is_refused_before_anything_is_generated(
+    kafka: dict[str, Any], topic_name: Callable[[str], str], tmp_path: Path, opened: bool
+) -> None:
+    topic, state = topic_name("elsewhere"), tmp_path / "state.json"
+    replica = Answering(topic, kafka)
+    trained(topic, kafka, state)
+    with queries_to(topic, kafka, new_run=True) as queries, student_of(topic, kafka) as student:
+        student.load(state)
+        if opened:
+            assert student.passes == 1
+        with pytest.raises(RunMismatch, match=r"checkpoint is of run|had 2 steps, but .* holds 0"):
+            list(OnPolicy(student, queries, never, batch_size=BATCH, steps=STEPS))
+        queries.write(rows_of(0))
+        queries.end()
+    assert replica.done().rows == BATCH
+
+
+def test_queries_that_brokers_refuse_end_the_wait_for_their_answers(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("refused")
+
+    def refused(step: int) -> dict[str, Any]:
+        if step == 1:
+            set_topic(f"{topic}.queries", kafka, max_message_bytes="70")
+        return rows_of(step)
+
+    replica = Answering(topic, kafka)
+    with (
+        queries_to(topic, kafka) as queries,
+        student_of(topic, kafka, timeout_s=300) as student,
+        pytest.raises(DeliveryFailed, match=f"topic {topic}.queries, partition"),
+    ):
+        loop = OnPolicy(student, queries, refused, batch_size=BATCH, steps=3, max_policy_lag=0)
+        list(loop)
+    assert loop.step == 1
+    with queries_to(topic, kafka) as queries:
+        set_topic(f"{topic}.queries", kafka, max_message_bytes="1000000")
+        queries.end()
+    assert replica.done().rows == BATCH
+
+
+def test_answers_to_queries_that_were_deleted_are_not_taken_for_those_to_others(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("deleted")
+    with queries_to(topic, kafka, run_id="fixed") as queries:
+        queries.write(rows_of(0))
+        queries.end()
+    assert Answering(topic, kafka).done().rows == BATCH
+    admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+    admin.delete_topics([f"{topic}.queries"])[f"{topic}.queries"].result(20)
+    while f"{topic}.queries" in admin.list_topics(timeout=20).topics:
+        time.sleep(0.1)
+    with queries_to(topic, kafka, run_id="fixed") as queries:
+        queries.write(rows_of(1))
+        queries.end()
+    with pytest.raises(SinkExists, match="answers to an earlier run of the id 'fixed'"):
+        Answering(topic, kafka).done()
 
 
 def test_queries_in_transactions_are_refused(kafka: dict[str, Any]) -> None:

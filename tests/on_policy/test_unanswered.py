@@ -14,11 +14,21 @@ from typing import Any
 import pytest
 import torch
 from support.answering_lesson import answers_to, model
-from support.asking import BATCH, PARTITIONS, ROWS, Answering, queries_to, rows_of, student_of
+from support.asking import (
+    BATCH,
+    PARTITIONS,
+    ROWS,
+    Answering,
+    queries_to,
+    rows_of,
+    set_topic,
+    student_of,
+)
 from support.replicas import Replicas, written
 
 from tutelage import (
     ConfigurationError,
+    DeliveryFailed,
     KafkaSink,
     KafkaSource,
     MergeError,
@@ -187,6 +197,29 @@ def test_replicas_that_are_stopped_or_slow_give_nothing_up(
         replicas.close()
     with student_of(topic, kafka) as student:
         assert len(list(student.knowledge(BATCH))) == 1
+
+
+def test_answers_that_brokers_refuse_blame_no_query(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("refused")
+
+    def refused(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        # The replica has looked at the topic already, and takes its answers for small enough.
+        set_topic(topic, kafka, max_message_bytes="70")
+        return model(batch)
+
+    with queries_to(topic, kafka) as queries:
+        for step in range(STEPS):
+            queries.write(rows_of(step))
+        queries.end()
+    for _ in range(3):
+        with pytest.raises(DeliveryFailed, match="partition"):
+            Answering(topic, kafka, refused, give_up_after=2).done()
+        set_topic(topic, kafka, max_message_bytes="1000000")
+    assert Answering(topic, kafka, give_up_after=2).done().given_up == 0
+    with student_of(topic, kafka) as student:
+        assert len(list(student.knowledge(BATCH))) == STEPS
 
 
 def test_the_first_query_of_a_run_is_not_given_up_in_silence(

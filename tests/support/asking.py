@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import torch
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from support.answering_lesson import model
 
 from tutelage import KafkaSink, KafkaSource, QueryWriter, Student, Teacher
@@ -66,3 +67,14 @@ class Answering(threading.Thread):
         if self.error is not None:
             raise self.error
         return self.stats
+
+
+def set_topic(topic: str, kafka: dict[str, Any], **settings: str) -> None:
+    """Change settings of a topic, with `_` for each dot of their names."""
+    admin = AdminClient({"bootstrap.servers": kafka["bootstrap_servers"]})
+    changes = [
+        ConfigEntry(name.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in settings.items()
+    ]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=changes)
+    admin.incremental_alter_configs([resource])[resource].result(20)

@@ -185,3 +185,14 @@ def test_those_that_were_computed_with_one_that_ended_a_replica_are_suspect_once
     for each in (4, 7):
         attempts.answered(query(each))
     assert attempts.noted(1) is None
+
+
+def test_an_answer_that_was_sent_and_not_written_is_handed_over_as_none() -> None:
+    attempts = Attempts(stream(), 2)
+    attempts.begin(0, (0, 0), "r queries 0 0 0 0 1")
+    # The group counts this replica too, until it hands the query over.
+    assert attempts.compute([query(0)]) == {0: (0, "r queries 0 0 0 0 2")}
+    attempts.answered(query(0))
+    assert attempts.hand_over([0, 1]) == {0: (0, "r queries 0 0 0 0 1")}
+    attempts.written(0)
+    assert attempts.hand_over([0, 1]) == {}
