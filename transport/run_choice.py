@@ -12,6 +12,7 @@ from tutelage.schemas.errors import ConfigurationError, RetentionLoss, RunMismat
 from tutelage.schemas.headers import stream_from_headers
 from tutelage.schemas.limits import DEFAULT_LIMITS, Limits
 from tutelage.schemas.printable import printable
+from tutelage.schemas.record import Stream
 from tutelage.transport.connection import KafkaConnection
 from tutelage.transport.newest_run import NewestRun
 from tutelage.transport.outages import through_outages
@@ -58,11 +59,15 @@ class RunChoice:
         if self._run is None:
             self._run, self._resumed_from = run_id, dict(identity)
 
-    def name(self, run_id: str) -> None:
+    def name(self, run_id: str, opened: Stream | None) -> None:
         """Read this run, and wait for it.
 
+        Args:
+            run_id: The run's name.
+            opened: The run that is being read; None before one is.
+
         Raises:
-            ConfigurationError: Another run was named.
+            ConfigurationError: Another run was named, or is being read.
             RunMismatch: A checkpoint of another run is resumed.
         """
         if self.is_resumed and self._run != run_id:
@@ -74,6 +79,12 @@ class RunChoice:
             raise ConfigurationError(
                 f"topic {self._topic} is to be read for run {run_id}, but the source was given "
                 f"run={self._run!r}"
+            )
+        if opened is not None and opened.run_id != run_id:
+            raise ConfigurationError(
+                f"topic {self._topic} is to be read for run {run_id}, but was opened for {opened} "
+                "before: whatever asks a student about its streams (description, passes, "
+                "state_dict, knowledge) opens them. Do that later"
             )
         self._run = self._run or run_id
 
