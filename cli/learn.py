@@ -39,8 +39,8 @@ MergeFlag = Annotated[
         "--merge",
         "-m",
         metavar="KEY=STRATEGY",
-        help="Merge this key by sum, mean, weighted_mean:W1,W2, max, min, stack, concat, first or "
-        "answered; may be repeated.",
+        help="Merge this key by sum, mean, weighted_mean:W1,W2, max, min, stack, concat, first, "
+        "same or answered; may be repeated.",
         show_default=False,
     ),
 ]

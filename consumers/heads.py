@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tutelage.consumers.sources.base import Source, StreamInfo
-from tutelage.schemas.errors import RunMismatch
+from tutelage.schemas.errors import ConfigurationError, RunMismatch
 
 if TYPE_CHECKING:
     from tutelage.consumers.losses.head import Head
@@ -20,42 +20,51 @@ class Heads:
         def _merging(self) -> Merge: ...
         def _streams(self) -> list[StreamInfo]: ...
 
-    def head(self, source: Source, *, timeout_s: float = 600.0) -> Head:
-        """Read the head of a teacher that sends hidden states.
+    def head(self, source: Source, *, key: str = "hidden", timeout_s: float = 600.0) -> Head:
+        """Read the head of the teachers that send hidden states.
 
         Args:
             source: Where `write_head` wrote it; closed at the end.
+            key: The key of the hidden states. All teachers that it is made of must name this head.
             timeout_s: Seconds to wait for the topic to appear, and for each record.
 
         Returns:
             The head, on the CPU, for `losses.Projection(batch["hidden"], head)`.
 
         Raises:
-            ConfigurationError: The student is not started.
-            RunMismatch: No teacher of this student names this head.
+            ConfigurationError: The student is not started, or no teacher has the key.
+            RunMismatch: A teacher of the key names another head, or none.
             CorruptData: The source holds no head, or its checksum is wrong.
             WaitTimeout, TransportError: As for `start`.
         """
         from tutelage.consumers.head_run import read_head
 
         # Opens the teachers' streams.
-        self._merging()
+        merge = self._merging()
+        teachers = merge.teachers_of(key)
+        if teachers is None:
+            raise ConfigurationError(
+                f"no teacher has key {key!r}, only {', '.join(map(repr, merge.description))}; name "
+                "the key of the hidden states: head(source, key=...)"
+            )
+        streams = [self._streams()[teacher].stream for teacher in teachers]
         head = read_head(source, timeout_s=timeout_s)
-        streams = [found.stream for found in self._streams()]
-        if head.checksum() not in {stream.head for stream in streams}:
-            theirs = ", ".join(
-                f"{stream.teacher} names {stream.head or 'none'}" for stream in streams
-            )
-            if not any(stream.head for stream in streams):
-                raise RunMismatch(
-                    f"{source.name} holds head {head.checksum()}, but the teachers "
-                    f"({theirs}) do not say which head their states are for, so it cannot be "
-                    "checked. Let them run again with Teacher(head=head.checksum()), or use "
-                    "losses.Head.from_model(model)"
-                )
+        if {stream.head for stream in streams} == {head.checksum()}:
+            return head
+        theirs = ", ".join(f"{stream.teacher} names {stream.head or 'none'}" for stream in streams)
+        if not any(stream.head for stream in streams):
             raise RunMismatch(
-                f"{source.name} holds head {head.checksum()}, which is not that of the teachers "
-                f"({theirs}): its logits would be wrong. Write the head that the states were made "
-                "with, and give its checksum to the teacher: Teacher(head=head.checksum())"
+                f"{source.name} holds head {head.checksum()}, but the teachers ({theirs}) do not "
+                "say which head their states are for, so it cannot be checked. Let them run again "
+                "with Teacher(head=head.checksum()), or use losses.Head.from_model(model)"
             )
-        return head
+        if len({stream.head for stream in streams}) > 1:
+            raise RunMismatch(
+                f"key {key!r} is made of hidden states for different heads ({theirs}), and no head "
+                "makes logits of that: merge the logits of these teachers, not their states"
+            )
+        raise RunMismatch(
+            f"{source.name} holds head {head.checksum()}, which is not that of the teachers "
+            f"({theirs}): its logits would be wrong. Write the head that the states were made "
+            "with, and give its checksum to the teacher: Teacher(head=head.checksum())"
+        )

@@ -41,7 +41,8 @@ class SparseTarget:
         tail: float32 `[positions]`: the log of the probability of all ids that are no entry. None
             for a sampled target.
         temperature: The teacher's logits were divided by it.
-        tokenizer: The fingerprint of the teachers' tokenizer; empty if one of them gave none.
+        tokenizer: The fingerprint of the teachers' tokenizer; empty if none of them gave it.
+        tokenizer_of_all: Whether all teachers gave it. Of the others, the tokenizer is not known.
         shape: The shape of one row's positions, such as `(T,)`; `(-1,)` if rows differ in length.
         pad_left: Whether shorter rows are padded on the left where they are padded.
 
@@ -60,6 +61,7 @@ class SparseTarget:
     tail: torch.Tensor | None = None
     temperature: float = 1.0
     tokenizer: str = ""
+    tokenizer_of_all: bool = True
     shape: tuple[int, ...] = (-1,)
     pad_left: bool = False
 
@@ -228,7 +230,7 @@ class SparseTarget:
         if not targets:
             raise ConfigurationError("SparseTarget.cat was given no targets")
         first = targets[0]
-        for name in ("is_sampled", "draws", "vocabulary", "temperature", "tokenizer", "pad_left"):
+        for name in _EQUAL:
             values = [getattr(target, name) for target in targets]
             if len(set(values)) > 1:
                 raise ConfigurationError(
@@ -245,6 +247,18 @@ class SparseTarget:
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SparseTarget:
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in self.tensors()}
         return replace(self, **changed)
+
+
+# What targets have in common that are concatenated.
+_EQUAL = (
+    "is_sampled",
+    "draws",
+    "vocabulary",
+    "temperature",
+    "tokenizer",
+    "tokenizer_of_all",
+    "pad_left",
+)
 
 
 def _collate(

@@ -52,7 +52,7 @@ class Student(Checkpoints, ControlMessages, Heads, Inspection, Loaders):
     Args:
         merge: Key -> strategy, for keys that several teachers have: `"sum"`, `"mean"`,
             `"weighted_mean:0.7,0.3"`, `"max"`, `"min"`, `"stack"`, `"concat"`, `"first"`,
-            `"answered"`, or a function of a list of tensors `[rows, ...]`, one a teacher, to one.
+            `"same"`, `"answered"`, or a function of a list of tensors `[rows, ...]`, one a teacher, to one.
         sample_id: A key that every teacher has, with values that must be equal row by row.
         on_length_mismatch: `"error"`, or `"truncate"` to end a pass at its shortest teacher.
         on_unanswered: `"error"`, or `"skip"` to leave out the rows of queries that no teacher answered,

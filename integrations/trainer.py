@@ -13,11 +13,11 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tutelage import Shuffle, SparseTarget, Student, losses
-from tutelage.consumers.losses.evaluation import check_tokenizer
-from tutelage.integrations.tokenizer_fingerprint import fingerprint_of_processor
+from tutelage.integrations.texts_apart import COMPARED_TOKENS, are_equal
+from tutelage.integrations.tokenizer_fingerprint import TokenizerCheck
 from tutelage.integrations.trainer_checkpoints import STATE_NAME, StudentCallback, last_checkpoint
 from tutelage.integrations.trainer_passes import POSITION, passes
-from tutelage.integrations.trainer_settings import settle
+from tutelage.integrations.trainer_settings import settle, shifts_labels
 from tutelage.integrations.training_batch import TrainingBatch
 from tutelage.schemas.arguments import check_real_number, check_whole_number
 from tutelage.schemas.errors import ConfigurationError
@@ -62,9 +62,9 @@ class KnowledgeTrainerMixin(_Base):
             the labels: those under `labels`, or else the next tokens.
         vocabulary: How many ids the tokenizer has, `len(tokenizer)`, if the model's head is padded
             with more rows. Neither loss sees them. If not given, all rows are ids.
-        tokenizer: The fingerprint of the student's tokenizer (`tokenizer_fingerprint`), which the
-            logits' teacher must have named. None for that of `processing_class`, which is compared
-            where the teacher named one. Dense logits name none.
+        tokenizer: The fingerprint of the student's tokenizer (`tokenizer_fingerprint`), which all
+            teachers of the logits must have named. None for that of `processing_class`, which is
+            compared where a teacher named one. Dense logits name none.
         shuffle: Gives the rows of files in a shuffled order, another in each pass. Passes that are
             given again are shuffled anew.
         rows: Rows of a pass. If not given, what the student knows: those of complete files. An
@@ -110,9 +110,8 @@ class KnowledgeTrainerMixin(_Base):
         # The callback comes first, so that one that uploads a checkpoint finds the file.
         options["callbacks"] = [StudentCallback(self), *(options.get("callbacks") or ())]
         super().__init__(model, args, **options)
-        self._tokenizer, self._must_name = tokenizer, tokenizer is not None
-        if tokenizer is None:
-            self._tokenizer = fingerprint_of_processor(self.processing_class)
+        self._tokenizers = TokenizerCheck(tokenizer, self.processing_class, self._vocabulary)
+        self._is_packing_checked = False
         #: How many batches a pass has, if that is known.
         self.pass_batches = settle(self, rows)
         self._promised_batches = None if rows is None else self.pass_batches
@@ -224,9 +223,11 @@ class KnowledgeTrainerMixin(_Base):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         batch = self._read(inputs)
         target = batch.target
-        if self._must_name or (isinstance(target, SparseTarget) and target.tokenizer):
-            check_tokenizer(target, self._tokenizer)
-        outputs = model(**batch.model_inputs(self._model_takes()))
+        self._tokenizers.check(target)
+        given = batch.model_inputs(self._model_takes())
+        if batch.is_packed and not self._is_packing_checked:
+            self._check_packing(model, batch, given)
+        outputs = model(**given)
         logits = outputs.logits[..., : self._vocabulary]
         positions, labelled = self._counts
         divergence = self._loss(
@@ -241,9 +242,37 @@ class KnowledgeTrainerMixin(_Base):
         loss = loss * self.student.shard.ranks
         return (loss, outputs) if return_outputs else loss
 
+    def _check_packing(self, model: Any, batch: TrainingBatch, given: dict[str, Any]) -> None:
+        """Check, once, that the model keeps the texts of a row apart."""
+        place = batch.inner_text()
+        several = self.student.shard.ranks > 1
+        if place is None and not several:
+            return
+        # All ranks run the model equally often, whether or not their rows hold several texts.
+        self._is_packing_checked = True
+        row, start, end = place or (0, 0, COMPARED_TOKENS)
+        text = given["input_ids"][row : row + 1, start:end]
+        alone = {name: given[name] for name in ("use_cache",) if name in given}
+        model.eval()
+        try:
+            with torch.no_grad():
+                in_row = model(**given).logits[row, start:end]
+                apart = model(input_ids=text, **alone).logits[0]
+        finally:
+            model.train()
+        exact = self.accelerator.mixed_precision == "no"
+        if place is not None and not are_equal(model, in_row, apart, exact=exact):
+            raise ConfigurationError(
+                f"{type(self.model).__name__} lets a text see what is before it in its row (row "
+                f"{row}, position {start}); load it with attn_implementation='sdpa', or have the "
+                "teacher read one text a row, padded, with attention_mask"
+            )
+
     def _read(self, batch: dict[str, Any]) -> TrainingBatch:
         left = self.student.ragged_format.pad_left
-        return TrainingBatch(batch, **self._keys, pad_left=left)
+        return TrainingBatch(
+            batch, **self._keys, pad_left=left, shifts_labels=shifts_labels(self.model)
+        )
 
     def _model_takes(self) -> list[str]:
         """The arguments of the model's `forward`, without labels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -14,6 +14,9 @@ from tutelage.schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tutelage.integrations.trainer import KnowledgeTrainerMixin
+
+# What `transformers` calls them.
+_LOSSES_OF_NEXT_TOKENS = ("ForCausalLM", "ForConditionalGeneration")
 
 
 def settle(trainer: KnowledgeTrainerMixin, rows: int | None) -> int | None:
@@ -87,6 +90,20 @@ def _known_rows(trainer: KnowledgeTrainerMixin) -> int | None:
     # In a topic an end may come between the ranks' looks; all must see the same.
     mine = torch.tensor([-1 if rows is None else rows], device=trainer.args.device)
     return rows if bool((trainer.accelerator.gather(mine) >= 0).all()) else None
+
+
+def shifts_labels(model: Any) -> bool:
+    """Return whether a model predicts next tokens, so that labels are moved by one for its loss.
+
+    Models that `transformers` knows no loss of are taken for such.
+
+    Args:
+        model: The model, which PEFT may have wrapped.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        return False
+    return getattr(inner, "loss_type", None) in (None, *_LOSSES_OF_NEXT_TOKENS)
 
 
 def _check_steps(trainer: KnowledgeTrainerMixin) -> None:

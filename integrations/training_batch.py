@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tutelage import SparseTarget
+from tutelage.integrations.texts_apart import COMPARED_TOKENS
 from tutelage.integrations.token_batches import TokenBatch
 from tutelage.schemas.errors import ConfigurationError
 
@@ -28,13 +29,21 @@ class TrainingBatch:
         key: The key of the teacher's logits.
         mask_key: The key, if the batch has it, that is nonzero at each position that counts.
         pad_left: Whether ragged keys are padded on the left.
+        shifts_labels: Whether the model is one of next tokens: the label of position i is then that
+            of token i + 1, as in `transformers`.
 
     Raises:
         ConfigurationError: It has no such logits, or its tokens are not padded.
     """
 
     def __init__(
-        self, batch: Mapping[str, Any], *, key: str, mask_key: str, pad_left: bool
+        self,
+        batch: Mapping[str, Any],
+        *,
+        key: str,
+        mask_key: str,
+        pad_left: bool,
+        shifts_labels: bool = True,
     ) -> None:
         if key not in batch:
             raise ConfigurationError(
@@ -51,8 +60,27 @@ class TrainingBatch:
         self._key = key
         self._mask_key = mask_key
         self._pad_left = pad_left
+        self._shifts_labels = shifts_labels
 
-    def model_inputs(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+    @property
+    def is_packed(self) -> bool:
+        """Whether a row may hold several texts."""
+        return "position_ids" in self._batch and "input_ids" in self._batch
+
+    def inner_text(self) -> tuple[int, int, int] | None:
+        """A text that has another before it in its row: row, first position, end; None if none has."""
+        return self._tokens().inner_text(COMPARED_TOKENS)
+
+    def _tokens(self) -> TokenBatch:
+        """The tokens of rows that hold several texts."""
+        batch, lengths = self._batch, self._batch.get("input_ids" + _LENGTHS)
+        names = ("input_ids", "position_ids", "attention_mask")
+        tokens = {name: batch[name] for name in names if name in batch}
+        if lengths is not None:
+            tokens["attention_mask"] = self._within(lengths.clamp(min=1))
+        return TokenBatch(tokens)
+
+    def model_inputs(self, names: Collection[str]) -> dict[str, Any]:
         """Return the keys that the model takes, with a mask of padding where there is some.
 
         Args:
@@ -64,16 +92,17 @@ class TrainingBatch:
         batch = self._batch
         inputs = {name: batch[name] for name in names if name in batch}
         lengths = batch.get("input_ids" + _LENGTHS)
-        if "position_ids" in batch and "input_ids" in batch:
+        if self.is_packed:
             if "position_ids" not in names:
                 raise ConfigurationError(
                     "a row holds several texts, and this model takes no position_ids to tell them "
                     "apart; let the teacher have one text a row, padded, with attention_mask"
                 )
-            tokens = {name: batch[name] for name in ("input_ids", "position_ids")}
-            if lengths is not None:
-                tokens["attention_mask"] = self._within(lengths.clamp(min=1))
-            inputs["position_ids"] = TokenBatch(tokens).positions_apart()
+            # `transformers` tells texts apart by their positions only without a mask and a cache.
+            inputs.pop("attention_mask", None)
+            inputs["position_ids"] = self._tokens().positions_apart()
+            if "use_cache" in names:
+                inputs["use_cache"] = False
         elif lengths is not None and "attention_mask" in names:
             # A row without any token would be NaN in the attention: it keeps one, which no loss
             # counts.
@@ -97,14 +126,25 @@ class TrainingBatch:
     def mask(self) -> torch.Tensor | None:
         """Where the teacher's logits count, in the shape of the model's positions; None for all."""
         kept = self._batch.get(self._mask_key)
-        return self._real() if kept is None else _bools(kept)
+        if kept is not None:
+            return _bools(kept)
+        return None if self._is_of_rows else self._real()
+
+    @property
+    def _is_of_rows(self) -> bool:
+        """Whether there is one distribution for each row, as of a classifier of texts."""
+        target = self._batch[self._key]
+        if isinstance(target, SparseTarget):
+            return target.shape == ()
+        return target.ndim == 2 and self._key + _LENGTHS not in self._batch
 
     @property
     def labels(self) -> torch.Tensor:
         """The label of each of the model's positions, int64; -100 where there is none.
 
         They are the batch's `labels`, or else the next token of the text. As in `transformers`, the
-        `labels` of a text are those of its tokens: the label of position i is that of token i + 1.
+        `labels` of a text are those of its tokens: the label of position i is that of token i + 1,
+        unless the model is not one of next tokens, such as a classifier of tokens.
 
         Raises:
             ConfigurationError: The batch has neither labels nor tokens, or its labels lie in another
@@ -112,15 +152,13 @@ class TrainingBatch:
         """
         batch = self._batch
         given = batch.get("labels")
-        if given is None and "input_ids" not in batch:
+        if given is None and not ("input_ids" in batch and self._shifts_labels):
             raise ConfigurationError(
-                f"alpha is below 1, and a batch has neither labels nor input_ids, only "
-                f"{sorted(batch)}; let the teacher carry the labels"
+                f"alpha is below 1, and a batch has no labels, nor tokens that this model would "
+                f"predict, only {sorted(batch)}; let the teacher carry the labels"
             )
         if given is not None and given.ndim < 2:
-            mask = self.mask
-            only: torch.Tensor = given.long()
-            return only if mask is None else only.where(mask, _IGNORED_LABEL)
+            return _only_where(self.mask, given)
         tokens = batch["input_ids"] if given is None else given
         if given is not None and "input_ids" in batch:
             ids, length_keys = batch["input_ids"], ("input_ids" + _LENGTHS, "labels" + _LENGTHS)
@@ -131,6 +169,8 @@ class TrainingBatch:
                     "would be that of another token. Write both without padding, as "
                     "CausalLMTeacher(carry=['labels']) does"
                 )
+        if not self._shifts_labels:
+            return _only_where(self.mask, tokens)
         labels = torch.full_like(tokens, _IGNORED_LABEL, dtype=torch.long)
         labels[:, :-1] = tokens[:, 1:]
         real, kept = self._real(), batch.get(self._mask_key)
@@ -188,6 +228,11 @@ def _within(lengths: torch.Tensor, width: int, *, left: bool) -> torch.Tensor:
     """Which of `width` places hold a row's elements, bool `[rows, width]`."""
     places = torch.arange(width, device=lengths.device)
     return places >= width - lengths[:, None] if left else places < lengths[:, None]
+
+
+def _only_where(mask: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+    labels = labels.long()
+    return labels if mask is None else labels.where(mask, _IGNORED_LABEL)
 
 
 def _bools(mask: torch.Tensor) -> torch.Tensor:

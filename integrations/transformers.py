@@ -17,18 +17,19 @@ from transformers import PreTrainedModel
 from tutelage import losses
 from tutelage.integrations.candidate_log_probs import candidate_log_probs
 from tutelage.integrations.model_heads import Head, output_layer
+from tutelage.integrations.texts_apart import COMPARED_TOKENS, are_equal
 from tutelage.integrations.token_batches import Rows, TokenBatch
 from tutelage.producers.stages.projected import Projected
 from tutelage.schemas.arguments import check_whole_number
 from tutelage.schemas.errors import ConfigurationError
 
-# The first batches show whether the model does what this file takes for granted, on this many
-# tokens. An error of a tenth is more than bfloat16 makes, and less than that of a text that sees
-# another.
-_CHECKED_TOKENS = 8
-_LARGEST_ERROR = 0.1
 # Keys of a batch that have a value for each token.
 _OF_TOKENS = frozenset(("labels", "loss_mask", "token_type_ids"))
+# Keys of a batch that are read here.
+_READ = frozenset(("input_ids", "attention_mask", "position_ids", "loss_mask", "labels"))
+
+
+_KINDS = ("padded", "packed")
 
 
 class CausalLMTeacher(nn.Module):
@@ -41,7 +42,8 @@ class CausalLMTeacher(nn.Module):
     `[rows, T, vocabulary]` never exists. The head is what the model's own `forward` does behind its
     decoder, with biases, scales and soft caps. The first batches check both promises.
 
-    A batch is a mapping with
+    A batch is a mapping with these keys. Others are left alone, but none that the model would read:
+    what images or `inputs_embeds` say would be missing from the knowledge.
 
     - `input_ids`: integers `[rows, T]`;
     - `attention_mask`, if it is padded: `[rows, T]`, 0 at padding, on either side;
@@ -98,8 +100,8 @@ class CausalLMTeacher(nn.Module):
             raise ConfigurationError("with key=None and hidden=False there is no knowledge to give")
         if vocabulary is not None and check_whole_number("vocabulary", vocabulary) > rows:
             raise ConfigurationError(
-                f"vocabulary is {vocabulary:,}, and the model's head has {rows:,} rows; give the "
-                "tokenizer's length, len(tokenizer)"
+                f"vocabulary is {vocabulary:,}, and the model's head has {rows:,} rows, all of "
+                "which are tokens then; leave vocabulary out"
             )
         self.model = model
         self.vocabulary = rows if vocabulary is None else vocabulary
@@ -107,7 +109,11 @@ class CausalLMTeacher(nn.Module):
         self._candidates = candidates
         self._gives_hidden = hidden
         self._carry = tuple(carry)
-        self._unchecked = {"head", "padded", "packed"}
+        self._model_takes = frozenset(inspect.signature(model.forward).parameters)
+        # Kinds of batches whose first one is still to come: kernels treat one row and several
+        # differently.
+        self._unchecked = {(kind, several) for kind in _KINDS for several in (False, True)}
+        self._is_head_checked = False
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Compute the knowledge of one batch.
@@ -123,13 +129,14 @@ class CausalLMTeacher(nn.Module):
                 `carry` or `candidates` names is missing; or the model cannot keep the guarantee.
         """
         tokens = TokenBatch(batch)
+        self._check_keys(batch)
         texts = Rows.where(None if tokens.mask is None else tokens.real())
         trained = tokens.trained()
         known = texts if trained is None else Rows.where(trained)
         asked = self._asked(batch, tokens)
         place = self._text_to_check(tokens)
         states = self._states(tokens)
-        if "head" in self._unchecked:
+        if not self._is_head_checked:
             self._check_head(tokens)
         if place is not None:
             self._check_text(tokens, states, place)
@@ -215,32 +222,41 @@ class CausalLMTeacher(nn.Module):
 
     def _text_to_check(self, tokens: TokenBatch) -> tuple[int, int, int] | None:
         """A text with something before it in its row, of the first padded and packed batches."""
-        if tokens.kind not in self._unchecked:
+        if (tokens.kind, len(tokens.ids) > 1) not in self._unchecked:
             return None
-        return tokens.inner_text(_CHECKED_TOKENS)
+        return tokens.inner_text(COMPARED_TOKENS)
+
+    def _check_keys(self, batch: Mapping[str, torch.Tensor]) -> None:
+        """Check that the model would read nothing that is not read here."""
+        unread = (batch.keys() & self._model_takes) - _READ
+        if unread:
+            raise ConfigurationError(
+                f"the batch has {sorted(unread)}, which {type(self.model).__name__} reads and "
+                "CausalLMTeacher does not: its knowledge would be of something else. Leave them out, "
+                "or return the model's logits from a module of your own"
+            )
 
     def _check_head(self, tokens: TokenBatch) -> None:
         """Compare the head with the model's own logits of the first tokens."""
-        few = tokens.ids[:1, :_CHECKED_TOKENS]
+        few = tokens.ids[:1, :COMPARED_TOKENS]
         own = self.model(input_ids=few, use_cache=False, return_dict=True).logits[0]
         Head(self.model, self.vocabulary).check(self._decode(few)[0], own)
-        self._unchecked.discard("head")
+        self._is_head_checked = True
 
     def _check_text(
         self, tokens: TokenBatch, states: torch.Tensor, place: tuple[int, int, int]
     ) -> None:
         """Compare the states of a text in its row with those that it has alone."""
         row, start, end = place
-        alone = self._decode(tokens.ids[row : row + 1, start:end])[0].float()
-        error = (states[row, start:end].float() - alone).norm(dim=-1) / alone.norm(dim=-1)
-        if not bool((error < _LARGEST_ERROR).all()):
+        alone = self._decode(tokens.ids[row : row + 1, start:end])[0]
+        if not are_equal(self.model, states[row, start:end], alone, exact=True):
             remedy = "on the right" if tokens.kind == "padded" else "instead, one text a row"
             raise ConfigurationError(
                 f"{type(self.model).__name__} lets a text see what is before it in its row of a "
                 f"{tokens.kind} batch (row {row}, position {start}); pad {remedy}, or load it with "
                 "attn_implementation='sdpa'"
             )
-        self._unchecked.discard(tokens.kind)
+        self._unchecked.discard((tokens.kind, len(tokens.ids) > 1))
 
 
 def _check_model(model: Any) -> int:
@@ -248,7 +264,8 @@ def _check_model(model: Any) -> int:
     if not isinstance(model, PreTrainedModel):
         raise ConfigurationError(
             f"the model is a {type(model).__name__}; give a PreTrainedModel of transformers "
-            "(of a PEFT model, its get_base_model())"
+            "(of a PEFT model with adapters in its layers, such as LoRA, its get_base_model(); "
+            "prompts that PEFT learned are not in that)"
         )
     head = output_layer(model)
     if head is None or model.base_model is model:

@@ -124,10 +124,7 @@ class Sampled:
         Raises:
             SchemaError: Rows of this shape cannot be encoded so.
         """
-        if shape[0] == -1 and len(shape) > 2:
-            raise SchemaError(
-                f"ragged rows of shape {list(shape)}; only [-1, vocabulary] is allowed"
-            )
+        _check_positions(shape)
         _check_vocabulary(shape[-1])
         return (-1,)
 
@@ -177,6 +174,7 @@ class TopK:
         Raises:
             SchemaError: Rows of this shape cannot be encoded so.
         """
+        _check_positions(shape)
         _check_vocabulary(shape[-1])
         if self.k > shape[-1]:
             raise SchemaError(f"{self.k} of {shape[-1]} ids cannot be kept; choose a smaller k")
@@ -269,6 +267,11 @@ def _number(text: str, value: str, kind: type[int] | type[float]) -> Any:
         return kind(value)
     except ValueError:
         raise ConfigurationError(f"{text!r}: {value!r} is no number") from None
+
+
+def _check_positions(shape: tuple[int, ...]) -> None:
+    if shape[0] == -1 and len(shape) > 2:
+        raise SchemaError(f"ragged rows of shape {list(shape)}; only [-1, vocabulary] is allowed")
 
 
 def _check_vocabulary(size: int) -> None:

@@ -197,13 +197,17 @@ def check_tokenizer(target: AnyTarget, tokenizer: str | None) -> None:
     """
     if tokenizer is None:
         return
-    if not isinstance(target, SparseTarget) or not target.tokenizer:
+    named = target.tokenizer if isinstance(target, SparseTarget) else ""
+    if named not in ("", tokenizer):
         raise ConfigurationError(
-            "the target names no tokenizer, so that it cannot be compared with yours; leave "
-            "tokenizer out, or have the teacher name its own: Sampled(tokenizer=...)"
+            f"the target was made with the tokenizer {named!r}, the student has {tokenizer!r}: the "
+            "same id may mean another token. If they differ only in tokens that were added behind "
+            "the others, compare without these: tokenizer_fingerprint(tokenizer, vocabulary), or "
+            "KnowledgeTrainer(vocabulary=...)"
         )
-    if target.tokenizer != tokenizer:
+    if not isinstance(target, SparseTarget) or not named or not target.tokenizer_of_all:
+        who = "a teacher of the target" if named else "the target"
         raise ConfigurationError(
-            f"the target was made with the tokenizer {target.tokenizer!r}, the student has "
-            f"{tokenizer!r}: the same id means another token"
+            f"{who} names no tokenizer, so that it cannot be compared with yours; leave tokenizer "
+            "out, or have the teacher name its own: Sampled(tokenizer=...)"
         )

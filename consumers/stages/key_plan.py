@@ -149,10 +149,11 @@ def _check_specs(key: str, strategy: Strategy, specs: Sequence[KeySpec], who: st
         raise MergeError(
             f"key {key!r} comes from {who}: {strategy.name} needs rows of the same shape"
         )
-    if strategy.name == "answered" and len(set(specs)) > 1:
+    if strategy.name in ("answered", "same") and len(set(specs)) > 1:
+        does = "takes each row from one teacher" if strategy.name == "answered" else "compares bits"
         raise MergeError(
-            f"key {key!r} comes from {who}: answered takes each row from one teacher, so they must "
-            "have one dtype, shape and encoding"
+            f"key {key!r} comes from {who}: {strategy.name} {does}, so they must have one dtype, "
+            "shape and encoding"
         )
     if strategy.name == "concat" and not all(spec.inner for spec in specs):
         raise MergeError(

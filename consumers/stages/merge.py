@@ -17,6 +17,7 @@ from tutelage.consumers.stages.align import Aligned, Share
 from tutelage.consumers.stages.answered_rows import AnsweredRows, Answers, says_status
 from tutelage.consumers.stages.batch_sizes import BatchSizes
 from tutelage.consumers.stages.batches import Batch, Batches
+from tutelage.consumers.stages.compare import check_ids, check_lengths, check_same
 from tutelage.consumers.stages.fold import (
     accumulator_dtype,
     check_exact,
@@ -30,7 +31,7 @@ from tutelage.consumers.stages.ragged import RaggedFormat, concatenate, pad_rows
 from tutelage.consumers.stages.sparse_merge import SparseKey
 from tutelage.consumers.stages.strategies import MergeStrategy
 from tutelage.consumers.stages.torch_view import dtype_name, torch_dtype
-from tutelage.schemas.errors import LengthMismatch, MergeError, SampleMismatch
+from tutelage.schemas.errors import MergeError
 from tutelage.schemas.limits import DEFAULT_LIMITS
 from tutelage.schemas.queries import QUERY_STATUS
 from tutelage.schemas.record import Array, Description
@@ -138,6 +139,17 @@ class Merge:
         """The merged keys, in the order in which teachers were registered and wrote them."""
         return Description(tuple(plan.result for plan in self._plans))
 
+    def teachers_of(self, key: str) -> list[int] | None:
+        """The numbers of the teachers whose values a key is made of; None if none has it."""
+        for plan in self._plans:
+            if plan.key == key:
+                chosen = plan.strategy.name in ("first", "same")
+                return list(plan.teachers[:1] if chosen else plan.teachers)
+        return None
+
+    def _owners(self, plan: KeyPlan) -> list[str]:
+        return [self._names[teacher] for teacher in plan.teachers]
+
     def measure(self, aligned: Aligned, batch_size: int) -> tuple[int, int]:
         """Decide how many of the rows to merge at once, as `BatchSizes.measure` says."""
         return self._sizes.measure(aligned, batch_size)
@@ -187,9 +199,11 @@ class Merge:
             if answers is not None and plan.key != self._sample_id:
                 shares = answers.shares(plan, aligned)
             if plan.key == self._sample_id:
-                self._check_ids(
-                    plan, [share.dense(plan.key) for share in shares], aligned.first_row
-                )
+                ids = [share.dense(plan.key) for share in shares]
+                check_ids(plan.key, self._owners(plan), ids, aligned.first_row)
+            if plan.strategy.name == "same":
+                stored = [share.stored(plan.key, 0, aligned.rows) for share in shares]
+                check_same(plan.key, self._owners(plan), stored, aligned.first_row)
             if plan.strategy.rule.chooses:
                 # The others' may be of another kind.
                 shares = shares[:1]
@@ -280,9 +294,9 @@ class Merge:
             stop = min(start + batch_size, aligned.rows)
             pieces = [share.ragged(plan.key, start, stop) for share in shares]
             lengths = np.concatenate([piece.lengths for piece in pieces[0]])
-            for teacher, others in enumerate(pieces[1:], start=1):
-                theirs = np.concatenate([piece.lengths for piece in others])
-                self._check_lengths(plan, lengths, theirs, teacher, aligned.first_row + start)
+            theirs = [np.concatenate([piece.lengths for piece in others]) for others in pieces[1:]]
+            first_row = aligned.first_row + start
+            check_lengths(plan.key, self._owners(plan), [lengths, *theirs], first_row)
             # Concatenated in new memory, because a batch must not keep the records in memory.
             values = self._merged(
                 plan, [concatenate([piece.values for piece in one]) for one in pieces]
@@ -295,31 +309,6 @@ class Merge:
             all_values.append(values)
             all_lengths.append(self._pinned(counts))
         return all_values, all_lengths
-
-    def _check_lengths(
-        self, plan: KeyPlan, lengths: Array, theirs: Array, teacher: int, first_row: int
-    ) -> None:
-        """Raise LengthMismatch if ragged rows of two teachers differ in length."""
-        if not np.array_equal(lengths, theirs):
-            row = int(np.flatnonzero(lengths != theirs)[0])
-            raise LengthMismatch(
-                f"key {plan.key!r}, row {first_row + row}: {self._names[plan.teachers[0]]} has "
-                f"{lengths[row]} elements, {self._names[plan.teachers[teacher]]} {theirs[row]}; "
-                "rows of different length cannot be merged"
-            )
-
-    def _check_ids(self, plan: KeyPlan, ids: Sequence[Array], first_row: int) -> None:
-        """Raise SampleMismatch if the sample ids of a row differ."""
-        for teacher, theirs in enumerate(ids[1:], start=1):
-            differs = ids[0] != theirs
-            if differs.any():
-                row = int(np.argwhere(differs)[0][0])
-                raise SampleMismatch(
-                    f"row {first_row + row}: {plan.key!r} is {ids[0][row]} of "
-                    f"{self._names[plan.teachers[0]]} but {theirs[row]} of "
-                    f"{self._names[plan.teachers[teacher]]}; the teachers did not read the same "
-                    "inputs in the same order"
-                )
 
 
 def _starts(aligned: Aligned, batch_size: int) -> range:

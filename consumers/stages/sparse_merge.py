@@ -36,12 +36,14 @@ class Vocabulary:
     Args:
         size: The size of the vocabulary.
         temperature: The teachers' logits were divided by it.
-        tokenizer: The fingerprint of their tokenizer; empty if one of them did not give it.
+        tokenizer: The fingerprint of their tokenizer; empty if none of them gave it.
+        tokenizer_of_all: Whether all of them gave it.
     """
 
     size: int
     temperature: float
     tokenizer: str
+    tokenizer_of_all: bool
 
 
 def is_sparse(spec: KeySpec) -> bool:
@@ -63,9 +65,11 @@ def common_vocabulary(key: str, names: Sequence[str], specs: Sequence[KeySpec]) 
     _check_equal(key, "temperature", names, heats)
     known = [(name, each) for name, each in zip(names, prints, strict=True) if each]
     _check_equal(key, "tokenizer", [name for name, _ in known], [each for _, each in known])
-    # What one teacher did not say is not known of their sum.
     return Vocabulary(
-        size=sizes[0], temperature=heats[0], tokenizer=prints[0] if all(prints) else ""
+        size=sizes[0],
+        temperature=heats[0],
+        tokenizer=known[0][1] if known else "",
+        tokenizer_of_all=all(prints),
     )
 
 
@@ -230,6 +234,7 @@ class SparseKey:
             vocabulary=self._vocabulary.size,
             temperature=self._vocabulary.temperature,
             tokenizer=self._vocabulary.tokenizer,
+            tokenizer_of_all=self._vocabulary.tokenizer_of_all,
             shape=self._specs[0].shape[:-1],
             pad_left=self._pad_left,
         )

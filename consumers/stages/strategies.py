@@ -102,6 +102,8 @@ RULES: Mapping[str, Rule] = {
         shape=lambda shapes: (*shapes[0][:-1], sum(shape[-1] for shape in shapes)),
     ),
     "first": Rule(takes_any=True, chooses=True),
+    # The first teacher's, where all others have the same, bit for bit (compare.py).
+    "same": Rule(chooses=True),
     # The first teacher that answered the row's query (answered_rows.py).
     "answered": Rule(chooses=True),
 }

@@ -20,7 +20,7 @@ import torch
 
 from tutelage.producers.stages.host_batch import HostBatch
 from tutelage.producers.stages.model_outputs import Returned
-from tutelage.producers.stages.replicas import give_back, replicas, with_index
+from tutelage.producers.stages.replicas import give_back, is_spread, replicas, with_index
 from tutelage.producers.stages.row_counts import rows_in
 from tutelage.producers.stages.structures import map_structure
 from tutelage.producers.stages.thread_context import ThreadContext, is_about_threads
@@ -284,7 +284,7 @@ def _check_callable(model: Any) -> None:
 def _default_devices(model: Model | Sequence[Model]) -> list[torch.device | None]:
     if isinstance(model, Sequence):
         return [None] * len(model)
-    if not isinstance(model, torch.nn.Module):
+    if not isinstance(model, torch.nn.Module) or is_spread(model):
         return [None]
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [
         torch.device("cpu")

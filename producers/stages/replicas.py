@@ -27,6 +27,12 @@ class Loan:
         self._modes = [(part, part.training) for part in module.modules()]
         self._original_devices = {tensor.device for tensor in _tensors(module)}
         self._moved = False
+        if device is not None and is_spread(module):
+            places = ", ".join(sorted(map(str, self._original_devices)))
+            raise ConfigurationError(
+                f'the model\'s tensors lie on {places}, as with device_map="auto": it is one '
+                "replica where it is; leave devices out"
+            )
         try:
             module.eval()
             if device is not None and any(
@@ -45,7 +51,7 @@ class Loan:
         for part, training in modes:
             # Not through `train`, which some modules override.
             part.training = training
-        if self._moved and len(self._original_devices) == 1:
+        if self._moved:
             self._module.to(next(iter(self._original_devices)))
         self._moved = False
 
@@ -64,7 +70,8 @@ def replicas(model: Any, devices: Sequence[torch.device | None]) -> tuple[list[A
         The replicas, and the user's modules that must be given back.
 
     Raises:
-        ConfigurationError: The numbers of models and devices differ, or the model cannot be copied.
+        ConfigurationError: The numbers of models and devices differ, a model lies on several
+            devices, or it cannot be copied.
     """
     models = list(model) if isinstance(model, Sequence) else [model] * len(devices)
     if len(models) != len(devices):
@@ -114,6 +121,11 @@ def _copy_module(module: torch.nn.Module, device: torch.device) -> torch.nn.Modu
 
 def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()]
+
+
+def is_spread(module: torch.nn.Module) -> bool:
+    """Return whether a module's tensors lie on several devices, which a library has placed there."""
+    return len({tensor.device for tensor in _tensors(module)}) > 1
 
 
 def with_index(device: torch.device) -> torch.device:

@@ -117,6 +117,34 @@ def test_a_head_that_is_not_the_teachers_is_refused() -> None:
             student.head(MemorySource(other))
 
 
+def test_only_the_head_of_the_teachers_whose_states_are_used_is_given() -> None:
+    mine, other = head_of(), head_of(seed=1)
+    heads = {}
+    for head in (mine, other):
+        heads[head.checksum()] = topic = MemoryTopic()
+        write_head(MemorySink(topic), head)
+    for strategy, head, message in (
+        ("first", mine, None),
+        ("first", other, r"not that of the teachers \(t names"),
+        ("mean", mine, "states for different heads"),
+        ("mean", other, "states for different heads"),
+    ):
+        student = Student({"hidden": strategy})
+        for each in (mine, other):
+            student.register_teacher(MemorySource(hidden_topic(each)))
+        with student:
+            source = MemorySource(heads[head.checksum()])
+            if message is None:
+                assert student.head(source).checksum() == head.checksum()
+            else:
+                with pytest.raises(RunMismatch, match=message):
+                    student.head(source)
+            with pytest.raises(
+                ConfigurationError, match="no teacher has key 'states', only 'hidden'"
+            ):
+                student.head(source, key="states")
+
+
 def test_a_run_that_is_no_head_is_refused() -> None:
     with pytest.raises(CorruptData, match="is no head: it lacks norm, settings, weight"):
         read_head(MemorySource(hidden_topic(None)))

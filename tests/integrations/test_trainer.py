@@ -12,7 +12,15 @@ import pytest
 import torch
 from support import tiny_models
 from support.trainer_program import student_of, texts, write
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from tutelage import (
     ConfigurationError,
@@ -186,6 +194,17 @@ def test_texts_that_share_a_row_do_not_see_each_other(tmp_path: Path) -> None:
     expected = divergence(tiny_models.llama(), alone)
     trainer = trained(student_of(tmp_path / "k.avro"), tmp_path / "out")
     assert logged(trainer) == [pytest.approx(sum(expected) / len(expected), rel=1e-4)]
+    # With a mask beside the positions, transformers would not tell the texts apart.
+    with (
+        Teacher(FileSink(tmp_path / "masked.avro"), wire={"logits": "float32"}) as teacher,
+        student_of(tmp_path / "k.avro") as student,
+    ):
+        (batch,) = student.knowledge(2)
+        teacher.write({**batch, "attention_mask": torch.ones_like(batch["input_ids"])})
+    trainer = trained(student_of(tmp_path / "masked.avro"), tmp_path / "out")
+    assert logged(trainer) == [pytest.approx(sum(expected) / len(expected), rel=1e-4)]
+    with pytest.raises(ConfigurationError, match=r"FalconH1.* see what is before it .* position 5"):
+        trained(student_of(tmp_path / "k.avro"), tmp_path / "out", tiny_models.falcon_h1())
 
 
 def test_a_batch_without_its_tokens_is_refused_with_what_it_has() -> None:
@@ -194,7 +213,7 @@ def test_a_batch_without_its_tokens_is_refused_with_what_it_has() -> None:
         TrainingBatch(flat, key="logits", mask_key="kept", pad_left=False)
     with pytest.raises(ConfigurationError, match="no key 'other', only"):
         TrainingBatch(flat, key="other", mask_key="kept", pad_left=False)
-    with pytest.raises(ConfigurationError, match="neither labels nor input_ids"):
+    with pytest.raises(ConfigurationError, match="has no labels, nor tokens"):
         _ = TrainingBatch(
             {"logits": torch.zeros(5, 4)}, key="logits", mask_key="kept", pad_left=False
         ).labels
@@ -274,15 +293,21 @@ def test_logits_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "unnamed.avro", ROWS, wire=Sampled(10))
     mine.pad_token = "b"  # The tokens stay the same.
     with_image_processor = SimpleNamespace(tokenizer=other)
+    longer = tiny_models.tokenizer("a", "b")
+    longer.add_tokens(["[added]"])
+    assert tokenizer_fingerprint(longer, len(mine)) == print_of != tokenizer_fingerprint(longer)
     for file, options, said in (
         ("named", {"processing_class": mine}, None),
         ("named", {"tokenizer": print_of, "processing_class": other}, None),
         ("named", {}, None),
         ("unnamed", {"processing_class": other}, None),
-        ("named", {"processing_class": other}, "the same id means another token"),
-        ("named", {"processing_class": with_image_processor}, "the same id means another token"),
-        ("named", {"tokenizer": "ab"}, "the same id means another token"),
+        ("named", {"processing_class": other}, "the same id may mean another token"),
+        ("named", {"processing_class": with_image_processor}, "may mean another token"),
+        ("named", {"tokenizer": "ab"}, "the same id may mean another token"),
         ("unnamed", {"tokenizer": print_of}, "the target names no tokenizer"),
+        # Of tokens that are added behind the others, the teacher knows nothing.
+        ("named", {"processing_class": longer}, "may mean another token"),
+        ("named", {"processing_class": longer, "vocabulary": len(mine)}, None),
     ):
         student = student_of(tmp_path / f"{file}.avro")
         if said is None:
@@ -290,6 +315,23 @@ def test_logits_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
         else:
             with pytest.raises(ConfigurationError, match=said):
                 trained(student, tmp_path, **options)
+
+
+def test_a_tokenizer_that_only_some_of_the_merged_teachers_named_is_compared(
+    tmp_path: Path,
+) -> None:
+    mine, other = tiny_models.tokenizer("a", "b"), tiny_models.tokenizer("b", "a")
+    write(tmp_path / "named.avro", ROWS, wire=Sampled(10, tokenizer=tokenizer_fingerprint(mine)))
+    write(tmp_path / "unnamed.avro", ROWS, wire=Sampled(10))
+    for tokenizer in (mine, other):
+        student = Student({"logits": "mean", "input_ids": "same"})
+        for name in ("named", "unnamed"):
+            student.register_teacher(FileSource(tmp_path / f"{name}.avro"))
+        if tokenizer is mine:
+            trained(student, tmp_path, processing_class=tokenizer)
+        else:
+            with pytest.raises(ConfigurationError, match="may mean another token"):
+                trained(student, tmp_path, processing_class=tokenizer)
 
 
 def test_labels_that_a_teacher_carries_lie_as_its_tokens_do(tmp_path: Path) -> None:
@@ -333,6 +375,41 @@ def test_models_other_than_of_language_learn_too(tmp_path: Path) -> None:
     trainer = trained(student, tmp_path / "out", model, alpha=0.0)  # type: ignore[arg-type]
     expected = float(torch.nn.functional.cross_entropy(logits, y))
     assert logged(trainer) == [pytest.approx(expected, rel=1e-5)]
+
+
+def bert(kind: type[PreTrainedModel]) -> PreTrainedModel:
+    torch.manual_seed(5)
+    sizes: Any = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(
+        vocab_size=tiny_models.VOCABULARY, intermediate_size=24, num_labels=4, **sizes,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return kind(config)
+
+
+@pytest.mark.parametrize("kind", [BertForTokenClassification, BertForSequenceClassification])
+def test_classifiers_of_tokens_and_of_texts_learn_the_labels_that_transformers_would_have_them_learn(
+    tmp_path: Path, kind: type[PreTrainedModel]
+) -> None:
+    model = bert(kind)
+    ids = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]])
+    mask = (ids > 0).long()
+    labels = torch.tensor([1, 3])
+    if kind is BertForTokenClassification:
+        labels = torch.tensor([[0, 1, 2, 3], [3, 2, -100, -100]])
+    with torch.no_grad():
+        own = model(input_ids=ids, attention_mask=mask, labels=labels)
+    with Teacher(FileSink(tmp_path / "k.avro")) as teacher:
+        teacher.write(
+            {"input_ids": ids, "attention_mask": mask, "labels": labels, "logits": own.logits + 1}
+        )
+    trainer = trained(student_of(tmp_path / "k.avro"), tmp_path / "out", model, alpha=0.0)
+    assert logged(trainer) == [pytest.approx(float(own.loss), rel=1e-5)]
+    if kind is BertForTokenClassification:
+        with Teacher(FileSink(tmp_path / "unlabelled.avro")) as teacher:
+            teacher.write({"input_ids": ids, "logits": own.logits})
+        with pytest.raises(ConfigurationError, match="nor tokens that this model would predict"):
+            trained(student_of(tmp_path / "unlabelled.avro"), tmp_path, bert(kind), alpha=0.5)
 
 
 class Epochs(TrainerCallback):

@@ -170,6 +170,36 @@ def test_a_model_whose_packed_texts_see_each_other_is_refused() -> None:
         given(teacher, packed())
 
 
+@pytest.mark.parametrize("share", [1.0, 1e-3])
+def test_the_first_packed_batch_of_one_row_and_that_of_several_are_checked(share: float) -> None:
+    model = tiny_models.llama()
+
+    def mix(decoder: Any, given: Any, found: Any) -> None:
+        """Mixes some of the token before into each, in batches of several rows only."""
+        states = found.last_hidden_state
+        if len(states) > 1:
+            found.last_hidden_state = states + share * states.roll(1, dims=1)
+
+    model.model.register_forward_hook(mix)
+    teacher = CausalLMTeacher(model)
+    batch = packed()
+    two = {name: torch.cat([values, values]) for name, values in batch.items()}
+    given(teacher, batch)
+    with pytest.raises(ConfigurationError, match="lets a text see what is before it"):
+        given(teacher, two)
+
+
+def test_what_the_model_would_read_and_the_teacher_does_not_is_refused() -> None:
+    teacher = CausalLMTeacher(tiny_models.gpt2())
+    batch = padded("right")
+    for name in ("token_type_ids", "inputs_embeds"):
+        with pytest.raises(ConfigurationError, match=rf"the batch has \['{name}'\], which GPT2LM"):
+            given(teacher, {**batch, name: torch.zeros_like(batch["input_ids"])})
+    # The model would not read these.
+    given(teacher, {**batch, "sample": torch.arange(3)})
+    given(CausalLMTeacher(tiny_models.llama()), {**batch, "token_type_ids": batch["input_ids"]})
+
+
 def test_a_model_that_is_not_a_decoder_and_a_head_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="OPTForCausalLM cannot be divided"):
         given(CausalLMTeacher(tiny_models.opt()), padded("right"))

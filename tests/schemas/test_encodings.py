@@ -241,3 +241,9 @@ def test_an_int8_vector_is_decoded_and_a_wrong_scale_is_an_error() -> None:
     for scale in (-0.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="a scale is negative or not finite"):
             decode_int8(np.frombuffer(struct.pack("<f3b", scale, 1, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize("encoding", [Sampled(5), TopK(3)], ids=str)
+def test_ragged_rows_of_several_vectors_each_are_refused(encoding: Encoding) -> None:
+    with pytest.raises(SchemaError, match=r"ragged rows of shape \[-1, 2, 9\]; only"):
+        encoding.stored_shape((-1, 2, 9))

@@ -13,9 +13,16 @@ from support.encoded import POSITIONS, VOCABULARY, learn, logits_of, same, targe
 from support.sampled_rows import sampled_row
 
 from tutelage import MemorySink, MemorySource, MemoryTopic, Ragged, Student, Teacher
+from tutelage.consumers.losses.evaluation import check_tokenizer
 from tutelage.consumers.stages.sparse_merge import SparseKey, count_factors
 from tutelage.consumers.stages.strategies import parse_strategy
-from tutelage.schemas.errors import BatchTooLarge, CorruptData, LengthMismatch, MergeError
+from tutelage.schemas.errors import (
+    BatchTooLarge,
+    ConfigurationError,
+    CorruptData,
+    LengthMismatch,
+    MergeError,
+)
 from tutelage.schemas.limits import Limits
 from tutelage.schemas.record import KeySpec
 
@@ -121,13 +128,19 @@ def test_first_takes_the_first_teachers_list_whatever_the_others_have() -> None:
     assert same(target_of(topics, "first"), target_of(topics[:1]))
 
 
-def test_a_merge_with_an_unknown_tokenizer_names_none() -> None:
+def test_a_merge_names_the_tokenizer_that_is_known_and_whether_all_named_it() -> None:
     topics = [
         topic_of(logits_of(4, 0), "sampled:25"),
         topic_of(logits_of(4, 1), "sampled:25,tokenizer=ab"),
     ]
-    assert target_of(topics, "mean").tokenizer == ""
-    assert target_of(topics[::-1], "first").tokenizer == "ab"
+    for strategy, of_all in (("mean", False), ("first", True)):
+        target = target_of(topics[::-1], strategy)
+        assert (target.tokenizer, target.tokenizer_of_all) == ("ab", of_all)
+    merged = target_of(topics, "mean")
+    with pytest.raises(ConfigurationError, match="a teacher of the target names no tokenizer"):
+        check_tokenizer(merged, "ab")
+    with pytest.raises(ConfigurationError, match="'ab', the student has 'other'"):
+        check_tokenizer(merged, "other")
 
 
 def ragged_topic(lengths: list[int], wire: str, seed: int = 0) -> MemoryTopic:

@@ -316,9 +316,34 @@ def test_a_module_that_cannot_be_copied_to_several_devices_is_refused_with_the_w
 
 def test_a_module_that_cannot_be_put_on_its_device_comes_back_as_it_was() -> None:
     module = torch.nn.Sequential(
-        torch.nn.Linear(2, 2), torch.nn.Linear(2, 2, device="meta")
+        torch.nn.Linear(2, 2, device="meta"), torch.nn.Linear(2, 2, device="meta")
     ).train()
     module[0].eval()
     with pytest.raises(NotImplementedError), Teacher(MemorySink(MemoryTopic())) as teacher:
         teacher.serve(module, [torch.ones(2, 2)], devices=["cpu"])
     assert [part.training for part in module.modules()] == [True, False, True]
+
+
+class Spread(torch.nn.Module):
+    """A model that a library has spread over devices; one of its layers is not used here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.elsewhere = torch.nn.Linear(2, 2, device="meta")
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": self.layer(batch)}
+
+
+def test_a_module_that_lies_on_several_devices_serves_where_it_is() -> None:
+    module, topic = Spread(), MemoryTopic()
+    with Teacher(MemorySink(topic)) as teacher:
+        teacher.serve(module, [torch.ones(2, 2)])
+    assert {tensor.device.type for tensor in module.parameters()} == {"cpu", "meta"}
+    with (
+        pytest.raises(ConfigurationError, match="tensors lie on cpu, meta, .* leave devices out"),
+        Teacher(MemorySink(MemoryTopic())) as teacher,
+    ):
+        teacher.serve(module, [torch.ones(2, 2)], devices=["cpu"])
+    assert {tensor.device.type for tensor in module.parameters()} == {"cpu", "meta"}
