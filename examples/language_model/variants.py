@@ -100,7 +100,7 @@ def passes_of(sources: Callable[[], list[Source]]) -> Passes:
         given = sources()
         merge: dict[str, Any] = {}
         if len(given) > 1:
-            merge = {"logits": "mean", "input_ids": "first", "targets": "first"}
+            merge = {"logits": "mean", "input_ids": "same", "targets": "same"}
         student = Student(merge)
         for source in given:
             student.register_teacher(source)

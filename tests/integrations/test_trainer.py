@@ -379,9 +379,14 @@ def test_models_other_than_of_language_learn_too(tmp_path: Path) -> None:
 
 def bert(kind: type[PreTrainedModel]) -> PreTrainedModel:
     torch.manual_seed(5)
-    sizes: Any = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: Any = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_labels": 4,
+    }
     config = BertConfig(
-        vocab_size=tiny_models.VOCABULARY, intermediate_size=24, num_labels=4, **sizes,
+        vocab_size=tiny_models.VOCABULARY, intermediate_size=24, **sizes,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     return kind(config)
