@@ -225,7 +225,7 @@ class KnowledgeTrainerMixin(_Base):
         target = batch.target
         self._tokenizers.check(target)
         given = batch.model_inputs(self._model_takes())
-        if batch.is_packed and not self._is_packing_checked:
+        if batch.is_packed and "input_ids" in given and not self._is_packing_checked:
             self._check_packing(model, batch, given)
         outputs = model(**given)
         logits = outputs.logits[..., : self._vocabulary]
