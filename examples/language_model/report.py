@@ -169,16 +169,24 @@ def paired(
     return interval(found) if found and name != baseline else None
 
 
-def table(rows: Mapping[str, Sequence[Row]], names: Iterable[str]) -> str:
+def table(
+    rows: Mapping[str, Sequence[Row]],
+    names: Iterable[str],
+    *,
+    baseline: str = _BASELINE,
+    compared: str = "kl",
+) -> str:
     """Some variants in Markdown, in the given order.
 
     Args:
         rows: The rows of each variant.
         names: The variants; those without rows are left out.
+        baseline: The variant that the others are compared with, in pairs.
+        compared: The score in which they are compared.
     """
     headings = [heading for _, heading, _ in _SCORES]
     headings += [
-        "KL more than dense, in pairs",
+        f"{'KL' if compared == 'kl' else 'cross-entropy'} more than {baseline}, in pairs",
         "seeds",
         "bytes a token",
         "encoding, ms a token",
@@ -191,7 +199,7 @@ def table(rows: Mapping[str, Sequence[Row]], names: Iterable[str]) -> str:
         cells = [form.format(*_score(rows[name], score)) for score, _, form in _SCORES]
         first = rows[name][0]
         student = interval([row.student_s_per_token for row in rows[name]])[0]
-        more = paired(rows, name, "kl")
+        more = paired(rows, name, compared, baseline)
         cells += [
             "-" if more is None else "{:+.3f} ± {:.3f}".format(*more),
             str(len(rows[name])),

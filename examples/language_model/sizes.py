@@ -53,13 +53,14 @@ class Size:
 
 
 SIZES = {
-    # On one core a step takes a second, most of it for the 49,152 logits of 512 tokens.
+    # One pass over the text. On one core a step takes a second, most of it for the 49,152 logits of
+    # 512 tokens.
     "cpu": Size(
         context=64,
         train_windows=512,
         held_out_windows=96,
         batch_rows=8,
-        steps=256,
+        steps=64,
         layers=3,
         learning_rate=5e-4,
     ),

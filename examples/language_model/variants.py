@@ -24,6 +24,8 @@ _ENTRY_BYTES, _POSITION_BYTES = 2, 9
 #: The names of the teachers: the model as it is, and two that were trained further on a half of the
 #: text.
 BASE, FIRST, SECOND = "base", "first", "second"
+#: The variant of the first teacher alone.
+FIRST_HALF = "first half"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +83,7 @@ ALL = (
     Variant(name="systematic 200", encoding="systematic200", loss=from_logits),
     Variant(name="hidden int8", encoding="hidden8", loss=from_hidden),
     # The students of one teacher get as many draws as those of two.
-    Variant(name="first half", encoding="systematic50", loss=from_logits, teachers=(FIRST,)),
+    Variant(name=FIRST_HALF, encoding="systematic50", loss=from_logits, teachers=(FIRST,)),
     Variant(name="second half", encoding="systematic50", loss=from_logits, teachers=(SECOND,)),
     Variant(
         name="both merged", encoding="systematic25", loss=from_logits, teachers=(FIRST, SECOND)

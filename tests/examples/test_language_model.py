@@ -92,6 +92,9 @@ def test_every_variant_is_in_the_results(finished: Path) -> None:
     assert {row["tokens"] for row in rows} == {8 * 4 * 8}
     table = (finished / "results.md").read_text()
     assert all(f"| {name} |" in table for name in NAMES)
+    encodings, merged = table.split("Two teachers")
+    assert "| KL more than dense, in pairs |" in encodings
+    assert "| cross-entropy more than first half, in pairs |" in merged
     assert set(json.loads((finished / "results.json").read_text())) == set(NAMES)
     assert (finished / "results.png").stat().st_size > 10_000
 
