@@ -74,15 +74,15 @@ class Checkpoints:
         return to_state_dict(state, self._sources, opened, self._settings.plain())
 
     @property
-    def place(self) -> tuple[int, int]:
-        """The pass that the student is in, and how many batches of it were given; never waits.
+    def place(self) -> tuple[int, int, int]:
+        """The pass that the student is in, and the batches and rows of it that were given.
 
-        Those before a state that was loaded count.
+        Rows are those of all ranks. What was given before a state that was loaded counts. Never waits.
         """
         saved, state = self._keeper.saved, self._keeper.progress.state
         if saved is not None:
-            return int(saved["pass_index"]), int(saved["batches"])
-        return state.pass_index, state.batches
+            return int(saved["pass_index"]), int(saved["batches"]), int(saved["rows"])
+        return state.pass_index, state.batches, state.rows
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state: the next `knowledge` gives the batches behind it.

@@ -191,6 +191,8 @@ class KnowledgeIterator(Iterator[Batch]):
             call: Called in the thread that iterates. It must return at once.
         """
         self._while_waiting = call
+        if self._delivery is not None:
+            self._delivery.while_waiting = call
 
     def __next__(self) -> Batch:
         if self._next_batch is None:

@@ -25,7 +25,8 @@ class Heads:
 
         Args:
             source: Where `write_head` wrote it; closed at the end.
-            key: The key of the hidden states. All teachers that it is made of must name this head.
+            key: The key of the hidden states. A teacher that it is made of must name this head, and
+                all must if their states are mixed, such as by their mean.
             timeout_s: Seconds to wait for the topic to appear, and for each record.
 
         Returns:
@@ -33,7 +34,7 @@ class Heads:
 
         Raises:
             ConfigurationError: The student is not started, or no teacher has the key.
-            RunMismatch: A teacher of the key names another head, or none.
+            RunMismatch: The teachers of the key name other heads, or none.
             CorruptData: The source holds no head, or its checksum is wrong.
             WaitTimeout, TransportError: As for `start`.
         """
@@ -41,27 +42,28 @@ class Heads:
 
         # Opens the teachers' streams.
         merge = self._merging()
-        teachers = merge.teachers_of(key)
-        if teachers is None:
+        plan = merge.plan_of(key)
+        if plan is None:
             raise ConfigurationError(
                 f"no teacher has key {key!r}, only {', '.join(map(repr, merge.description))}; name "
                 "the key of the hidden states: head(source, key=...)"
             )
-        streams = [self._streams()[teacher].stream for teacher in teachers]
+        streams = [self._streams()[teacher].stream for teacher in plan.used]
+        named = {stream.head for stream in streams}
         head = read_head(source, timeout_s=timeout_s)
-        if {stream.head for stream in streams} == {head.checksum()}:
-            return head
         theirs = ", ".join(f"{stream.teacher} names {stream.head or 'none'}" for stream in streams)
-        if not any(stream.head for stream in streams):
+        if plan.mixes and len(named) > 1:
+            raise RunMismatch(
+                f"key {key!r} mixes hidden states for different heads ({theirs}), and no head makes "
+                "logits of that: merge the logits of these teachers, not their states"
+            )
+        if head.checksum() in named:
+            return head
+        if not any(named):
             raise RunMismatch(
                 f"{source.name} holds head {head.checksum()}, but the teachers ({theirs}) do not "
                 "say which head their states are for, so it cannot be checked. Let them run again "
                 "with Teacher(head=head.checksum()), or use losses.Head.from_model(model)"
-            )
-        if len({stream.head for stream in streams}) > 1:
-            raise RunMismatch(
-                f"key {key!r} is made of hidden states for different heads ({theirs}), and no head "
-                "makes logits of that: merge the logits of these teachers, not their states"
             )
         raise RunMismatch(
             f"{source.name} holds head {head.checksum()}, which is not that of the teachers "

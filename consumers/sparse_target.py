@@ -42,7 +42,8 @@ class SparseTarget:
             for a sampled target.
         temperature: The teacher's logits were divided by it.
         tokenizer: The fingerprint of the teachers' tokenizer; empty if none of them gave it.
-        tokenizer_of_all: Whether all teachers gave it. Of the others, the tokenizer is not known.
+        tokenizer_of_all: False if only some of the teachers gave it. The tokenizer of the others is
+            unknown.
         shape: The shape of one row's positions, such as `(T,)`; `(-1,)` if rows differ in length.
         pad_left: Whether shorter rows are padded on the left where they are padded.
 

@@ -225,7 +225,7 @@ class KnowledgeTrainerMixin(_Base):
         target = batch.target
         self._tokenizers.check(target)
         given = batch.model_inputs(self._model_takes())
-        if batch.is_packed and "input_ids" in given and not self._is_packing_checked:
+        if {"position_ids", "input_ids"} <= inputs.keys() and not self._is_packing_checked:
             self._check_packing(model, batch, given)
         outputs = model(**given)
         logits = outputs.logits[..., : self._vocabulary]
@@ -243,30 +243,45 @@ class KnowledgeTrainerMixin(_Base):
         return (loss, outputs) if return_outputs else loss
 
     def _check_packing(self, model: Any, batch: TrainingBatch, given: dict[str, Any]) -> None:
-        """Check, once, that the model keeps the texts of a row apart."""
-        place = batch.inner_text()
-        several = self.student.shard.ranks > 1
-        if place is None and not several:
+        """Check, with the first batch in which a text follows another, that it does not see that.
+
+        All ranks take part if one of them has such a batch, since they run the model together.
+        """
+        place = batch.inner_text() if batch.is_packed else None
+        if not self._on_any_rank(place is not None):
             return
-        # All ranks run the model equally often, whether or not their rows hold several texts.
         self._is_packing_checked = True
         row, start, end = place or (0, 0, COMPARED_TOKENS)
-        text = given["input_ids"][row : row + 1, start:end]
-        alone = {name: given[name] for name in ("use_cache",) if name in given}
+        whole = given["input_ids"].shape
+        alone = {
+            name: value[row : row + 1, start:end]
+            if isinstance(value, torch.Tensor) and value.shape[:2] == whole
+            else value
+            for name, value in given.items()
+            if name not in ("attention_mask", "position_ids")
+        }
         model.eval()
         try:
             with torch.no_grad():
                 in_row = model(**given).logits[row, start:end]
-                apart = model(input_ids=text, **alone).logits[0]
+                apart = model(**alone).logits[0]
         finally:
             model.train()
         exact = self.accelerator.mixed_precision == "no"
-        if place is not None and not are_equal(model, in_row, apart, exact=exact):
+        sees = place is not None and not are_equal(model, in_row, apart, exact=exact)
+        if self._on_any_rank(sees):
+            where = f"row {row}, position {start}" if sees else "on another rank"
             raise ConfigurationError(
-                f"{type(self.model).__name__} lets a text see what is before it in its row (row "
-                f"{row}, position {start}); load it with attn_implementation='sdpa', or have the "
-                "teacher read one text a row, padded, with attention_mask"
+                f"{type(self.model).__name__} lets a text see what is before it in its row "
+                f"({where}); load it with attn_implementation='sdpa', or have the teacher read one "
+                "text a row, padded, with attention_mask"
             )
+
+    def _on_any_rank(self, here: bool) -> bool:
+        if self.args.world_size == 1:
+            return here
+        flag = torch.tensor(int(here), device=self.args.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _read(self, batch: dict[str, Any]) -> TrainingBatch:
         left = self.student.ragged_format.pad_left

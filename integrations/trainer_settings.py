@@ -95,7 +95,7 @@ def _known_rows(trainer: KnowledgeTrainerMixin) -> int | None:
 def shifts_labels(model: Any) -> bool:
     """Return whether a model predicts next tokens, so that labels are moved by one for its loss.
 
-    Models that `transformers` knows no loss of are taken for such.
+    A model whose loss `transformers` does not know is treated as one.
 
     Args:
         model: The model, which PEFT may have wrapped.

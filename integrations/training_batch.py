@@ -64,15 +64,21 @@ class TrainingBatch:
 
     @property
     def is_packed(self) -> bool:
-        """Whether a row may hold several texts."""
-        return "position_ids" in self._batch and "input_ids" in self._batch
+        """Whether a row holds several texts: positions begin again between its tokens."""
+        if not ("position_ids" in self._batch and "input_ids" in self._batch):
+            return False
+        tokens = self._tokens()
+        assert tokens.positions is not None, "it has positions"
+        real, places = tokens.real(), tokens.positions
+        begins = (places[:, 1:] != places[:, :-1] + 1) & real[:, 1:] & real[:, :-1]
+        return bool(begins.any())
 
     def inner_text(self) -> tuple[int, int, int] | None:
         """A text that has another before it in its row: row, first position, end; None if none has."""
         return self._tokens().inner_text(COMPARED_TOKENS)
 
     def _tokens(self) -> TokenBatch:
-        """The tokens of rows that hold several texts."""
+        """The tokens, with their positions."""
         batch, lengths = self._batch, self._batch.get("input_ids" + _LENGTHS)
         names = ("input_ids", "position_ids", "attention_mask")
         tokens = {name: batch[name] for name in names if name in batch}
@@ -110,6 +116,8 @@ class TrainingBatch:
             inputs["attention_mask"] = mask
             if self._pad_left and "position_ids" in names:
                 inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        if "position_ids" in inputs:
+            inputs["position_ids"] = inputs["position_ids"].long()
         return inputs
 
     @property
@@ -133,10 +141,7 @@ class TrainingBatch:
     @property
     def _is_of_rows(self) -> bool:
         """Whether there is one distribution for each row, as of a classifier of texts."""
-        target = self._batch[self._key]
-        if isinstance(target, SparseTarget):
-            return target.shape == ()
-        return target.ndim == 2 and self._key + _LENGTHS not in self._batch
+        return _is_of_rows(self._batch, self._key)
 
     @property
     def labels(self) -> torch.Tensor:
@@ -154,8 +159,8 @@ class TrainingBatch:
         given = batch.get("labels")
         if given is None and not ("input_ids" in batch and self._shifts_labels):
             raise ConfigurationError(
-                f"alpha is below 1, and a batch has no labels, nor tokens that this model would "
-                f"predict, only {sorted(batch)}; let the teacher carry the labels"
+                f"alpha is below 1, and a batch has neither labels nor tokens that this model "
+                f"predicts, only {sorted(batch)}; let the teacher carry the labels"
             )
         if given is not None and given.ndim < 2:
             return _only_where(self.mask, given)
@@ -215,13 +220,20 @@ def without_rows(batch: dict[str, Any], *, key: str, mask_key: str) -> None:
         mask_key: The key that gets a mask of zeros.
     """
     target = batch.get(key)
-    if "input_ids" in batch:
+    if "input_ids" in batch and not (key in batch and _is_of_rows(batch, key)):
         shape = tuple(batch["input_ids"].shape)
     elif isinstance(target, SparseTarget):
         shape = (len(target), *target.shape)
     else:
         shape = () if target is None else tuple(target.shape[:-1])
     batch[mask_key] = torch.zeros(shape, dtype=torch.bool)
+
+
+def _is_of_rows(batch: Mapping[str, Any], key: str) -> bool:
+    target = batch[key]
+    if isinstance(target, SparseTarget):
+        return target.shape == ()
+    return bool(target.ndim == 2 and key + _LENGTHS not in batch)
 
 
 def _within(lengths: torch.Tensor, width: int, *, left: bool) -> torch.Tensor:

@@ -42,8 +42,8 @@ class CausalLMTeacher(nn.Module):
     `[rows, T, vocabulary]` never exists. The head is what the model's own `forward` does behind its
     decoder, with biases, scales and soft caps. The first batches check both promises.
 
-    A batch is a mapping with these keys. Others are left alone, but none that the model would read:
-    what images or `inputs_embeds` say would be missing from the knowledge.
+    A batch is a mapping with these keys. Other keys are ignored. One that the model would read, such
+    as `pixel_values` or `inputs_embeds`, is an error.
 
     - `input_ids`: integers `[rows, T]`;
     - `attention_mask`, if it is padded: `[rows, T]`, 0 at padding, on either side;
@@ -76,8 +76,8 @@ class CausalLMTeacher(nn.Module):
         vocabulary: The number of valid entries: `len(tokenizer)` if the head has more rows, which
             many models pad. If not given, all rows of the head.
         carry: Keys of the batch that go along unchanged, such as a sample id. Those that belong to
-            the tokens, `labels`, `loss_mask` and `token_type_ids`, lie as `input_ids` do: without
-            padding.
+            the tokens, `labels`, `loss_mask` and `token_type_ids` (if the model does not read
+            them), lie as `input_ids` do: without padding.
 
     Raises:
         ConfigurationError: The model is no causal language model of `transformers`, it would give

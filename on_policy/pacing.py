@@ -56,7 +56,7 @@ class OnPolicy:
     Raises:
         ConfigurationError: An argument has the wrong type or value, a source was given another run,
             or student and queries are of different ranks.
-        RunMismatch: The student's state is of another run of queries, or a newer run has begun.
+        RunMismatch: The student's state is of another run of queries.
         TransportError: While iterating: a query could not be written.
         SchemaError: While iterating: the rows of a step are not `batch_size`, or their keys, dtypes
             or row shapes are not those of earlier steps.
@@ -149,21 +149,22 @@ class OnPolicy:
 
     def _given(self) -> int:
         """How many batches the student has given, those before a state that was loaded included."""
-        pass_index, batches = self._student.place
+        pass_index, batches, _ = self._student.place
         return batches if not pass_index else self._steps
 
     def _check_holds_given(self) -> None:
-        """Check that the topic holds the steps that the student has had: they were read from it."""
-        (pass_index, batches), queries = self._student.place, self._queries
+        """Check that the topic holds the rows that the student has had: they were read from it."""
+        (pass_index, _, rows), queries = self._student.place, self._queries
         held = queries.rows // self._batch_size
         if pass_index and queries.ended and held < self._steps:
             raise self._ended_at(held)
-        if batches > held or (pass_index and not queries.ended):
-            had = "has read its run to the end" if pass_index else f"has had {batches} steps"
+        if rows > queries.rows * self._shard.ranks or (pass_index and not queries.ended):
+            had = "has read its run to the end" if pass_index else f"has had {rows} rows"
             raise RunMismatch(
-                f"the student {had}, but {queries.topic} holds {held} steps of run "
-                f"{queries.run_id}: it is another run, or its records were deleted. Go on with the "
-                "student's run (run_id), or begin without its checkpoint"
+                f"the student {had}, but {queries.topic} holds "
+                f"{queries.rows * self._shard.ranks} rows of run {queries.run_id}: it is another "
+                "run, or its records were deleted. Go on with the student's run (run_id), or begin "
+                "without its checkpoint"
             )
 
     def _ended_at(self, step: int) -> ConfigurationError:
@@ -177,11 +178,11 @@ class OnPolicy:
         if self.step:
             # Without a state, a pass that was left early would begin again.
             self._student.load_state_dict(self._student.state_dict())
+        # Nobody can answer what the brokers refuse.
+        self._queries.flush()
         try:
             batches = self._student.knowledge(self._batch_size, whole_batches=True)
         except WaitTimeout as error:
-            # What writing has run into is why no answer came.
-            self._queries.check()
             raise WaitTimeout(f"{error}. {self._who_answers()}") from error
         batches.while_waiting(self._queries.check)
         return batches
@@ -194,7 +195,7 @@ class OnPolicy:
             raise WaitTimeout(f"{error}. {self._who_answers()}") from error
 
     def _who_answers(self) -> str:
-        return who_answers(self._student.sources, self._queries.topic)
+        return who_answers(self._student.sources, self._queries.topic, self._queries.run_id)
 
     def _generate_up_to(self, last: int) -> None:
         """Write the rows of all steps up to this one that the topic lacks."""

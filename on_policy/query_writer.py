@@ -5,6 +5,7 @@ Each rank of a student writes the queries of partitions of its own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -33,6 +34,9 @@ from tutelage.schemas.arguments import (
 from tutelage.schemas.errors import ConfigurationError
 from tutelage.schemas.queries import QUERY_ID
 from tutelage.schemas.record import Array, Column, Ragged
+
+# Between looks at whether the brokers have every query.
+_POLL_S = 0.001
 
 
 class QueryWriter:
@@ -260,11 +264,22 @@ class QueryWriter:
         Raises:
             ConfigurationError: The writer is not started.
             TransportError: A query could not be written.
-            RunMismatch: A newer run of queries has begun in the topic.
             TopicIdentityError: The topic was recreated.
         """
-        self._writing()
-        self._sink.poll()
+        self._writing().poll()
+
+    def flush(self) -> None:
+        """Wait until the brokers have every query that was written.
+
+        Raises:
+            ConfigurationError: The writer is not started.
+            TransportError: A query could not be written.
+            TopicIdentityError: The topic was recreated.
+        """
+        # The sink raises if nothing is acknowledged for too long.
+        while self._sink.queued[0]:
+            self.check()
+            time.sleep(_POLL_S)
 
     def end(self) -> None:
         """End the run, and wait until the brokers have every query. Does nothing if it has ended.

@@ -55,6 +55,10 @@ class BatchWriter:
         """Whether batches were written and their pass can be ended."""
         return self._was_used and not self._failed and not self._run.complete
 
+    def poll(self) -> None:
+        """Raise what writing has run into since the last call. Does not wait."""
+        self._writer.poll()
+
     def write(self, knowledge: Mapping[str, Any]) -> None:
         """Write a batch, unless the sink holds its pass."""
         if self._passes_ended >= self._passes:

@@ -252,7 +252,7 @@ class Teacher(ControlMessages, Answering):
                 iterator (for one pass), or an array `[rows, ...]` with `batch_size`. With several
                 passes, `set_epoch(pass)` is called where it exists.
             batch_size: Rows in a batch; for arrays only.
-            devices: Such as `["cuda:0"]`. If not given, every visible CUDA device, else the CPU.
+            devices: Such as `["cuda:0"]`. If not given, all GPUs, else the CPU, or the `device_map`.
             threads: Threads that encode. If not given, `NUM_POSTPROCESS_THREADS` of the
                 environment, or 8.
             keeps_rows: Whether knowledge has as many rows as its input, so that a restart need not

@@ -84,7 +84,7 @@ class RunChoice:
             raise ConfigurationError(
                 f"topic {self._topic} is to be read for run {run_id}, but was opened for {opened} "
                 "before: whatever asks a student about its streams (description, passes, "
-                "state_dict, knowledge) opens them. Do that later"
+                "state_dict, knowledge) opens them. Create OnPolicy first"
             )
         self._run = self._run or run_id
 

@@ -117,7 +117,7 @@ class Answers:
                 every = np.arange(aligned.rows)
                 return [picked(shares, [plan.key], every, together.argmax(axis=0))]
             answered = [by_any]
-        needed = answered[:1] if plan.strategy.rule.chooses else answered
+        needed = answered[:1] if plan.strategy.name == "first" else answered
         for teacher, rows in zip(plan.teachers, needed, strict=False):
             if not rows.all():
                 row = aligned.first_row + int(np.flatnonzero(~rows)[0])

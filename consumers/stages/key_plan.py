@@ -43,6 +43,16 @@ class KeyPlan:
     dtypes: tuple[torch.dtype, ...] = field(repr=False)
     sparse: SparseKey | None = field(default=None, repr=False)
 
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The numbers of the teachers whose values are in the result."""
+        return self.teachers[:1] if self.strategy.name in ("first", "same") else self.teachers
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a row of the result cannot be divided into what each teacher gave."""
+        return self.strategy.rule.fold is not None or self.strategy.name == "answered"
+
 
 def check_all_have_ids(
     sample_id: str, names: Sequence[str], descriptions: Sequence[Description]

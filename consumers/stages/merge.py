@@ -139,13 +139,9 @@ class Merge:
         """The merged keys, in the order in which teachers were registered and wrote them."""
         return Description(tuple(plan.result for plan in self._plans))
 
-    def teachers_of(self, key: str) -> list[int] | None:
-        """The numbers of the teachers whose values a key is made of; None if none has it."""
-        for plan in self._plans:
-            if plan.key == key:
-                chosen = plan.strategy.name in ("first", "same")
-                return list(plan.teachers[:1] if chosen else plan.teachers)
-        return None
+    def plan_of(self, key: str) -> KeyPlan | None:
+        """How a key is merged; None if no teacher has it."""
+        return next((plan for plan in self._plans if plan.key == key), None)
 
     def _owners(self, plan: KeyPlan) -> list[str]:
         return [self._names[teacher] for teacher in plan.teachers]

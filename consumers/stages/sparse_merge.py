@@ -69,7 +69,7 @@ def common_vocabulary(key: str, names: Sequence[str], specs: Sequence[KeySpec]) 
         size=sizes[0],
         temperature=heats[0],
         tokenizer=known[0][1] if known else "",
-        tokenizer_of_all=all(prints),
+        tokenizer_of_all=not known or all(prints),
     )
 
 

@@ -44,7 +44,7 @@ def main(given: Sequence[str] | None = None) -> Any:
     names, args = HfArgumentParser(kinds).parse_args_into_dataclasses(flags)
     model = AutoModelForCausalLM.from_pretrained(names.model)
     tokenizer = AutoTokenizer.from_pretrained(names.model)
-    student = Student({"input_ids": "first", "logits": "mean"}, shard="auto")  # Tutelage
+    student = Student({"input_ids": "same", "logits": "mean"}, shard="auto")  # Tutelage
     for path in names.knowledge:  # Tutelage
         student.register_teacher(FileSource(path))  # Tutelage
     with student:  # Tutelage

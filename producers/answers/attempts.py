@@ -169,8 +169,8 @@ class Attempts:
     def hand_over(self, partitions: Sequence[int]) -> Mapping[int, Noted]:
         """Take back what was noted of partitions whose queries were begun and have no answer.
 
-        An answer that was sent and not written is none: that brokers did not take it is no query's
-        fault.
+        An answer that was sent but not written does not count: no query is to blame if the brokers
+        did not take it.
 
         Returns:
             Partition -> what the group must hold.

@@ -187,7 +187,7 @@ class OwnedQueries:
         partition = message.partition() or 0
         if (message.offset() or 0) + 1 >= self._unread.get(partition, 0):
             self._unread.pop(partition, None)
-        # First of all: also a partition that the run does not have shows that a newer one has begun.
+        # Checked first, because a newer run may show only in a partition that this run does not have.
         is_of_other_run = self._messages.is_of_older_run(message) is not None
         order = self._orders.get(partition)
         if order is None or is_of_other_run:

@@ -141,9 +141,9 @@ class AnswerTopic:
     def _check_same(self, theirs: Stream) -> None:
         if theirs.created != self.stream.created:
             raise SinkExists(
-                f"topic {self._name} holds answers to an earlier run of the id "
-                f"{self.stream.run_id!r}, whose queries are gone; they would be taken for answers to "
-                "these queries. Delete the topic of answers, or write the queries under another "
+                f"topic {self._name} holds answers to an earlier run with the same id "
+                f"{self.stream.run_id!r}, whose queries were deleted; they would be taken for answers "
+                "to these queries. Delete the topic of answers, or write the queries under another "
                 "run_id"
             )
         differs = [

@@ -65,8 +65,8 @@ class Devices:
     Args:
         model: A module or a callable, or a list with one per device.
         devices: The devices. If not given: for a module every visible CUDA device
-            (CUDA_VISIBLE_DEVICES decides), else the CPU; for any other callable one thread, which
-            leaves batches where they are.
+            (CUDA_VISIBLE_DEVICES decides), else the CPU; for any other callable, and for a module
+            that lies on several devices, one thread, which leaves batches where they are.
         context: What holds around the calls. If not given, what holds now.
 
     Raises:

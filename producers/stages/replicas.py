@@ -15,7 +15,8 @@ from tutelage.schemas.errors import ConfigurationError
 class Loan:
     """Puts a user's module in eval mode and on a device, until it is given back.
 
-    Guarantee: `give_back` restores the mode of each submodule and the device of the module.
+    Guarantee: `give_back` restores the mode of each submodule, and the device of a module that was
+    on one.
 
     Args:
         module: The module.
@@ -30,8 +31,8 @@ class Loan:
         if device is not None and is_spread(module):
             places = ", ".join(sorted(map(str, self._original_devices)))
             raise ConfigurationError(
-                f'the model\'s tensors lie on {places}, as with device_map="auto": it is one '
-                "replica where it is; leave devices out"
+                f"the model's tensors lie on {places}, as a device_map places them, and it can only "
+                "run there, as one replica; leave devices out"
             )
         try:
             module.eval()
@@ -51,7 +52,7 @@ class Loan:
         for part, training in modes:
             # Not through `train`, which some modules override.
             part.training = training
-        if self._moved:
+        if self._moved and len(self._original_devices) == 1:
             self._module.to(next(iter(self._original_devices)))
         self._moved = False
 
@@ -124,8 +125,14 @@ def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def is_spread(module: torch.nn.Module) -> bool:
-    """Return whether a module's tensors lie on several devices, which a library has placed there."""
-    return len({tensor.device for tensor in _tensors(module)}) > 1
+    """Return whether a library has spread a module over several devices, or offloaded some of it.
+
+    What lies on the CPU beside one GPU does not count: it can be moved there.
+    """
+    devices = {tensor.device for tensor in _tensors(module)}
+    return len(devices) > 1 and (
+        torch.device("meta") in devices or len(devices - {torch.device("cpu")}) > 1
+    )
 
 
 def with_index(device: torch.device) -> torch.device:

@@ -126,6 +126,9 @@ def test_only_the_head_of_the_teachers_whose_states_are_used_is_given() -> None:
     for strategy, head, message in (
         ("first", mine, None),
         ("first", other, r"not that of the teachers \(t names"),
+        # Each slice of the stack belongs to one teacher.
+        ("stack", mine, None),
+        ("stack", other, None),
         ("mean", mine, "states for different heads"),
         ("mean", other, "states for different heads"),
     ):

@@ -213,7 +213,7 @@ def test_a_batch_without_its_tokens_is_refused_with_what_it_has() -> None:
         TrainingBatch(flat, key="logits", mask_key="kept", pad_left=False)
     with pytest.raises(ConfigurationError, match="no key 'other', only"):
         TrainingBatch(flat, key="other", mask_key="kept", pad_left=False)
-    with pytest.raises(ConfigurationError, match="has no labels, nor tokens"):
+    with pytest.raises(ConfigurationError, match="has neither labels nor tokens"):
         _ = TrainingBatch(
             {"logits": torch.zeros(5, 4)}, key="logits", mask_key="kept", pad_left=False
         ).labels
@@ -413,7 +413,7 @@ def test_classifiers_of_tokens_and_of_texts_learn_the_labels_that_transformers_w
     if kind is BertForTokenClassification:
         with Teacher(FileSink(tmp_path / "unlabelled.avro")) as teacher:
             teacher.write({"input_ids": ids, "logits": own.logits})
-        with pytest.raises(ConfigurationError, match="nor tokens that this model would predict"):
+        with pytest.raises(ConfigurationError, match="nor tokens that this model predicts"):
             trained(student_of(tmp_path / "unlabelled.avro"), tmp_path, bert(kind), alpha=0.5)
 
 

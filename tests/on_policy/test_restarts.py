@@ -35,6 +35,7 @@ from tutelage import (
     SchemaError,
     SinkExists,
     Student,
+    WaitTimeout,
 )
 
 pytestmark = pytest.mark.kafka
@@ -252,20 +253,23 @@ def test_a_checkpoint_of_another_run_is_refused_before_anything_is_generated(
         student.load(state)
         if opened:
             assert student.passes == 1
-        with pytest.raises(RunMismatch, match=r"checkpoint is of run|had 2 steps, but .* holds 0"):
+        with pytest.raises(
+            RunMismatch, match=r"checkpoint is of run|had 16 rows, but .* holds 0 rows"
+        ):
             list(OnPolicy(student, queries, never, batch_size=BATCH, steps=STEPS))
         queries.write(rows_of(0))
         queries.end()
     assert replica.done().rows == BATCH
 
 
+@pytest.mark.parametrize("first", [0, 1])
 def test_queries_that_brokers_refuse_end_the_wait_for_their_answers(
-    kafka: dict[str, Any], topic_name: Callable[[str], str]
+    kafka: dict[str, Any], topic_name: Callable[[str], str], first: int
 ) -> None:
     topic = topic_name("refused")
 
     def refused(step: int) -> dict[str, Any]:
-        if step == 1:
+        if step == first:
             set_topic(f"{topic}.queries", kafka, max_message_bytes="70")
         return rows_of(step)
 
@@ -277,11 +281,28 @@ def test_queries_that_brokers_refuse_end_the_wait_for_their_answers(
     ):
         loop = OnPolicy(student, queries, refused, batch_size=BATCH, steps=3, max_policy_lag=0)
         list(loop)
-    assert loop.step == 1
-    with queries_to(topic, kafka) as queries:
-        set_topic(f"{topic}.queries", kafka, max_message_bytes="1000000")
-        queries.end()
-    assert replica.done().rows == BATCH
+    assert loop.step == first
+    set_topic(f"{topic}.queries", kafka, max_message_bytes="1000000")
+    # Started again, it writes what is missing.
+    assert finish(topic, kafka).generated_rows == (STEPS - first) * BATCH
+    assert replica.done().rows == STEPS * BATCH
+
+
+def test_a_loop_that_waits_in_vain_says_that_a_newer_run_has_begun(
+    kafka: dict[str, Any], topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("overtaken")
+    with queries_to(topic, kafka) as queries, student_of(topic, kafka, timeout_s=4) as student:
+        # The writer would find out by itself if it wrote more.
+        loop = OnPolicy(student, queries, never, batch_size=BATCH, steps=STEPS, max_policy_lag=0)
+        rows = {**rows_of(0), "policy_version": torch.zeros(BATCH, dtype=torch.int64)}
+        queries.write(rows)
+        queries.flush()
+        with queries_to(topic, kafka, run_id="newer", new_run=True) as others:
+            others.write(rows)
+            others.flush()
+        with pytest.raises(WaitTimeout, match="a newer run of queries, newer, has begun"):
+            list(loop)
 
 
 def test_answers_to_queries_that_were_deleted_are_not_taken_for_those_to_others(
@@ -299,7 +320,7 @@ def test_answers_to_queries_that_were_deleted_are_not_taken_for_those_to_others(
     with queries_to(topic, kafka, run_id="fixed") as queries:
         queries.write(rows_of(1))
         queries.end()
-    with pytest.raises(SinkExists, match="answers to an earlier run of the id 'fixed'"):
+    with pytest.raises(SinkExists, match="answers to an earlier run with the same id 'fixed'"):
         Answering(topic, kafka).done()
 
 
