@@ -41,7 +41,7 @@ from tutelage import (
 from tutelage.integrations.tokenizer_fingerprint import tokenizer_fingerprint
 from tutelage.integrations.trainer import KnowledgeTrainer, KnowledgeTrainerMixin
 from tutelage.integrations.trainer_passes import passes
-from tutelage.integrations.training_batch import TrainingBatch
+from tutelage.integrations.training_batch import TrainingBatch, without_rows
 from tutelage.integrations.transformers import CausalLMTeacher
 
 ROWS = 10
@@ -217,6 +217,34 @@ def test_a_batch_without_its_tokens_is_refused_with_what_it_has() -> None:
         _ = TrainingBatch(
             {"logits": torch.zeros(5, 4)}, key="logits", mask_key="kept", pad_left=False
         ).labels
+
+
+def test_a_mask_is_left_out_only_where_rows_hold_several_texts() -> None:
+    ids = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]])
+    names = ["input_ids", "attention_mask", "position_ids", "use_cache"]
+    one, two = torch.arange(4).expand(2, -1), torch.tensor([[0, 1, 0, 1], [0, 1, 2, 3]])
+    for positions, packed in ((one, False), (two, True)):
+        batch = {
+            "logits": torch.zeros(2, 4, 10),
+            "input_ids": ids,
+            "attention_mask": (ids > 0).long(),
+            "position_ids": positions.int(),
+        }
+        read = TrainingBatch(batch, key="logits", mask_key="kept", pad_left=False)
+        given = read.model_inputs(names)
+        assert read.is_packed == packed
+        assert ("attention_mask" in given) != packed
+        assert ("use_cache" in given) == packed
+        assert given["position_ids"].dtype == torch.int64
+        assert given["position_ids"][0].tolist() == positions[0].tolist()
+
+
+def test_a_row_without_loss_is_masked_in_the_shape_of_its_logits() -> None:
+    tokens = {"input_ids": torch.zeros(1, 5, dtype=torch.int32)}
+    for logits, shape in ((torch.zeros(1, 3), (1,)), (torch.zeros(1, 5, 3), (1, 5))):
+        batch = {**tokens, "logits": logits}
+        without_rows(batch, key="logits", mask_key="kept")
+        assert batch["kept"].shape == shape and not batch["kept"].any()
 
 
 def test_labels_are_those_of_the_next_token_where_it_is_real_kept_and_of_the_same_text() -> None:

@@ -117,7 +117,7 @@ def test_batches_hold_the_answers_of_the_first_teacher_that_answered_and_nothing
 def test_only_answered_takes_rows_that_a_teacher_did_not_answer(tmp_path: Path) -> None:
     _write(tmp_path / "0.avro", 0, [ANSWERED, NOT_MINE])
     _write(tmp_path / "1.avro", 1, [NOT_MINE, ANSWERED])
-    for strategy in ("mean", "first", "stack"):
+    for strategy in ("mean", "first", "same", "stack"):
         student = Student(
             {"row": "first", "y": strategy, "v": "answered", "logits": "answered"}, sample_id="row"
         )
