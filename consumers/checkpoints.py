@@ -77,7 +77,7 @@ class Checkpoints:
     def place(self) -> tuple[int, int, int]:
         """The pass that the student is in, and the batches and rows of it that were given.
 
-        Rows are those of all ranks. What was given before a state that was loaded counts. Never waits.
+        Counts the rows of all ranks, and what was given before a state that was loaded. Never waits.
         """
         saved, state = self._keeper.saved, self._keeper.progress.state
         if saved is not None:

@@ -43,5 +43,5 @@ def _uses_tf32() -> bool:
     try:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:
-        # Torch refuses to say so once the precision was set by its newer functions.
+        # Torch raises this once the precision was set by its newer functions.
         return True

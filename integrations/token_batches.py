@@ -110,8 +110,21 @@ class TokenBatch:
         kept = torch.zeros_like(real)
         kept[:, :-1] = self._targets[:, 1:] & real[:, 1:] & real[:, :-1]
         if self.positions is not None:
-            kept[:, :-1] &= self.positions[:, 1:] == self.positions[:, :-1] + 1
+            kept[:, :-1] &= ~self._begins_again()
         return kept
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a row holds several texts: positions begin again between its tokens."""
+        if self.positions is None:
+            return False
+        real = self.real()
+        return bool((self._begins_again() & real[:, 1:] & real[:, :-1]).any())
+
+    def _begins_again(self) -> torch.Tensor:
+        """Which positions do not follow the one before, bool `[rows, T - 1]`."""
+        assert self.positions is not None, "called for batches with positions"
+        return self.positions[:, 1:] != self.positions[:, :-1] + 1
 
     def positions_apart(self) -> torch.Tensor:
         """`position_ids` that tell the texts of a row, and padding, apart: int64 `[rows, T]`.
@@ -134,7 +147,7 @@ class TokenBatch:
         begins = real.clone()
         begins[:, 1:] &= ~real[:, :-1]
         if self.positions is not None:
-            begins[:, 1:] |= real[:, 1:] & (self.positions[:, 1:] != self.positions[:, :-1] + 1)
+            begins[:, 1:] |= real[:, 1:] & self._begins_again()
         begins[:, 0] = False
         found = begins.nonzero()
         if not len(found):

@@ -67,11 +67,7 @@ class TrainingBatch:
         """Whether a row holds several texts: positions begin again between its tokens."""
         if not ("position_ids" in self._batch and "input_ids" in self._batch):
             return False
-        tokens = self._tokens()
-        assert tokens.positions is not None, "it has positions"
-        real, places = tokens.real(), tokens.positions
-        begins = (places[:, 1:] != places[:, :-1] + 1) & real[:, 1:] & real[:, :-1]
-        return bool(begins.any())
+        return self._tokens().is_packed
 
     def inner_text(self) -> tuple[int, int, int] | None:
         """A text that has another before it in its row: row, first position, end; None if none has."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tutelage.consumers.stages.ragged import joined
 from tutelage.schemas.errors import LengthMismatch, SampleMismatch
 from tutelage.schemas.record import Array, Column, Ragged
 
@@ -71,26 +72,15 @@ def check_same(
     Raises:
         SampleMismatch: A row differs; the message names the first one.
     """
-    first = _whole(columns[0])
+    first = joined(columns[0])
     for name, pieces in zip(names[1:], columns[1:], strict=True):
-        row = _first_difference(first, _whole(pieces))
+        row = _first_difference(first, joined(pieces))
         if row is not None:
             raise SampleMismatch(
                 f"row {first_row + row}: {key!r} of {names[0]} and of {name} differ, and should be "
                 "the same; the teachers did not read the same inputs in the same order, or not in "
                 "the same way"
             )
-
-
-def _whole(pieces: Sequence[Column]) -> Column:
-    ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
-    if not ragged:
-        (dense,) = pieces
-        return dense
-    return Ragged(
-        np.concatenate([piece.values for piece in ragged]),
-        np.concatenate([piece.lengths for piece in ragged]),
-    )
 
 
 def _first_difference(ours: Column, theirs: Column) -> int | None:

@@ -15,7 +15,7 @@ from tutelage.consumers.stages.torch_view import bit_view, bits_dtype, torch_dty
 from tutelage.schemas.arguments import check_flag, check_text
 from tutelage.schemas.dtypes import DTYPES
 from tutelage.schemas.errors import ConfigurationError, MergeError
-from tutelage.schemas.record import Array
+from tutelage.schemas.record import Array, Column, Ragged
 from tutelage.schemas.tensor_layout import as_bytes
 
 # Rows with at least this many elements are copied one by one: 64 rows of up to 4,096 float32 take
@@ -197,3 +197,19 @@ def concatenate(arrays: Sequence[Array]) -> Array:
     if whole.size:
         np.concatenate([as_bytes(array) for array in arrays], out=as_bytes(whole))
     return whole
+
+
+def joined(pieces: Sequence[Column]) -> Column:
+    """Return the rows of a column that came in pieces. One that is not ragged comes in one.
+
+    Args:
+        pieces: The pieces, in order.
+    """
+    ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
+    if not ragged:
+        (dense,) = pieces
+        return dense
+    return Ragged(
+        np.concatenate([piece.values for piece in ragged]),
+        np.concatenate([piece.lengths for piece in ragged]),
+    )

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tutelage.consumers.sparse_target import SparseTarget
+from tutelage.consumers.stages.ragged import joined
 from tutelage.consumers.stages.strategies import Strategy
 from tutelage.schemas.encoded_rows import SampledRows, TopKVectors, decode_column
 from tutelage.schemas.encodings import Sampled, TopK
@@ -185,15 +186,7 @@ class SparseKey:
         self, teacher: int, pieces: Sequence[Column], first_row: int
     ) -> tuple[SampledRows | TopKVectors | Array, Column]:
         """A teacher's rows decoded, and as they are stored."""
-        ragged = [piece for piece in pieces if isinstance(piece, Ragged)]
-        column: Column
-        if ragged:
-            column = Ragged(
-                np.concatenate([piece.values for piece in ragged]),
-                np.concatenate([piece.lengths for piece in ragged]),
-            )
-        else:
-            (column,) = pieces
+        column = joined(pieces)
         spec = self._specs[teacher]
         try:
             return decode_column(spec, column), column

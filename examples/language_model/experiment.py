@@ -158,7 +158,7 @@ class Experiment:
             "a token.",
             report.table(rows, encodings),
             "Two teachers, each trained further on one half of the text:",
-            # Each of their teachers is another model, so what counts is the text itself.
+            # Their teachers are different models, so they are compared on the text itself.
             report.table(rows, merged, baseline=variants.FIRST_HALF, compared="cross_entropy"),
         ]
         found = "\n\n".join(parts)

@@ -175,7 +175,7 @@ def test_the_first_packed_batch_of_one_row_and_that_of_several_are_checked(share
     model = tiny_models.llama()
 
     def mix(decoder: Any, given: Any, found: Any) -> None:
-        """Mixes some of the token before into each, in batches of several rows only."""
+        """Adds a share of the previous token's state, in batches of several rows only."""
         states = found.last_hidden_state
         if len(states) > 1:
             found.last_hidden_state = states + share * states.roll(1, dims=1)
